@@ -1,0 +1,26 @@
+//! Compiles the `.proto` files in pure Rust, so that a fresh machine needs no protoc.
+
+use prost::Message;
+
+const FILES: &[&str] = &[
+    "google/rpc/status.proto",
+    "envoy/config/core/v3/base.proto",
+    "envoy/service/discovery/v3/discovery.proto",
+    "envoy/service/discovery/v3/ads.proto",
+    "weft/v1/mesh.proto",
+    "weft/v1/identity.proto",
+    "weft/v1/control.proto",
+];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let descriptors = protox::compile(FILES, ["proto"])?;
+    let out = std::path::PathBuf::from(std::env::var("OUT_DIR").map_err(|e| e.to_string())?);
+    std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    tonic_prost_build::configure()
+        .bytes(".weft.v1.CommandResult.output")
+        // No map order: equal resources must have equal encodings (their hash is their version).
+        .btree_map(".")
+        .compile_fds(descriptors)?;
+    Ok(())
+}

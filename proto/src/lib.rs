@@ -1,0 +1,53 @@
+//! Wire types of Weft: the xDS v3 incremental transport, Weft's own resources, identity and the control stream.
+//!
+//! Everything here is generated from `proto/proto/`; the only code of our own is [`json`] (the canonical protobuf JSON
+//! mapping of the same messages, for files and dumps) and [`Resource`], which names the types that travel over xDS.
+//! What a value means, and whether it is valid, is decided in `weft-policy`, never here.
+
+pub mod json;
+mod resource;
+
+pub use resource::{Resource, type_url, version_of};
+
+/// Generated packages, nested as their names are: generated code refers to its neighbours by relative paths.
+#[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated")]
+mod generated {
+    pub mod google {
+        pub mod rpc {
+            tonic::include_proto!("google.rpc");
+        }
+    }
+    pub mod envoy {
+        pub mod config {
+            pub mod core {
+                pub mod v3 {
+                    tonic::include_proto!("envoy.config.core.v3");
+                }
+            }
+        }
+        pub mod service {
+            pub mod discovery {
+                pub mod v3 {
+                    tonic::include_proto!("envoy.service.discovery.v3");
+                }
+            }
+        }
+    }
+    pub mod weft {
+        pub mod v1 {
+            tonic::include_proto!("weft.v1");
+        }
+    }
+}
+
+/// `envoy.config.core.v3`: the parts that the transport refers to.
+pub use generated::envoy::config::core::v3 as core;
+/// `envoy.service.discovery.v3`: the incremental aggregated stream.
+pub use generated::envoy::service::discovery::v3 as discovery;
+/// `google.rpc`: the status that carries refusals.
+pub use generated::google::rpc;
+/// `weft.v1`: Weft's resources, identity and control stream, documented in the `.proto` files.
+pub use generated::weft::v1;
+
+/// The compiled descriptors of every file above, as an encoded `FileDescriptorSet`.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
