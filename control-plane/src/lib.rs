@@ -1,1 +1,16 @@
-//! Placeholder.
+//! Weft's control plane, as a library: what people write (Kubernetes and Gateway API objects, Weft's policies) becomes what
+//! sidecars hold (`weft.v1` resources over xDS), and the identities that mTLS needs are issued here.
+//!
+//! The way through is one: [`api`] over [`store`] → [`world`] (reflectors over a `kube::Client`) → [`compile`] (pure) → [`xds`]
+//! (streams to sidecars), with [`identity`] (certificates, join tokens, registration) and [`fleet`] (control streams, golden metrics)
+//! beside it. [`up`] wires it all into one process. Nothing here forwards traffic, and nothing here may depend on the sidecar's crate.
+
+pub mod api;
+pub mod compile;
+pub mod fleet;
+pub mod identity;
+pub mod kinds;
+pub mod store;
+pub mod up;
+pub mod world;
+pub mod xds;
