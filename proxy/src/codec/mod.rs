@@ -1,0 +1,1 @@
+//! The boundary between protocols and everything else.

@@ -1,0 +1,1 @@
+//! Endpoints of one backend as the data path sees them.

@@ -1,0 +1,12 @@
+//! Live endpoints: which one takes a call (`cluster`), and how it is reached (`connect`, `pool`, `hbone`, `native`, `tls_io`).
+//!
+//! The cluster knows load, breakers and limits and never opens a socket; the connector opens sockets and never chooses an endpoint.
+
+pub mod cluster;
+pub mod connect;
+pub mod hbone;
+pub mod native;
+pub mod pool;
+pub mod tls_io;
+
+pub use cluster::{Cluster, Pick};
