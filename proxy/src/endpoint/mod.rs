@@ -9,4 +9,3 @@ pub mod native;
 pub mod pool;
 pub mod tls_io;
 
-pub use cluster::{Cluster, Pick};
