@@ -1,1 +1,248 @@
-//! Graceful shutdown.
+//! Leaving without failing a call: the state of a drain, and the tokens and guards by which listeners and connections take part.
+//!
+//! The order (ARCHITECTURE §4) is driven by [`Drain::run`] on the control thread: unready and withdrawn → keep accepting until the
+//! withdrawal is acknowledged or 5 s → inbound connections are asked to end (GOAWAY 2³¹−1, `Connection: close`) and their listeners
+//! stop → inbound idle → outbound stays until the application has exited → what outlives the deadline is cut and counted.
+//! What a connection does when it is asked to end is the codecs' business and not written here.
+//!
+//! Whoever started the sidecar tells it when the application is gone: end of file on standard input (with `--until-stdin-closes`),
+//! `POST /drain?phase=outbound` on the socket, or a second SIGTERM. The first SIGTERM (or `POST /drain`) starts the drain.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Whose traffic a listener or connection carries: calls to the application, or calls of the application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// Towards the application.
+    Inbound,
+    /// From the application.
+    Outbound,
+}
+
+/// How far a drain has come. Stages only go forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Ready, or on the way to it.
+    Serving,
+    /// Unready, withdrawal asked for; everything is still accepted.
+    Withdrawing,
+    /// Inbound connections were asked to end and no new ones are accepted; outbound serves as ever.
+    Inbound,
+    /// Inbound is idle and the application is still there: only outbound serves.
+    Outbound,
+    /// The application is gone: outbound connections were asked to end.
+    Closing,
+    /// Nothing is left, or what was left was cut.
+    Done,
+}
+
+/// The drain of one process, shared by every listener, connection, and the control thread.
+#[derive(Clone, Debug)]
+pub struct Drain(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    stage: watch::Sender<Stage>,
+    begin: CancellationToken,
+    application_gone: CancellationToken,
+    withdrawn: CancellationToken,
+    inbound: SideState,
+    outbound: SideState,
+    cut: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct SideState {
+    graceful: CancellationToken,
+    cut: CancellationToken,
+    open: AtomicUsize,
+    idle: tokio::sync::Notify,
+}
+
+/// One open connection (or call outside a connection). Dropping it is how the drain learns of its end.
+#[derive(Debug)]
+pub struct Session {
+    drain: Drain,
+    side: Side,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let state = self.drain.side(self.side);
+        if state.open.fetch_sub(1, Ordering::AcqRel) == 1 {
+            state.idle.notify_waiters();
+        }
+    }
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drain {
+    /// How long new inbound connections are accepted while the withdrawal is not acknowledged.
+    pub const WITHDRAWAL: Duration = Duration::from_secs(5);
+
+    /// A drain that has not begun.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(Arc::new(Inner {
+            stage: watch::Sender::new(Stage::Serving),
+            begin: CancellationToken::new(),
+            application_gone: CancellationToken::new(),
+            withdrawn: CancellationToken::new(),
+            inbound: SideState::default(),
+            outbound: SideState::default(),
+            cut: AtomicU64::new(0),
+        }))
+    }
+
+    fn side(&self, side: Side) -> &SideState {
+        match side {
+            Side::Inbound => &self.0.inbound,
+            Side::Outbound => &self.0.outbound,
+        }
+    }
+
+    /// Cancelled when `side` must take no new connections and ask open ones to end: GOAWAY, `Connection: close`. Listeners and
+    /// codecs watch it.
+    #[must_use]
+    pub fn graceful(&self, side: Side) -> CancellationToken {
+        self.side(side).graceful.clone()
+    }
+
+    /// Cancelled when the deadline has passed: what is still open on `side` must be dropped.
+    #[must_use]
+    pub fn cut(&self, side: Side) -> CancellationToken {
+        self.side(side).cut.clone()
+    }
+
+    /// Counts a connection until the value is dropped.
+    #[must_use]
+    pub fn session(&self, side: Side) -> Session {
+        self.side(side).open.fetch_add(1, Ordering::AcqRel);
+        Session { drain: self.clone(), side }
+    }
+
+    /// Connections open on `side`.
+    #[must_use]
+    pub fn open(&self, side: Side) -> usize {
+        self.side(side).open.load(Ordering::Acquire)
+    }
+
+    /// Connections that were cut at the deadline.
+    #[must_use]
+    pub fn cut_count(&self) -> u64 {
+        self.0.cut.load(Ordering::Relaxed)
+    }
+
+    /// Where the drain stands.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        *self.0.stage.borrow()
+    }
+
+    /// Follows the stage.
+    #[must_use]
+    pub fn stages(&self) -> watch::Receiver<Stage> {
+        self.0.stage.subscribe()
+    }
+
+    /// Starts the drain. Calling it again changes nothing.
+    pub fn begin(&self) {
+        self.0.begin.cancel();
+    }
+
+    /// Whether the drain was asked for.
+    #[must_use]
+    pub fn begun(&self) -> bool {
+        self.0.begin.is_cancelled()
+    }
+
+    /// The control plane told the peers (or there is none to tell).
+    pub fn withdrawal_acknowledged(&self) {
+        self.0.withdrawn.cancel();
+    }
+
+    /// The application has exited: nothing will ask for outbound any more. Implies [`Drain::begin`].
+    pub fn application_gone(&self) {
+        self.0.application_gone.cancel();
+        self.begin();
+    }
+
+    fn enter(&self, stage: Stage) {
+        self.0.stage.send_replace(stage);
+        tracing::info!(?stage, inbound = self.open(Side::Inbound), outbound = self.open(Side::Outbound), "drain");
+    }
+
+    async fn idle(&self, side: Side) {
+        let state = self.side(side);
+        loop {
+            let notified = state.idle.notified();
+            tokio::pin!(notified);
+            // Registered before the count is read, so that the last drop in between is not missed.
+            notified.as_mut().enable();
+            if state.open.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    /// Drives the drain from the moment it begins to its end; returns how many connections were cut. `deadline` counts from the
+    /// beginning of the drain for inbound, and from the application's exit (at the latest the same deadline again) for outbound.
+    pub async fn run(&self, deadline: Duration) -> u64 {
+        self.0.begin.cancelled().await;
+        let until = Instant::now() + deadline;
+        self.enter(Stage::Withdrawing);
+        let withdrawal = Self::WITHDRAWAL.min(deadline);
+        tokio::select! {
+            () = self.0.withdrawn.cancelled() => {}
+            () = tokio::time::sleep(withdrawal) => tracing::warn!("the withdrawal was not acknowledged within {withdrawal:?}"),
+        }
+
+        self.enter(Stage::Inbound);
+        self.0.inbound.graceful.cancel();
+        let gone = async {
+            tokio::join!(self.idle(Side::Inbound), self.0.application_gone.cancelled());
+        };
+        let progress = async {
+            self.idle(Side::Inbound).await;
+            self.enter(Stage::Outbound);
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = gone => {}
+            () = progress => {}
+            () = tokio::time::sleep_until(until) => {}
+        }
+        self.cut_side(Side::Inbound);
+
+        self.enter(Stage::Closing);
+        self.0.outbound.graceful.cancel();
+        // An application that goes late leaves its last calls no time: they get a short while of their own.
+        let until = until.max(Instant::now() + Duration::from_secs(1).min(deadline));
+        if tokio::time::timeout_at(until, self.idle(Side::Outbound)).await.is_err() {
+            self.cut_side(Side::Outbound);
+        }
+        self.enter(Stage::Done);
+        self.cut_count()
+    }
+
+    fn cut_side(&self, side: Side) {
+        let state = self.side(side);
+        let left = state.open.load(Ordering::Acquire);
+        state.cut.cancel();
+        if left > 0 {
+            self.0.cut.fetch_add(left as u64, Ordering::Relaxed);
+            tracing::warn!(?side, connections = left, "cut at the drain deadline");
+        }
+    }
+}
