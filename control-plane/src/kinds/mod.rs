@@ -1,0 +1,35 @@
+//! The kinds that the resource API serves: their Rust types, their OpenAPI schemas, what is checked beyond a schema, and the columns of
+//! their tables.
+//!
+//! Kubernetes' own types come from `k8s-openapi`, Gateway API's from `gateway-api` (their schemas are the published v1.6 ones, in
+//! `gateway/`), Weft's own are derived here. Nothing here does I/O or knows of the server or the compiler.
+
+mod duration;
+mod refs;
+mod security;
+mod traffic;
+mod workload;
+
+pub use duration::{Duration, NotADuration};
+pub use gateway_api::apis::experimental::{grpcroutes, httproutes};
+pub use grpcroutes::GrpcRoute;
+pub use httproutes::HttpRoute;
+pub use k8s_openapi::api::{
+    core::v1::{Namespace, Service, ServiceAccount},
+    discovery::v1::EndpointSlice,
+};
+pub use refs::{PolicyStatus, TargetRef};
+pub use security::{
+    Action, AuthorizationPolicy, AuthorizationPolicySpec, AuthorizationRule, MeshTls, MeshTlsSpec, Operation, PortTls,
+    Source, TlsMode,
+};
+pub use traffic::{
+    BalancerPolicy, CircuitBreaker, ConnectionLimits, LoadBalancer, Retry, RetryBudget, Timeouts, TrafficPolicy,
+    TrafficPolicySpec,
+};
+pub use workload::{Phase, Protocol, Workload, WorkloadPort, WorkloadSpec, WorkloadStatus};
+
+/// The group of Weft's own kinds.
+pub const GROUP: &str = "weft.mesh";
+/// The group of the Gateway API.
+pub const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
