@@ -1,0 +1,1 @@
+//! A million seeded steps.

@@ -1,0 +1,108 @@
+//! Wire → domain conversion of every `weft.v1` resource, **with all validation**.
+//!
+//! The control plane runs the same conversion before it pushes, so that a push is never refused; the sidecar runs it on everything it
+//! receives or reads from a file. What comes out needs no further checks: ports are ports, addresses parsed, regexes compiled, keys unique.
+//! Nothing here resolves, fetches or remembers.
+
+mod backend;
+mod check;
+mod inbound;
+mod mesh;
+mod rules;
+mod service;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use weft_proto::v1;
+
+pub use backend::{Backend, Endpoint, Endpoints, Health, Tunnel};
+pub use check::{identity_parts, is_namespaced_name};
+pub use inbound::{Inbound, InboundPort, TlsMode};
+pub use mesh::{Cidr, Egress, Settings, TrustBundle};
+pub use service::{Frontend, Service, ServicePort};
+
+/// Why a resource is not accepted: which field, and what is wrong with it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {reason}")]
+pub struct Refusal {
+    /// Path of the field in camelCase, from the resource down: `ports[0].frontend.routes[1].rules[0].matches[0].pathRegex`.
+    pub field: String,
+    /// What is wrong, as a sentence without a full stop that makes sense after the field.
+    pub reason: String,
+}
+
+impl Refusal {
+    /// A refusal of `field`, relative to whatever the caller is converting.
+    pub fn new(field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Refusal { field: field.into(), reason: reason.into() }
+    }
+
+    /// The same refusal seen from one level further up.
+    pub fn under(mut self, parent: impl fmt::Display) -> Self {
+        self.field = match self.field.as_str() {
+            "" => parent.to_string(),
+            field if field.starts_with('[') => format!("{parent}{field}"),
+            field => format!("{parent}.{field}"),
+        };
+        self
+    }
+}
+
+/// What an application protocol is known to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// Sniffed within a deadline.
+    #[default]
+    Detect,
+    /// HTTP/1.0 or 1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    /// gRPC: HTTP/2 whose calls have a gRPC status.
+    Grpc,
+    /// Opaque bytes.
+    Tcp,
+}
+
+impl Protocol {
+    /// Checks the wire's number.
+    pub fn from_wire(wire: i32) -> Result<Self, Refusal> {
+        match v1::Protocol::try_from(wire) {
+            Ok(v1::Protocol::Detect) => Ok(Protocol::Detect),
+            Ok(v1::Protocol::Http1) => Ok(Protocol::Http1),
+            Ok(v1::Protocol::Http2) => Ok(Protocol::Http2),
+            Ok(v1::Protocol::Grpc) => Ok(Protocol::Grpc),
+            Ok(v1::Protocol::Tcp) => Ok(Protocol::Tcp),
+            Err(_) => Err(Refusal::new("protocol", format!("{wire} is no protocol"))),
+        }
+    }
+
+    /// Whether calls of this protocol travel as HTTP/2 streams.
+    pub fn is_http2(self) -> bool {
+        matches!(self, Protocol::Http2 | Protocol::Grpc)
+    }
+}
+
+/// What a `--resources` file holds: the same resources without a control plane. Names are unique, and what refers to another resource finds it.
+#[derive(Clone, Debug, Default)]
+pub struct Resources {
+    /// Services, as listed.
+    pub services: Vec<Service>,
+    /// Endpoint slices, as listed.
+    pub endpoints: Vec<Endpoints>,
+    /// What this workload enforces on the way in.
+    pub inbound: Option<Inbound>,
+    /// Trust bundles, one a trust domain.
+    pub trust_bundles: Vec<TrustBundle>,
+    /// Mesh settings.
+    pub settings: Option<Settings>,
+}
+
+impl Resources {
+    /// Converts and checks.
+    pub fn from_wire(wire: &v1::Resources) -> Result<Self, Refusal> {
+        unimplemented!("{wire:?}")
+    }
+}

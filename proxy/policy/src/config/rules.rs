@@ -1,0 +1,1 @@
+//! `weft.v1.Route`: checks routes and compiles them into a [`crate::route::Table`].

@@ -1,0 +1,1 @@
+//! Conversion and refusal of every resource.

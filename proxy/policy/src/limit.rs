@@ -1,0 +1,164 @@
+//! Bulkheads and rates: how much may be under way at once, and how often something may begin. Permits release themselves when dropped. Nothing here queues or
+//! waits: what is over the limit is told so at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// Limits of a backend or an inbound port. Default 1024 each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Settings {
+    /// Connections, HTTP pools and opaque TCP together.
+    pub connections: u32,
+    /// Calls waiting for a connection.
+    pub pending: u32,
+    /// Calls under way.
+    pub requests: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings { connections: 1024, pending: 1024, requests: 1024 }
+    }
+}
+
+/// The three bulkheads of a backend or port, shared by all workers.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections.
+    pub connections: Arc<Bulkhead>,
+    /// Calls waiting for a connection.
+    pub pending: Arc<Bulkhead>,
+    /// Calls under way.
+    pub requests: Arc<Bulkhead>,
+}
+
+impl Limits {
+    /// With nothing under way.
+    pub fn new(settings: Settings) -> Self {
+        Limits {
+            connections: Arc::new(Bulkhead::new(settings.connections)),
+            pending: Arc::new(Bulkhead::new(settings.pending)),
+            requests: Arc::new(Bulkhead::new(settings.requests)),
+        }
+    }
+
+    /// New limits; what is under way stays, even where it is now too much.
+    pub fn update(&self, settings: Settings) {
+        self.connections.resize(settings.connections);
+        self.pending.resize(settings.pending);
+        self.requests.resize(settings.requests);
+    }
+}
+
+/// The limit was reached: 503 at once, `weft-error: overflow`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the limit of {limit} is reached")]
+pub struct Overflow {
+    /// The limit.
+    pub limit: u32,
+}
+
+/// At most so many at once.
+#[derive(Debug)]
+pub struct Bulkhead {
+    limit: AtomicU32,
+    used: AtomicU32,
+}
+
+/// A place in a bulkhead, free again when dropped.
+#[derive(Debug)]
+#[must_use = "dropping a permit releases it"]
+pub struct Permit {
+    bulkhead: Arc<Bulkhead>,
+}
+
+impl Bulkhead {
+    /// Empty.
+    pub fn new(limit: u32) -> Self {
+        Bulkhead { limit: AtomicU32::new(limit), used: AtomicU32::new(0) }
+    }
+
+    /// A place, or the news that there is none.
+    ///
+    /// # Errors
+    /// [`Overflow`] when as many are under way as may be.
+    pub fn enter(self: &Arc<Self>) -> Result<Permit, Overflow> {
+        let limit = self.limit.load(Ordering::Relaxed);
+        // Acquire and release pair up so that whoever takes a freed place sees what its holder did.
+        let taken =
+            self.used.fetch_update(Ordering::Acquire, Ordering::Relaxed, |used| (used < limit).then(|| used + 1));
+        match taken {
+            Ok(_) => Ok(Permit { bulkhead: Arc::clone(self) }),
+            Err(_) => Err(Overflow { limit }),
+        }
+    }
+
+    /// How many are under way.
+    pub fn used(&self) -> u32 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// How many may be.
+    pub fn limit(&self) -> u32 {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// A new limit. What is over it stays; nothing new enters until enough have left.
+    pub fn resize(&self, limit: u32) {
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.bulkhead.used.fetch_sub(1, Ordering::Release);
+    }
+}
+
+/// A token bucket: `per_second` on average, `burst` at once. Plain value; share it behind a lock of your own.
+#[derive(Clone, Debug)]
+pub struct TokenBucket {
+    per_second: f64,
+    burst: f64,
+    tokens: f64,
+    stamp: Instant,
+}
+
+impl TokenBucket {
+    /// A full bucket. Negative and non-finite arguments count as 0.
+    pub fn new(per_second: f64, burst: f64, now: Instant) -> Self {
+        let sane = |x: f64| if x.is_finite() { x.max(0.0) } else { 0.0 };
+        let burst = sane(burst);
+        TokenBucket { per_second: sane(per_second), burst, tokens: burst, stamp: now }
+    }
+
+    /// Takes `count` tokens, or says how long until there are as many. `None` in the error: never. A `now` before the last one seen counts as that one.
+    ///
+    /// # Errors
+    /// The wait, when there are too few; nothing was taken.
+    pub fn take(&mut self, count: u32, now: Instant) -> Result<(), Option<Duration>> {
+        self.refill(now);
+        let count = f64::from(count);
+        if self.tokens >= count {
+            self.tokens -= count;
+            return Ok(());
+        }
+        if count > self.burst || self.per_second <= 0.0 {
+            return Err(None);
+        }
+        Err(Duration::try_from_secs_f64((count - self.tokens) / self.per_second).ok())
+    }
+
+    /// Tokens at `now`.
+    pub fn tokens(&mut self, now: Instant) -> f64 {
+        self.refill(now);
+        self.tokens
+    }
+
+    fn refill(&mut self, now: Instant) {
+        let elapsed = now.saturating_duration_since(self.stamp);
+        self.stamp = self.stamp.max(now);
+        self.tokens = (self.tokens + elapsed.as_secs_f64() * self.per_second).min(self.burst);
+    }
+}

@@ -1,0 +1,1 @@
+//! Precedence, ties and shares.

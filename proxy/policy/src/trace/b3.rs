@@ -1,0 +1,1 @@
+//! B3 headers, single and multi.
