@@ -1,1 +1,153 @@
-//! The Kubernetes resource API, served by Weft itself: kubectl, client libraries and GitOps tools work against it.
+//! The Kubernetes resource API, served by Weft itself where there is no Kubernetes: kubectl, client libraries and GitOps tools work
+//! against it.
+//!
+//! One request goes one way: [`server`] (TLS, who calls) → `route` (what is asked) → `resource` (verbs) → `object`, `schema`, `patch`
+//! (what the object becomes) → [`crate::store`]. The reconcilers of this process take the same way through [`client`], without a network.
+//! What a kind is, is said in [`crate::kinds`]; nothing here knows what the mesh does with an object.
+
+pub mod access;
+mod address;
+mod discovery;
+mod failure;
+mod json;
+mod object;
+mod openapi;
+mod patch;
+mod resource;
+mod route;
+mod schema;
+mod selector;
+pub mod server;
+mod table;
+mod watch;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::body::Body;
+use http::{Request, Response};
+use tokio::sync::Semaphore;
+
+use crate::store::{Store, StoreError};
+
+/// What the API is told.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Range (IPv4 CIDR) from which Services get their cluster addresses.
+    pub service_cidr: String,
+    /// Names by which the server may be called besides `localhost` and loopback addresses (`Host`, without port).
+    pub hosts: Vec<String>,
+    /// Bytes of a request's body: 3 MiB, as Kubernetes has it.
+    pub max_body: usize,
+    /// Watches open at once: 1024.
+    pub max_watches: usize,
+    /// Connections open at once: 512.
+    pub max_connections: usize,
+    /// How long a request that is no watch may take, its body included: 30 s.
+    pub deadline: Duration,
+    /// How long a watch lasts at most, whatever it asks for: 1 h.
+    pub max_watch: Duration,
+    /// How often a watch that allows bookmarks gets one: 30 s.
+    pub bookmarks: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            service_cidr: "198.18.0.0/16".into(),
+            hosts: Vec::new(),
+            max_body: 3 << 20,
+            max_watches: 1024,
+            max_connections: 512,
+            deadline: Duration::from_secs(30),
+            max_watch: Duration::from_secs(3600),
+            bookmarks: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Who sent a request. It travels as an extension of the request, which only [`server`] and [`client`] set: nothing that comes over the
+/// network can make one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// Presented no certificate: may ask for health and version only.
+    Anonymous,
+    /// Known by name.
+    Known {
+        /// `system:weft-control`, or the common name of a client certificate.
+        name: String,
+        /// May do everything.
+        admin: bool,
+    },
+}
+
+/// The group (organization of a client certificate) whose members may do everything.
+pub const ADMIN_GROUP: &str = "weft:admin";
+/// Whom [`client`] acts as.
+pub const CONTROL: &str = "system:weft-control";
+
+/// Why the API did not open.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The settings make no sense.
+    #[error("{0}")]
+    Settings(String),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The resource API over a store. Cheap to clone.
+#[derive(Clone)]
+pub struct Api(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    store: Arc<dyn Store>,
+    settings: Settings,
+    addresses: address::Range,
+    watches: Arc<Semaphore>,
+    /// Serialises what must look at many objects before it writes: addresses of Services, namespaces that go.
+    exclusive: tokio::sync::Mutex<()>,
+}
+
+impl Api {
+    /// The API over a store; makes the namespace `default` where it is missing.
+    ///
+    /// # Errors
+    /// When a setting makes no sense or the store fails.
+    pub async fn open(store: Arc<dyn Store>, settings: Settings) -> Result<Self, Error> {
+        let addresses = settings.service_cidr.parse().map_err(Error::Settings)?;
+        let watches = Arc::new(Semaphore::new(settings.max_watches));
+        let api = Self(Arc::new(Inner { store, settings, addresses, watches, exclusive: tokio::sync::Mutex::new(()) }));
+        resource::ensure_namespace(&api.0, "default").await?;
+        Ok(api)
+    }
+
+    /// Answers one request. The caller is the request's [`Caller`] extension; without one it is anonymous.
+    pub async fn handle(&self, request: Request<Body>) -> Response<Body> {
+        route::handle(&self.0, request).await
+    }
+
+    /// The API as a router, for one server with other pages.
+    pub fn router(&self) -> axum::Router {
+        let api = self.clone();
+        axum::Router::new().fallback(move |request: Request<Body>| {
+            let api = api.clone();
+            async move { api.handle(request).await }
+        })
+    }
+}
+
+/// A client of this very process: the same requests and answers as over the network, as `system:weft-control`. Its default namespace is
+/// `default`.
+pub fn client(api: &Api) -> kube::Client {
+    let api = api.clone();
+    let service = tower::service_fn(move |request: Request<kube::client::Body>| {
+        let api = api.clone();
+        async move {
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(Caller::Known { name: CONTROL.to_owned(), admin: true });
+            Ok::<_, std::convert::Infallible>(api.handle(request).await)
+        }
+    });
+    kube::Client::new(service, "default")
+}
