@@ -1,1 +1,431 @@
-//! Endpoints of one backend as the data path sees them.
+//! The live endpoints of one backend: who takes the next attempt, and what its outcome means for the ones after it.
+//!
+//! A [`Cluster`] is shared by all workers and outlives its configuration: load, breakers, limits and the retry budget are kept by
+//! endpoint uid when discovery sends new endpoints or settings. Choosing is `weft_policy::balance`'s and ejecting `breaker`'s; opening
+//! connections is the connector's. Nothing here waits.
+
+use super::connect::{ConnectionLimit, Target, TunnelTo};
+use crate::error::{Kind, ProxyError};
+use arc_swap::ArcSwap;
+use foldhash::{HashMap, HashMapExt};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use weft_certs::SpiffeId;
+use weft_policy::balance::{Balancer, InFlight, Load, Roster, View};
+use weft_policy::breaker::{self, Breaker, Ejections, Outcome, Transition};
+use weft_policy::config::{Backend, Endpoint};
+use weft_policy::limit::{self, Limits};
+use weft_policy::retry::{Budget, BudgetSettings};
+use weft_policy::route::BackendName;
+use weft_proto::v1;
+
+/// How often a pick starts over when another worker took the place in between.
+const RACES: usize = 4;
+
+/// The endpoints of one (service, port) as a target.
+pub struct Cluster {
+    name: BackendName,
+    state: ArcSwap<State>,
+    limits: Limits,
+    connections: Arc<ConnectionLimit>,
+    ejections: Arc<Ejections>,
+    budget: Budget,
+    budget_settings: ArcSwap<BudgetSettings>,
+}
+
+struct State {
+    backend: Arc<Backend>,
+    members: Vec<Arc<Member>>,
+    roster: Roster,
+    balancer: Arc<Balancer>,
+}
+
+/// One endpoint, with what is known of it.
+pub struct Member {
+    /// As discovery gave it.
+    pub endpoint: Endpoint,
+    target: Target,
+    load: Arc<Load>,
+    breaker: Arc<Breaker>,
+}
+
+impl View for Arc<Member> {
+    fn load(&self) -> &Load {
+        &self.load
+    }
+
+    fn available(&self, now: Instant) -> bool {
+        self.breaker.available(now)
+    }
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Cluster({}, {} endpoints)", self.name, self.state.load().members.len())
+    }
+}
+
+impl Cluster {
+    /// A cluster without endpoints. `service` is "namespace/name".
+    #[must_use]
+    pub fn new(service: Arc<str>, port: u16, backend: Arc<Backend>) -> Arc<Self> {
+        let now = Instant::now();
+        let budget = BudgetSettings::default();
+        Arc::new(Self {
+            limits: Limits::new(backend.limits),
+            connections: Arc::new(ConnectionLimit::new(backend.limits.connections as usize)),
+            ejections: Arc::new(Ejections::new(0)),
+            budget: Budget::new(budget, now),
+            budget_settings: ArcSwap::from_pointee(budget),
+            name: BackendName { service, port },
+            state: ArcSwap::from_pointee(State {
+                balancer: Arc::new(Balancer::new(backend.balancer)),
+                backend,
+                members: Vec::new(),
+                roster: Roster::new([]),
+            }),
+        })
+    }
+
+    /// Takes new settings and the whole set of endpoints. Load and breakers of uids that stay are kept; an endpoint listed twice counts
+    /// once. Called by one writer at a time.
+    pub fn update(&self, backend: Arc<Backend>, endpoints: impl IntoIterator<Item = Endpoint>) {
+        let now = Instant::now();
+        let before = self.state.load_full();
+        let mut known: HashMap<&str, &Arc<Member>> = HashMap::with_capacity(before.members.len());
+        known.extend(before.members.iter().map(|member| (&*member.endpoint.uid, member)));
+        let mut members: Vec<Arc<Member>> = Vec::new();
+        let mut seen: HashMap<Arc<str>, ()> = HashMap::new();
+        for endpoint in endpoints {
+            if seen.insert(Arc::clone(&endpoint.uid), ()).is_some() {
+                continue;
+            }
+            let old = known.remove(&*endpoint.uid);
+            if let Some(old) = old.filter(|old| old.endpoint == endpoint && before.backend == backend) {
+                members.push(Arc::clone(old));
+                continue;
+            }
+            match self.member(endpoint, &backend, old, now) {
+                Ok(member) => members.push(Arc::new(member)),
+                Err(error) => tracing::warn!(backend = %self.name, "an endpoint is left out: {error}"),
+            }
+        }
+        for gone in known.values() {
+            gone.breaker.retire();
+        }
+        self.ejections.resize(members.len(), false);
+        self.limits.update(backend.limits);
+        self.connections.set(backend.limits.connections as usize);
+        let balancer = if before.backend.balancer == backend.balancer {
+            Arc::clone(&before.balancer)
+        } else {
+            Arc::new(Balancer::new(backend.balancer))
+        };
+        let roster = Roster::new(members.iter().map(|member| (member.endpoint.health, member.endpoint.weight)));
+        self.state.store(Arc::new(State { backend, members, roster, balancer }));
+    }
+
+    fn member(
+        &self,
+        endpoint: Endpoint,
+        backend: &Backend,
+        old: Option<&Arc<Member>>,
+        now: Instant,
+    ) -> Result<Member, weft_certs::Error> {
+        let tunnel = endpoint.tunnel.as_ref().map(|tunnel| {
+            Ok::<_, weft_certs::Error>(TunnelTo {
+                addr: tunnel.address,
+                identity: tunnel.identity.parse::<SpiffeId>()?,
+                server_name: Arc::clone(&tunnel.server_name),
+                authority: (&*tunnel.authority).into(),
+            })
+        });
+        let target = Target {
+            uid: Arc::clone(&endpoint.uid),
+            addr: endpoint.address,
+            tunnel: tunnel.transpose()?,
+            connect_timeout: backend.connect_timeout,
+            connections: Arc::clone(&self.connections),
+        };
+        let (load, breaker) = match old {
+            Some(old) => {
+                old.breaker.update(backend.breaker.clone());
+                (Arc::clone(&old.load), Arc::clone(&old.breaker))
+            }
+            None => {
+                (Arc::new(Load::new(now)), Arc::new(Breaker::new(backend.breaker.clone(), Arc::clone(&self.ejections))))
+            }
+        };
+        Ok(Member { endpoint, target, load, breaker })
+    }
+
+    /// What this is the endpoint set of.
+    #[must_use]
+    pub fn name(&self) -> &BackendName {
+        &self.name
+    }
+
+    /// The settings in force.
+    #[must_use]
+    pub fn backend(&self) -> Arc<Backend> {
+        Arc::clone(&self.state.load().backend)
+    }
+
+    /// The endpoints in force, in discovery's order.
+    #[must_use]
+    pub fn members(&self) -> Vec<Arc<Member>> {
+        self.state.load().members.clone()
+    }
+
+    /// Whether any endpoint may be drawn at all, breakers aside.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.state.load().roster.is_empty()
+    }
+
+    /// The budget of retries for calls addressed to this (service, port), under the settings of its frontend.
+    #[must_use]
+    pub fn budget(&self, settings: BudgetSettings, now: Instant) -> &Budget {
+        if **self.budget_settings.load() != settings {
+            self.budget.update(settings, now);
+            self.budget_settings.store(Arc::new(settings));
+        }
+        &self.budget
+    }
+
+    /// Chooses the endpoint of an attempt and takes its places: in the backend's bulkhead, before the breaker, in the load. Endpoints whose
+    /// uid is in `tried` are taken only when there is no other.
+    ///
+    /// # Errors
+    /// [`Kind::Overflow`], [`Kind::NoEndpoint`] or [`Kind::BreakerOpen`].
+    pub fn pick(&self, now: Instant, random: &mut impl FnMut() -> u64, tried: &[Arc<str>]) -> Result<Pick, ProxyError> {
+        let request = self.limits.requests.enter().map_err(|overflow| {
+            ProxyError::because(Kind::Overflow, format!("{} has {} calls under way", self.name, overflow.limit))
+        })?;
+        let state = self.state.load();
+        if state.roster.is_empty() {
+            return Err(ProxyError::because(Kind::NoEndpoint, format!("{} has no ready endpoint", self.name)));
+        }
+        for _ in 0..RACES {
+            let avoid = |member: &Arc<Member>| tried.iter().any(|uid| *uid == member.endpoint.uid);
+            let Some(index) = state.balancer.pick(&state.roster, &state.members, now, avoid, random) else { break };
+            let Some(member) = state.members.get(index) else { break };
+            if let Some(permit) = member.breaker.admit(now, unit(random())) {
+                return Ok(Pick {
+                    member: Arc::clone(member),
+                    in_flight: Some(member.load.begin()),
+                    permit: Some(permit),
+                    request: Some(request),
+                    pending: None,
+                    pending_limit: Arc::clone(&self.limits.pending),
+                    started: now,
+                });
+            }
+        }
+        Err(ProxyError::because(Kind::BreakerOpen, format!("every endpoint of {} is ejected", self.name)))
+    }
+
+    /// The breakers of all endpoints.
+    #[must_use]
+    pub fn breakers(&self, now: Instant) -> Vec<v1::BreakerStatus> {
+        let state = self.state.load();
+        let status = |member: &Arc<Member>| v1::BreakerStatus {
+            backend: self.name.to_string(),
+            endpoint: member.endpoint.uid.to_string(),
+            state: match member.breaker.state(now) {
+                breaker::State::Closed => v1::BreakerState::Closed,
+                breaker::State::Open => v1::BreakerState::Open,
+                breaker::State::HalfOpen => v1::BreakerState::HalfOpen,
+            }
+            .into(),
+            opened: member.breaker.opened(),
+        };
+        state.members.iter().map(status).collect()
+    }
+}
+
+/// Uniform in `[0, 1)` from a uniform `u64`.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "53 bits are exactly what an f64 holds")]
+pub fn unit(random: u64) -> f64 {
+    (random >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+/// An endpoint that was chosen for one attempt, and the places that the attempt holds. Dropping it releases them; without a report
+/// nothing is held against the endpoint.
+pub struct Pick {
+    member: Arc<Member>,
+    in_flight: Option<InFlight>,
+    permit: Option<breaker::Permit>,
+    request: Option<limit::Permit>,
+    pending: Option<limit::Permit>,
+    pending_limit: Arc<limit::Bulkhead>,
+    started: Instant,
+}
+
+impl std::fmt::Debug for Pick {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pick({})", self.member.endpoint.uid)
+    }
+}
+
+impl Pick {
+    /// Where to connect to.
+    #[must_use]
+    pub fn target(&self) -> &Target {
+        &self.member.target
+    }
+
+    /// The endpoint.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.member.endpoint
+    }
+
+    /// Whether its hop is mutually authenticated.
+    #[must_use]
+    pub fn is_mtls(&self) -> bool {
+        self.member.target.tunnel.is_some()
+    }
+
+    /// Counts the attempt as waiting for a connection, until [`Pick::connected`].
+    ///
+    /// # Errors
+    /// [`Kind::Overflow`] when too many wait.
+    pub fn connecting(&mut self) -> Result<(), ProxyError> {
+        let permit = self.pending_limit.enter().map_err(|overflow| {
+            ProxyError::because(Kind::Overflow, format!("{} calls wait for a connection", overflow.limit))
+        })?;
+        self.pending = Some(permit);
+        Ok(())
+    }
+
+    /// The attempt has its connection.
+    pub fn connected(&mut self) {
+        self.pending = None;
+    }
+
+    /// The response head has come: its latency goes into the average.
+    pub fn answered(&self, now: Instant) {
+        self.member.load.observe(now.saturating_duration_since(self.started), now);
+    }
+
+    /// The attempt failed before an answer. A failure must not look fast, or it would attract calls: it counts for no less than the
+    /// connect timeout.
+    pub fn unanswered(&self, now: Instant) {
+        let took = now.saturating_duration_since(self.started);
+        self.member.load.observe(took.max(self.member.target.connect_timeout), now);
+    }
+
+    /// Tells the breaker how the attempt ended. Once; later reports are ignored.
+    pub fn report(&mut self, outcome: Outcome, now: Instant, random: u64) {
+        let Some(permit) = self.permit.take() else { return };
+        let uid = &self.member.endpoint.uid;
+        match permit.report(outcome, now, unit(random)) {
+            Some(Transition::Opened) => tracing::info!(endpoint = %uid, "breaker opened"),
+            Some(Transition::Reopened) => tracing::info!(endpoint = %uid, "breaker stays open: the probe failed"),
+            Some(Transition::Closed) => tracing::info!(endpoint = %uid, "breaker closed"),
+            None => {}
+        }
+    }
+
+    /// How long the attempt has taken.
+    #[must_use]
+    pub fn elapsed(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.started)
+    }
+
+    /// Gives back the places of a call, when what goes on is a long-lived stream of bytes that only counts as a connection.
+    pub fn release_call(&mut self) {
+        self.request = None;
+        self.in_flight = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weft_policy::config::{Health, Service};
+
+    fn endpoint(uid: &str, port: u16) -> Endpoint {
+        Endpoint {
+            uid: uid.into(),
+            address: ([127, 0, 0, 1], port).into(),
+            tunnel: None,
+            health: Health::Ready,
+            weight: 1,
+            region: "".into(),
+            zone: "".into(),
+            protocol: None,
+        }
+    }
+
+    fn backend(edit: impl FnOnce(&mut v1::Backend)) -> Arc<Backend> {
+        let mut backend = v1::Backend::default();
+        edit(&mut backend);
+        let port = v1::ServicePort { port: 80, backend: Some(backend), ..Default::default() };
+        let wire = v1::Service { name: "shop/orders".into(), ports: vec![port], ..Default::default() };
+        Arc::clone(&Service::from_wire(&wire).unwrap().ports[0].backend)
+    }
+
+    fn cluster(endpoints: &[Endpoint]) -> Arc<Cluster> {
+        let cluster = Cluster::new("shop/orders".into(), 80, backend(|_| {}));
+        cluster.update(backend(|_| {}), endpoints.iter().cloned());
+        cluster
+    }
+
+    fn pick(cluster: &Cluster, tried: &[Arc<str>]) -> Result<Pick, ProxyError> {
+        cluster.pick(Instant::now(), &mut rand::random, tried)
+    }
+
+    #[test]
+    fn without_endpoints_there_is_nothing_to_pick() {
+        assert_eq!(pick(&cluster(&[]), &[]).unwrap_err().kind, Kind::NoEndpoint);
+    }
+
+    #[test]
+    fn a_retry_goes_to_another_endpoint_where_there_is_one() {
+        let both = cluster(&[endpoint("shop/orders-1", 1), endpoint("shop/orders-2", 2)]);
+        for _ in 0..100 {
+            let first = pick(&both, &[]).unwrap();
+            let second = pick(&both, std::slice::from_ref(&first.endpoint().uid)).unwrap();
+            assert_ne!(first.endpoint().uid, second.endpoint().uid);
+        }
+        let lone = cluster(&[endpoint("shop/orders-1", 1)]);
+        assert!(pick(&lone, &["shop/orders-1".into()]).is_ok());
+    }
+
+    #[test]
+    fn an_endpoint_that_fails_is_ejected_and_the_breaker_survives_an_update() {
+        let both = [endpoint("shop/orders-1", 1), endpoint("shop/orders-2", 2)];
+        let cluster = cluster(&both);
+        let mut failures = 0;
+        while failures < 5 {
+            let mut pick = pick(&cluster, &[]).unwrap();
+            let bad = &*pick.endpoint().uid == "shop/orders-1";
+            failures += usize::from(bad);
+            pick.report(if bad { Outcome::Failure } else { Outcome::Success }, Instant::now(), 0);
+        }
+        let mut moved = both.clone();
+        moved[0].weight = 7;
+        cluster.update(backend(|_| {}), moved);
+        for _ in 0..50 {
+            assert_eq!(&*pick(&cluster, &[]).unwrap().endpoint().uid, "shop/orders-2");
+        }
+        let open: Vec<_> =
+            cluster.breakers(Instant::now()).into_iter().filter(|b| b.state() == v1::BreakerState::Open).collect();
+        assert_eq!((open.len(), &*open[0].endpoint, open[0].opened), (1, "shop/orders-1", 1));
+    }
+
+    #[test]
+    fn over_the_limit_of_calls_there_is_an_overflow_until_one_ends() {
+        let cluster = Cluster::new("shop/orders".into(), 80, backend(|_| {}));
+        let narrow = backend(|b| b.limits = Some(v1::Limits { requests: Some(2), ..Default::default() }));
+        cluster.update(narrow, [endpoint("shop/orders-1", 1)]);
+        let first = pick(&cluster, &[]).unwrap();
+        let _second = pick(&cluster, &[]).unwrap();
+        assert_eq!(pick(&cluster, &[]).unwrap_err().kind, Kind::Overflow);
+        drop(first);
+        assert!(pick(&cluster, &[]).is_ok());
+    }
+}

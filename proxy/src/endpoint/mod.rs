@@ -9,3 +9,5 @@ pub mod native;
 pub mod pool;
 pub mod tls_io;
 
+pub use cluster::{Cluster, Pick};
+

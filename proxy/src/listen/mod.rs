@@ -1,1 +1,242 @@
-//! Accept loops.
+//! Accept loops: one socket a worker, permits before connections, and an end that loses nothing.
+//!
+//! What a connection means is decided by the handler that the loop is given (`outbound`, `inbound`, `admin`); how its first bytes tell
+//! the protocol is in [`detect`]. Invariant: every accepted connection lives in its loop's `JoinSet`, so none outlives the loop.
+
+pub mod detect;
+
+use crate::drain::{Drain, Session, Side};
+use crate::telemetry::{Direction, Telemetry};
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+
+/// Connections that the kernel may hold for an accept loop.
+const BACKLOG: i32 = 1024;
+/// Pause after an error of `accept` that is not the connection's own (no descriptors left).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Binds one socket for each worker at the same address (`SO_REUSEPORT` when there are several); port 0 picks one port for all. The
+/// first is bound without sharing, so that a port which another process holds is an error and not a silent split of its traffic.
+///
+/// # Errors
+/// Those of `bind` and `listen`.
+pub fn bind(
+    address: SocketAddr,
+    workers: usize,
+    transparent: bool,
+) -> io::Result<(SocketAddr, Vec<std::net::TcpListener>)> {
+    if workers <= 1 {
+        let listener = socket(address, false, transparent)?;
+        return Ok((listener.local_addr()?, vec![listener]));
+    }
+    let bound = socket(address, false, transparent)?.local_addr()?;
+    let listeners = (0..workers).map(|_| socket(bound, true, transparent)).collect::<io::Result<_>>()?;
+    Ok((bound, listeners))
+}
+
+fn socket(address: SocketAddr, share: bool, transparent: bool) -> io::Result<std::net::TcpListener> {
+    let domain = socket2::Domain::for_address(address);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if share {
+        socket.set_reuse_port(true)?;
+    }
+    if transparent && address.is_ipv4() {
+        // TPROXY needs it and REDIRECT does not: without the capability it is left alone.
+        let _ = socket.set_ip_transparent_v4(true);
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Where a redirected connection wanted to go; `None` when nothing redirected it.
+#[must_use]
+pub fn original_destination(stream: &TcpStream) -> Option<SocketAddr> {
+    let socket = socket2::SockRef::from(stream);
+    let local = stream.local_addr().ok()?;
+    let found = if local.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
+    found.ok().and_then(|address| address.as_socket()).filter(|destination| *destination != local)
+}
+
+/// What every accept loop of a direction shares.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    /// Which way its connections go.
+    pub direction: Direction,
+    /// What the connections are, for the gauge: `explicit`, `named`, `transparent`, `tunnel`, `plaintext`.
+    pub kind: &'static str,
+    /// Permits of the direction: over the limit a connection is refused at once rather than queued.
+    pub permits: Arc<Semaphore>,
+    /// When to stop.
+    pub drain: Drain,
+    /// What is counted.
+    pub telemetry: Arc<Telemetry>,
+}
+
+/// An accepted connection and everything that its end gives back.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The socket, `TCP_NODELAY` set.
+    pub stream: TcpStream,
+    /// Who connected.
+    pub peer: SocketAddr,
+    /// Holds the accept permit, the drain's count and the gauge until it is dropped.
+    pub hold: Hold,
+}
+
+/// Dropped with the connection.
+#[derive(Debug)]
+pub struct Hold {
+    _session: Session,
+    _permit: OwnedSemaphorePermit,
+    open: crate::telemetry::metrics::Gauge,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.open.shift(-1.0);
+    }
+}
+
+impl Gate {
+    const fn side(&self) -> Side {
+        match self.direction {
+            Direction::Inbound => Side::Inbound,
+            Direction::Outbound => Side::Outbound,
+        }
+    }
+
+    /// Accepts until the drain asks this direction to end, then waits for what is open, and cuts it at the drain's deadline.
+    /// Runs `handler` once for each connection, on this thread.
+    pub async fn serve<F>(&self, listener: TcpListener, handler: impl Fn(Accepted) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (graceful, cut) = (self.drain.graceful(self.side()), self.drain.cut(self.side()));
+        let gauge = self.telemetry.connections.with(&[self.direction.name(), self.kind]);
+        let mut open = JoinSet::new();
+        loop {
+            tokio::select! {
+                biased;
+                () = graceful.cancelled() => break,
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, peer)) => {
+                        if let Some(hold) = self.admit(&gauge) {
+                            let _ = stream.set_nodelay(true);
+                            open.spawn(handler(Accepted { stream, peer, hold }));
+                        } else {
+                            self.telemetry.refused.with(&[self.direction.name(), "overflow"]).increment();
+                            tracing::warn!(%peer, kind = self.kind, "refused: too many connections are open");
+                        }
+                    }
+                    Err(error) if of_the_connection(&error) => {}
+                    Err(error) => {
+                        tracing::warn!(%error, kind = self.kind, "cannot accept");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+                Some(ended) = open.join_next(), if !open.is_empty() => self.note(&ended),
+            }
+        }
+        drop(listener);
+        loop {
+            tokio::select! {
+                biased;
+                () = cut.cancelled() => {
+                    open.shutdown().await;
+                    return;
+                }
+                ended = open.join_next() => match ended {
+                    Some(ended) => self.note(&ended),
+                    None => return,
+                },
+            }
+        }
+    }
+
+    fn admit(&self, gauge: &crate::telemetry::metrics::Gauge) -> Option<Hold> {
+        let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
+        gauge.shift(1.0);
+        Some(Hold { _session: self.drain.session(self.side()), _permit: permit, open: gauge.clone() })
+    }
+
+    fn note(&self, ended: &Result<(), tokio::task::JoinError>) {
+        if let Err(error) = ended
+            && error.is_panic()
+        {
+            tracing::error!(kind = self.kind, "a connection's task panicked: {error}");
+        }
+    }
+}
+
+/// Errors of `accept(2)` that concern the connection which was about to be accepted, and not the listener.
+fn of_the_connection(error: &io::Error) -> bool {
+    use io::ErrorKind as E;
+    matches!(error.kind(), E::ConnectionAborted | E::ConnectionReset | E::ConnectionRefused | E::Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    fn gate(permits: usize) -> Gate {
+        Gate {
+            direction: Direction::Outbound,
+            kind: "explicit",
+            permits: Arc::new(Semaphore::new(permits)),
+            drain: Drain::new(),
+            telemetry: Arc::new(Telemetry::quiet()),
+        }
+    }
+
+    #[test]
+    fn several_workers_share_one_port_and_a_port_in_use_is_an_error() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (address, listeners) = bind(any, 3, false).unwrap();
+        assert!(listeners.len() == 3 && listeners.iter().all(|l| l.local_addr().unwrap() == address));
+        let (taken, _held) = bind(any, 1, false).unwrap();
+        assert!(bind(taken, 2, false).is_err());
+    }
+
+    #[tokio::test]
+    async fn over_the_limit_a_connection_is_closed_and_a_permit_comes_back_with_its_connection() {
+        let (address, mut listeners) = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 1, false).unwrap();
+        let (gate, listener) = (gate(1), TcpListener::from_std(listeners.remove(0)).unwrap());
+        let (serving, drain) = (gate.clone(), gate.drain.clone());
+        let server = tokio::spawn(async move {
+            serving
+                .serve(listener, |mut accepted| async move {
+                    let _ = accepted.stream.write_all(b"hello").await;
+                    let _ = accepted.stream.read(&mut [0; 1]).await;
+                    drop(accepted.hold);
+                })
+                .await;
+        });
+        let mut first = TcpStream::connect(address).await.unwrap();
+        let mut text = [0; 5];
+        first.read_exact(&mut text).await.unwrap();
+        let mut second = TcpStream::connect(address).await.unwrap();
+        assert_eq!(second.read(&mut text).await.unwrap_or(0), 0, "refused at once");
+        drop(first);
+        loop {
+            let mut third = TcpStream::connect(address).await.unwrap();
+            if third.read(&mut text).await.unwrap_or(0) == 5 {
+                break;
+            }
+        }
+        drain.application_gone();
+        let ended = drain.run(Duration::from_millis(100));
+        let (_, cut) = tokio::join!(server, ended);
+        assert_eq!(cut, 0);
+        assert_eq!(gate.drain.open(Side::Outbound), 0);
+    }
+}

@@ -1,0 +1,174 @@
+//! Deltas for the control stream: what happened since the last report, by (direction, source, destination, endpoint, route).
+//!
+//! The reporter remembers what it told; the data path only ever adds. Sending, and what to do when nobody listens, is discovery's.
+
+use super::{Direction, Series, Telemetry};
+use crate::endpoint::Cluster;
+use foldhash::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+use weft_proto::v1;
+
+/// Reports after which a series without calls is forgotten, unless someone still holds its handles.
+const FORGET_AFTER: u32 = 3600;
+
+#[derive(Default, Clone)]
+struct Told {
+    calls: u64,
+    failures: u64,
+    attempts: u64,
+    failed_attempts: u64,
+    retries: u64,
+    latency: Vec<u64>,
+    connections: u64,
+    sent: u64,
+    received: u64,
+    idle_reports: u32,
+}
+
+/// Gathers reports. One per process; a report that could not be sent is lost, the counters at `/metrics` are not.
+#[derive(Default)]
+pub struct Reporter {
+    told: HashMap<usize, (Arc<Series>, Told)>,
+    last: Option<Instant>,
+}
+
+impl std::fmt::Debug for Reporter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Reporter({} series)", self.told.len())
+    }
+}
+
+impl Reporter {
+    /// What happened since the last call of this function. Series without calls are left out; every breaker that is not closed, or
+    /// ever was, is listed.
+    pub fn take<'a>(
+        &mut self,
+        telemetry: &Telemetry,
+        clusters: impl Iterator<Item = (&'a str, u16, &'a Arc<Cluster>)>,
+        now: Instant,
+    ) -> v1::Report {
+        let interval = self.last.replace(now).map_or(0, |last| now.saturating_duration_since(last).as_millis());
+        for series in telemetry.series.read().values().flatten() {
+            self.told.entry(Arc::as_ptr(series).addr()).or_insert_with(|| (Arc::clone(series), Told::default()));
+        }
+        let mut calls: Vec<_> = self.told.values_mut().filter_map(|(series, told)| delta(series, told)).collect();
+        calls.sort_unstable_by(|a, b| {
+            (&a.destination, &a.endpoint, &a.source, &a.route).cmp(&(&b.destination, &b.endpoint, &b.source, &b.route))
+        });
+        self.forget(telemetry);
+        let breakers = clusters
+            .flat_map(|(_, _, cluster)| cluster.breakers(now))
+            .filter(|status| status.opened > 0 || status.state() != v1::BreakerState::Closed);
+        v1::Report { interval_ms: u32::try_from(interval).unwrap_or(u32::MAX), calls, breakers: breakers.collect() }
+    }
+
+    /// Series that were idle for long leave both the reporter and the recorder: the labels of a mesh that changes do not pile up.
+    fn forget(&mut self, telemetry: &Telemetry) {
+        let idle =
+            |told: &Told, series: &Arc<Series>| told.idle_reports > FORGET_AFTER && Arc::strong_count(series) <= 2;
+        if !self.told.values().any(|(series, told)| idle(told, series)) {
+            return;
+        }
+        let mut all = telemetry.series.write();
+        self.told.retain(|address, (series, told)| {
+            let leaves = idle(told, series);
+            if leaves {
+                for same in all.values_mut() {
+                    same.retain(|one| Arc::as_ptr(one).addr() != *address);
+                }
+            }
+            !leaves
+        });
+        all.retain(|_, same| !same.is_empty());
+    }
+}
+
+fn delta(series: &Series, told: &mut Told) -> Option<v1::CallStats> {
+    let tally = &series.tally;
+    let latency: Vec<u64> = tally.latency.counts().collect();
+    let now = Told {
+        calls: tally.calls.load(Relaxed),
+        failures: tally.failures.load(Relaxed),
+        attempts: tally.attempts.load(Relaxed),
+        failed_attempts: tally.failed_attempts.load(Relaxed),
+        retries: tally.retries.load(Relaxed),
+        connections: tally.connections.load(Relaxed),
+        sent: tally.sent.load(Relaxed),
+        received: tally.received.load(Relaxed),
+        idle_reports: 0,
+        latency,
+    };
+    let quiet = now.calls == told.calls
+        && now.connections == told.connections
+        && now.sent == told.sent
+        && now.received == told.received;
+    if quiet {
+        told.idle_reports += 1;
+        return None;
+    }
+    let before = std::mem::replace(told, now.clone());
+    let buckets = now.latency.iter().enumerate().map(|(i, n)| n - before.latency.get(i).copied().unwrap_or_default());
+    let calls = now.calls - before.calls;
+    Some(v1::CallStats {
+        direction: match series.direction {
+            Direction::Inbound => v1::Direction::Inbound,
+            Direction::Outbound => v1::Direction::Outbound,
+        }
+        .into(),
+        source: series.source.to_string(),
+        destination: series.destination.to_string(),
+        endpoint: series.endpoint.to_string(),
+        route: series.route.to_string(),
+        calls,
+        failures: now.failures - before.failures,
+        attempts: now.attempts - before.attempts,
+        failed_attempts: now.failed_attempts - before.failed_attempts,
+        retries: now.retries - before.retries,
+        mtls: if series.mtls { calls } else { 0 },
+        latency_buckets: buckets.collect(),
+        tcp_connections: now.connections - before.connections,
+        bytes_sent: now.sent - before.sent,
+        bytes_received: now.received - before.received,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Key, Outcome};
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_report_holds_what_happened_since_the_last_one_and_nothing_else() {
+        let (telemetry, mut reporter, now) = (Telemetry::quiet(), Reporter::default(), Instant::now());
+        let series = telemetry.series(&Key {
+            direction: Direction::Outbound,
+            source: "shop/storefront",
+            destination: "shop/payments",
+            endpoint: "shop/payments-1",
+            route: "",
+            protocol: "http1",
+            mtls: true,
+        });
+        let outcome = Outcome {
+            status: 200,
+            attempts: 2,
+            failed_attempts: 1,
+            duration: Duration::from_micros(150),
+            ..Outcome::default()
+        };
+        series.call(&outcome);
+        let first = reporter.take(&telemetry, std::iter::empty(), now);
+        assert_eq!(first.calls.len(), 1);
+        let stats = &first.calls[0];
+        assert_eq!((stats.calls, stats.attempts, stats.failed_attempts, stats.retries, stats.mtls), (1, 2, 1, 1, 1));
+        assert_eq!(stats.latency_buckets.len(), weft_proto::LATENCY_BOUNDS_US.len() + 1);
+        assert_eq!(stats.latency_buckets[2], 1);
+        series.call(&Outcome { status: 503, ..outcome });
+        let second = reporter.take(&telemetry, std::iter::empty(), now + Duration::from_secs(1));
+        assert_eq!((second.interval_ms, second.calls[0].calls, second.calls[0].failures), (1000, 1, 1));
+        assert!(reporter.take(&telemetry, std::iter::empty(), now + Duration::from_secs(2)).calls.is_empty());
+    }
+}
