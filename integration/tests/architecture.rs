@@ -45,7 +45,11 @@ fn crates_use_only_the_doors_of_the_plan() {
         })
         .collect();
     let plan: BTreeSet<&str> = DOORS.iter().map(|(name, _)| *name).collect();
-    assert_eq!(used.keys().map(String::as_str).collect::<BTreeSet<_>>(), plan, "a crate is missing from the plan, or from the workspace");
+    assert_eq!(
+        used.keys().map(String::as_str).collect::<BTreeSet<_>>(),
+        plan,
+        "a crate is missing from the plan, or from the workspace"
+    );
     for (name, allowed) in DOORS {
         for other in &used[*name] {
             assert!(allowed.contains(&other.as_str()), "{name} uses {other}, and the plan has no such door");
