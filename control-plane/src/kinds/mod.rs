@@ -4,9 +4,13 @@
 //! Kubernetes' own types come from `k8s-openapi`, Gateway API's from `gateway-api` (their schemas are the published v1.6 ones, in
 //! `gateway/`), Weft's own are derived here. Nothing here does I/O or knows of the server or the compiler.
 
+pub mod check;
+pub mod column;
 mod duration;
 mod refs;
+pub mod registry;
 mod security;
+mod structural;
 mod traffic;
 mod workload;
 
@@ -19,6 +23,7 @@ pub use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
 };
 pub use refs::{PolicyStatus, TargetRef};
+pub use registry::{Kind, all, find, find_kind, metadata_schema};
 pub use security::{
     Action, AuthorizationPolicy, AuthorizationPolicySpec, AuthorizationRule, MeshTls, MeshTlsSpec, Operation, PortTls,
     Source, TlsMode,

@@ -1,0 +1,305 @@
+//! HTTPRoute and GRPCRoute: the rules of Gateway API v1.6 that its schemas write in CEL, in their words.
+
+use serde_json::Value;
+
+use super::{
+    Findings, has, items, text,
+    text::{is_token, regex},
+    unique,
+};
+use crate::kinds::Duration;
+
+/// <https://gateway-api.sigs.k8s.io/reference/spec/#httproute>
+pub fn http_route(object: &Value, findings: &mut Findings) {
+    let spec = &object["spec"];
+    route(spec, findings);
+    for (path, rule) in items(spec, "rules", "spec") {
+        let backends = items(rule, "backendRefs", &path);
+        for (at, matched) in items(rule, "matches", &path) {
+            path_match(&format!("{at}.path"), &matched["path"], findings);
+            for list in ["headers", "queryParams"] {
+                for (at, entry) in items(matched, list, &at) {
+                    if text(entry, "type") == "RegularExpression" {
+                        regex(findings, &format!("{at}.value"), &entry["value"]);
+                    }
+                }
+            }
+        }
+        let filters = items(rule, "filters", &path);
+        check_filters(&filters, HTTP_FILTERS, findings);
+        if !backends.is_empty() && filters.iter().any(|(_, f)| has(f, "requestRedirect")) {
+            let why = "RequestRedirect filter must not be used together with backendRefs";
+            findings.invalid(path.clone(), &Value::from("backendRefs"), why);
+        }
+        prefix_replacement(rule, &path, &filters, findings);
+        for (at, backend) in &backends {
+            let filters = items(backend, "filters", at);
+            check_filters(&filters, HTTP_FILTERS, findings);
+            prefix_replacement(rule, &path, &filters, findings);
+        }
+        let timeouts = &rule["timeouts"];
+        let read = |field| text(timeouts, field).parse::<Duration>().ok();
+        if let (Some(whole), Some(each)) = (read("request"), read("backendRequest"))
+            && !whole.is_zero()
+            && each > whole
+        {
+            let why = "backendRequest timeout cannot be longer than request timeout";
+            findings.invalid(format!("{path}.timeouts"), timeouts, why);
+        }
+    }
+}
+
+/// <https://gateway-api.sigs.k8s.io/reference/spec/#grpcroute>
+pub fn grpc_route(object: &Value, findings: &mut Findings) {
+    let spec = &object["spec"];
+    route(spec, findings);
+    for (path, rule) in items(spec, "rules", "spec") {
+        for (at, matched) in items(rule, "matches", &path) {
+            grpc_method(&format!("{at}.method"), &matched["method"], findings);
+            for (at, entry) in items(matched, "headers", &at) {
+                if text(entry, "type") == "RegularExpression" {
+                    regex(findings, &format!("{at}.value"), &entry["value"]);
+                }
+            }
+        }
+        check_filters(&items(rule, "filters", &path), GRPC_FILTERS, findings);
+        for (at, backend) in items(rule, "backendRefs", &path) {
+            check_filters(&items(backend, "filters", &at), GRPC_FILTERS, findings);
+        }
+    }
+}
+
+/// What both kinds of route have in common.
+fn route(spec: &Value, findings: &mut Findings) {
+    parents(spec, findings);
+    let rules = items(spec, "rules", "spec");
+    let matches: usize = rules.iter().map(|(_, r)| r["matches"].as_array().map_or(0, Vec::len)).sum();
+    if matches > 128 {
+        let why = "the total number of matches across all rules in a route must be at most 128";
+        findings.invalid("spec.rules", &Value::from(matches), why);
+    }
+    let named = rules.iter().filter(|(_, r)| has(r, "name"));
+    unique(findings, named.map(|(at, r)| (format!("{at}.name"), &r["name"])));
+    for (path, rule) in &rules {
+        for (at, backend) in items(rule, "backendRefs", path) {
+            service_port(&at, backend, findings);
+        }
+        let persistence = &rule["sessionPersistence"];
+        if has(persistence, "cookieConfig") && text(persistence, "type") != "Cookie" {
+            let why = "cookieConfig can only be set with type Cookie";
+            findings.invalid(format!("{path}.sessionPersistence"), &persistence["type"], why);
+        }
+    }
+}
+
+/// A reference to a Service names its port.
+fn service_port(path: &str, reference: &Value, findings: &mut Findings) {
+    if text(reference, "group").is_empty() && text(reference, "kind") == "Service" && !has(reference, "port") {
+        findings.required(format!("{path}.port"), "Must have port for Service reference");
+    }
+}
+
+/// Two references to one parent must differ in section or port, and both must say so.
+fn parents(spec: &Value, findings: &mut Findings) {
+    let parents = items(spec, "parentRefs", "spec");
+    for (i, (path, a)) in parents.iter().enumerate() {
+        for (_, b) in &parents[..i] {
+            let same = |field| text(a, field) == text(b, field);
+            if !(same("group") && same("kind") && same("name") && same("namespace")) {
+                continue;
+            }
+            let set =
+                |p: &Value| !text(p, "sectionName").is_empty() || p["port"].as_u64().is_some_and(|port| port != 0);
+            if !set(a) || !set(b) {
+                let why = "sectionName or port must be specified when parentRefs includes 2 or more references to the same parent";
+                findings.invalid(path.clone(), a, why);
+            } else if same("sectionName") && a["port"] == b["port"] {
+                let why = "sectionName or port must be unique when parentRefs includes 2 or more references to the same parent";
+                findings.invalid(path.clone(), a, why);
+            }
+        }
+    }
+}
+
+fn path_match(path: &str, matched: &Value, findings: &mut Findings) {
+    let at = format!("{path}.value");
+    let value = text(matched, "value");
+    match text(matched, "type") {
+        "RegularExpression" => regex(findings, &at, &matched["value"]),
+        "Exact" | "PathPrefix" => {
+            let wrong = if !value.starts_with('/') {
+                Some(
+                    "value must be an absolute path and start with '/' when type one of ['Exact', 'PathPrefix']"
+                        .to_owned(),
+                )
+            } else if let Some(part) = ["//", "/./", "/../", "%2f", "%2F", "#"].into_iter().find(|p| value.contains(p))
+            {
+                Some(format!("must not contain '{part}' when type one of ['Exact', 'PathPrefix']"))
+            } else if let Some(end) = ["/..", "/."].into_iter().find(|e| value.ends_with(e)) {
+                Some(format!("must not end with '{end}' when type one of ['Exact', 'PathPrefix']"))
+            } else if !is_path(value) {
+                Some("must only contain valid characters for types ['Exact', 'PathPrefix']".to_owned())
+            } else {
+                None
+            };
+            if let Some(why) = wrong {
+                findings.invalid(at, &matched["value"], why);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// `^(?:[-A-Za-z0-9/._~!$&'()*+,;=:@]|[%][0-9a-fA-F]{2})+$`
+fn is_path(value: &str) -> bool {
+    let mut bytes = value.bytes();
+    while let Some(byte) = bytes.next() {
+        let plain = byte.is_ascii_alphanumeric() || b"-/._~!$&'()*+,;=:@".contains(&byte);
+        let mut hex = || bytes.next().is_some_and(|b| b.is_ascii_hexdigit());
+        if !plain && !(byte == b'%' && hex() && hex()) {
+            return false;
+        }
+    }
+    true
+}
+
+fn grpc_method(path: &str, method: &Value, findings: &mut Findings) {
+    if !method.is_object() {
+        return;
+    }
+    if !has(method, "service") && !has(method, "method") {
+        findings.invalid(path, method, "One or both of 'service' or 'method' must be specified");
+    }
+    let word = |w: &str| {
+        let mut bytes = w.bytes();
+        bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+            && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    };
+    let (service, name) = (text(method, "service"), text(method, "method"));
+    if text(method, "type") == "RegularExpression" {
+        regex(findings, &format!("{path}.service"), &method["service"]);
+        regex(findings, &format!("{path}.method"), &method["method"]);
+        return;
+    }
+    if has(method, "service") && !service.strip_prefix('.').unwrap_or(service).split('.').all(word) {
+        findings.invalid(format!("{path}.service"), &method["service"], "must be the full name of a gRPC service");
+    }
+    if has(method, "method") && !word(name) {
+        findings.invalid(format!("{path}.method"), &method["method"], "must be the name of a gRPC method");
+    }
+}
+
+/// Filter type, and the field that belongs to it.
+const HTTP_FILTERS: &[(&str, &str)] = &[
+    ("RequestHeaderModifier", "requestHeaderModifier"),
+    ("ResponseHeaderModifier", "responseHeaderModifier"),
+    ("RequestMirror", "requestMirror"),
+    ("RequestRedirect", "requestRedirect"),
+    ("URLRewrite", "urlRewrite"),
+    ("CORS", "cors"),
+    ("ExtensionRef", "extensionRef"),
+    ("ExternalAuth", "externalAuth"),
+];
+const GRPC_FILTERS: &[(&str, &str)] = &[
+    ("RequestHeaderModifier", "requestHeaderModifier"),
+    ("ResponseHeaderModifier", "responseHeaderModifier"),
+    ("RequestMirror", "requestMirror"),
+    ("ExtensionRef", "extensionRef"),
+];
+/// These may come more than once.
+const REPEATABLE: &[&str] = &["RequestMirror", "ExtensionRef", "ExternalAuth"];
+
+fn check_filters(filters: &[(String, &Value)], known: &[(&str, &str)], findings: &mut Findings) {
+    for (i, (path, filter)) in filters.iter().enumerate() {
+        let kind = text(filter, "type");
+        for (name, field) in known {
+            if has(filter, field) && kind != *name {
+                let why = format_args!("filter.{field} must be nil if the filter.type is not {name}");
+                findings.invalid(format!("{path}.{field}"), &filter["type"], why);
+            } else if !has(filter, field) && kind == *name {
+                findings.required(
+                    format!("{path}.{field}"),
+                    format_args!("filter.{field} must be specified for {name} filter.type"),
+                );
+            }
+        }
+        if !REPEATABLE.contains(&kind) && filters[..i].iter().any(|(_, f)| text(f, "type") == kind) {
+            findings.invalid(path.clone(), &filter["type"], format_args!("{kind} filter cannot be repeated"));
+        }
+        headers(&format!("{path}.requestHeaderModifier"), &filter["requestHeaderModifier"], findings);
+        headers(&format!("{path}.responseHeaderModifier"), &filter["responseHeaderModifier"], findings);
+        for field in ["urlRewrite", "requestRedirect"] {
+            replacement(&format!("{path}.{field}.path"), &filter[field]["path"], findings);
+        }
+        mirror(&format!("{path}.requestMirror"), &filter["requestMirror"], findings);
+    }
+    let find = |kind| filters.iter().find(|(_, f)| text(f, "type") == kind);
+    if let (Some((path, filter)), Some(_)) = (find("RequestRedirect"), find("URLRewrite")) {
+        let why = "May specify either httpRouteFilterRequestRedirect or httpRouteFilterRequestRewrite, but not both";
+        findings.invalid(path.clone(), &filter["type"], why);
+    }
+}
+
+fn headers(path: &str, modifier: &Value, findings: &mut Findings) {
+    for list in ["set", "add"] {
+        for (at, entry) in items(modifier, list, path) {
+            if !text(entry, "value").bytes().all(|b| b == b'\t' || (b >= 0x20 && b != 0x7f)) {
+                findings.invalid(format!("{at}.value"), &entry["value"], "must be the value of an HTTP field");
+            }
+        }
+    }
+    for (at, name) in items(modifier, "remove", path) {
+        if !is_token(name.as_str().unwrap_or_default()) {
+            findings.invalid(at, name, "must be the name of an HTTP field");
+        }
+    }
+}
+
+fn replacement(path: &str, modifier: &Value, findings: &mut Findings) {
+    for (kind, field) in [("ReplaceFullPath", "replaceFullPath"), ("ReplacePrefixMatch", "replacePrefixMatch")] {
+        if !modifier.is_object() {
+            return;
+        }
+        if text(modifier, "type") == kind && !has(modifier, field) {
+            findings.required(
+                format!("{path}.{field}"),
+                format_args!("{field} must be specified when type is set to '{kind}'"),
+            );
+        } else if has(modifier, field) && text(modifier, "type") != kind {
+            findings.invalid(path, &modifier["type"], format_args!("type must be '{kind}' when {field} is set"));
+        }
+    }
+}
+
+fn mirror(path: &str, mirror: &Value, findings: &mut Findings) {
+    if !mirror.is_object() {
+        return;
+    }
+    service_port(&format!("{path}.backendRef"), &mirror["backendRef"], findings);
+    if has(mirror, "percent") && has(mirror, "fraction") {
+        findings.forbidden(path, "Only one of percent or fraction may be specified in HTTPRequestMirrorFilter");
+    }
+    let fraction = &mirror["fraction"];
+    if fraction["numerator"].as_u64() > Some(fraction["denominator"].as_u64().unwrap_or(100)) {
+        findings.invalid(format!("{path}.fraction"), fraction, "numerator must be less than or equal to denominator");
+    }
+}
+
+/// Replacing the prefix that was matched needs exactly one match, and that by prefix.
+fn prefix_replacement(rule: &Value, path: &str, filters: &[(String, &Value)], findings: &mut Findings) {
+    let by_prefix = |field: &str| {
+        filters.iter().any(|(_, f)| {
+            has(&f[field]["path"], "replacePrefixMatch") && text(&f[field]["path"], "type") == "ReplacePrefixMatch"
+        })
+    };
+    let matches = items(rule, "matches", path);
+    let single = matches.len() == 1 && matches.iter().all(|(_, m)| text(&m["path"], "type") == "PathPrefix");
+    for (field, name) in [("requestRedirect", "RequestRedirect"), ("urlRewrite", "URLRewrite")] {
+        if by_prefix(field) && !single {
+            let why = format_args!(
+                "When using {name} filter with path.replacePrefixMatch, exactly one PathPrefix match must be specified"
+            );
+            findings.invalid(format!("{path}.matches"), &Value::from(matches.len()), why);
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The columns that `kubectl get` shows for each kind after its name; `kubectl get -o wide` shows those of priority 1 too.
+
+use serde_json::Value;
+
+/// One column of a table.
+#[derive(Clone, Copy, Debug)]
+pub struct Column {
+    /// Its heading.
+    pub name: &'static str,
+    /// 0: always shown, 1: only when wide.
+    pub priority: u8,
+    /// What is in it.
+    pub cell: Cell,
+}
+
+/// Where a column's text comes from.
+#[derive(Clone, Copy, Debug)]
+pub enum Cell {
+    /// The time since the object was created.
+    Age,
+    /// What the function says of the object; an empty text is shown as `<none>`.
+    Text(fn(&Value) -> String),
+}
+
+const AGE: Column = Column { name: "Age", priority: 0, cell: Cell::Age };
+
+const fn text(name: &'static str, cell: fn(&Value) -> String) -> Column {
+    Column { name, priority: 0, cell: Cell::Text(cell) }
+}
+
+const fn wide(name: &'static str, cell: fn(&Value) -> String) -> Column {
+    Column { name, priority: 1, cell: Cell::Text(cell) }
+}
+
+fn string(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn list(value: &Value, entry: fn(&Value) -> String) -> String {
+    let entries: Vec<String> = value.as_array().into_iter().flatten().map(entry).filter(|e| !e.is_empty()).collect();
+    match entries.len() {
+        0..=3 => entries.join(","),
+        more => format!("{} + {} more...", entries[..3].join(","), more - 3),
+    }
+}
+
+/// `kind/name` of each reference.
+fn refs(value: &Value) -> String {
+    list(value, |r| format!("{}/{}", string(&r["kind"]), string(&r["name"])))
+}
+
+fn labels(value: &Value) -> String {
+    let pairs = value.as_object().into_iter().flatten().map(|(k, v)| format!("{k}={}", string(v)));
+    pairs.collect::<Vec<_>>().join(",")
+}
+
+/// Status of the condition of a type, `Unknown` before anyone reported.
+fn condition(object: &Value, kind: &str) -> String {
+    let conditions = object["status"]["conditions"].as_array();
+    let found = conditions.into_iter().flatten().find(|c| c["type"] == kind);
+    found.map_or_else(|| "Unknown".to_owned(), |c| string(&c["status"]))
+}
+
+pub(super) fn namespace() -> Vec<Column> {
+    vec![text("Status", |o| string(&o["status"]["phase"])), AGE]
+}
+
+pub(super) fn service() -> Vec<Column> {
+    let external = |o: &Value| {
+        let spec = &o["spec"];
+        match spec["type"].as_str() {
+            Some("ExternalName") => string(&spec["externalName"]),
+            Some("LoadBalancer") => list(&o["status"]["loadBalancer"]["ingress"], |i| string(&i["ip"])),
+            _ => list(&spec["externalIPs"], string),
+        }
+    };
+    vec![
+        text("Type", |o| string(&o["spec"]["type"])),
+        text("Cluster-IP", |o| string(&o["spec"]["clusterIP"])),
+        text("External-IP", external),
+        text("Port(s)", |o| list(&o["spec"]["ports"], |p| format!("{}/{}", p["port"], string(&p["protocol"])))),
+        AGE,
+        wide("Selector", |o| labels(&o["spec"]["selector"])),
+    ]
+}
+
+pub(super) fn service_account() -> Vec<Column> {
+    vec![text("Secrets", |o| o["secrets"].as_array().map_or(0, Vec::len).to_string()), AGE]
+}
+
+pub(super) fn endpoint_slice() -> Vec<Column> {
+    vec![
+        text("AddressType", |o| string(&o["addressType"])),
+        text("Ports", |o| list(&o["ports"], |p| string(&p["port"]))),
+        text("Endpoints", |o| list(&o["endpoints"], |e| string(&e["addresses"][0]))),
+        AGE,
+    ]
+}
+
+pub(super) fn route() -> Vec<Column> {
+    let accepted = |o: &Value| {
+        let parents = o["status"]["parents"].as_array();
+        let mut said = parents
+            .into_iter()
+            .flatten()
+            .flat_map(|p| p["conditions"].as_array())
+            .flatten()
+            .filter(|c| c["type"] == "Accepted");
+        match said.next() {
+            None => "Unknown".to_owned(),
+            Some(first) if first["status"] != "True" => string(&first["status"]),
+            Some(_) => said.find(|c| c["status"] != "True").map_or_else(|| "True".to_owned(), |c| string(&c["status"])),
+        }
+    };
+    vec![
+        text("Hostnames", |o| list(&o["spec"]["hostnames"], string)),
+        text("Parents", |o| refs(&o["spec"]["parentRefs"])),
+        text("Accepted", accepted),
+        AGE,
+        wide("Rules", |o| o["spec"]["rules"].as_array().map_or(0, Vec::len).to_string()),
+    ]
+}
+
+/// The targets of a policy: named ones, a selector, or the namespace.
+fn targets(object: &Value) -> String {
+    let spec = &object["spec"];
+    match (refs(&spec["targetRefs"]), labels(&spec["selector"]["matchLabels"])) {
+        (refs, _) if !refs.is_empty() => refs,
+        (_, selector) if !selector.is_empty() => selector,
+        _ if spec["selector"].is_object() => "<selector>".to_owned(),
+        _ => "<namespace>".to_owned(),
+    }
+}
+
+pub(super) fn authorization_policy() -> Vec<Column> {
+    vec![
+        text("Action", |o| string(&o["spec"]["action"])),
+        text("Targets", targets),
+        text("Accepted", |o| condition(o, "Accepted")),
+        AGE,
+        wide("Rules", |o| o["spec"]["rules"].as_array().map_or(0, Vec::len).to_string()),
+    ]
+}
+
+pub(super) fn mesh_tls() -> Vec<Column> {
+    vec![
+        text("Mode", |o| string(&o["spec"]["mode"])),
+        text("Targets", targets),
+        text("Accepted", |o| condition(o, "Accepted")),
+        AGE,
+        wide("Ports", |o| list(&o["spec"]["ports"], |p| format!("{}={}", p["port"], string(&p["mode"])))),
+    ]
+}
+
+pub(super) fn traffic_policy() -> Vec<Column> {
+    vec![text("Targets", targets), text("Accepted", |o| condition(o, "Accepted")), AGE]
+}
+
+pub(super) fn workload() -> Vec<Column> {
+    vec![
+        text("Phase", |o| string(&o["status"]["phase"])),
+        text("Address", |o| string(&o["spec"]["address"])),
+        text("Ports", |o| list(&o["spec"]["ports"], |p| format!("{}/{}", p["port"], string(&p["protocol"])))),
+        text("Services", |o| list(&o["spec"]["services"], string)),
+        AGE,
+        wide("Account", |o| string(&o["spec"]["serviceAccount"])),
+        wide("Tunnel", |o| string(&o["spec"]["tunnel"])),
+        wide("Zone", |o| string(&o["spec"]["zone"])),
+    ]
+}

@@ -1,0 +1,136 @@
+//! Structural schemas: whole (no `$ref`), every object with its properties, as Kubernetes demands of custom resources.
+//!
+//! They come from three places: `k8s-openapi`'s types with an overlay, the CRDs that Weft's types derive, and the published Gateway API.
+
+use k8s_openapi::{
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::core::schema::{OptionalEnum, OptionalIntOrString, StructuralSchemaRewriter};
+use schemars::{JsonSchema, generate::SchemaSettings};
+use serde_json::{Map, Value, json};
+
+use super::registry::Overlay;
+
+/// The schema of a type of Kubernetes itself.
+pub fn builtin<T: JsonSchema>(overlay: Overlay) -> Value {
+    let mut schema = generate::<T>();
+    for (pointer, addition) in overlay() {
+        if let (Some(Value::Object(target)), Value::Object(addition)) = (schema.pointer_mut(pointer), addition) {
+            target.extend(addition);
+        }
+    }
+    finish(schema)
+}
+
+/// The schema that a type of ours derives.
+pub fn derived(crd: &CustomResourceDefinition) -> Value {
+    let schema = crd.spec.versions.first().and_then(|v| v.schema.as_ref()?.open_api_v3_schema.as_ref());
+    let mut schema = serde_json::to_value(schema).unwrap_or_default();
+    clean(&mut schema);
+    finish(schema)
+}
+
+/// A schema of the Gateway API's bundle, as its CRD has it (`gateway/README.md`).
+pub fn published(text: &str) -> Value {
+    let mut schema = serde_json::from_str(text).unwrap_or_default();
+    // Rules in CEL are checked by `check::gateway` instead.
+    strip(&mut schema, "x-kubernetes-validations");
+    finish(schema)
+}
+
+/// The schema of `metadata`.
+pub fn metadata() -> Value {
+    let mut schema = generate::<ObjectMeta>();
+    let merged = |key: &str| {
+        json!({
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": [key],
+            "x-kubernetes-patch-strategy": "merge",
+            "x-kubernetes-patch-merge-key": key,
+        })
+    };
+    let lists = [
+        ("ownerReferences", merged("uid")),
+        ("finalizers", json!({ "x-kubernetes-list-type": "set", "x-kubernetes-patch-strategy": "merge" })),
+        ("managedFields", json!({ "x-kubernetes-list-type": "atomic" })),
+    ];
+    for (name, addition) in lists {
+        if let (Some(Value::Object(target)), Value::Object(addition)) = (schema["properties"].get_mut(name), addition) {
+            target.extend(addition);
+        }
+    }
+    // `fieldsV1` holds a tree of field names.
+    if let Some(fields) = schema.pointer_mut("/properties/managedFields/items/properties/fieldsV1") {
+        *fields = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
+    }
+    schema
+}
+
+fn generate<T: JsonSchema>() -> Value {
+    let settings = SchemaSettings::openapi3().with(|s| {
+        s.inline_subschemas = true;
+        s.meta_schema = None;
+    });
+    let generator = settings
+        .with_transform(StructuralSchemaRewriter)
+        .with_transform(OptionalEnum)
+        .with_transform(OptionalIntOrString)
+        .into_generator();
+    let mut schema = generator.into_root_schema_for::<T>().to_value();
+    clean(&mut schema);
+    schema
+}
+
+/// `apiVersion`, `kind` and `metadata` are the same everywhere.
+fn finish(mut schema: Value) -> Value {
+    if let Some(Value::Object(properties)) = schema.get_mut("properties") {
+        properties.insert(
+            "apiVersion".into(),
+            json!({ "type": "string", "description": "The group and version of the kind." }),
+        );
+        properties.insert("kind".into(), json!({ "type": "string", "description": "What the object is." }));
+        properties.insert(
+            "metadata".into(),
+            json!({ "type": "object", "description": "Names, labels, annotations and the life of the object." }),
+        );
+    }
+    if let Value::Object(map) = &mut schema {
+        map.insert("type".into(), "object".into());
+    }
+    schema
+}
+
+/// Takes out what is no keyword of OpenAPI v3 or says nothing.
+fn clean(schema: &mut Value) {
+    for keyword in ["title", "$schema", "definitions", "components", "nullable"] {
+        strip(schema, keyword);
+    }
+    // schemars writes unsigned formats, which no Kubernetes client knows.
+    fn formats(schema: &mut Map<String, Value>) {
+        if schema.get("format").and_then(Value::as_str).is_some_and(|f| f.starts_with("uint")) {
+            schema.insert("format".into(), "int64".into());
+        }
+    }
+    walk(schema, &mut formats);
+}
+
+fn strip(schema: &mut Value, keyword: &str) {
+    walk(schema, &mut |map| {
+        map.remove(keyword);
+    });
+}
+
+/// Visits schemas, not the names of properties.
+fn walk(schema: &mut Value, visit: &mut dyn FnMut(&mut Map<String, Value>)) {
+    let Value::Object(map) = schema else { return };
+    visit(map);
+    for (keyword, value) in map.iter_mut() {
+        match (keyword.as_str(), value) {
+            ("properties", Value::Object(properties)) => properties.values_mut().for_each(|p| walk(p, visit)),
+            ("items" | "additionalProperties" | "not", value) => walk(value, visit),
+            ("allOf" | "anyOf" | "oneOf", Value::Array(list)) => list.iter_mut().for_each(|s| walk(s, visit)),
+            _ => {}
+        }
+    }
+}
