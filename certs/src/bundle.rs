@@ -176,8 +176,11 @@ impl From<TrustBundle> for TrustBundles {
     }
 }
 
-/// What precedes the first mark, and what follows each.
-pub(crate) fn split_sections(text: &str) -> Result<(&str, Vec<(TrustDomain, &str)>), Error> {
+/// What follows each mark, with the domain it names.
+type Sections<'a> = Vec<(TrustDomain, &'a str)>;
+
+/// What precedes the first mark, and the sections after it.
+pub(crate) fn split_sections(text: &str) -> Result<(&str, Sections<'_>), Error> {
     let mut starts = Vec::new();
     let mut at = 0;
     for line in text.split_inclusive('\n') {

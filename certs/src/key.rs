@@ -11,12 +11,18 @@ use crate::error::Error;
 use crate::pem;
 
 /// A private key with its public half. Prints as its algorithm only.
-pub struct KeyPair(rcgen::KeyPair);
+pub struct KeyPair {
+    pair: rcgen::KeyPair,
+    // The same key in the encoding in which it came; rcgen remembers the bytes but not which encoding they are.
+    der: PrivateKeyDer<'static>,
+}
 
 impl KeyPair {
     /// A new ECDSA P-256 key.
     pub fn generate() -> Result<Self, Error> {
-        Ok(Self(rcgen::KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?))
+        let pair = rcgen::KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let der = PrivatePkcs8KeyDer::from(pair.serialized_der().to_vec()).into();
+        Ok(Self { pair, der })
     }
 
     /// Reads PKCS#8, SEC1 or PKCS#1 PEM; certificates in the same text are passed over. `what` names the text in errors.
@@ -28,24 +34,30 @@ impl KeyPair {
 
     /// Reads a key in any of the three encodings.
     pub fn from_der(what: &str, der: &PrivateKeyDer<'_>) -> Result<Self, Error> {
-        rcgen::KeyPair::try_from(der)
-            .map(Self)
-            .map_err(|e| Error::configuration(what, format!("holds a private key that cannot be used: {e}")))
+        let pair = rcgen::KeyPair::try_from(der)
+            .map_err(|e| Error::configuration(what, format!("holds a private key that cannot be used: {e}")))?;
+        Ok(Self { pair, der: der.clone_key() })
     }
 
-    /// PKCS#8 in PEM. A secret: write it with [`crate::files::write_private`] only.
+    /// PEM, in the encoding in which the key came; PKCS#8 for one made here. A secret: write it with
+    /// [`crate::files::write_private`] only.
     pub fn to_pem(&self) -> String {
-        pem::encode("PRIVATE KEY", self.0.serialized_der())
+        let label = match self.der {
+            PrivateKeyDer::Pkcs1(_) => "RSA PRIVATE KEY",
+            PrivateKeyDer::Sec1(_) => "EC PRIVATE KEY",
+            _ => "PRIVATE KEY",
+        };
+        pem::encode(label, self.der.secret_der())
     }
 
-    /// PKCS#8 in DER, for rustls. A secret.
+    /// DER, for rustls. A secret.
     pub fn private_der(&self) -> PrivateKeyDer<'static> {
-        PrivatePkcs8KeyDer::from(self.0.serialized_der().to_vec()).into()
+        self.der.clone_key()
     }
 
     /// The public key as `SubjectPublicKeyInfo`, DER.
     pub fn public_der(&self) -> Vec<u8> {
-        self.0.subject_public_key_info()
+        self.pair.subject_public_key_info()
     }
 
     /// A certificate signing request in DER, signed by this key (proof of possession). It asks for nothing: who the certificate is for
@@ -53,17 +65,17 @@ impl KeyPair {
     pub fn csr(&self) -> Result<Vec<u8>, Error> {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
-        Ok(params.serialize_request(&self.0)?.der().to_vec())
+        Ok(params.serialize_request(&self.pair)?.der().to_vec())
     }
 
     pub(crate) fn into_inner(self) -> rcgen::KeyPair {
-        self.0
+        self.pair
     }
 }
 
 impl fmt::Debug for KeyPair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "KeyPair({:?})", self.0.algorithm())
+        write!(f, "KeyPair({:?})", self.pair.algorithm())
     }
 }
 

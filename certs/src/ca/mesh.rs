@@ -151,7 +151,8 @@ impl MeshCa {
         let mut reason = String::from("there is none");
         for root in self.bundle.roots() {
             let only = TrustBundle::new(self.domain.clone(), [root.clone()])?.into();
-            match verify::chain(&only, &id, &issued.chain, unix_time(now), verify::Side::Client) {
+            let accepted = |side| verify::chain(&only, &id, &issued.chain, unix_time(now), side);
+            match accepted(verify::Side::Client).and_then(|()| accepted(verify::Side::Server)) {
                 Ok(()) => return Ok(root.clone()),
                 Err(e) => reason = e.to_string(),
             }

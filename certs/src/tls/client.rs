@@ -21,6 +21,9 @@ use crate::spiffe::{SpiffeId, TrustDomain};
 /// Application protocols as a caller names them: a constant slice.
 type Alpn = &'static [&'static [u8]];
 
+/// The configurations for one peer: one for each list of protocols. Few, so a scan.
+type Made = Vec<(Alpn, Arc<ClientConfig>)>;
+
 /// Beyond this many expected ids, configurations that no connection holds are forgotten.
 const MAX_CACHED: usize = 4096;
 
@@ -28,8 +31,7 @@ const MAX_CACHED: usize = 4096;
 /// connection. Renewals and rotations reach them through the live identity.
 pub struct ClientConfigs {
     live: Arc<LiveIdentity>,
-    // Few lists of protocols for each id, so a scan; an id is looked up without allocation.
-    made: RwLock<HashMap<SpiffeId, Vec<(Alpn, Arc<ClientConfig>)>>>,
+    made: RwLock<HashMap<SpiffeId, Made>>,
 }
 
 impl ClientConfigs {
