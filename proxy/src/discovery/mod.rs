@@ -4,6 +4,22 @@
 //! Decisions about resources (validation, warming, what to subscribe to) are pure and live in `state`; streams, files and disks
 //! are in `xds`, `file` and `keep`. Nothing here looks at a request.
 
+pub mod control;
+mod dump;
+pub mod file;
+mod held;
+mod keep;
+pub mod link;
+mod publish;
+pub mod state;
+pub mod xds;
+
+use dump::dump;
+pub use dump::DumpRequest;
+pub use keep::Keep;
+use link::{Backoff, describe};
+pub use publish::{Bundles, Publisher};
+
 use crate::endpoint::Cluster;
 use arc_swap::{ArcSwap, Guard};
 use foldhash::HashMap;
@@ -57,11 +73,11 @@ pub enum Resolution {
     Unanswered,
 }
 
-/// A service in force, with the mark by which its use is noticed.
+/// What an alias means, with the mark by which its use is noticed.
 #[derive(Clone, Debug)]
-pub struct Entry {
-    /// The service.
-    pub service: Arc<config::Service>,
+struct Entry {
+    /// `None`: absent.
+    service: Option<Arc<config::Service>>,
     /// Set by readers, cleared by the idle sweep.
     used: Arc<AtomicBool>,
 }
@@ -84,8 +100,8 @@ pub struct Snapshot {
     pub services: HashMap<Arc<str>, Arc<config::Service>>,
     /// Live endpoint sets of every service in force, by "namespace/name" and port.
     clusters: HashMap<Arc<str>, Vec<(u16, Arc<Cluster>)>>,
-    hosts: HashMap<Box<str>, Option<Entry>>,
-    vips: HashMap<IpAddr, Option<Entry>>,
+    hosts: HashMap<Box<str>, Entry>,
+    vips: HashMap<IpAddr, Entry>,
     /// Whether what is not listed is absent (a file lists everything) or only unknown (xDS on demand).
     complete: bool,
     /// What this workload accepts; `None` until known.
@@ -116,15 +132,12 @@ impl Snapshot {
         }
     }
 
-    fn known(&self, entry: Option<&Option<Entry>>) -> Option<Resolution> {
-        match entry {
-            Some(Some(entry)) => {
-                entry.touch();
-                Some(Resolution::Found(entry.service.clone()))
-            }
-            Some(None) => Some(Resolution::Absent),
-            None => self.complete.then_some(Resolution::Absent),
-        }
+    fn known(&self, entry: Option<&Entry>) -> Option<Resolution> {
+        let Some(entry) = entry else {
+            return self.complete.then_some(Resolution::Absent);
+        };
+        entry.touch();
+        Some(entry.service.clone().map_or(Resolution::Absent, Resolution::Found))
     }
 
     /// The endpoints behind a backend; `None` when the service or the port is not known.

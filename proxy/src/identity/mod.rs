@@ -1,1 +1,16 @@
-//! The workload's certificate.
+//! Who this sidecar is: key, certificate and trust, from the first join token to the last renewal.
+//!
+//! The key is made here and never leaves. Everything that uses the identity holds the one `LiveIdentity`, which is swapped in place,
+//! so nothing here touches a connection. Verification itself is `weft-certs`'; what may be trusted comes from discovery.
+
+mod files;
+mod issue;
+mod join;
+mod registrar;
+mod renew;
+
+pub use files::Files;
+pub use issue::{IdentityError, Issuer};
+pub use join::JoinToken;
+pub use registrar::Registrar;
+pub use renew::Renewal;

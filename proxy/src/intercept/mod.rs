@@ -1,1 +1,67 @@
-//! Transparent interception.
+//! Taking a workload's traffic without its knowledge: nftables rules, the destination a connection had before them, and DNS.
+//!
+//! What is done with a connection once it is here is the business of `listen`. Only Linux is meant.
+
+pub mod dns;
+pub mod nft;
+
+use socket2::SockRef;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The mark (SO_MARK, "weft" in ASCII) that the sidecar's own sockets carry, so that rules leave them alone.
+pub const MARK: u32 = 0x7765_6674;
+
+static MARKING: AtomicBool = AtomicBool::new(false);
+
+/// From now on [`exempt`] marks sockets. Called once, at the start of a process whose rules go by mark.
+pub fn mark_sockets() {
+    MARKING.store(true, Ordering::Relaxed);
+}
+
+/// Marks a socket as the sidecar's own, before it connects; does nothing in a process that intercepts nothing.
+///
+/// # Errors
+/// Without CAP_NET_ADMIN in the network namespace.
+pub fn exempt(socket: &impl AsFd) -> io::Result<()> {
+    if MARKING.load(Ordering::Relaxed) { SockRef::from(socket).set_mark(MARK) } else { Ok(()) }
+}
+
+/// Where a redirected connection was going; `None` when it was made to this listener itself.
+///
+/// # Errors
+/// When the socket cannot be asked at all.
+pub fn original_destination(stream: &impl AsFd) -> io::Result<Option<SocketAddr>> {
+    let socket = SockRef::from(stream);
+    let local = socket.local_addr()?.as_socket().map(canonical);
+    let asked = match local {
+        Some(SocketAddr::V6(_)) => socket.original_dst_v6(),
+        _ => socket.original_dst_v4(),
+    };
+    let original = match asked {
+        Ok(address) => address.as_socket().map(canonical),
+        // ENOENT: connection tracking has no entry; ENOPROTOOPT, EOPNOTSUPP: it is not even loaded.
+        Err(e) if matches!(e.raw_os_error(), Some(2 | 92 | 95)) => None,
+        Err(e) => return Err(e),
+    };
+    Ok(original.filter(|o| Some(*o) != local))
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn a_connection_made_to_the_listener_itself_has_no_original_destination() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        assert_eq!(super::original_destination(&server).unwrap(), None);
+    }
+}

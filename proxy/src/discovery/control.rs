@@ -1,0 +1,161 @@
+//! The control stream: reports, readiness and withdrawal go up; commands come down and are done here.
+//!
+//! It may be away for as long as it likes: nothing that serves traffic waits for it.
+
+use super::link::{Backoff, describe};
+use super::{Directory, DumpRequest};
+use crate::drain::{Drain, Stage};
+use crate::telemetry::Telemetry;
+use crate::telemetry::report::Reporter;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, MissedTickBehavior, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use weft_proto::v1::control_client::ControlClient;
+use weft_proto::v1::{
+    Command, CommandResult, ControlDown, ControlUp, Hello, Readiness, command, control_down, control_up,
+};
+
+/// How often a report goes up.
+const REPORT: Duration = Duration::from_secs(1);
+/// How long the control plane may take to accept the stream.
+const OPEN: Duration = Duration::from_secs(10);
+/// Messages that may wait for the stream.
+const OUTSTANDING: usize = 64;
+
+/// What the stream needs of the process.
+pub struct Control {
+    /// Shared with the xDS stream.
+    pub channel: Channel,
+    /// Workload uid.
+    pub uid: String,
+    /// Source of reports.
+    pub telemetry: Arc<Telemetry>,
+    /// Source of breaker states.
+    pub directory: Directory,
+    /// Followed, and begun on command.
+    pub drain: Drain,
+    /// Whether the sidecar is ready.
+    pub ready: watch::Receiver<bool>,
+    /// Where configuration dumps are made.
+    pub dumps: mpsc::Sender<DumpRequest>,
+    /// Sets the process's log filter.
+    pub set_log: Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>,
+}
+
+fn up(message: control_up::Message) -> ControlUp {
+    ControlUp { message: Some(message) }
+}
+
+impl Control {
+    /// Runs until the future is dropped.
+    pub async fn run(mut self) {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        let mut reporter = Reporter::default();
+        loop {
+            let began = Instant::now();
+            let ended = self.stream(&mut reporter).await;
+            if began.elapsed() > Duration::from_secs(5) {
+                backoff.reset();
+            }
+            let wait = backoff.next();
+            tracing::debug!(retry_in = ?wait, "control stream: {ended}");
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    async fn stream(&mut self, reporter: &mut Reporter) -> String {
+        let (sender, outgoing) = mpsc::channel(OUTSTANDING);
+        let hello = Hello { workload: self.uid.clone(), version: env!("CARGO_PKG_VERSION").to_owned() };
+        let mut stages = self.drain.stages();
+        let first = [up(control_up::Message::Hello(hello)), self.readiness()];
+        for message in first {
+            if sender.try_send(message).is_err() {
+                return "no room for the first messages".to_owned();
+            }
+        }
+        let mut client = ControlClient::new(self.channel.clone());
+        let mut down = match timeout(OPEN, client.stream(ReceiverStream::new(outgoing))).await {
+            Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(status)) => return describe(&status),
+            Err(_) => return format!("not accepted within {OPEN:?}"),
+        };
+        stages.borrow_and_update();
+        self.ready.borrow_and_update();
+        let mut reports = tokio::time::interval(REPORT);
+        reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let message = tokio::select! {
+                received = down.message() => match received {
+                    Ok(Some(message)) => match self.obey(message).await {
+                        Some(result) => up(control_up::Message::Result(result)),
+                        None => continue,
+                    },
+                    Ok(None) => return "ended by the control plane".to_owned(),
+                    Err(status) => return describe(&status),
+                },
+                Ok(()) = self.ready.changed() => self.readiness(),
+                Ok(()) = stages.changed() => self.readiness(),
+                _ = reports.tick() => {
+                    // A report is taken only when there is room for it: what was taken and not sent would be lost.
+                    if sender.capacity() == 0 {
+                        continue;
+                    }
+                    let snapshot = self.directory.snapshot();
+                    up(control_up::Message::Report(reporter.take(&self.telemetry, snapshot.clusters(), Instant::now().into_std())))
+                }
+            };
+            if timeout(OPEN, sender.send(message)).await.is_err() {
+                return "the control plane does not read its stream".to_owned();
+            }
+        }
+    }
+
+    fn readiness(&self) -> ControlUp {
+        let withdraw = self.drain.stage() >= Stage::Withdrawing;
+        up(control_up::Message::Readiness(Readiness { ready: *self.ready.borrow() && !withdraw, withdraw }))
+    }
+
+    async fn obey(&self, message: ControlDown) -> Option<CommandResult> {
+        match message.message? {
+            control_down::Message::WithdrawalAck(_) => {
+                self.drain.withdrawal_acknowledged();
+                None
+            }
+            control_down::Message::Command(Command { id, command }) => {
+                let done = match command {
+                    Some(command::Command::ConfigDump(_)) => self.dump().await,
+                    Some(command::Command::LogLevel(level)) => {
+                        tracing::info!(filter = level.filter, "log filter set by the control plane");
+                        (self.set_log)(&level.filter).map(|()| Vec::new())
+                    }
+                    Some(command::Command::Drain(_)) => {
+                        tracing::info!("drain asked for by the control plane");
+                        self.drain.begin();
+                        Ok(Vec::new())
+                    }
+                    None => Err("this sidecar does not know the command".to_owned()),
+                };
+                let (output, error) = match done {
+                    Ok(output) => (output, String::new()),
+                    Err(error) => (Vec::new(), error),
+                };
+                Some(CommandResult { id, output: output.into(), error })
+            }
+        }
+    }
+
+    async fn dump(&self) -> Result<Vec<u8>, String> {
+        let (reply, answer) = oneshot::channel();
+        let asked = async {
+            self.dumps.send(reply).await.ok()?;
+            answer.await.ok()
+        };
+        match timeout(Duration::from_secs(5), asked).await {
+            Ok(Some(value)) => Ok(value.to_string().into_bytes()),
+            _ => Err("discovery does not answer".to_owned()),
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! The way to the control plane: one gRPC channel over our own TLS, patience between attempts, and failures in words.
+
+use std::error::Error as _;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpSocket;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tonic::transport::{Channel, Endpoint, Uri};
+use weft_certs::tls::unnamed;
+
+/// DNS-less: TCP and TLS to the control plane together.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How often a quiet connection is asked whether it lives, and how long the answer may take: without it a partitioned stream stays
+/// dead after the repair.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
+
+/// A channel that connects when it is first used, and again after it broke. Whom it accepts is said by `tls`.
+#[must_use]
+pub fn channel(address: SocketAddr, tls: Arc<rustls::ClientConfig>) -> Channel {
+    let tls = TlsConnector::from(tls);
+    // The scheme must be http: with https tonic insists on TLS of its own.
+    Endpoint::from_static("http://weft-control")
+        .http2_keep_alive_interval(KEEP_ALIVE.0)
+        .keep_alive_timeout(KEEP_ALIVE.1)
+        .keep_alive_while_idle(true)
+        .connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+            let tls = tls.clone();
+            async move {
+                let connected = timeout(CONNECT, dial(address, tls)).await;
+                connected.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, format!("{address} is silent"))))
+            }
+        }))
+}
+
+async fn dial(
+    address: SocketAddr,
+    tls: TlsConnector,
+) -> io::Result<hyper_util::rt::TokioIo<tokio_rustls::client::TlsStream<tokio::net::TcpStream>>> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    crate::intercept::exempt(&socket)?;
+    let stream = socket.connect(address).await.map_err(|e| io::Error::new(e.kind(), format!("{address}: {e}")))?;
+    stream.set_nodelay(true)?;
+    let stream = tls
+        .connect(unnamed(), stream)
+        .await
+        .map_err(|e| io::Error::new(e.kind(), weft_certs::Error::from_handshake(&e).to_string()))?;
+    Ok(hyper_util::rt::TokioIo::new(stream))
+}
+
+/// A gRPC failure with its causes, in one line: a transport error says only "transport error" by itself.
+pub(crate) fn describe(status: &tonic::Status) -> String {
+    let mut causes: Vec<String> = Vec::new();
+    let mut source = status.source();
+    while let Some(error) = source {
+        let text = error.to_string();
+        if causes.last() != Some(&text) {
+            causes.push(text);
+        }
+        source = error.source();
+    }
+    let text = match causes.last() {
+        // The innermost cause is what happened; the layers around it repeat each other.
+        Some(cause) if status.code() == tonic::Code::Unavailable || status.code() == tonic::Code::Unknown => cause.clone(),
+        _ => format!("the control plane says {:?}: {}", status.code(), status.message()),
+    };
+    text.replace('\n', " ")
+}
+
+/// Exponential backoff with full jitter (AWS, "Exponential Backoff And Jitter"): a fleet that lost its control plane together must
+/// not come back together.
+#[derive(Debug)]
+pub struct Backoff {
+    base: Duration,
+    cap: Duration,
+    attempt: u32,
+}
+
+impl Backoff {
+    /// Waits are drawn from zero to `base × 2ⁿ`, at most `cap`.
+    #[must_use]
+    pub const fn new(base: Duration, cap: Duration) -> Self {
+        Self { base, cap, attempt: 0 }
+    }
+
+    /// How long to wait now.
+    pub fn next(&mut self) -> Duration {
+        let ceiling = self.base.saturating_mul(1 << self.attempt.min(16)).min(self.cap);
+        self.attempt = self.attempt.saturating_add(1);
+        ceiling.mul_f64(rand::random::<f64>())
+    }
+
+    /// Something good happened: the next wait is short again.
+    pub fn reset(&mut self) {
+        self.attempt = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_to_the_cap_and_a_good_answer_makes_them_short_again() {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(15));
+        for n in 0..40_u32 {
+            let wait = backoff.next();
+            assert!(wait <= Duration::from_millis(100 << n.min(10)).min(Duration::from_secs(15)), "{n}: {wait:?}");
+        }
+        backoff.reset();
+        assert!(backoff.next() <= Duration::from_millis(100));
+    }
+}

@@ -1,0 +1,186 @@
+//! Asking the control plane for a certificate: with a join token over a connection that pins the CA, or with the current certificate.
+
+use super::JoinToken;
+use crate::config::Workload;
+use crate::discovery::link;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::time::timeout;
+use tonic::transport::Channel;
+use weft_certs::tls::{ALPN_GRPC, bootstrap_client_config};
+use weft_certs::{Identity, KeyPair, LiveIdentity, SpiffeId, Svid, TrustBundle, TrustBundles, TrustDomain};
+use weft_proto::v1::identity_client::IdentityClient;
+use weft_proto::v1::issue_certificate_request::Proof;
+use weft_proto::v1::{IssueCertificateRequest, IssueCertificateResponse};
+
+/// One request, connection included.
+const ASK: Duration = Duration::from_secs(10);
+
+/// Why there is no certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// Trying again may help: the control plane is away or busy.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Trying again will not: the proof is refused, or something here is wrong.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl From<weft_certs::Error> for IdentityError {
+    fn from(error: weft_certs::Error) -> Self {
+        Self::Refused(error.to_string())
+    }
+}
+
+/// Gets certificates for one workload.
+#[derive(Clone, Debug)]
+pub struct Issuer {
+    control: SocketAddr,
+    namespace: String,
+    account: String,
+    token: Option<JoinToken>,
+    state_dir: PathBuf,
+}
+
+impl Issuer {
+    /// An issuer for a workload; `token` is needed until there is a certificate.
+    #[must_use]
+    pub fn new(control: SocketAddr, workload: &Workload, token: Option<JoinToken>, state_dir: PathBuf) -> Self {
+        Self {
+            control,
+            namespace: workload.namespace.clone(),
+            account: workload.service_account.clone(),
+            token,
+            state_dir,
+        }
+    }
+
+    /// The token, if there is one.
+    #[must_use]
+    pub fn token(&self) -> Option<&JoinToken> {
+        self.token.as_ref()
+    }
+
+    /// What an earlier run left, if it is this workload's and still valid.
+    ///
+    /// # Errors
+    /// When there is state that cannot be used and no token to start afresh with.
+    pub fn remembered(&self) -> Result<Option<Identity>, IdentityError> {
+        let found = match Identity::load_any(&self.state_dir) {
+            Ok(Some(identity)) => identity,
+            Ok(None) => return Ok(None),
+            Err(error) if self.token.is_some() => {
+                tracing::warn!(%error, "the remembered identity is unusable; a new one will be asked for");
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let expected = self.id(self.token.as_ref().map_or(found.svid.id().trust_domain(), |t| &t.trust_domain))?;
+        if found.svid.id() != &expected {
+            let text = format!("{} holds the identity {}, but this workload is {expected}", self.state_dir.display(), found.svid.id());
+            if self.token.is_none() {
+                return Err(IdentityError::Refused(format!("{text}; use another --state-dir or give a join token")));
+            }
+            tracing::warn!("{text}; a new one will be asked for");
+            return Ok(None);
+        }
+        if found.svid.is_expired(SystemTime::now()) {
+            if self.token.is_none() {
+                return Err(IdentityError::Refused(format!(
+                    "the certificate in {} has expired and there is no join token to ask for another; make one with `weft token create`",
+                    self.state_dir.display()
+                )));
+            }
+            return Ok(None);
+        }
+        Ok(Some(found))
+    }
+
+    fn id(&self, domain: &TrustDomain) -> Result<SpiffeId, IdentityError> {
+        SpiffeId::workload(domain, &self.namespace, &self.account).map_err(|e| IdentityError::Refused(e.to_string()))
+    }
+
+    /// A first certificate, with the join token.
+    ///
+    /// # Errors
+    /// Without a token, when it is refused, or when the control plane is away.
+    pub async fn join(&self) -> Result<Identity, IdentityError> {
+        let token = self.token.as_ref().ok_or_else(|| {
+            IdentityError::Refused(
+                "there is neither a certificate nor a join token; make one with `weft token create` and pass it with --join-token-file or WEFT_JOIN_TOKEN"
+                    .to_owned(),
+            )
+        })?;
+        let tls = bootstrap_client_config(token.root, &token.trust_domain, &[ALPN_GRPC])?;
+        let proof = Proof::JoinToken(token.secret().to_owned());
+        self.ask(link::channel(self.control, tls), Some(proof), &self.id(&token.trust_domain)?).await
+    }
+
+    /// The next certificate, proved by the current one; by the token where the current one is not accepted any more.
+    ///
+    /// # Errors
+    /// Refused, or the control plane is away.
+    pub async fn renew(&self, live: &Arc<LiveIdentity>, channel: Channel) -> Result<Identity, IdentityError> {
+        let expired = live.current().svid.is_expired(SystemTime::now());
+        let by_certificate = match expired {
+            false => self.ask(channel, None, live.id()).await,
+            true => Err(IdentityError::Refused("the current certificate has expired".to_owned())),
+        };
+        match by_certificate {
+            Err(error) if self.token.is_some() => {
+                tracing::debug!(%error, "renewal by certificate failed; trying the join token");
+                self.join().await.map_err(|by_token| match by_token {
+                    // The token may long be used up: what the certificate met is the better explanation.
+                    IdentityError::Refused(_) => error,
+                    other => other,
+                })
+            }
+            other => other,
+        }
+    }
+
+    async fn ask(&self, channel: Channel, proof: Option<Proof>, expected: &SpiffeId) -> Result<Identity, IdentityError> {
+        let key = KeyPair::generate()?;
+        let request = IssueCertificateRequest { csr: key.csr()?, requested_ttl: None, proof };
+        let mut client = IdentityClient::new(channel);
+        let response = timeout(ASK, client.issue_certificate(request))
+            .await
+            .map_err(|_| IdentityError::Unavailable(format!("the control plane did not answer within {ASK:?}")))?
+            .map_err(|status| refused_or_away(&status))?;
+        accept(response.into_inner(), &key, expected)
+    }
+
+    /// Keeps an identity for the next start.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn save(&self, identity: &Identity) -> Result<(), weft_certs::Error> {
+        identity.save(&self.state_dir)
+    }
+}
+
+pub(super) fn refused_or_away(status: &tonic::Status) -> IdentityError {
+    use tonic::Code::{AlreadyExists, FailedPrecondition, InvalidArgument, PermissionDenied, Unauthenticated, Unimplemented};
+    let text = link::describe(status);
+    match status.code() {
+        PermissionDenied | Unauthenticated | InvalidArgument | FailedPrecondition | AlreadyExists | Unimplemented => {
+            IdentityError::Refused(text)
+        }
+        _ => IdentityError::Unavailable(text),
+    }
+}
+
+fn accept(response: IssueCertificateResponse, key: &KeyPair, expected: &SpiffeId) -> Result<Identity, IdentityError> {
+    let chain = response.chain.into_iter().map(weft_certs::CertificateDer::from).collect();
+    let svid = Svid::new(chain, key)?;
+    if svid.id() != expected {
+        return Err(IdentityError::Refused(format!("the control plane issued {}, but this workload is {expected}", svid.id())));
+    }
+    let bundle = response.bundle.unwrap_or_default();
+    let domain: TrustDomain =
+        bundle.trust_domain.parse().map_err(|e| IdentityError::Refused(format!("the trust bundle's domain: {e}")))?;
+    Ok(Identity::new(svid, TrustBundles::from(TrustBundle::from_der(domain, bundle.roots)?)))
+}

@@ -1,0 +1,262 @@
+//! The nftables rules that bring a workload's traffic to its sidecar: a pure function from a plan to a script, and running `nft` on it.
+//!
+//! One table, `inet weft`, is replaced as a whole in one transaction, so that installing is atomic and can be repeated, and removing
+//! leaves nothing. The rules belong to the network namespace of the workload; they are never meant for a host's own.
+
+use std::fmt::Write as _;
+use std::io;
+use std::net::IpAddr;
+use std::process::{Command, Stdio};
+
+/// How the sidecar's own packets are told from the workload's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Own {
+    /// By SO_MARK ([`super::MARK`]).
+    Mark(u32),
+    /// By the user that the sidecar runs as and the application does not.
+    Uid(u32),
+}
+
+/// A range of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cidr {
+    /// Any address of the range.
+    pub address: IpAddr,
+    /// Bits that count.
+    pub prefix: u8,
+}
+
+impl std::str::FromStr for Cidr {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (address, prefix) = match text.split_once('/') {
+            Some((address, prefix)) => (address, Some(prefix)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| format!("{text:?} is no address range"))?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let prefix = match prefix {
+            Some(prefix) => prefix.parse().ok().filter(|p| *p <= most),
+            None => Some(most),
+        };
+        Ok(Self { address, prefix: prefix.ok_or_else(|| format!("{text:?}: the prefix must be 0 to {most}"))? })
+    }
+}
+
+impl std::fmt::Display for Cidr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+/// What to capture in one direction.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Ports to capture; empty: all.
+    pub include_ports: Vec<u16>,
+    /// Ports to leave alone.
+    pub exclude_ports: Vec<u16>,
+    /// Remote ranges to capture; empty: all.
+    pub include_cidrs: Vec<Cidr>,
+    /// Remote ranges to leave alone.
+    pub exclude_cidrs: Vec<Cidr>,
+}
+
+/// Everything a script is made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Whose packets pass.
+    pub own: Own,
+    /// The sidecar's outbound port.
+    pub outbound: u16,
+    /// The sidecar's port for captured plaintext; `None`: inbound is left alone.
+    pub inbound: Option<u16>,
+    /// The sidecar's DNS port; `None`: DNS is left alone.
+    pub dns: Option<u16>,
+    /// The sidecar's other ports, which are reached directly (tunnel, admin).
+    pub direct: Vec<u16>,
+    /// The workload's calls.
+    pub outbound_filter: Filter,
+    /// Calls to the workload.
+    pub inbound_filter: Filter,
+}
+
+/// The script that removes every rule, whether or not there are any.
+pub const REMOVE: &str = "add table inet weft\ndelete table inet weft\n";
+
+/// The script that puts the plan in force, whatever was there before.
+#[must_use]
+pub fn script(plan: &Plan) -> String {
+    let mut out = String::from(REMOVE);
+    out.push_str("table inet weft {\n  chain output {\n    type nat hook output priority -100; policy accept;\n");
+    let mut rule = |text: &str| {
+        let _ = writeln!(out, "    {text}");
+    };
+    match plan.own {
+        Own::Mark(mark) => rule(&format!("meta mark {mark:#x} return")),
+        Own::Uid(uid) => rule(&format!("meta skuid {uid} return")),
+    }
+    if let Some(port) = plan.dns {
+        // Before loopback passes: a stub resolver may stand there.
+        rule(&format!("udp dport 53 redirect to :{port}"));
+        rule(&format!("tcp dport 53 redirect to :{port}"));
+    }
+    rule("oif lo ip daddr 127.0.0.0/8 return");
+    rule("ip6 daddr ::1 return");
+    rule("fib daddr type { broadcast, multicast } return");
+    filter(&mut rule, &plan.outbound_filter, "daddr");
+    rule(&format!("meta l4proto tcp redirect to :{}", plan.outbound));
+    out.push_str("  }\n");
+    if let Some(port) = plan.inbound {
+        out.push_str("  chain prerouting {\n    type nat hook prerouting priority -100; policy accept;\n");
+        let mut rule = |text: &str| {
+            let _ = writeln!(out, "    {text}");
+        };
+        rule("iif lo return");
+        if !plan.direct.is_empty() {
+            rule(&format!("tcp dport {} return", set(&plan.direct)));
+        }
+        rule("fib daddr type != local return");
+        filter(&mut rule, &plan.inbound_filter, "saddr");
+        rule(&format!("meta l4proto tcp redirect to :{port}"));
+        out.push_str("  }\n");
+    }
+    out.push_str("}\n");
+    out
+}
+
+fn filter(rule: &mut impl FnMut(&str), filter: &Filter, remote: &str) {
+    if !filter.exclude_ports.is_empty() {
+        rule(&format!("tcp dport {} return", set(&filter.exclude_ports)));
+    }
+    if !filter.include_ports.is_empty() {
+        rule(&format!("tcp dport != {} return", set(&filter.include_ports)));
+    }
+    for (family, v4) in [("ip", true), ("ip6", false)] {
+        let of = |cidrs: &[Cidr]| cidrs.iter().copied().filter(|c| c.address.is_ipv4() == v4).collect::<Vec<_>>();
+        let exclude = of(&filter.exclude_cidrs);
+        if !exclude.is_empty() {
+            rule(&format!("{family} {remote} {} return", set(&exclude)));
+        }
+        let include = of(&filter.include_cidrs);
+        if !include.is_empty() {
+            rule(&format!("{family} {remote} != {} return", set(&include)));
+        } else if !filter.include_cidrs.is_empty() {
+            // Ranges of the other family alone are included.
+            rule(&format!("meta nfproto {} return", if v4 { "ipv4" } else { "ipv6" }));
+        }
+    }
+}
+
+fn set<T: std::fmt::Display>(items: &[T]) -> String {
+    let items: Vec<String> = items.iter().map(ToString::to_string).collect();
+    format!("{{ {} }}", items.join(", "))
+}
+
+/// Runs `nft` on a script, in the network namespace of the calling process. Blocks for the few milliseconds that takes.
+///
+/// # Errors
+/// When `nft` is missing (the text says what to install) or refuses (the text is what it printed).
+pub fn run(script: &str) -> io::Result<()> {
+    use std::io::Write as _;
+    let mut child = Command::new("nft")
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => io::Error::new(
+                e.kind(),
+                "transparent interception needs the nft program; install the package nftables, or use explicit mode",
+            ),
+            _ => e,
+        })?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(script.as_bytes())?;
+    }
+    let output = child.wait_with_output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(io::Error::other(format!("nft refused the rules ({}): {}", output.status, said.trim())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan() -> Plan {
+        Plan {
+            own: Own::Mark(super::super::MARK),
+            outbound: 15001,
+            inbound: Some(15006),
+            dns: Some(15053),
+            direct: vec![15008, 15021],
+            outbound_filter: Filter {
+                exclude_ports: vec![22],
+                exclude_cidrs: vec!["169.254.0.0/16".parse().unwrap(), "fe80::/10".parse().unwrap()],
+                ..Filter::default()
+            },
+            inbound_filter: Filter { include_ports: vec![8080, 9090], ..Filter::default() },
+        }
+    }
+
+    #[test]
+    fn the_script_is_as_it_was_reviewed() {
+        let expected = "\
+add table inet weft
+delete table inet weft
+table inet weft {
+  chain output {
+    type nat hook output priority -100; policy accept;
+    meta mark 0x77656674 return
+    udp dport 53 redirect to :15053
+    tcp dport 53 redirect to :15053
+    oif lo ip daddr 127.0.0.0/8 return
+    ip6 daddr ::1 return
+    fib daddr type { broadcast, multicast } return
+    tcp dport { 22 } return
+    ip daddr { 169.254.0.0/16 } return
+    ip6 daddr { fe80::/10 } return
+    meta l4proto tcp redirect to :15001
+  }
+  chain prerouting {
+    type nat hook prerouting priority -100; policy accept;
+    iif lo return
+    tcp dport { 15008, 15021 } return
+    fib daddr type != local return
+    tcp dport != { 8080, 9090 } return
+    meta l4proto tcp redirect to :15006
+  }
+}
+";
+        assert_eq!(script(&plan()), expected);
+    }
+
+    #[test]
+    fn ranges_of_one_family_exclude_the_other_family() {
+        let plan = Plan {
+            own: Own::Uid(1337),
+            inbound: None,
+            dns: None,
+            outbound_filter: Filter { include_cidrs: vec!["10.96.0.0/16".parse().unwrap()], ..Filter::default() },
+            ..plan()
+        };
+        let script = script(&plan);
+        assert!(script.contains("meta skuid 1337 return"), "{script}");
+        assert!(script.contains("ip daddr != { 10.96.0.0/16 } return"), "{script}");
+        assert!(script.contains("meta nfproto ipv6 return"), "{script}");
+        assert!(!script.contains("prerouting") && !script.contains("15053"), "{script}");
+    }
+
+    #[test]
+    fn ranges_read_with_and_without_a_prefix_and_refuse_what_is_none() {
+        assert_eq!("10.0.0.1".parse::<Cidr>().unwrap().to_string(), "10.0.0.1/32");
+        assert_eq!("::1".parse::<Cidr>().unwrap().to_string(), "::1/128");
+        for text in ["10.0.0.0/33", "shop", "10.0.0.0/", "/8"] {
+            assert!(text.parse::<Cidr>().is_err(), "{text}");
+        }
+    }
+}
