@@ -1,5 +1,6 @@
 //! A mesh of one test: `weft up` in a directory of its own, and programs beside sidecars by `weft run`, as a user starts them.
 
+use super::namespace::Namespace;
 use super::process::{Output, Process, command, run};
 use super::{binary, wait_for};
 use rustix::process::Signal;
@@ -17,6 +18,8 @@ pub struct Mesh {
     folder: TempDir,
     grpc: SocketAddr,
     api: String,
+    // Dropped last: what runs in it is gone by then.
+    namespace: Option<Namespace>,
 }
 
 /// What `weft run` is asked to run.
@@ -54,15 +57,37 @@ impl Mesh {
         Self::start_with(&[])
     }
 
+    /// A control plane in a network namespace of the test's own, where `weft run --isolation netns` may make bridges. Needs root.
+    #[must_use]
+    #[track_caller]
+    pub fn start_in_namespace() -> Self {
+        let mut mesh = Self::new();
+        mesh.namespace = Some(Namespace::new());
+        mesh.up(&[]);
+        mesh
+    }
+
     /// The same with more flags.
     #[must_use]
     #[track_caller]
     pub fn start_with(flags: &[&str]) -> Self {
-        let folder = tempfile::Builder::new().prefix("weft-test-").tempdir().expect("a temporary directory");
-        let mut mesh =
-            Self { control_plane: None, folder, grpc: SocketAddr::from(([127, 0, 0, 1], 0)), api: String::new() };
+        let mut mesh = Self::new();
         mesh.up(flags);
         mesh
+    }
+
+    fn new() -> Self {
+        let folder = tempfile::Builder::new().prefix("weft-test-").tempdir().expect("a temporary directory");
+        let grpc = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self { control_plane: None, folder, grpc, api: String::new(), namespace: None }
+    }
+
+    /// A command that runs where the mesh runs.
+    fn inside(&self, program: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> Command {
+        match &self.namespace {
+            Some(namespace) => namespace.command(program, arguments),
+            None => command(program, arguments),
+        }
     }
 
     /// Starts the control plane on the data that is there.
@@ -74,7 +99,7 @@ impl Mesh {
         let _ = std::fs::remove_file(&endpoints);
         let data = data.to_str().expect("UTF-8 path").to_owned();
         let mut up =
-            command(binary("weft"), &["up", "--data-dir", &data, "--grpc", "127.0.0.1:0", "--api", "127.0.0.1:0"]);
+            self.inside(binary("weft"), &["up", "--data-dir", &data, "--grpc", "127.0.0.1:0", "--api", "127.0.0.1:0"]);
         let mut process = Process::start(self.folder.path(), "up", up.args(flags));
         let text = wait_for("weft up listens", || {
             process.assert_running();
@@ -96,6 +121,12 @@ impl Mesh {
     /// The control plane's process.
     pub fn control_plane(&mut self) -> &mut Process {
         self.control_plane.as_mut().expect("the control plane runs")
+    }
+
+    /// The namespace that the mesh runs in, if it has one.
+    #[must_use]
+    pub fn namespace(&self) -> Option<&Namespace> {
+        self.namespace.as_ref()
     }
 
     /// Where sidecars connect.
@@ -131,7 +162,7 @@ impl Mesh {
     /// `weft …` with the admin's kubeconfig.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = command(binary("weft"), arguments);
+        let mut command = self.inside(binary("weft"), arguments);
         command.env("KUBECONFIG", self.kubeconfig()).current_dir(self.folder.path());
         command
     }

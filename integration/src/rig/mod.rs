@@ -2,10 +2,12 @@
 //! started and stopped by process id. Nothing here decides whether a test passes; it only makes waiting and cleaning up hard to forget.
 
 mod mesh;
+mod namespace;
 mod process;
 mod python;
 
 pub use mesh::{Mesh, Run, Sidecar};
+pub use namespace::Namespace;
 pub use process::{Output, Process, run};
 pub use python::{kubectls, python_env};
 

@@ -15,7 +15,13 @@ use std::time::Duration;
 
 /// The shop's gRPC messages, service and client.
 pub mod proto {
-    #![allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated from shop.proto")]
+    #![allow(
+        missing_docs,
+        clippy::all,
+        clippy::pedantic,
+        clippy::allow_attributes_without_reason,
+        reason = "generated from shop.proto"
+    )]
     tonic::include_proto!("shop.v1");
 }
 
