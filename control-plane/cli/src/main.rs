@@ -1,2 +1,141 @@
-//! Placeholder.
-fn main() {}
+//! The `weft` command: parses what was asked, hands it to the module of that name and turns the outcome into an exit code.
+//!
+//! Exit codes are part of the interface: 0 done, 1 the thing asked about is not well, 2 usage, 3 the control plane cannot be
+//! reached; `weft run` exits with the code of its program. No command's own work belongs in this file.
+
+mod apply;
+mod check;
+mod client;
+mod delete;
+mod demo;
+mod describe;
+mod failure;
+mod fleet;
+mod get;
+mod output;
+mod run;
+mod stat;
+mod token;
+mod trampoline;
+mod up;
+mod version;
+
+use clap::{Parser, Subcommand};
+use failure::Failure;
+use std::process::ExitCode;
+
+/// What every command may be told.
+#[derive(clap::Args, Clone, Debug, Default)]
+struct Global {
+    /// How to reach the control plane (default: $KUBECONFIG, ./.weft/kubeconfig, ~/.kube/config)
+    #[arg(long, global = true, value_name = "FILE")]
+    kubeconfig: Option<std::path::PathBuf>,
+    /// Context of the kubeconfig to use instead of its current one
+    #[arg(long, global = true, value_name = "NAME")]
+    context: Option<String>,
+}
+
+/// A service mesh for anything that runs: sidecars, mTLS, routing and retries, with or without Kubernetes.
+#[derive(Parser, Debug)]
+#[command(name = "weft", version, about, max_term_width = 110, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run the control plane in this process
+    Up(up::Args),
+    /// Start a mesh and a sample shop on loopback, and show it live
+    Demo(demo::Args),
+    /// Run any program with a sidecar
+    Run(run::Args),
+    /// Create or change resources from files, directories or stdin
+    Apply(apply::Args),
+    /// Show resources
+    Get(get::Args),
+    /// Show one resource in detail, with its conditions
+    Describe(describe::Args),
+    /// Delete resources
+    Delete(delete::Args),
+    /// Say whether the mesh is well, and what to do where it is not
+    Check(check::Args),
+    /// Show success, latency and load of services
+    Stat(stat::Args),
+    /// Make, list and revoke the tokens with which workloads join
+    Token(token::Args),
+    /// Show the versions of this command and of the control plane
+    Version(version::Args),
+    /// Print the completion script of a shell
+    Completion(version::CompletionArgs),
+    #[command(name = trampoline::NAME, hide = true)]
+    Trampoline(trampoline::Args),
+}
+
+fn main() -> ExitCode {
+    // Before anything else, threads above all: what dies with its parent must know its parent from the start.
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { 2 } else { 0 };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    match dispatch(cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            eprint!("{}", failure.render());
+            ExitCode::from(failure.exit.code())
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<u8, Failure> {
+    let global = cli.global;
+    match cli.command {
+        Command::Trampoline(args) => trampoline::exec(&args),
+        Command::Completion(args) => version::completion(&args, &mut <Cli as clap::CommandFactory>::command()),
+        Command::Up(args) => block_on(&mut tokio::runtime::Builder::new_multi_thread(), up::run(args)),
+        // One thread for the rest. For `run` and `demo` it matters: the kernel ties a child's death signal to the thread that
+        // started it, and the main thread lives as long as the process does.
+        Command::Demo(args) => single(demo::run(args)),
+        Command::Run(args) => single(run::run(&global, args)),
+        Command::Apply(args) => single(apply::run(&global, args)),
+        Command::Get(args) => single(get::run(&global, args)),
+        Command::Describe(args) => single(describe::run(&global, args)),
+        Command::Delete(args) => single(delete::run(&global, args)),
+        Command::Check(args) => single(check::run(&global, args)),
+        Command::Stat(args) => single(stat::run(&global, args)),
+        Command::Token(args) => single(token::run(&global, args)),
+        Command::Version(args) => single(version::run(&global, args)),
+    }
+}
+
+fn single(future: impl Future<Output = Result<u8, Failure>>) -> Result<u8, Failure> {
+    block_on(&mut tokio::runtime::Builder::new_current_thread(), future)
+}
+
+fn block_on(
+    builder: &mut tokio::runtime::Builder,
+    future: impl Future<Output = Result<u8, Failure>>,
+) -> Result<u8, Failure> {
+    builder
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::not_well(format!("cannot start the runtime: {error}")))?
+        .block_on(future)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+}

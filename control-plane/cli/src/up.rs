@@ -1,0 +1,66 @@
+//! `weft up`: flags to settings, logging, and then the control plane's own `run`. What a control plane does is not here.
+
+use crate::failure::Failure;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use weft_control::up::Settings;
+
+/// Flags of `weft up`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Where the control plane keeps its state, its keys and the kubeconfig
+    #[arg(long, env = "WEFT_DATA_DIR", default_value = "./.weft", value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Where sidecars connect; port 0 takes any free one and keeps it over restarts
+    #[arg(long, default_value = "127.0.0.1:15010", value_name = "IP:PORT")]
+    grpc: SocketAddr,
+    /// Where the resource API listens (TLS); port 0 as above
+    #[arg(long, default_value = "127.0.0.1:15080", value_name = "IP:PORT")]
+    api: SocketAddr,
+    /// Trust domain of the identities that this mesh issues
+    #[arg(long, default_value = "weft.local", value_name = "DOMAIN")]
+    trust_domain: String,
+    /// Last part of the full names of services
+    #[arg(long, default_value = "cluster.local", value_name = "DOMAIN")]
+    cluster_domain: String,
+    /// Range from which Services get their addresses
+    #[arg(long, value_name = "CIDR")]
+    service_cidr: Option<String>,
+    /// What to log: a level, or directives such as info,weft_control=debug
+    #[arg(long, env = "WEFT_LOG", default_value = "info", value_name = "FILTER")]
+    log: String,
+    /// Log as JSON, one document a line
+    #[arg(long)]
+    log_json: bool,
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(args: Args) -> Result<u8, Failure> {
+    log(&args.log, args.log_json)?;
+    let defaults = Settings::default();
+    let settings = Settings {
+        data_dir: args.data_dir,
+        grpc: args.grpc,
+        api: args.api,
+        trust_domain: args.trust_domain,
+        domain: args.cluster_domain,
+        service_cidr: args.service_cidr.unwrap_or_else(|| defaults.service_cidr.clone()),
+        ..defaults
+    };
+    weft_control::up::run(settings).await.map_err(|error| Failure::not_well(error.to_string()))?;
+    Ok(0)
+}
+
+fn log(filter: &str, json: bool) -> Result<(), Failure> {
+    use std::io::IsTerminal;
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+        .map_err(|error| Failure::usage(format!("--log {filter}: {error}")).hint("write --log info,weft_control=debug"))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Fails only when a subscriber is set already, which then stays.
+    let _ = if json {
+        builder.json().try_init()
+    } else {
+        builder.with_ansi(std::io::stderr().is_terminal()).try_init()
+    };
+    Ok(())
+}
