@@ -107,6 +107,8 @@ pub(crate) struct Inner {
     watches: Arc<Semaphore>,
     /// Serialises what must look at many objects before it writes: addresses of Services, namespaces that go.
     exclusive: tokio::sync::Mutex<()>,
+    /// Other pages of the same server, under `/weft/`.
+    pages: std::sync::OnceLock<axum::Router>,
 }
 
 impl Api {
@@ -117,13 +119,28 @@ impl Api {
     pub async fn open(store: Arc<dyn Store>, settings: Settings) -> Result<Self, Error> {
         let addresses = settings.service_cidr.parse().map_err(Error::Settings)?;
         let watches = Arc::new(Semaphore::new(settings.max_watches));
-        let api = Self(Arc::new(Inner { store, settings, addresses, watches, exclusive: tokio::sync::Mutex::new(()) }));
+        let api = Self(Arc::new(Inner { store, settings, addresses, watches, exclusive: tokio::sync::Mutex::new(()),
+            pages: std::sync::OnceLock::new(),
+        }));
         resource::ensure_namespace(&api.0, "default").await?;
         Ok(api)
     }
 
+    /// Serves other pages under `/weft/`, to administrators only. Only the first call counts.
+    pub fn mount(&self, pages: axum::Router) {
+        drop(self.0.pages.set(pages));
+    }
+
     /// Answers one request. The caller is the request's [`Caller`] extension; without one it is anonymous.
     pub async fn handle(&self, request: Request<Body>) -> Response<Body> {
+        if let Some(pages) = self.0.pages.get().filter(|_| request.uri().path().starts_with("/weft/")) {
+            let admin = matches!(request.extensions().get(), Some(Caller::Known { admin: true, .. }));
+            // Everybody else is refused below, as for any other path.
+            if admin && access::is_ours(request.uri(), request.headers(), &self.0.settings.hosts) {
+                use tower::ServiceExt as _;
+                return pages.clone().oneshot(request).await.unwrap_or_else(|never| match never {});
+            }
+        }
         route::handle(&self.0, request).await
     }
 
