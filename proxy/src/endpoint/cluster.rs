@@ -35,7 +35,7 @@ pub struct Cluster {
 
 struct State {
     backend: Arc<Backend>,
-    members: Vec<Arc<Member>>,
+    members: Vec<Slot>,
     roster: Roster,
     balancer: Arc<Balancer>,
 }
@@ -49,13 +49,24 @@ pub struct Member {
     breaker: Arc<Breaker>,
 }
 
-impl View for Arc<Member> {
+/// A member in its place of the roster.
+#[derive(Clone)]
+struct Slot(Arc<Member>);
+
+impl std::ops::Deref for Slot {
+    type Target = Arc<Member>;
+    fn deref(&self) -> &Arc<Member> {
+        &self.0
+    }
+}
+
+impl View for Slot {
     fn load(&self) -> &Load {
-        &self.load
+        &self.0.load
     }
 
     fn available(&self, now: Instant) -> bool {
-        self.breaker.available(now)
+        self.0.breaker.available(now)
     }
 }
 
@@ -93,8 +104,8 @@ impl Cluster {
         let now = Instant::now();
         let before = self.state.load_full();
         let mut known: HashMap<&str, &Arc<Member>> = HashMap::with_capacity(before.members.len());
-        known.extend(before.members.iter().map(|member| (&*member.endpoint.uid, member)));
-        let mut members: Vec<Arc<Member>> = Vec::new();
+        known.extend(before.members.iter().map(|member| (&*member.endpoint.uid, &member.0)));
+        let mut members: Vec<Slot> = Vec::new();
         let mut seen: HashMap<Arc<str>, ()> = HashMap::new();
         for endpoint in endpoints {
             if seen.insert(Arc::clone(&endpoint.uid), ()).is_some() {
@@ -102,11 +113,11 @@ impl Cluster {
             }
             let old = known.remove(&*endpoint.uid);
             if let Some(old) = old.filter(|old| old.endpoint == endpoint && before.backend == backend) {
-                members.push(Arc::clone(old));
+                members.push(Slot(Arc::clone(old)));
                 continue;
             }
             match self.member(endpoint, &backend, old, now) {
-                Ok(member) => members.push(Arc::new(member)),
+                Ok(member) => members.push(Slot(Arc::new(member))),
                 Err(error) => tracing::warn!(backend = %self.name, "an endpoint is left out: {error}"),
             }
         }
@@ -131,11 +142,11 @@ impl Cluster {
         backend: &Backend,
         old: Option<&Arc<Member>>,
         now: Instant,
-    ) -> Result<Member, weft_certs::Error> {
+    ) -> Result<Member, weft_certs::spiffe::ParseError> {
         let tunnel = endpoint.tunnel.as_ref().map(|tunnel| {
-            Ok::<_, weft_certs::Error>(TunnelTo {
+            Ok::<_, weft_certs::spiffe::ParseError>(TunnelTo {
                 addr: tunnel.address,
-                identity: tunnel.identity.parse::<SpiffeId>()?,
+                identity: SpiffeId::new(&tunnel.identity)?,
                 server_name: Arc::clone(&tunnel.server_name),
                 authority: (&*tunnel.authority).into(),
             })
@@ -149,7 +160,7 @@ impl Cluster {
         };
         let (load, breaker) = match old {
             Some(old) => {
-                old.breaker.update(backend.breaker.clone());
+                old.breaker.update(backend.breaker.clone(), now);
                 (Arc::clone(&old.load), Arc::clone(&old.breaker))
             }
             None => {
@@ -174,7 +185,7 @@ impl Cluster {
     /// The endpoints in force, in discovery's order.
     #[must_use]
     pub fn members(&self) -> Vec<Arc<Member>> {
-        self.state.load().members.clone()
+        self.state.load().members.iter().map(|member| Arc::clone(&member.0)).collect()
     }
 
     /// Whether any endpoint may be drawn at all, breakers aside.
@@ -207,12 +218,12 @@ impl Cluster {
             return Err(ProxyError::because(Kind::NoEndpoint, format!("{} has no ready endpoint", self.name)));
         }
         for _ in 0..RACES {
-            let avoid = |member: &Arc<Member>| tried.iter().any(|uid| *uid == member.endpoint.uid);
+            let avoid = |member: &Slot| tried.iter().any(|uid| *uid == member.endpoint.uid);
             let Some(index) = state.balancer.pick(&state.roster, &state.members, now, avoid, random) else { break };
             let Some(member) = state.members.get(index) else { break };
             if let Some(permit) = member.breaker.admit(now, unit(random())) {
                 return Ok(Pick {
-                    member: Arc::clone(member),
+                    member: Arc::clone(&member.0),
                     in_flight: Some(member.load.begin()),
                     permit: Some(permit),
                     request: Some(request),
@@ -229,7 +240,7 @@ impl Cluster {
     #[must_use]
     pub fn breakers(&self, now: Instant) -> Vec<v1::BreakerStatus> {
         let state = self.state.load();
-        let status = |member: &Arc<Member>| v1::BreakerStatus {
+        let status = |member: &Slot| v1::BreakerStatus {
             backend: self.name.to_string(),
             endpoint: member.endpoint.uid.to_string(),
             state: match member.breaker.state(now) {
@@ -315,6 +326,12 @@ impl Pick {
     pub fn unanswered(&self, now: Instant) {
         let took = now.saturating_duration_since(self.started);
         self.member.load.observe(took.max(self.member.target.connect_timeout), now);
+    }
+
+    /// Whether this attempt probes a breaker that is half-open: it is the only call that the endpoint gets until it is judged.
+    #[must_use]
+    pub fn is_probe(&self) -> bool {
+        self.permit.as_ref().is_some_and(breaker::Permit::is_probe)
     }
 
     /// Tells the breaker how the attempt ended. Once; later reports are ignored.

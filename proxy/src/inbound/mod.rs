@@ -1,1 +1,360 @@
-//! What calls the workload.
+//! Calls to the application: the mTLS listener that peers' sidecars dial, and plaintext where a port's policy admits it.
+//!
+//! An authority (HBONE), a server name (native HTTP/2) or an original port is *only a key* into `Inbound.ports`: it finds the local address
+//! and who may call, and what is in no list reaches nothing. Authorization is asked at connect, for each request, and again on open
+//! connections when it changes. Every refusal is logged, counted, and told to the peer where its protocol has a way.
+
+mod ports;
+mod tunnel;
+
+pub use ports::Ports;
+
+use crate::codec::{self, Handler, Io, Limits, Reply, RequestBody, RequestHead, Version};
+use crate::error::{Kind, ProxyError};
+use crate::exchange::{Exchange, Peer, Plan};
+use crate::listen::detect::{self, First, Protocol, Way};
+use crate::listen::{self, Accepted};
+use crate::telemetry::Direction;
+use std::fmt::Display;
+use std::future::pending;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+use weft_certs::LiveIdentity;
+use weft_policy::authorize::{Decision, Verdict};
+use weft_policy::config::{InboundPort, TlsMode};
+use weft_policy::route::split_target;
+
+/// What the inbound side is told at its start.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// The sidecar's own listeners: never a target, whatever configuration says.
+    pub own: Vec<SocketAddr>,
+    /// Bounds on what peers may send.
+    pub limits: Limits,
+}
+
+/// The inbound side of one worker.
+pub struct Inbound {
+    exchange: Arc<Exchange>,
+    ports: Arc<Ports>,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    settings: Settings,
+    drain: CancellationToken,
+}
+
+/// By what a port is found, again for every call: configuration may have changed since the connection was made.
+#[derive(Debug, Clone)]
+enum Key {
+    Authority(Box<str>),
+    ServerName(Box<str>),
+    Port(u16),
+}
+
+impl Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Authority(text) => write!(f, "authority {text:?}"),
+            Self::ServerName(text) => write!(f, "server name {text:?}"),
+            Self::Port(port) => write!(f, "port {port}"),
+        }
+    }
+}
+
+impl Inbound {
+    /// `ports` is shared by all workers. Without an identity there is no mTLS listener.
+    ///
+    /// # Errors
+    /// When the TLS configuration cannot be made.
+    pub fn new(
+        exchange: Arc<Exchange>,
+        ports: Arc<Ports>,
+        identity: Option<&Arc<LiveIdentity>>,
+        settings: Settings,
+        drain: CancellationToken,
+    ) -> Result<Arc<Self>, weft_certs::Error> {
+        let tls = identity.map(tunnel::server_config).transpose()?;
+        Ok(Arc::new(Self { exchange, ports, tls, settings, drain }))
+    }
+
+    /// A connection to the mTLS listener.
+    pub async fn tunnel(self: Arc<Self>, accepted: Accepted) {
+        let Accepted { stream, peer, hold } = accepted;
+        let _hold = hold;
+        tunnel::serve(&self, stream.into(), peer).await;
+    }
+
+    /// A plaintext connection, redirected here on its way to a port of the workload.
+    pub async fn plaintext(self: Arc<Self>, accepted: Accepted) {
+        let Accepted { stream, peer, hold } = accepted;
+        let _hold = hold;
+        let number = listen::original_destination(&stream).map(|to| to.port()).or_else(|| self.only_port());
+        let io = Io::from(stream);
+        let key = Key::Port(number.unwrap_or_default());
+        let port = match self.port(&key) {
+            Ok(port) => port,
+            Err(error) => return self.refuse(io, &error, &peer),
+        };
+        let anyone = Peer::default();
+        if port.tls == TlsMode::Strict {
+            return self.insist(io, &port, peer).await;
+        }
+        self.serve(io, &key, &port, &anyone, &peer).await;
+    }
+
+    /// Without a redirect a port can only be meant when there is just one.
+    fn only_port(&self) -> Option<u16> {
+        let snapshot = self.exchange.directory.snapshot();
+        match snapshot.inbound.as_ref()?.ports.as_slice() {
+            [port] => Some(port.port),
+            _ => None,
+        }
+    }
+
+    /// Plaintext at a strict port: refused, and an HTTP client reads why.
+    async fn insist(&self, io: Io, port: &InboundPort, peer: SocketAddr) {
+        let source = if port.tls_source.is_empty() { "the default of the mesh" } else { &port.tls_source };
+        let why = format!("peer presented no certificate; this port is strict (MeshTLS {source})");
+        let error = ProxyError::because(Kind::PlaintextRefused, why);
+        let first = detect::first(io, Way::Sniff, Direction::Inbound, &self.exchange.telemetry).await;
+        match first {
+            Some(First::Http(io, version)) => {
+                self.exchange.telemetry.refuse(Direction::Inbound, &error, &peer);
+                let refusal = Refusal { inbound: self, error: &error };
+                self.http(io, version, &refusal).await;
+            }
+            Some(First::Opaque(io) | First::Silent(io)) => self.refuse(io, &error, &peer),
+            None => self.exchange.telemetry.refuse(Direction::Inbound, &error, &peer),
+        }
+    }
+
+    /// The port that a key finds now.
+    fn port(&self, key: &Key) -> Result<Arc<InboundPort>, ProxyError> {
+        let snapshot = self.exchange.directory.snapshot();
+        let Some(inbound) = &snapshot.inbound else {
+            return Err(ProxyError::because(Kind::UnknownPort, "nothing is known yet of what this workload serves"));
+        };
+        let found = match key {
+            Key::Authority(text) => inbound.by_authority(text),
+            Key::ServerName(text) => inbound.by_server_name(text),
+            Key::Port(number) => inbound.by_port(*number),
+        };
+        let Some(port) = found else {
+            return Err(ProxyError::because(Kind::UnknownPort, format!("{key} is none of this workload's ports")));
+        };
+        if self.settings.own.contains(&port.local) {
+            let why = format!("{key} leads to {}, a listener of the sidecar itself", port.local);
+            return Err(ProxyError::because(Kind::ForbiddenDestination, why));
+        }
+        Ok(Arc::clone(port))
+    }
+
+    /// Bytes for a port of the application, from a peer that is known.
+    async fn serve(&self, io: Io, key: &Key, port: &Arc<InboundPort>, peer: &Peer, address: &dyn PeerAddress) {
+        let way = Way::of(port.protocol, &[port.port, port.local.port()]);
+        let first = detect::first(io, way, Direction::Inbound, &self.exchange.telemetry).await;
+        let served = match first {
+            None => None,
+            Some(First::Http(io, version)) => Some((io, version)),
+            Some(First::Opaque(io)) => {
+                self.opaque(io, key, port, peer, address).await;
+                None
+            }
+            Some(First::Silent(io)) => self.silent(io, key, port, peer, address).await,
+        };
+        if let Some((io, version)) = served {
+            if let Err(error) = self.connect(port, peer, false) {
+                return self.refuse(io, &error, address);
+            }
+            let calls = Calls { inbound: self, key, peer };
+            tokio::select! {
+                () = self.http(io, version, &calls) => {}
+                error = self.revoked(key, peer, false) => {
+                    self.exchange.telemetry.refuse(Direction::Inbound, &error, &address.shown());
+                }
+            }
+        }
+    }
+
+    async fn opaque(&self, io: Io, key: &Key, port: &Arc<InboundPort>, peer: &Peer, address: &dyn PeerAddress) {
+        if let Err(error) = self.connect(port, peer, true) {
+            return self.refuse(io, &error, address);
+        }
+        let cluster = self.ports.cluster(&self.exchange, port);
+        match self.exchange.dial(&plan(&cluster, port, peer)).await {
+            Ok(dialled) => self.exchange.carry(io, dialled, self.revoked(key, peer, true)).await,
+            Err(_) => io.abort(),
+        }
+    }
+
+    async fn silent(
+        &self,
+        io: Io,
+        key: &Key,
+        port: &Arc<InboundPort>,
+        peer: &Peer,
+        address: &dyn PeerAddress,
+    ) -> Option<(Io, Version)> {
+        if let Err(error) = self.connect(port, peer, true) {
+            // Opaque bytes are not allowed, but calls may be: those speak first.
+            return match detect::first(io, Way::Http, Direction::Inbound, &self.exchange.telemetry).await {
+                Some(First::Http(io, version)) => Some((io, version)),
+                Some(First::Opaque(io) | First::Silent(io)) => {
+                    self.refuse(io, &error, address);
+                    None
+                }
+                None => None,
+            };
+        }
+        let cluster = self.ports.cluster(&self.exchange, port);
+        let plan = plan(&cluster, port, peer);
+        let (io, protocol) = self.exchange.settle(io, &plan, self.revoked(key, peer, true)).await?;
+        Some((io, if protocol == Protocol::Http2 { Version::Http2 } else { Version::Http11 }))
+    }
+
+    async fn http<H: Handler>(&self, io: Io, version: Version, handler: &H) {
+        let served = match version {
+            Version::Http2 => codec::h2::serve(io, &self.settings.limits, &self.drain, handler).await,
+            Version::Http10 | Version::Http11 => {
+                codec::h1::serve(io, &self.settings.limits, &self.drain, handler).await
+            }
+        };
+        if let Err(error) = served {
+            tracing::debug!("inbound connection ended: {error}");
+        }
+    }
+
+    /// Authorization before the first byte: of an opaque connection for good, of an HTTP one only if every request would be denied.
+    fn connect(&self, port: &InboundPort, peer: &Peer, opaque: bool) -> Result<(), ProxyError> {
+        let identity = peer.identity.as_deref();
+        let decision =
+            if opaque { port.authorization.opaque(identity) } else { port.authorization.connection(identity) };
+        if opaque || !decision.is_allowed() {
+            self.count(port, peer, &decision);
+        }
+        verdict(&decision, peer)
+    }
+
+    fn count(&self, port: &InboundPort, peer: &Peer, decision: &Decision<'_>) {
+        let authz = &self.exchange.telemetry.authz;
+        let (policy, name) = match decision.verdict {
+            Verdict::Unrestricted => return self.audited(port, peer, decision),
+            Verdict::Allowed(cause) => (cause.policy, "allow"),
+            Verdict::Denied(cause) => (cause.policy, "deny"),
+            Verdict::NotAllowed { policy } => (policy, "deny"),
+        };
+        authz.with(&[&port.service, &peer.source, policy, name]).increment();
+        self.audited(port, peer, decision);
+    }
+
+    fn audited(&self, port: &InboundPort, peer: &Peer, decision: &Decision<'_>) {
+        if let Some(cause) = decision.audit {
+            self.exchange.telemetry.authz.with(&[&port.service, &peer.source, cause.policy, "audit"]).increment();
+        }
+    }
+
+    /// Ready once configuration no longer admits the peer to what `key` found: the port is gone, or its policies changed.
+    async fn revoked(&self, key: &Key, peer: &Peer, opaque: bool) -> ProxyError {
+        let mut changes = self.exchange.directory.inbound_changes();
+        loop {
+            let still = self.port(key).and_then(|port| {
+                if port.tls == TlsMode::Strict && peer.identity.is_none() {
+                    return Err(ProxyError::because(Kind::PlaintextRefused, "the port has become strict"));
+                }
+                let identity = peer.identity.as_deref();
+                let policies = &port.authorization;
+                let decision = if opaque { policies.opaque(identity) } else { policies.connection(identity) };
+                verdict(&decision, peer)
+            });
+            if let Err(error) = still {
+                return error;
+            }
+            if changes.changed().await.is_err() {
+                return pending().await;
+            }
+        }
+    }
+
+    fn refuse(&self, io: Io, error: &ProxyError, peer: &dyn PeerAddress) {
+        self.exchange.telemetry.refuse(Direction::Inbound, error, &peer.shown());
+        io.abort();
+    }
+}
+
+/// What a refusal calls the peer in the log.
+trait PeerAddress: Sync {
+    fn shown(&self) -> String;
+}
+
+impl PeerAddress for SocketAddr {
+    fn shown(&self) -> String {
+        self.to_string()
+    }
+}
+
+fn plan<'p>(cluster: &'p Arc<crate::endpoint::Cluster>, port: &'p InboundPort, peer: &'p Peer) -> Plan<'p> {
+    Plan::Inbound { cluster, service: &port.service, protocol: port.protocol, peer }
+}
+
+fn verdict(decision: &Decision<'_>, peer: &Peer) -> Result<(), ProxyError> {
+    let who = peer.identity.as_deref().unwrap_or("a peer without a certificate");
+    let why = match decision.verdict {
+        Verdict::Unrestricted | Verdict::Allowed(_) => return Ok(()),
+        Verdict::Denied(cause) if cause.rule.is_empty() => {
+            format!("AuthorizationPolicy {} denies {who} (rule {})", cause.policy, cause.index)
+        }
+        Verdict::Denied(cause) => format!("AuthorizationPolicy {} denies {who} (rule {})", cause.policy, cause.rule),
+        Verdict::NotAllowed { policy } => format!("no rule of AuthorizationPolicy {policy} allows {who}"),
+    };
+    Err(ProxyError::because(Kind::Denied, why))
+}
+
+/// The calls of one inbound connection.
+struct Calls<'i> {
+    inbound: &'i Inbound,
+    key: &'i Key,
+    peer: &'i Peer,
+}
+
+impl Handler for Calls<'_> {
+    async fn call<'c>(&'c self, head: RequestHead, body: RequestBody<'c>, mut reply: Reply<'c>) {
+        let (inbound, exchange) = (self.inbound, &self.inbound.exchange);
+        let native;
+        let peer = match tunnel::source(&head, self.peer) {
+            Some(named) => {
+                native = named;
+                &native
+            }
+            None => self.peer,
+        };
+        let admitted = inbound.port(self.key).and_then(|port| {
+            let (path, _) = split_target(&head.path);
+            let decision = port.authorization.request(peer.identity.as_deref(), head.method.as_str(), path);
+            inbound.count(&port, peer, &decision);
+            verdict(&decision, peer).map(|()| port)
+        });
+        match admitted {
+            Ok(port) => {
+                let cluster = inbound.ports.cluster(exchange, &port);
+                exchange.call(plan(&cluster, &port, peer), head, body, reply).await;
+            }
+            Err(error) => exchange.turn_away(Direction::Inbound, Some(peer), &error, &head, &mut reply).await,
+        }
+    }
+
+    fn rejected(&self, error: &ProxyError) {
+        self.inbound.exchange.telemetry.refuse(Direction::Inbound, error, &self.peer.source);
+    }
+}
+
+/// Answers every call with the same refusal.
+struct Refusal<'i> {
+    inbound: &'i Inbound,
+    error: &'i ProxyError,
+}
+
+impl Handler for Refusal<'_> {
+    async fn call<'c>(&'c self, head: RequestHead, _body: RequestBody<'c>, mut reply: Reply<'c>) {
+        self.inbound.exchange.turn_away(Direction::Inbound, None, self.error, &head, &mut reply).await;
+    }
+}

@@ -4,15 +4,20 @@
 //! client that says nothing for [`SILENCE`] is taken for one that waits for the server to speak first; then [`settle`] lets whichever
 //! side speaks first decide. A declared or well-known port never gets here.
 
+use crate::codec::{Io, Version};
+use crate::telemetry::{Direction, Telemetry};
 use bytes::BytesMut;
 use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
+use weft_policy::config;
 
 /// How long a client may say nothing before its connection is dialled as opaque bytes.
 pub const SILENCE: Duration = Duration::from_millis(10);
 /// How long a client may pause in the middle of what could still become HTTP or TLS.
 const UNDECIDED: Duration = Duration::from_secs(1);
+/// How long a client of a port that is declared to speak HTTP may take for its first byte.
+const FIRST_BYTE: Duration = Duration::from_secs(3600);
 /// Bytes that detection may hold: a preface or the first words of a request line need far less.
 const BOUND: usize = 4096;
 /// Connection preface of HTTP/2 (RFC 9113, section 3.4).
@@ -28,6 +33,71 @@ pub const WELL_KNOWN_OPAQUE: [u16; 8] = [25, 587, 3306, 4444, 5432, 6379, 9300, 
 #[must_use]
 pub fn is_well_known_opaque(port: u16) -> bool {
     WELL_KNOWN_OPAQUE.contains(&port)
+}
+
+/// How the protocol of a connection to a port is found out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Not at all: opaque bytes by declaration or by well-known port.
+    Opaque,
+    /// HTTP is declared: the first bytes tell 1 from 2, and TLS of the application's own from both. Silence means nothing.
+    Http,
+    /// By the first bytes, within [`SILENCE`].
+    Sniff,
+}
+
+impl Way {
+    /// For a port that is declared to speak `protocol`. `ports` are the numbers that it is known by.
+    #[must_use]
+    pub fn of(protocol: config::Protocol, ports: &[u16]) -> Self {
+        match protocol {
+            config::Protocol::Tcp => Self::Opaque,
+            config::Protocol::Http1 | config::Protocol::Http2 | config::Protocol::Grpc => Self::Http,
+            config::Protocol::Detect if ports.iter().any(|port| is_well_known_opaque(*port)) => Self::Opaque,
+            config::Protocol::Detect => Self::Sniff,
+        }
+    }
+}
+
+/// What a connection turned out to be.
+#[derive(Debug)]
+pub enum First {
+    /// HTTP of that version, from its first byte.
+    Http(Io, Version),
+    /// Bytes.
+    Opaque(Io),
+    /// The client says nothing: see [`Detected::Silent`].
+    Silent(Io),
+}
+
+/// Finds out what `io` carries; the bytes that were looked at are put back. `None`: it closed or broke without a byte.
+pub async fn first(mut io: Io, way: Way, direction: Direction, telemetry: &Telemetry) -> Option<First> {
+    let wait = match way {
+        Way::Opaque => return Some(First::Opaque(io)),
+        Way::Http => FIRST_BYTE,
+        Way::Sniff => SILENCE,
+    };
+    let mut buffer = BytesMut::new();
+    let detected = detect(&mut io, &mut buffer, wait).await.ok()?;
+    let io = io.with_prefix(buffer.freeze());
+    let (outcome, first) = match (detected, way) {
+        (Detected::Closed, _) => return None,
+        (Detected::Is(Protocol::Http1), _) => ("http1", First::Http(io, Version::Http11)),
+        (Detected::Is(Protocol::Http2), _) => ("http2", First::Http(io, Version::Http2)),
+        (Detected::Is(Protocol::Tls), _) => ("tls", First::Opaque(io)),
+        // Declared HTTP that is not: the codec answers 400, which says more than a broken connection.
+        (Detected::Is(Protocol::Opaque), Way::Http) => ("opaque", First::Http(io, Version::Http11)),
+        (Detected::Is(Protocol::Opaque), _) => ("opaque", First::Opaque(io)),
+        (Detected::Silent, Way::Http) => {
+            telemetry.detections.with(&[direction.name(), "timeout"]).increment();
+            return None;
+        }
+        (Detected::Silent, _) => ("timeout", First::Silent(io)),
+    };
+    if way == Way::Sniff {
+        telemetry.detections.with(&[direction.name(), outcome]).increment();
+    }
+    Some(first)
 }
 
 /// What the first bytes are.

@@ -1,0 +1,468 @@
+//! One attempt of a call: an endpoint, a connection, the request up and the response down; and the verdict whether another attempt follows.
+//!
+//! Until the response's head is accepted an attempt can be abandoned and made again elsewhere; from then on the caller sees it, and what
+//! breaks breaks the call. Leaving by any path releases the endpoint's places and cancels what was sent.
+
+use super::body::{Cursor, Replay};
+use super::observe::Observation;
+use super::reply::grpc_status;
+use super::stream::{Broken, Clock, Expired, Flow, download, upload};
+use super::tcp::copy;
+use super::{Exchange, LOCAL_RETRIES, Limits, Way, headers, wire_protocol};
+use crate::codec::{Io, Reply, RequestBody, RequestHead, ResponseHead, UpRecv, Upstream, Version};
+use crate::endpoint::Pick;
+use crate::endpoint::connect::Protocol;
+use crate::error::{Kind, ProxyError, Sent, Side};
+use crate::telemetry::Direction;
+use http::{Method, StatusCode, header};
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use weft_policy::breaker::Outcome;
+use weft_policy::deadline::Deadline;
+use weft_policy::retry::{self, Budget, Failure, Stop, Verdict};
+
+/// How long an upstream that no longer takes the body may still take to answer.
+const REFUSAL: Duration = Duration::from_secs(1);
+/// A response that is given up for a retry is read to its end when it is this short, so that its connection can be used again.
+const DRAIN_BYTES: u64 = 16 * 1024;
+const DRAIN_TIME: Duration = Duration::from_millis(50);
+/// An upgraded connection without a byte either way for this long ends.
+const UPGRADED_IDLE: Duration = Duration::from_secs(3600);
+
+/// What an attempt needs to know.
+pub(super) struct Attempt<'a, 'p> {
+    pub exchange: &'a Exchange,
+    pub way: &'a Way<'p>,
+    pub limits: Limits,
+    pub budget: Option<&'a Budget>,
+    pub tried: &'a [Arc<str>],
+    /// Attempts made before this one.
+    pub retries: u32,
+    pub direction: Direction,
+}
+
+/// What follows an attempt.
+pub(super) enum Step {
+    /// The call is answered.
+    Done,
+    /// The connection now carries something else.
+    Upgraded(Upgraded),
+    /// Another attempt.
+    Again {
+        /// After this wait.
+        after: Duration,
+        /// On another endpoint than this one.
+        uid: Option<Arc<str>>,
+    },
+}
+
+/// A response that ends HTTP on its connection: 101, or 2xx to CONNECT.
+pub(super) struct Upgraded {
+    head: ResponseHead,
+    upstream: Upstream,
+    pick: Pick,
+}
+
+impl Upgraded {
+    /// Tells the caller and carries bytes until both sides are done.
+    pub async fn join<'c>(
+        mut self,
+        mut reply: Reply<'c>,
+        body: RequestBody<'c>,
+        flow: &Flow,
+    ) -> Result<(), ProxyError> {
+        // What goes on is a connection, not a call.
+        self.pick.release_call();
+        reply.send_head(self.head, false).await?;
+        let mut upstream: Io = self.upstream.into_io()?;
+        let mut caller = reply.into_io(body).await?;
+        let moved = |sent: u64, received: u64| {
+            flow.sent(usize::try_from(sent).unwrap_or(usize::MAX));
+            flow.received(usize::try_from(received).unwrap_or(usize::MAX));
+        };
+        copy(&mut caller, &mut upstream, Some(UPGRADED_IDLE), moved).await
+    }
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+impl Attempt<'_, '_> {
+    /// Makes the attempt. `Err` is the call's answer.
+    pub async fn make(
+        &self,
+        head: &mut RequestHead,
+        replay: &mut Replay<'_, '_>,
+        reply: &mut Reply<'_>,
+        seen: &mut Observation<'_>,
+    ) -> Result<Step, ProxyError> {
+        let mut pick = self.way.cluster.pick(now(), &mut rand::random::<u64>, self.tried)?;
+        seen.picked(&pick);
+        let until = self.limits.request.tighten(now(), self.limits.per_try);
+        let protocol = wire_protocol(self.way, pick.endpoint().protocol, head);
+        pick.connecting()?;
+        let connecting = self.exchange.connector.http(pick.target(), protocol);
+        let connected = reply.while_open(self.within(until, connecting)).await?;
+        pick.connected();
+        let mut upstream = match connected {
+            Ok(upstream) => upstream,
+            Err(error) => return self.broken(error, &head.method, &mut pick, seen),
+        };
+        headers::address(head, pick.is_mtls(), protocol == Protocol::Http2, &self.exchange.source, self.limits.request);
+        let end = replay.is_empty();
+        if let Err(error) = reply.while_open(self.within(until, upstream.send_head(head, end))).await? {
+            return self.broken(error, &head.method, &mut pick, seen);
+        }
+        let sleep = pin!(tokio::time::sleep(Duration::ZERO));
+        let mut clock = Clock::new(sleep, seen.flow(), until.at(), self.limits.idle);
+        let driven = self.drive(&mut upstream, end, head, replay, reply, seen, &mut pick, &mut clock).await;
+        match driven {
+            Ok(Driven::Done) => Ok(Step::Done),
+            Ok(Driven::Again { after }) => Ok(Step::Again { after, uid: Some(Arc::clone(&pick.endpoint().uid)) }),
+            Ok(Driven::Upgraded(response)) => Ok(Step::Upgraded(Upgraded { head: response, upstream, pick })),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Bounds what happens before there is anything to read by the attempt's deadline.
+    async fn within<T>(
+        &self,
+        until: Deadline,
+        future: impl Future<Output = Result<T, ProxyError>>,
+    ) -> Result<T, ProxyError> {
+        match until.at() {
+            None => future.await,
+            Some(at) => match tokio::time::timeout_at(at.into(), future).await {
+                Ok(result) => result,
+                Err(_) => Err(self.expired(Expired::Deadline).sent(Sent::NotSent)),
+            },
+        }
+    }
+
+    fn expired(&self, expired: Expired) -> ProxyError {
+        let kind = match expired {
+            Expired::Silence => Kind::IdleTimeout,
+            Expired::Deadline if self.limits.request.is_over(now()) => Kind::RequestTimeout,
+            Expired::Deadline => Kind::TryTimeout,
+        };
+        ProxyError::new(kind).sent(Sent::Sent)
+    }
+
+    /// Both directions, to the response's end.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one scope in which the halves of both connections are borrowed together"
+    )]
+    async fn drive(
+        &self,
+        upstream: &mut Upstream,
+        ended: bool,
+        head: &RequestHead,
+        replay: &mut Replay<'_, '_>,
+        reply: &mut Reply<'_>,
+        seen: &mut Observation<'_>,
+        pick: &mut Pick,
+        clock: &mut Clock<'_>,
+    ) -> Result<Driven, ProxyError> {
+        let version = upstream.version();
+        let flow = seen.flow();
+        let (mut send, mut recv) = upstream.split();
+        let mut cursor = Cursor::default();
+        let mut up = pin!(upload(replay, &mut cursor, &mut send));
+        let mut uploading = !ended;
+        let mut response = loop {
+            let waited = head_of(up.as_mut(), &mut uploading, &mut recv, reply, clock).await;
+            match waited {
+                Ok(Ok(response))
+                    if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS =>
+                {
+                    // 100 was ours to send, and was sent if it was asked for.
+                    if response.status != StatusCode::CONTINUE {
+                        reply.informational(response).await?;
+                    }
+                }
+                Ok(Ok(response)) => break response,
+                Ok(Err(Waited::Expired(expired))) => {
+                    let step = self.broken(self.expired(expired), &head.method, pick, seen)?;
+                    return Ok(step.into());
+                }
+                Ok(Err(Waited::Upstream(error))) => {
+                    let step = self.broken(error, &head.method, pick, seen)?;
+                    return Ok(step.into());
+                }
+                Err(error) => return Err(error),
+            }
+        };
+
+        if let Some(after) = self.answered(&response, &recv, head, pick, seen) {
+            if version != Version::Http2 && !uploading {
+                drain(&mut recv).await;
+            }
+            return Ok(Driven::Again { after });
+        }
+        flow.commit();
+        headers::answer(&mut response, self.direction == Direction::Outbound && pick.is_mtls());
+        if let Some(backend) = self.way.backend {
+            headers::edit(&mut response.headers, &backend.filters.response);
+        }
+        if let Some(rule) = self.way.rule {
+            headers::edit(&mut response.headers, &rule.filters.response);
+        }
+        seen.answered(response.status.as_u16());
+        let tunnel = head.method == Method::CONNECT && response.status.is_success();
+        if response.status == StatusCode::SWITCHING_PROTOCOLS || tunnel {
+            pick.report(Outcome::Success, now(), rand::random());
+            return Ok(Driven::Upgraded(response));
+        }
+        let end = recv.is_end();
+        reply.send_head(response, end).await?;
+        if end {
+            pick.report(Outcome::Success, now(), rand::random());
+            return Ok(Driven::Done);
+        }
+        if !self.limits.whole {
+            clock.set(self.limits.per_try.and_then(|limit| now().checked_add(limit)));
+        }
+        let probe = pick.is_probe();
+        let ended = {
+            let mut down = pin!(download(&mut recv, reply, flow));
+            std::future::poll_fn(|cx| {
+                if uploading && let Poll::Ready(result) = up.as_mut().poll(cx) {
+                    uploading = false;
+                    if let Err(Broken::Caller(error)) = result {
+                        return Poll::Ready(Err(error));
+                    }
+                }
+                if let Poll::Ready(result) = down.as_mut().poll(cx) {
+                    return Poll::Ready(result);
+                }
+                if probe && flow.has_sent() {
+                    // A probe is judged by its own first bytes: it may be a stream without end.
+                    pick.report(Outcome::Success, now(), rand::random());
+                }
+                clock.poll(cx).map(|expired| Err(self.expired(expired)))
+            })
+            .await
+        };
+        match ended {
+            Ok(status) => {
+                if status.is_some() {
+                    seen.outcome.grpc_status = status;
+                }
+                let outcome = status.map_or(Outcome::Success, |code| Outcome::of_grpc(code.into()));
+                seen.outcome.failed_attempts += u32::from(outcome == Outcome::Failure);
+                pick.report(outcome, now(), rand::random());
+                Ok(Driven::Done)
+            }
+            Err(error) => {
+                if error.blames_endpoint() {
+                    seen.outcome.failed_attempts += 1;
+                    pick.report(Outcome::Failure, now(), rand::random());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Looks at a response before its caller does. `Some`: it is given up, and the next attempt follows after that long.
+    fn answered(
+        &self,
+        response: &ResponseHead,
+        recv: &UpRecv<'_>,
+        head: &RequestHead,
+        pick: &mut Pick,
+        seen: &mut Observation<'_>,
+    ) -> Option<Duration> {
+        let at = now();
+        pick.answered(at);
+        let status = response.status.as_u16();
+        // A status without a message comes as a head with END_STREAM: Trailers-Only.
+        let grpc = if seen.is_grpc() && recv.is_end() { grpc_status(&response.headers) } else { None };
+        seen.outcome.grpc_status = grpc;
+        let (outcome, failure) = match grpc {
+            Some(code) => (Outcome::of_grpc(code.into()), Failure::Grpc(code.into())),
+            None => (Outcome::of_status(status), Failure::Status(status)),
+        };
+        let unsent = pick.is_mtls() && response.headers.contains(&headers::WEFT_UNSENT);
+        let (sent, failure) = if unsent { (retry::Sent::No, Failure::Transport) } else { (retry::Sent::Yes, failure) };
+        if outcome == Outcome::Failure {
+            seen.outcome.failed_attempts += 1;
+            pick.report(Outcome::Failure, at, rand::random());
+        }
+        let rule = self.way.rule?;
+        if !unsent && !rule.retry.retryable(&head.method, sent, failure) {
+            return None;
+        }
+        let wanted = response.headers.get(&header::RETRY_AFTER).and_then(|value| {
+            let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            retry::retry_after(value.as_bytes(), unix)
+        });
+        let reason = grpc.map_or_else(|| status.to_string(), |code| format!("grpc_{code}"));
+        let again = self.judge(rule, &head.method, sent, failure, wanted, seen, &reason)?;
+        if outcome != Outcome::Failure {
+            seen.outcome.failed_attempts += 1;
+        }
+        seen.outcome.grpc_status = None;
+        Some(again)
+    }
+
+    /// An attempt without an answer: what it says of the endpoint, and whether another follows.
+    fn broken(
+        &self,
+        error: ProxyError,
+        method: &Method,
+        pick: &mut Pick,
+        seen: &mut Observation<'_>,
+    ) -> Result<Step, ProxyError> {
+        if error.side == Side::Downstream {
+            return Err(error);
+        }
+        let at = now();
+        seen.outcome.failed_attempts += 1;
+        pick.unanswered(at);
+        if error.blames_endpoint() {
+            pick.report(Outcome::Failure, at, rand::random());
+        }
+        if !error.retryable() {
+            return Err(error);
+        }
+        let uid = Some(Arc::clone(&pick.endpoint().uid));
+        let Some(rule) = self.way.rule else {
+            let again = error.kind == Kind::Refused
+                && error.sent == Sent::NotSent
+                && self.retries < LOCAL_RETRIES
+                && seen.flow().is_replayable();
+            return if again { Ok(Step::Again { after: Duration::ZERO, uid }) } else { Err(error) };
+        };
+        let sent = match error.sent {
+            Sent::NotSent => retry::Sent::No,
+            Sent::Sent => retry::Sent::Yes,
+            Sent::Unknown => retry::Sent::Unknown,
+        };
+        let failure = if error.kind == Kind::TryTimeout { Failure::Timeout } else { Failure::Transport };
+        match self.judge(rule, method, sent, failure, None, seen, error.label()) {
+            Some(after) => {
+                tracing::debug!(endpoint = %pick.endpoint().uid, ?after, "trying again: {error}");
+                Ok(Step::Again { after, uid })
+            }
+            None => Err(error),
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one failed attempt")]
+    fn judge(
+        &self,
+        rule: &weft_policy::route::Rule,
+        method: &Method,
+        sent: retry::Sent,
+        failure: Failure,
+        retry_after: Option<Duration>,
+        seen: &Observation<'_>,
+        reason: &str,
+    ) -> Option<Duration> {
+        let attempt = retry::Attempt {
+            method,
+            sent,
+            failure,
+            retries: self.retries,
+            replayable: seen.flow().is_replayable(),
+            retry_after,
+        };
+        let random = crate::endpoint::cluster::unit(rand::random());
+        match rule.retry.judge(&attempt, self.budget?, self.limits.request.at(), now(), random) {
+            Verdict::Retry { after } => {
+                seen.retried(reason, false);
+                Some(after)
+            }
+            Verdict::Stop(Stop::Budget) => {
+                seen.retried("budget", true);
+                None
+            }
+            Verdict::Stop(Stop::NotReplayable) => {
+                seen.retried("body", true);
+                None
+            }
+            Verdict::Stop(Stop::Deadline) => {
+                seen.retried("deadline", true);
+                None
+            }
+            Verdict::Stop(Stop::NotRetryable | Stop::Exhausted) => None,
+        }
+    }
+}
+
+/// What became of an attempt that had its connection.
+enum Driven {
+    Done,
+    Again { after: Duration },
+    Upgraded(ResponseHead),
+}
+
+impl From<Step> for Driven {
+    fn from(step: Step) -> Self {
+        match step {
+            Step::Again { after, .. } => Self::Again { after },
+            Step::Done | Step::Upgraded(_) => Self::Done,
+        }
+    }
+}
+
+/// Why there is no response head.
+enum Waited {
+    Expired(Expired),
+    Upstream(ProxyError),
+}
+
+/// The next head of the response, while the request's body flows. The outer error is the caller's.
+async fn head_of<U>(
+    mut up: Pin<&mut U>,
+    uploading: &mut bool,
+    recv: &mut UpRecv<'_>,
+    reply: &mut Reply<'_>,
+    clock: &mut Clock<'_>,
+) -> Result<Result<ResponseHead, Waited>, ProxyError>
+where
+    U: Future<Output = Result<(), Broken>>,
+{
+    let mut refused: Option<ProxyError> = None;
+    std::future::poll_fn(|cx| {
+        if *uploading && let Poll::Ready(result) = up.as_mut().poll(cx) {
+            *uploading = false;
+            match result {
+                Ok(()) => {}
+                Err(Broken::Caller(error)) => return Poll::Ready(Err(error)),
+                Err(Broken::Upstream(error)) => {
+                    // It may have answered before it stopped reading.
+                    refused = Some(error);
+                    clock.set(now().checked_add(REFUSAL));
+                }
+            }
+        }
+        match recv.poll_head(cx) {
+            Poll::Ready(Ok(head)) => return Poll::Ready(Ok(Ok(head))),
+            Poll::Ready(Err(error)) => return Poll::Ready(Ok(Err(Waited::Upstream(error)))),
+            Poll::Pending => {}
+        }
+        if let Poll::Ready(error) = reply.poll_gone(cx) {
+            return Poll::Ready(Err(error));
+        }
+        clock.poll(cx).map(|expired| {
+            Ok(Err(match refused.take() {
+                Some(error) => Waited::Upstream(error),
+                None => Waited::Expired(expired),
+            }))
+        })
+    })
+    .await
+}
+
+/// Reads a short response to its end, so that an HTTP/1 connection is not closed for the sake of a retry.
+async fn drain(recv: &mut UpRecv<'_>) {
+    if recv.known_length().is_some_and(|length| length <= DRAIN_BYTES) {
+        let _ = tokio::time::timeout(DRAIN_TIME, async { while let Some(Ok(_)) = recv.frame().await {} }).await;
+    }
+}

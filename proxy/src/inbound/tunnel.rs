@@ -1,0 +1,209 @@
+//! The mTLS listener: HBONE (ALPN `h2`: CONNECT streams that carry raw bytes) and native HTTP/2 (ALPN `weft-h2`), by verified identity.
+//!
+//! A peer that says anything else, or names a port that is not the workload's, gets an answer in its protocol, a log line and a metric.
+
+use super::{Calls, Inbound, Key};
+use crate::codec::{self, Handler, Io, Reply, RequestBody, RequestHead, ResponseHead};
+use crate::endpoint::tls_io;
+use crate::error::{Kind, ProxyError, Side};
+use crate::exchange::Peer;
+use crate::listen::detect::{self, Detected, Protocol};
+use crate::telemetry::Direction;
+use bytes::BytesMut;
+use http::header::HeaderName;
+use http::{Method, StatusCode};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+use weft_certs::tls::{ALPN_HBONE, ALPN_NATIVE, ClientAuth};
+use weft_certs::{LiveIdentity, SpiffeId};
+
+/// From accept to the end of the handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+const WEFT_SOURCE: HeaderName = HeaderName::from_static("weft-source");
+
+/// TLS of the listener: certificates demanded, both protocols offered, HBONE first.
+pub(super) fn server_config(identity: &Arc<LiveIdentity>) -> Result<Arc<rustls::ServerConfig>, weft_certs::Error> {
+    weft_certs::tls::server_config(identity, ClientAuth::Required, &[ALPN_HBONE, ALPN_NATIVE])
+}
+
+/// Serves one connection to its end.
+pub(super) async fn serve(inbound: &Inbound, io: Io, address: SocketAddr) {
+    let deadline = Instant::now() + HANDSHAKE;
+    let (io, handshake) = match terminate(inbound, io, deadline).await {
+        Ok(Some(terminated)) => terminated,
+        Ok(None) => return,
+        Err(error) => return inbound.exchange.telemetry.refuse(Direction::Inbound, &error, &address),
+    };
+    let Some(identity) = weft_certs::tls::peer_identity_of(&handshake.peer) else {
+        let error = ProxyError::because(Kind::PlaintextRefused, "peer presented no certificate with a SPIFFE id");
+        return inbound.refuse(io, &error, &address);
+    };
+    match handshake.alpn.as_deref() {
+        Some(alpn) if alpn == ALPN_HBONE => {
+            let hbone = Hbone { inbound, identity, address };
+            let (limits, drain) = (&inbound.settings.limits, &inbound.drain);
+            if let Err(error) = codec::h2::serve(io, limits, drain, &hbone).await {
+                tracing::debug!(peer = %address, "tunnel ended: {error}");
+            }
+        }
+        Some(alpn) if alpn == ALPN_NATIVE => native(inbound, io, handshake.server_name, &identity, address).await,
+        _ => {
+            let error = ProxyError::because(Kind::BadRequest, "peer offers neither h2 nor weft-h2")
+                .detail(format!("{identity} speaks neither HBONE (h2) nor native HTTP/2 (weft-h2)"));
+            inbound.refuse(io, &error, &address);
+        }
+    }
+}
+
+/// TLS, or the reason why not. `None`: a connection that closed without a byte, as probes of load balancers do.
+async fn terminate(
+    inbound: &Inbound,
+    mut io: Io,
+    deadline: Instant,
+) -> Result<Option<(Io, tls_io::Handshake)>, ProxyError> {
+    let Some(tls) = &inbound.tls else {
+        return Err(ProxyError::because(Kind::PlaintextRefused, "this workload has no identity to accept mTLS with"));
+    };
+    let mut buffer = BytesMut::new();
+    match detect::detect(&mut io, &mut buffer, HANDSHAKE).await {
+        Ok(Detected::Is(Protocol::Tls)) => {}
+        Ok(Detected::Closed) | Err(_) => return Ok(None),
+        Ok(Detected::Silent) => {
+            return Err(ProxyError::because(Kind::HeaderTimeout, "peer did not begin the TLS handshake in time"));
+        }
+        Ok(Detected::Is(_)) => {
+            let why = "peer presented no certificate; this listener takes mutual TLS only, and it speaks plaintext";
+            io.abort();
+            return Err(ProxyError::because(Kind::PlaintextRefused, why));
+        }
+    }
+    let accepted = tls_io::accept(io.with_prefix(buffer.freeze()), Arc::clone(tls), deadline).await;
+    accepted.map(Some).map_err(explain)
+}
+
+/// Puts what TLS says into the mesh's words: who did what wrong.
+fn explain(error: ProxyError) -> ProxyError {
+    let cause = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    let Some(cause) = cause else { return error };
+    let fault = weft_certs::Error::from_handshake(cause);
+    let kind = match &fault {
+        weft_certs::Error::PeerMisbehaved(weft_certs::PeerFault::NoCertificate) => Kind::PlaintextRefused,
+        _ => error.kind,
+    };
+    ProxyError::caused(kind, fault).side(Side::Downstream)
+}
+
+/// Who calls, for metrics: what the peer's sidecar says, as long as it stays in the namespace of its identity; else its service account.
+fn name(identity: &SpiffeId, said: Option<&str>) -> Arc<str> {
+    let Some(namespace) = identity.namespace() else { return identity.as_str().into() };
+    if let Some(said) = said
+        && weft_policy::config::is_namespaced_name(said)
+        && said.split_once('/').is_some_and(|(ns, _)| ns == namespace)
+    {
+        return said.into();
+    }
+    format!("{namespace}/{}", identity.service_account().unwrap_or_default()).into()
+}
+
+/// The peer of a call that names its source itself, as native HTTP/2 does in each request.
+pub(super) fn source(head: &RequestHead, peer: &Peer) -> Option<Peer> {
+    let identity = peer.identity.as_ref()?;
+    let said = head.headers.text(&WEFT_SOURCE)?;
+    let source = if *said == *peer.source {
+        return None;
+    } else {
+        name(&SpiffeId::new(identity).ok()?, Some(said))
+    };
+    Some(Peer { identity: Some(Arc::clone(identity)), source })
+}
+
+async fn native(inbound: &Inbound, io: Io, sni: Option<String>, identity: &SpiffeId, address: SocketAddr) {
+    let key = Key::ServerName(sni.unwrap_or_default().to_ascii_lowercase().into());
+    let peer = Peer { identity: Some(identity.as_str().into()), source: name(identity, None) };
+    let admitted = inbound.port(&key).and_then(|port| inbound.connect(&port, &peer, false));
+    if let Err(error) = admitted {
+        return inbound.refuse(io, &error, &address);
+    }
+    let calls = Calls { inbound, key: &key, peer: &peer };
+    tokio::select! {
+        served = codec::h2::serve(io, &inbound.settings.limits, &inbound.drain, &calls) => {
+            if let Err(error) = served {
+                tracing::debug!(peer = %address, "native connection ended: {error}");
+            }
+        }
+        error = inbound.revoked(&key, &peer, false) => {
+            inbound.exchange.telemetry.refuse(Direction::Inbound, &error, &address);
+        }
+    }
+}
+
+/// CONNECT streams of one HBONE connection.
+struct Hbone<'i> {
+    inbound: &'i Inbound,
+    identity: SpiffeId,
+    address: SocketAddr,
+}
+
+impl Handler for Hbone<'_> {
+    async fn call<'c>(&'c self, head: RequestHead, body: RequestBody<'c>, mut reply: Reply<'c>) {
+        let peer = Peer {
+            identity: Some(self.identity.as_str().into()),
+            source: name(&self.identity, head.headers.text(&WEFT_SOURCE)),
+        };
+        let (key, port) = match self.admit(&head, &peer) {
+            Ok(admitted) => admitted,
+            Err(error) => {
+                let exchange = &self.inbound.exchange;
+                tracing::warn!(peer = %self.identity, address = %self.address, "tunnel refused: {error}");
+                return exchange.turn_away(Direction::Inbound, Some(&peer), &error, &head, &mut reply).await;
+            }
+        };
+        if reply.send_head(ResponseHead::new(StatusCode::OK), false).await.is_err() {
+            return;
+        }
+        if let Ok(io) = reply.into_io(body).await {
+            self.inbound.serve(io, &key, &port, &peer, &self.address).await;
+        }
+    }
+
+    fn rejected(&self, error: &ProxyError) {
+        self.inbound.exchange.telemetry.refuse(Direction::Inbound, error, &self.address);
+    }
+}
+
+impl Hbone<'_> {
+    /// The port that a CONNECT means, and whether the peer may open a stream to it at all.
+    fn admit(
+        &self,
+        head: &RequestHead,
+        peer: &Peer,
+    ) -> Result<(Key, Arc<weft_policy::config::InboundPort>), ProxyError> {
+        if head.method != Method::CONNECT || head.protocol.is_some() {
+            return Err(ProxyError::because(Kind::BadRequest, "an HBONE connection carries CONNECT streams only"));
+        }
+        let Some(authority) = head.authority.as_deref().filter(|text| !text.is_empty()) else {
+            return Err(ProxyError::because(Kind::UnknownPort, "the CONNECT names no authority"));
+        };
+        let key = Key::Authority(authority.to_ascii_lowercase().into());
+        let port = self.inbound.port(&key)?;
+        let opaque = port.protocol == weft_policy::config::Protocol::Tcp;
+        self.inbound.connect(&port, peer, opaque)?;
+        Ok((key, port))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_may_name_its_service_within_its_own_namespace_only() {
+        let identity = SpiffeId::new("spiffe://weft.local/ns/shop/sa/storefront").unwrap();
+        assert_eq!(&*name(&identity, Some("shop/web")), "shop/web");
+        assert_eq!(&*name(&identity, Some("bank/payments")), "shop/storefront");
+        assert_eq!(&*name(&identity, Some("shop/<script>")), "shop/storefront");
+        assert_eq!(&*name(&identity, None), "shop/storefront");
+    }
+}

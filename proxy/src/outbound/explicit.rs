@@ -1,0 +1,94 @@
+//! The explicit listener: absolute-form, CONNECT, and plain requests by `Host` or `:authority`, for places without interception.
+//!
+//! Whoever reaches it speaks with the workload's identity, so credentials (when configured) are asked for in every form, and nothing but
+//! services of the mesh can be reached: it is no relay.
+
+use super::authority::Authority;
+use super::{Destination, Outbound};
+use crate::codec::{self, Handler, Io, Reply, RequestBody, RequestHead, ResponseHead};
+use crate::error::{Kind, ProxyError};
+use crate::listen::detect::{self, Detected, Protocol};
+use crate::telemetry::Direction;
+use bytes::BytesMut;
+use http::{Method, StatusCode, header};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// How long a client may take for its first byte.
+const FIRST_BYTE: Duration = Duration::from_secs(3600);
+
+/// Serves one connection to its end.
+pub(super) async fn serve(outbound: &Outbound, mut io: Io, peer: SocketAddr) {
+    let mut buffer = BytesMut::new();
+    let detected = detect::detect(&mut io, &mut buffer, FIRST_BYTE).await;
+    let io = io.with_prefix(buffer.freeze());
+    let handler = Explicit { outbound, peer };
+    let (limits, drain) = (&outbound.settings.limits, &outbound.drain);
+    let served = match detected {
+        Ok(Detected::Is(Protocol::Http2)) => codec::h2::serve(io, limits, drain, &handler).await,
+        Ok(Detected::Is(Protocol::Tls)) => {
+            let why = "the explicit listener takes HTTP; TLS belongs inside CONNECT";
+            return outbound.refuse(io, &ProxyError::because(Kind::BadRequest, why), &peer);
+        }
+        // What is not HTTP is answered 400 by the codec, which says more than a broken connection.
+        Ok(Detected::Is(Protocol::Http1 | Protocol::Opaque)) => codec::h1::serve(io, limits, drain, &handler).await,
+        Ok(Detected::Silent | Detected::Closed) | Err(_) => return,
+    };
+    if let Err(error) = served {
+        tracing::debug!(%peer, "explicit connection ended: {error}");
+    }
+}
+
+struct Explicit<'o> {
+    outbound: &'o Outbound,
+    peer: SocketAddr,
+}
+
+impl Handler for Explicit<'_> {
+    async fn call<'c>(&'c self, head: RequestHead, body: RequestBody<'c>, mut reply: Reply<'c>) {
+        let tunnel = head.method == Method::CONNECT && head.protocol.is_none();
+        match self.admit(&head, tunnel).await {
+            Err(error) => {
+                let exchange = &self.outbound.exchange;
+                exchange.turn_away(Direction::Outbound, None, &error, &head, &mut reply).await;
+            }
+            Ok(destination) if tunnel => {
+                if reply.send_head(ResponseHead::new(StatusCode::OK), false).await.is_err() {
+                    return;
+                }
+                // Bytes inside are detected again: TLS stays opaque, HTTP is routed.
+                if let Ok(io) = reply.into_io(body).await {
+                    self.outbound.stream(io, destination).await;
+                }
+            }
+            Ok(destination) => self.outbound.call(&destination, head, body, reply).await,
+        }
+    }
+
+    fn rejected(&self, error: &ProxyError) {
+        self.outbound.exchange.telemetry.refuse(Direction::Outbound, error, &self.peer);
+    }
+}
+
+impl Explicit<'_> {
+    /// Who may call, and what is meant.
+    async fn admit(&self, head: &RequestHead, tunnel: bool) -> Result<Destination, ProxyError> {
+        if let Some(credentials) = &self.outbound.settings.credentials {
+            let given = head.headers.get(&header::PROXY_AUTHORIZATION);
+            if !given.is_some_and(|value| credentials.admit(value.as_bytes())) {
+                let why = "this listener asks for the credentials that the workload was started with";
+                return Err(ProxyError::because(Kind::ProxyAuthentication, why));
+            }
+        }
+        let Some(text) = head.authority.as_deref().filter(|text| !text.is_empty()) else {
+            return Err(ProxyError::because(Kind::BadRequest, "the request names no host"));
+        };
+        let https = head.scheme.as_ref().is_some_and(|scheme| *scheme == http::uri::Scheme::HTTPS);
+        if https && !tunnel && head.form == codec::Form::Absolute {
+            let why = "https belongs inside CONNECT, or is plain http here: the mesh encrypts it";
+            return Err(ProxyError::because(Kind::Unsupported, why));
+        }
+        let authority = Authority::parse(text, 80)?;
+        self.outbound.destination(authority.alias()?, authority.port).await
+    }
+}
