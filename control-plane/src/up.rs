@@ -1,12 +1,37 @@
 //! `weft up`: starts the whole control plane in one process and ends it in order.
 //!
-//! Owns the data directory's layout (`weft.redb`, `identity/`, `api/`, `kubeconfig`, `endpoints.json`), the listeners and their
-//! remembered ports, and the signals. What the parts do is theirs; this file only wires them.
+//! Owns the data directory's layout (`weft.redb`, `identity/`, `api/`, `kubeconfig`, `ports.json`, `endpoints.json`), the listeners and
+//! their remembered ports, and the signals. What the parts do is theirs; this file only wires them.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::time::Duration;
+mod listen;
+
+use crate::fleet::{ControlService, Fleet, Life, web};
+use crate::identity::{Authority, IdentityService, Tokens};
+use crate::store::{Embedded, Options, Store};
+use crate::world::reconcile::{self, Compiled};
+use crate::world::watch::Reflectors;
+use crate::world::{Mesh, status};
+use crate::xds::{Discovery, Hub};
+use crate::{api, compile};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use weft_certs::{ApiCa, TrustDomain, files};
+use weft_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
+use weft_proto::v1::control_server::ControlServer;
+use weft_proto::v1::identity_server::IdentityServer;
+
+/// How long parts may take to end once they are told to.
+const DRAIN: Duration = Duration::from_secs(10);
+/// Expired join tokens are removed this often.
+const SWEEP: Duration = Duration::from_secs(3600);
+/// How long the kubeconfig's client certificate is valid; a new one is written with every start.
+const ADMIN: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// What `weft up` is told. Every field has the default that [`Settings::default`] gives it.
 #[derive(Clone, Debug)]
@@ -49,6 +74,10 @@ impl Default for Settings {
 #[error("{0}")]
 pub struct Error(pub String);
 
+fn failed<E: std::fmt::Display>(what: impl std::fmt::Display) -> impl FnOnce(E) -> Error {
+    move |error| Error(format!("{what}: {error}"))
+}
+
 /// Where a running control plane listens; the content of `endpoints.json`.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -68,9 +97,19 @@ pub struct Endpoints {
 /// # Errors
 /// When it cannot start (data directory, ports, keys, store) or a part of it died.
 pub async fn run(settings: Settings) -> Result<(), Error> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut term = signal(SignalKind::terminate()).map_err(failed("cannot listen for SIGTERM"))?;
+    let mut int = signal(SignalKind::interrupt()).map_err(failed("cannot listen for SIGINT"))?;
     let shutdown = CancellationToken::new();
-    let _ = (&settings, &shutdown);
-    run_until(settings, shutdown, |_| {}).await
+    let running = run_until(settings, shutdown.clone(), |_| {});
+    tokio::pin!(running);
+    tokio::select! {
+        result = &mut running => return result,
+        _ = term.recv() => tracing::info!("SIGTERM: ending"),
+        _ = int.recv() => tracing::info!("SIGINT: ending"),
+    }
+    shutdown.cancel();
+    running.await
 }
 
 /// As [`run`], but ends when `shutdown` is cancelled; `started` is called once with the bound addresses.
@@ -78,9 +117,235 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
 /// # Errors
 /// As for [`run`].
 pub async fn run_until(
-    _settings: Settings,
-    _shutdown: CancellationToken,
-    _started: impl FnOnce(&Endpoints),
+    settings: Settings,
+    shutdown: CancellationToken,
+    started: impl FnOnce(&Endpoints),
 ) -> Result<(), Error> {
-    Err(Error("not wired yet".into()))
+    let parts = Parts::open(&settings).await?;
+    let endpoints = parts.endpoints.clone();
+    let mut tasks = parts.spawn(&settings, &shutdown)?;
+    write_public(&settings.data_dir.join("endpoints.json"), &endpoints)?;
+    tracing::info!(api = %endpoints.api, grpc = %endpoints.grpc, trust_domain = %endpoints.trust_domain, "the control plane is up");
+    started(&endpoints);
+    let result = tokio::select! {
+        ended = tasks.join_next() => match ended {
+            Some(Ok((part, Ok(())))) => Err(Error(format!("{part} ended by itself"))),
+            Some(Ok((part, Err(error)))) => Err(Error(format!("{part}: {error}"))),
+            Some(Err(panicked)) => Err(Error(format!("a part of the control plane panicked: {panicked}"))),
+            None => Ok(()),
+        },
+        () = shutdown.cancelled() => Ok(()),
+    };
+    shutdown.cancel();
+    let ended = tokio::time::timeout(DRAIN, async { while tasks.join_next().await.is_some() {} }).await;
+    if ended.is_err() {
+        tracing::warn!("parts of the control plane did not end in time and are cut");
+        tasks.shutdown().await;
+    }
+    tracing::info!("the control plane has ended");
+    result
+}
+
+type Tasks = JoinSet<(&'static str, Result<(), String>)>;
+
+/// Everything opened and bound, nothing running yet.
+struct Parts {
+    endpoints: Endpoints,
+    api: api::Api,
+    api_tls: Arc<rustls::ServerConfig>,
+    api_listener: TcpListener,
+    grpc_listener: TcpListener,
+    grpc_tls: Arc<rustls::ServerConfig>,
+    authority: Arc<Authority>,
+    tokens: Tokens,
+    mesh: Mesh,
+    reserved: weft_policy::config::Cidr,
+}
+
+impl Parts {
+    async fn open(settings: &Settings) -> Result<Self, Error> {
+        let dir = &settings.data_dir;
+        files::private_dir(dir).map_err(failed("cannot use the data directory"))?;
+        let trust_domain: TrustDomain =
+            settings.trust_domain.parse().map_err(failed(format!("trust domain {:?}", settings.trust_domain)))?;
+        let reserved = range(&settings.service_cidr)?;
+        let path = dir.join("weft.redb");
+        let store = Embedded::open(&path, Options::default()).map_err(|error| {
+            Error(format!(
+                "cannot open {}: {error}; is another control plane running on this data directory?",
+                path.display()
+            ))
+        })?;
+        let store: Arc<dyn Store> = Arc::new(store);
+        let authority = Authority::open(&dir.join("identity"), &trust_domain).map_err(failed("mesh CA"))?;
+        let spki = authority.ca().root_fingerprint().map_err(failed("mesh CA"))?;
+        let tokens = Tokens::new(store.clone(), spki.to_string(), trust_domain.to_string());
+        let api_settings = api::Settings {
+            service_cidr: settings.service_cidr.clone(),
+            hosts: vec![settings.api.ip().to_string()],
+            ..api::Settings::default()
+        };
+        let api = api::Api::open(store, api_settings).await.map_err(failed("resource API"))?;
+
+        let ports = dir.join("ports.json");
+        let remembered = listen::Ports::load(&ports);
+        let grpc_listener = listen::bind(settings.grpc, remembered.grpc, "--grpc").await?;
+        let api_listener = listen::bind(settings.api, remembered.api, "--api").await?;
+        let grpc = grpc_listener.local_addr().map_err(failed("gRPC listener"))?;
+        let api_at = api_listener.local_addr().map_err(failed("API listener"))?;
+        listen::Ports { grpc: Some(grpc.port()), api: Some(api_at.port()) }.save(&ports)?;
+
+        let endpoints = Endpoints {
+            grpc: grpc.to_string(),
+            api: format!("https://{api_at}"),
+            trust_domain: trust_domain.to_string(),
+            pid: std::process::id(),
+        };
+        let api_tls = api_credentials(dir, &endpoints.api, settings.api.ip())?;
+        let grpc_tls = weft_certs::tls::server_config(
+            authority.live(),
+            weft_certs::tls::ClientAuth::Optional,
+            &[weft_certs::tls::ALPN_GRPC],
+        )
+        .map_err(failed("gRPC TLS"))?;
+        let mesh = Mesh {
+            trust_domain: trust_domain.to_string(),
+            domain: settings.domain.clone(),
+            service_cidr: settings.service_cidr.clone(),
+            roots: authority.ca().bundle().to_der(),
+            reissue_after: 0,
+        };
+        Ok(Self { endpoints, api, api_tls, api_listener, grpc_listener, grpc_tls, authority, tokens, mesh, reserved })
+    }
+
+    fn spawn(self, settings: &Settings, shutdown: &CancellationToken) -> Result<Tasks, Error> {
+        let client = api::client(&self.api);
+        let hub = Arc::new(Hub::default());
+        let fleet = Arc::new(Fleet::default());
+        let (publish, compiled) = watch::channel(Compiled::default());
+        let life = Life::new(
+            client.clone(),
+            compiled.clone(),
+            hub.convergence().clone(),
+            fleet.clone(),
+            settings.stream_grace,
+            settings.start_grace,
+        );
+        self.api.mount(web::router(web::Sources {
+            fleet: fleet.clone(),
+            hub: hub.clone(),
+            compiled: compiled.clone(),
+            tokens: self.tokens.clone(),
+        }));
+        let mut tasks = Tasks::new();
+
+        let (api, listener, tls, stop) = (self.api, self.api_listener, self.api_tls, shutdown.clone());
+        tasks.spawn(async move {
+            let served = api::server::serve(listener, api, tls, stop).await;
+            ("resource API", served.map_err(|e| e.to_string()))
+        });
+
+        let identity = IdentityService::new(self.authority.clone(), self.tokens.clone(), client.clone(), self.reserved);
+        let services = listen::Services {
+            discovery: AggregatedDiscoveryServiceServer::new(Discovery::new(hub.clone(), shutdown.clone())),
+            identity: IdentityServer::new(identity),
+            control: ControlServer::new(ControlService::new(fleet, life.clone(), shutdown.clone())),
+        };
+        let (listener, tls, stop, ready) = (self.grpc_listener, self.grpc_tls, shutdown.clone(), compiled.clone());
+        tasks.spawn(async move {
+            // Nobody is told that a service is absent before the world was read once.
+            let served = match first_compilation(ready, &stop).await {
+                true => listen::serve(listener, tls, services, stop).await,
+                false => Ok(()),
+            };
+            ("gRPC server", served)
+        });
+
+        let (watched, mesh, stop, offered) = (client.clone(), self.mesh, shutdown.clone(), hub.clone());
+        tasks.spawn(async move {
+            let reflectors = Reflectors::start(&watched);
+            let ran = reconcile::run(&reflectors, &mesh, &offered, &publish, &stop).await;
+            ("reconciler", ran)
+        });
+        let (convergence, stop) = (hub.convergence().clone(), shutdown.clone());
+        tasks.spawn(async move {
+            status::run(client, compiled, convergence, stop).await;
+            ("status writer", Ok(()))
+        });
+        let stop = shutdown.clone();
+        tasks.spawn(async move {
+            life.run(stop).await;
+            ("fleet", Ok(()))
+        });
+        let (authority, stop) = (self.authority, shutdown.clone());
+        tasks.spawn(async move {
+            authority.keep_fresh(stop).await;
+            ("certificate renewal", Ok(()))
+        });
+        let (tokens, stop) = (self.tokens, shutdown.clone());
+        tasks.spawn(async move {
+            sweep_tokens(tokens, stop).await;
+            ("join tokens", Ok(()))
+        });
+        Ok(tasks)
+    }
+}
+
+async fn first_compilation(mut compiled: watch::Receiver<Compiled>, shutdown: &CancellationToken) -> bool {
+    tokio::select! {
+        first = compiled.wait_for(|c| c.generation > 0) => first.is_ok(),
+        () = shutdown.cancelled() => false,
+    }
+}
+
+async fn sweep_tokens(tokens: Tokens, shutdown: CancellationToken) {
+    loop {
+        if let Err(error) = tokens.sweep(SystemTime::now()).await {
+            tracing::warn!(%error, "cannot remove expired join tokens");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(SWEEP) => {}
+            () = shutdown.cancelled() => return,
+        }
+    }
+}
+
+/// The API's own CA, server certificate and the administrator's kubeconfig.
+fn api_credentials(dir: &Path, server: &str, ip: IpAddr) -> Result<Arc<rustls::ServerConfig>, Error> {
+    let now = SystemTime::now();
+    let ca = ApiCa::open(&dir.join("api"), now).map_err(failed("API CA"))?;
+    let ip = ip.to_string();
+    let mut names = vec!["localhost", "127.0.0.1", "::1"];
+    if !names.contains(&ip.as_str()) {
+        names.push(&ip);
+    }
+    let credential = ca.issue_server(&names, None, now).map_err(failed("API server certificate"))?;
+    let admin = ca
+        .issue_client("weft-admin", &[api::ADMIN_GROUP], Some(ADMIN), now)
+        .map_err(failed("administrator's certificate"))?;
+    let kubeconfig = api::access::kubeconfig(server, &ca.certificate_pem(), &admin.chain_pem(), &admin.key().to_pem());
+    files::write_private(&dir.join("kubeconfig"), kubeconfig.as_bytes())
+        .map_err(failed("cannot write the kubeconfig"))?;
+    weft_certs::tls::api_server_config(&credential, ca.certificate(), &[b"h2", b"http/1.1"]).map_err(failed("API TLS"))
+}
+
+fn write_public<T: serde::Serialize>(path: &Path, value: &T) -> Result<(), Error> {
+    let text = serde_json::to_vec_pretty(value).map_err(failed("cannot write JSON"))?;
+    files::write_public(path, &text).map_err(failed("cannot write"))
+}
+
+/// The range of cluster addresses, checked as a sidecar would.
+fn range(cidr: &str) -> Result<weft_policy::config::Cidr, Error> {
+    let world = crate::world::World {
+        mesh: Mesh {
+            trust_domain: "weft.local".into(),
+            domain: "cluster.local".into(),
+            service_cidr: cidr.to_owned(),
+            ..Mesh::default()
+        },
+        ..Default::default()
+    };
+    let settings = weft_policy::config::Settings::from_wire(&compile::mesh::settings(&world));
+    let settings = settings.map_err(failed(format!("service range {cidr:?}")))?;
+    settings.mesh_cidrs.first().copied().ok_or_else(|| Error(format!("service range {cidr:?}: is no range")))
 }

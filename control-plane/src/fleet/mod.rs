@@ -1,1 +1,231 @@
-//! (being written)
+//! The sidecars as a fleet: their control streams, their readiness, what they report, what they are told to do.
+//!
+//! [`stream`] is the tonic service, [`life`] decides when a workload takes calls and when it is gone, [`golden`] keeps an hour of golden
+//! metrics in memory (pure), [`web`] answers the questions of `weft stat`, `check` and `token`. What a workload may say of itself is decided
+//! in [`crate::identity`]; what its readiness means for others in [`crate::compile`].
+
+pub mod golden;
+pub mod life;
+pub mod stream;
+pub mod web;
+
+pub use life::Life;
+pub use stream::ControlService;
+
+use parking_lot::Mutex;
+use serde::Serialize;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+use weft_proto::v1;
+
+/// How long a command may take, its answer included.
+const COMMAND: Duration = Duration::from_secs(10);
+
+/// What a breaker says, by sidecar, backend and endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Breaker {
+    /// The sidecar that holds it.
+    pub sidecar: String,
+    /// "namespace/name:port"
+    pub backend: String,
+    /// Workload uid.
+    pub endpoint: String,
+    /// `closed`, `open`, `halfOpen`.
+    pub state: &'static str,
+    /// Times it opened since the sidecar started.
+    pub opened: u64,
+}
+
+/// One connected sidecar.
+#[derive(Debug)]
+struct Connected {
+    stream: u64,
+    version: String,
+    ready: bool,
+    draining: bool,
+    since: Instant,
+    reported: Option<Instant>,
+    breakers: Vec<Breaker>,
+    commands: mpsc::Sender<v1::ControlDown>,
+    waiting: HashMap<u64, oneshot::Sender<v1::CommandResult>>,
+}
+
+/// A connected sidecar as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sidecar {
+    /// Workload uid.
+    pub workload: String,
+    /// Version of the sidecar.
+    pub version: String,
+    /// Whether its application is ready.
+    pub ready: bool,
+    /// Whether it asked to be withdrawn.
+    pub draining: bool,
+    /// Seconds since its control stream began.
+    pub connected_seconds: u64,
+    /// Seconds since its last report; null: none yet.
+    pub last_report_seconds: Option<u64>,
+}
+
+/// Why a command was not done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// No sidecar of that workload is connected.
+    #[error("no sidecar of {0} is connected")]
+    NotConnected(String),
+    /// It has more commands waiting than it takes.
+    #[error("the sidecar of {0} is busy with other commands")]
+    Busy(String),
+    /// It did not answer in time.
+    #[error("the sidecar of {0} did not answer in time")]
+    Silent(String),
+    /// It answered with an error.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// All connected sidecars and what they reported. Cheap to share.
+#[derive(Debug, Default)]
+pub struct Fleet {
+    sidecars: Mutex<BTreeMap<String, Connected>>,
+    golden: Mutex<golden::Golden>,
+    next: AtomicU64,
+}
+
+impl Fleet {
+    /// Connected sidecars, by uid.
+    #[must_use]
+    pub fn sidecars(&self) -> Vec<Sidecar> {
+        let now = Instant::now();
+        let shown = |(uid, c): (&String, &Connected)| Sidecar {
+            workload: uid.clone(),
+            version: c.version.clone(),
+            ready: c.ready,
+            draining: c.draining,
+            connected_seconds: now.saturating_duration_since(c.since).as_secs(),
+            last_report_seconds: c.reported.map(|at| now.saturating_duration_since(at).as_secs()),
+        };
+        self.sidecars.lock().iter().map(shown).collect()
+    }
+
+    /// Whether a sidecar of the workload is connected.
+    #[must_use]
+    pub fn is_connected(&self, uid: &str) -> bool {
+        self.sidecars.lock().contains_key(uid)
+    }
+
+    /// Every breaker that sidecars listed in their last reports.
+    #[must_use]
+    pub fn breakers(&self) -> Vec<Breaker> {
+        self.sidecars.lock().values().flat_map(|c| c.breakers.iter().cloned()).collect()
+    }
+
+    /// Golden metrics over the last `window`.
+    #[must_use]
+    pub fn stat(&self, window: Duration) -> golden::Stat {
+        let breakers = self.breakers();
+        self.golden.lock().stat(Instant::now(), window, &breakers)
+    }
+
+    /// Sends a command to a sidecar and waits for its answer.
+    ///
+    /// # Errors
+    /// When it is not connected, busy, silent, or says so.
+    pub async fn command(&self, uid: &str, command: v1::command::Command) -> Result<bytes::Bytes, CommandError> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
+        let (answer, answered) = oneshot::channel();
+        let commands = {
+            let mut sidecars = self.sidecars.lock();
+            let connected = sidecars.get_mut(uid).ok_or_else(|| CommandError::NotConnected(uid.to_owned()))?;
+            connected.waiting.retain(|_, w| !w.is_closed());
+            if connected.waiting.len() >= 16 {
+                return Err(CommandError::Busy(uid.to_owned()));
+            }
+            connected.waiting.insert(id, answer);
+            connected.commands.clone()
+        };
+        let down = v1::control_down::Message::Command(v1::Command { id, command: Some(command) });
+        commands.try_send(v1::ControlDown { message: Some(down) }).map_err(|_| CommandError::Busy(uid.to_owned()))?;
+        match tokio::time::timeout(COMMAND, answered).await {
+            Ok(Ok(result)) if result.error.is_empty() => Ok(result.output),
+            Ok(Ok(result)) => Err(CommandError::Failed(result.error)),
+            Ok(Err(_)) => Err(CommandError::NotConnected(uid.to_owned())),
+            Err(_) => Err(CommandError::Silent(uid.to_owned())),
+        }
+    }
+
+    fn join(self: &Arc<Self>, uid: &str, version: String, commands: mpsc::Sender<v1::ControlDown>) -> Membership {
+        let stream = self.next.fetch_add(1, Ordering::Relaxed);
+        let connected = Connected {
+            stream,
+            version,
+            ready: false,
+            draining: false,
+            since: Instant::now(),
+            reported: None,
+            breakers: Vec::new(),
+            commands,
+            waiting: HashMap::new(),
+        };
+        // A newer stream of the same workload replaces the older one, whose end then says nothing.
+        self.sidecars.lock().insert(uid.to_owned(), connected);
+        Membership { fleet: self.clone(), uid: uid.to_owned(), stream }
+    }
+}
+
+/// A control stream's place in the fleet; dropping it takes the sidecar out, unless a newer stream took its place.
+#[derive(Debug)]
+struct Membership {
+    fleet: Arc<Fleet>,
+    uid: String,
+    stream: u64,
+}
+
+impl Membership {
+    fn with<T>(&self, act: impl FnOnce(&mut Connected) -> T) -> Option<T> {
+        let mut sidecars = self.fleet.sidecars.lock();
+        sidecars.get_mut(&self.uid).filter(|c| c.stream == self.stream).map(act)
+    }
+
+    fn report(&self, report: v1::Report) {
+        let uid = self.uid.clone();
+        let breakers = report.breakers.iter().take(golden::MAX_SERIES).map(|b| Breaker {
+            sidecar: uid.clone(),
+            backend: b.backend.clone(),
+            endpoint: b.endpoint.clone(),
+            state: match v1::BreakerState::try_from(b.state) {
+                Ok(v1::BreakerState::Open) => "open",
+                Ok(v1::BreakerState::HalfOpen) => "halfOpen",
+                _ => "closed",
+            },
+            opened: b.opened,
+        });
+        let breakers = breakers.collect();
+        self.with(|c| {
+            c.reported = Some(Instant::now());
+            c.breakers = breakers;
+        });
+        self.fleet.golden.lock().add(Instant::now(), &self.uid, report);
+    }
+
+    fn result(&self, result: v1::CommandResult) {
+        if let Some(Some(waiting)) = self.with(|c| c.waiting.remove(&result.id)) {
+            // Whoever asked may have given up: then nobody wants the answer.
+            drop(waiting.send(result));
+        }
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        let mut sidecars = self.fleet.sidecars.lock();
+        if sidecars.get(&self.uid).is_some_and(|c| c.stream == self.stream) {
+            sidecars.remove(&self.uid);
+        }
+    }
+}

@@ -1,1 +1,77 @@
-//! (being written)
+//! Who is who: the certificate authority's service, join tokens, and the registration of workloads.
+//!
+//! [`token`] keeps join tokens (hashed, counted, bound to claims), [`registration`] decides what a workload may say of itself (pure),
+//! [`authority`] holds the mesh CA and the control plane's own certificate, [`service`] puts them behind `weft.v1.Identity`. Verification
+//! of chains is `weft_certs`' business; what a registered workload means for others is the compiler's.
+
+pub mod authority;
+pub mod registration;
+pub mod service;
+pub mod token;
+
+pub use authority::Authority;
+pub use service::IdentityService;
+pub use token::Tokens;
+
+use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
+use tonic::{Request, Status};
+use weft_certs::SpiffeId;
+
+/// Namespace of the control plane's own identity: nobody joins it.
+pub const SYSTEM_NAMESPACE: &str = "weft-system";
+
+/// Who is at the other end of a connection, from the certificate that TLS has verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The whole SPIFFE id.
+    pub identity: String,
+    /// Its trust domain.
+    pub trust_domain: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its service account.
+    pub service_account: String,
+}
+
+impl Peer {
+    /// The peer of a request.
+    ///
+    /// # Errors
+    /// `UNAUTHENTICATED` when it presented no certificate, `PERMISSION_DENIED` when its id is not that of a workload.
+    #[expect(clippy::result_large_err, reason = "tonic's own type: what the caller returns")]
+    pub fn of<T>(request: &Request<T>) -> Result<Self, Status> {
+        Self::find(request)?.ok_or_else(|| {
+            Status::unauthenticated(
+                "present an SVID of this mesh: without a certificate only IssueCertificate is served",
+            )
+        })
+    }
+
+    /// The same; `None` when it presented no certificate.
+    ///
+    /// # Errors
+    /// `PERMISSION_DENIED` when its id is not that of a workload.
+    #[expect(clippy::result_large_err, reason = "tonic's own type: what the caller returns")]
+    pub fn find<T>(request: &Request<T>) -> Result<Option<Self>, Status> {
+        let info = request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>();
+        let Some(chain) = info.and_then(TlsConnectInfo::peer_certs).filter(|chain| !chain.is_empty()) else {
+            return Ok(None);
+        };
+        let id = weft_certs::tls::peer_identity_of(&chain)
+            .ok_or_else(|| Status::permission_denied("the client certificate is no SVID"))?;
+        Self::from_id(&id)
+            .map(Some)
+            .ok_or_else(|| Status::permission_denied(format!("{id} is not the identity of a workload")))
+    }
+
+    /// The parts of a workload's id; `None` for ids of another shape.
+    #[must_use]
+    pub fn from_id(id: &SpiffeId) -> Option<Self> {
+        Some(Self {
+            identity: id.to_string(),
+            trust_domain: id.trust_domain().to_string(),
+            namespace: id.namespace()?.to_owned(),
+            service_account: id.service_account()?.to_owned(),
+        })
+    }
+}

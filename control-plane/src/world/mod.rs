@@ -1,1 +1,155 @@
-//! (being written)
+//! What the mesh knows at one moment: objects by name, and the questions that the compiler asks of them.
+//!
+//! A [`World`] is a value: built from the reflectors of [`watch`] whenever something changed, never edited. [`reconcile`] turns worlds
+//! into what is offered, [`status`] tells objects their fate. What objects mean for sidecars is decided in [`crate::compile`] alone.
+
+pub mod reconcile;
+pub mod status;
+pub mod watch;
+
+use crate::compile::Kind;
+use crate::kinds::{AuthorizationPolicy, MeshTls, Phase, Service, TrafficPolicy, Workload};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::core::ObjectMeta;
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// What holds for the mesh as a whole, from settings and the CA.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Mesh {
+    /// `weft.local`
+    pub trust_domain: String,
+    /// `cluster.local`
+    pub domain: String,
+    /// Range of Services' cluster addresses.
+    pub service_cidr: String,
+    /// Root certificates, DER.
+    pub roots: Vec<Vec<u8>>,
+    /// Seconds since the Unix epoch; older certificates are renewed at once. Zero: none.
+    pub reissue_after: i64,
+}
+
+/// An `HTTPRoute` or `GRPCRoute`, its spec as written: it is read strictly by the compiler.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    /// Which of the two.
+    pub kind: Kind,
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// `metadata.generation`
+    pub generation: i64,
+    /// `metadata.creationTimestamp`, seconds since the Unix epoch.
+    pub created: i64,
+    /// `spec`
+    pub spec: serde_json::Value,
+    /// `status`
+    pub status: serde_json::Value,
+}
+
+impl Route {
+    /// `namespace/name`.
+    #[must_use]
+    pub fn key(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Everything, by "namespace/name".
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    /// Settings.
+    pub mesh: Mesh,
+    /// Services.
+    pub services: BTreeMap<String, Arc<Service>>,
+    /// Workloads.
+    pub workloads: BTreeMap<String, Arc<Workload>>,
+    /// Routes of both kinds; invariant: older first, then by name.
+    pub routes: Vec<Route>,
+    /// TrafficPolicies.
+    pub traffic: BTreeMap<String, Arc<TrafficPolicy>>,
+    /// AuthorizationPolicies.
+    pub authorization: BTreeMap<String, Arc<AuthorizationPolicy>>,
+    /// MeshTLS objects.
+    pub mesh_tls: BTreeMap<String, Arc<MeshTls>>,
+}
+
+impl World {
+    /// Puts routes into the order in which they win over each other.
+    pub fn sort_routes(&mut self) {
+        self.routes.sort_by(|a, b| (a.created, &a.namespace, &a.name).cmp(&(b.created, &b.namespace, &b.name)));
+    }
+
+    /// Workloads of a namespace with their uids, in order.
+    pub fn workloads_in(&self, namespace: &str) -> impl Iterator<Item = (&String, &Arc<Workload>)> {
+        let prefix = format!("{namespace}/");
+        let range = self.workloads.range(prefix.clone()..);
+        range.take_while(move |(uid, _)| uid.starts_with(&prefix))
+    }
+
+    /// Workloads that are alone at an address others can reach: a call to that address means them.
+    pub fn addressable(&self) -> impl Iterator<Item = &Arc<Workload>> {
+        let address = |w: &Workload| w.spec.address.parse::<IpAddr>().ok().filter(|a| !a.is_loopback());
+        let alive = |w: &&Arc<Workload>| w.status.as_ref().and_then(|s| s.phase) != Some(Phase::Lost);
+        let mut at: HashMap<IpAddr, usize> = HashMap::new();
+        for workload in self.workloads.values().filter(alive) {
+            if let Some(address) = address(workload) {
+                *at.entry(address).or_default() += 1;
+            }
+        }
+        let alone = move |w: &&Arc<Workload>| address(w).is_some_and(|a| at.get(&a) == Some(&1));
+        self.workloads.values().filter(alive).filter(alone)
+    }
+}
+
+/// By what objects of a kind are ordered when one must win: the older, then the smaller name.
+#[must_use]
+pub fn age(meta: &ObjectMeta) -> (i64, String, String) {
+    (created(meta), meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+}
+
+/// `metadata.creationTimestamp`, seconds since the Unix epoch.
+#[must_use]
+pub fn created(meta: &ObjectMeta) -> i64 {
+    meta.creation_timestamp.as_ref().map_or(0, |t| t.0.as_second())
+}
+
+/// Whether a label selector selects an object with these labels. An empty selector selects everything; an unknown operator nothing.
+#[must_use]
+pub fn selects(selector: &LabelSelector, labels: Option<&BTreeMap<String, String>>) -> bool {
+    let value = |key: &str| labels.and_then(|l| l.get(key)).map(String::as_str);
+    let equal = selector.match_labels.iter().flatten().all(|(k, v)| value(k) == Some(v));
+    equal
+        && selector.match_expressions.iter().flatten().all(|e| {
+            let values = e.values.as_deref().unwrap_or_default();
+            let listed = value(&e.key).is_some_and(|v| values.iter().any(|x| x == v));
+            match e.operator.as_str() {
+                "In" => listed,
+                "NotIn" => !listed,
+                "Exists" => value(&e.key).is_some(),
+                "DoesNotExist" => value(&e.key).is_none(),
+                _ => false,
+            }
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn selectors_mean_what_they_mean_in_kubernetes() {
+        let labels: BTreeMap<String, String> = [("app".to_owned(), "cart".to_owned())].into();
+        let selects = |s| super::selects(&serde_json::from_value(s).unwrap(), Some(&labels));
+        assert!(selects(json!({})));
+        assert!(selects(json!({"matchLabels": {"app": "cart"}})));
+        assert!(!selects(json!({"matchLabels": {"app": "cart", "tier": "web"}})));
+        assert!(selects(json!({"matchExpressions": [{"key": "app", "operator": "In", "values": ["cart", "x"]}]})));
+        assert!(selects(json!({"matchExpressions": [{"key": "tier", "operator": "NotIn", "values": ["web"]}]})));
+        assert!(!selects(json!({"matchExpressions": [{"key": "tier", "operator": "Exists"}]})));
+        assert!(!selects(json!({"matchExpressions": [{"key": "app", "operator": "Near"}]})));
+    }
+}

@@ -1,0 +1,113 @@
+//! What a policy object learns of its fate, before it is put into the shape of a status.
+//!
+//! Types and reasons are those of the Gateway API (`RouteConditionType`, `RouteConditionReason`) where it has one. Who writes them, and
+//! what `Programmed` says, is [`crate::world::status`]'s business.
+
+use crate::xds::convergence::Key;
+use std::collections::BTreeSet;
+
+/// The kinds that are told their fate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// `gateway.networking.k8s.io/v1` HTTPRoute.
+    HttpRoute,
+    /// `gateway.networking.k8s.io/v1` GRPCRoute.
+    GrpcRoute,
+    /// `weft.mesh/v1alpha1` TrafficPolicy.
+    TrafficPolicy,
+    /// `weft.mesh/v1alpha1` AuthorizationPolicy.
+    AuthorizationPolicy,
+    /// `weft.mesh/v1alpha1` MeshTLS.
+    MeshTls,
+}
+
+impl Kind {
+    /// Whether its status is one list of conditions for each parent.
+    #[must_use]
+    pub fn is_route(self) -> bool {
+        matches!(self, Self::HttpRoute | Self::GrpcRoute)
+    }
+
+    /// The name of the kind, as in objects.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::HttpRoute => "HTTPRoute",
+            Self::GrpcRoute => "GRPCRoute",
+            Self::TrafficPolicy => "TrafficPolicy",
+            Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::MeshTls => "MeshTLS",
+        }
+    }
+}
+
+/// One condition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// `Accepted`, `ResolvedRefs`.
+    pub r#type: &'static str,
+    /// True or False.
+    pub status: bool,
+    /// CamelCase.
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
+}
+
+impl Condition {
+    /// `Accepted=True`.
+    #[must_use]
+    pub fn accepted() -> Self {
+        Self { r#type: "Accepted", status: true, reason: "Accepted", message: String::new() }
+    }
+
+    /// `Accepted=False`.
+    #[must_use]
+    pub fn refused(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { r#type: "Accepted", status: false, reason, message: message.into() }
+    }
+
+    /// `ResolvedRefs`: of what does not resolve the first gives the reason, all are told.
+    #[must_use]
+    pub fn resolved(unresolved: &[(&'static str, String)]) -> Self {
+        let Some((reason, _)) = unresolved.first() else {
+            return Self { r#type: "ResolvedRefs", status: true, reason: "ResolvedRefs", message: String::new() };
+        };
+        let all: Vec<_> = unresolved.iter().map(|(_, text)| text.as_str()).collect();
+        Self { r#type: "ResolvedRefs", status: false, reason, message: all.join("; ") }
+    }
+}
+
+/// The fate of an object under one parent, or its only one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParentVerdict {
+    /// The `parentRef` as it was written; `None` for kinds without.
+    pub parent: Option<serde_json::Value>,
+    /// What was found.
+    pub conditions: Vec<Condition>,
+    /// The resources that the object shapes through this parent: sidecars that hold their newest versions run it.
+    pub shapes: BTreeSet<Key>,
+}
+
+impl ParentVerdict {
+    /// Whether the object is in force here as it is written.
+    #[must_use]
+    pub fn is_accepted(&self) -> bool {
+        self.conditions.iter().all(|c| c.r#type != "Accepted" || c.status)
+    }
+}
+
+/// The fate of an object.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Verdict {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// `metadata.generation` of the edition that was compiled.
+    pub generation: i64,
+    /// One for each parent that is ours, in the order written; kinds without parents have exactly one.
+    pub parents: Vec<ParentVerdict>,
+}

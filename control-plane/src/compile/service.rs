@@ -1,0 +1,167 @@
+//! `weft.v1.Service`: names, addresses and ports of a Service, one variant for each client namespace that sees it differently.
+
+use super::endpoints::Members;
+use super::route::Attached;
+use super::traffic::Policies;
+use super::{Variants, names};
+use crate::kinds::Service;
+use crate::world::World;
+use k8s_openapi::api::core::v1::ServicePort;
+use std::collections::BTreeMap;
+use weft_proto::v1;
+
+/// Ports on which servers usually speak first, or whose protocol nobody sniffs: opaque unless declared otherwise.
+const OPAQUE: [u16; 8] = [25, 587, 3306, 4444, 5432, 6379, 9300, 11211];
+
+/// Port numbers of a Service, TCP only.
+pub fn ports(service: &Service) -> impl Iterator<Item = u16> {
+    declared(service).filter_map(|p| u16::try_from(p.port).ok().filter(|n| *n != 0))
+}
+
+/// Ports of a Service, TCP only: the mesh carries nothing else.
+pub fn declared(service: &Service) -> impl Iterator<Item = &ServicePort> {
+    let ports = service.spec.as_ref().and_then(|s| s.ports.as_deref()).unwrap_or_default();
+    ports.iter().filter(|p| p.protocol.as_deref().is_none_or(|p| p == "TCP"))
+}
+
+/// Whether the Service has no cluster address by its own wish.
+#[must_use]
+pub fn is_headless(service: &Service) -> bool {
+    service.spec.as_ref().is_some_and(|s| s.cluster_ip.as_deref() == Some("None"))
+}
+
+/// Whether the Service only stands for a name outside.
+#[must_use]
+pub fn is_external_name(service: &Service) -> bool {
+    service.spec.as_ref().is_some_and(|s| s.type_.as_deref() == Some("ExternalName"))
+}
+
+/// What the port is declared to speak, by `appProtocol`, else by the prefix of its name.
+#[must_use]
+pub fn declared_protocol(port: &ServicePort) -> Option<v1::Protocol> {
+    let word = match &port.app_protocol {
+        Some(protocol) => protocol.as_str(),
+        None => port.name.as_deref()?.split('-').next()?,
+    };
+    match word.to_ascii_lowercase().as_str() {
+        "http" | "http1" | "kubernetes.io/ws" => Some(v1::Protocol::Http1),
+        "http2" | "h2c" | "kubernetes.io/h2c" => Some(v1::Protocol::Http2),
+        "grpc" => Some(v1::Protocol::Grpc),
+        "tcp" | "tls" | "https" | "kubernetes.io/wss" | "mysql" | "postgres" | "postgresql" | "redis" | "mongo"
+        | "amqp" | "smtp" => Some(v1::Protocol::Tcp),
+        _ => None,
+    }
+}
+
+/// Compiles one Service; `None` for those that the mesh does not serve (ExternalName).
+#[must_use]
+pub fn compile(
+    world: &World,
+    service: &Service,
+    members: &Members,
+    routes: &Attached,
+    traffic: &Policies,
+    slices: &BTreeMap<String, v1::Endpoints>,
+) -> Option<(String, Variants)> {
+    let (namespace, own) = (service.metadata.namespace.as_deref()?, service.metadata.name.as_deref()?);
+    if is_external_name(service) {
+        return None;
+    }
+    let name = names::namespaced(namespace, own);
+    let spec = service.spec.as_ref();
+    let addresses = spec.and_then(|s| s.cluster_ips.clone()).filter(|ips| !ips.is_empty());
+    let addresses = addresses.or_else(|| spec.and_then(|s| s.cluster_ip.clone()).map(|ip| vec![ip]));
+    let mut vips: Vec<String> =
+        addresses.into_iter().flatten().filter(|ip| ip.parse::<std::net::IpAddr>().is_ok()).collect();
+    vips.dedup();
+
+    let variant = |client: Option<&str>| {
+        let mut hostnames = names::hosts(namespace, own, &world.mesh.domain);
+        if client == Some(namespace) {
+            hostnames.push(own.to_owned());
+        }
+        let ports = declared(service).filter_map(|port| {
+            let number = u16::try_from(port.port).ok().filter(|n| *n != 0)?;
+            let attached = routes.of(&name, number, client);
+            let protocol = protocol(port, number, &name, members, attached);
+            let part = traffic.of(&name, port.name.as_deref());
+            Some(v1::ServicePort {
+                port: number.into(),
+                name: port.name.clone().unwrap_or_default(),
+                protocol: protocol.into(),
+                frontend: Some(v1::Frontend { routes: attached.to_vec(), ..part.frontend }),
+                backend: Some(v1::Backend { slices: slice_names(slices, &name, number), ..part.backend }),
+            })
+        });
+        let mut ports: Vec<_> = ports.collect();
+        ports.sort_by_key(|p| p.port);
+        ports.dedup_by_key(|p| p.port);
+        v1::Service { name: name.clone(), hostnames, vips: vips.clone(), ports }
+    };
+    let default = variant(None);
+    let mut by_namespace = BTreeMap::new();
+    for client in routes.namespaces_of(&name).chain(std::iter::once(namespace)) {
+        by_namespace.insert(client.to_owned(), variant(Some(client)));
+    }
+    Some((name, Variants { default, by_namespace }))
+}
+
+fn protocol(
+    port: &ServicePort,
+    number: u16,
+    service: &str,
+    members: &Members,
+    attached: &[v1::Route],
+) -> v1::Protocol {
+    if let Some(declared) = declared_protocol(port) {
+        return declared;
+    }
+    if attached.iter().any(|r| r.kind == i32::from(v1::RouteKind::Grpc)) {
+        return v1::Protocol::Grpc;
+    }
+    // What all endpoints declare holds for the port too.
+    let mut spoken = members
+        .of_service(service)
+        .iter()
+        .flat_map(|m| &m.targets)
+        .filter(|t| t.service_port == number)
+        .map(|t| t.protocol);
+    let first = spoken.next().unwrap_or_default();
+    if first != v1::Protocol::Detect && spoken.all(|p| p == first) {
+        return first;
+    }
+    if attached.is_empty() && OPAQUE.contains(&number) { v1::Protocol::Tcp } else { v1::Protocol::Detect }
+}
+
+fn slice_names(slices: &BTreeMap<String, v1::Endpoints>, service: &str, port: u16) -> Vec<String> {
+    let prefix = format!("{service}:{port}/");
+    let mut found: Vec<&String> =
+        slices.range(prefix.clone()..).map(|(name, _)| name).take_while(|n| n.starts_with(&prefix)).collect();
+    found.sort_by_key(|n| n[prefix.len()..].parse::<usize>().unwrap_or(usize::MAX));
+    found.into_iter().cloned().collect()
+}
+
+/// The services of workloads' own addresses: traffic to them skips routes.
+#[must_use]
+pub fn workloads(world: &World, slices: &BTreeMap<String, v1::Endpoints>) -> Vec<(String, v1::Service)> {
+    let mut out = Vec::new();
+    for workload in world.addressable() {
+        let (Some(namespace), Some(own)) = (&workload.metadata.namespace, &workload.metadata.name) else { continue };
+        let name = names::workload_service(namespace, own);
+        let ports = workload.spec.ports.iter().map(|port| v1::ServicePort {
+            port: port.port.into(),
+            name: port.name.clone().unwrap_or_default(),
+            protocol: super::endpoints::protocol(port.protocol).into(),
+            frontend: Some(v1::Frontend::default()),
+            backend: Some(v1::Backend { slices: slice_names(slices, &name, port.port), ..Default::default() }),
+        });
+        let service = v1::Service {
+            name: name.clone(),
+            hostnames: Vec::new(),
+            vips: vec![workload.spec.address.clone()],
+            ports: ports.collect(),
+        };
+        out.push((name, service));
+    }
+    out
+}

@@ -1,0 +1,203 @@
+//! `TrafficPolicy`: what holds for calls to the ports of a Service, merged field by field.
+//!
+//! A policy that names the port comes before one that names the Service; between equals the older one, then the smaller name. Each
+//! field is taken from the first policy that sets it.
+
+use super::condition::{Condition, Kind, ParentVerdict, Verdict};
+use super::route::duration;
+use super::{LastGood, names, service};
+use crate::kinds::{BalancerPolicy, TrafficPolicy, TrafficPolicySpec};
+use crate::world::{World, age};
+use std::collections::BTreeMap;
+use weft_proto::{type_url, v1};
+
+/// What one policy says, on the wire; slices and routes are empty.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Part {
+    /// For calls addressed to the port.
+    pub frontend: v1::Frontend,
+    /// For calls that end there.
+    pub backend: v1::Backend,
+}
+
+/// All policies, by what they are about.
+#[derive(Debug, Default)]
+pub struct Policies {
+    /// Service → (name of the port, or every port) → parts in order of precedence.
+    parts: BTreeMap<String, BTreeMap<Option<String>, Vec<Part>>>,
+    verdicts: Vec<Verdict>,
+}
+
+impl Policies {
+    /// Reads every policy of the world.
+    #[must_use]
+    pub fn compile(world: &World, last: &LastGood, keep: &mut LastGood) -> Self {
+        let mut all = Self::default();
+        let mut policies: Vec<_> = world.traffic.values().collect();
+        policies.sort_by_key(|p| age(&p.metadata));
+        for policy in policies {
+            all.add(world, policy, last, keep);
+        }
+        all
+    }
+
+    fn add(&mut self, world: &World, policy: &TrafficPolicy, last: &LastGood, keep: &mut LastGood) {
+        let (Some(namespace), Some(own)) = (&policy.metadata.namespace, &policy.metadata.name) else { return };
+        let key = names::namespaced(namespace, own);
+        let (fresh, mut accepted) = match compile(&policy.spec) {
+            Ok(part) => (Some(part), Condition::accepted()),
+            Err(text) => (None, Condition::refused("Invalid", text)),
+        };
+        let mut unresolved = Vec::new();
+        let mut shapes = std::collections::BTreeSet::new();
+        let mut targets = Vec::new();
+        for (i, target) in policy.spec.target_refs.iter().enumerate() {
+            if !target.is_service() {
+                let text = format!("spec.targetRefs[{i}]: a TrafficPolicy is about Services, not about {}", target.kind);
+                accepted = Condition::refused("Invalid", text);
+                continue;
+            }
+            let name = names::namespaced(namespace, &target.name);
+            let Some(found) = world.services.get(&name) else {
+                unresolved.push(("TargetNotFound", format!("there is no Service {name}")));
+                continue;
+            };
+            if let Some(section) = &target.section_name
+                && !service::declared(found).any(|p| p.name.as_ref() == Some(section))
+            {
+                unresolved.push(("TargetNotFound", format!("Service {name} has no port named {section:?}")));
+                continue;
+            }
+            shapes.insert((type_url::SERVICE, name.clone()));
+            targets.push((name, target.section_name.clone()));
+        }
+        if let Some(part) = fresh.or_else(|| last.traffic.get(&key).cloned()) {
+            for (service, section) in targets {
+                self.parts.entry(service).or_default().entry(section).or_default().push(part.clone());
+            }
+            keep.traffic.insert(key, part);
+        }
+        self.verdicts.push(Verdict {
+            kind: Kind::TrafficPolicy,
+            namespace: namespace.clone(),
+            name: own.clone(),
+            generation: policy.metadata.generation.unwrap_or_default(),
+            parents: vec![ParentVerdict {
+                parent: None,
+                conditions: vec![accepted, Condition::resolved(&unresolved)],
+                shapes,
+            }],
+        });
+    }
+
+    /// What holds for a port of a service.
+    #[must_use]
+    pub fn of(&self, service: &str, port: Option<&str>) -> Part {
+        let Some(of_service) = self.parts.get(service) else { return Part::default() };
+        let by_name = port.and_then(|p| of_service.get(&Some(p.to_owned())));
+        let parts = by_name.into_iter().flatten().chain(of_service.get(&None).into_iter().flatten());
+        parts.fold(Part::default(), |merged, next| merge(merged, next))
+    }
+
+    /// What the policies learn.
+    #[must_use]
+    pub fn into_verdicts(self) -> Vec<Verdict> {
+        self.verdicts
+    }
+}
+
+fn merge(mut to: Part, from: &Part) -> Part {
+    let (f, g) = (&mut to.frontend, &from.frontend);
+    f.request_timeout = f.request_timeout.or(g.request_timeout);
+    f.backend_request_timeout = f.backend_request_timeout.or(g.backend_request_timeout);
+    f.idle_timeout = f.idle_timeout.or(g.idle_timeout);
+    f.retry = f.retry.take().or_else(|| g.retry.clone());
+    f.retry_budget = f.retry_budget.take().or_else(|| g.retry_budget.clone());
+    let (b, c) = (&mut to.backend, &from.backend);
+    if b.balancer == i32::from(v1::Balancer::Default) {
+        b.balancer = c.balancer;
+    }
+    b.breaker = b.breaker.take().or_else(|| c.breaker.clone());
+    b.limits = b.limits.take().or_else(|| c.limits.clone());
+    b.connect_timeout = b.connect_timeout.or(c.connect_timeout);
+    b.tcp_idle_timeout = b.tcp_idle_timeout.or(c.tcp_idle_timeout);
+    to
+}
+
+fn compile(spec: &TrafficPolicySpec) -> Result<Part, String> {
+    let timeouts = spec.timeouts.clone().unwrap_or_default();
+    let frontend = v1::Frontend {
+        routes: Vec::new(),
+        request_timeout: timeouts.request.and_then(duration),
+        backend_request_timeout: timeouts.backend_request.and_then(duration),
+        retry: spec.retry.as_ref().map(|r| v1::RetryPolicy {
+            attempts: r.attempts,
+            codes: r.codes.iter().map(|c| u32::from(*c)).collect(),
+            methods: r.methods.clone(),
+            backoff: r.backoff.and_then(duration),
+            grpc_codes: r.grpc_codes.clone(),
+        }),
+        retry_budget: spec.retry_budget.as_ref().map(|b| v1::RetryBudget {
+            percent: b.percent,
+            min_per_second: b.min_per_second,
+            window: b.window.and_then(duration),
+        }),
+        idle_timeout: timeouts.idle.and_then(duration),
+    };
+    let balancer = spec.load_balancer.as_ref().map_or(v1::Balancer::Default, |l| match l.policy {
+        BalancerPolicy::PeakEwma => v1::Balancer::PeakEwma,
+        BalancerPolicy::LeastRequest => v1::Balancer::LeastRequest,
+        BalancerPolicy::RoundRobin => v1::Balancer::RoundRobin,
+        BalancerPolicy::Random => v1::Balancer::Random,
+    });
+    let backend = v1::Backend {
+        slices: Vec::new(),
+        balancer: balancer.into(),
+        breaker: spec.circuit_breaker.as_ref().map(|b| v1::CircuitBreaker {
+            disabled: b.disabled,
+            consecutive_failures: b.consecutive_failures,
+            success_percent: b.success_percent,
+            minimum_calls: b.minimum_calls,
+            window: b.window.and_then(duration),
+            base_open: b.base_open.and_then(duration),
+            max_open: b.max_open.and_then(duration),
+        }),
+        limits: spec.connection_limits.as_ref().map(|l| v1::Limits {
+            connections: l.max_connections,
+            pending: l.max_pending_requests,
+            requests: l.max_requests,
+        }),
+        connect_timeout: timeouts.connect.and_then(duration),
+        tcp_idle_timeout: timeouts.tcp_idle.and_then(duration),
+    };
+    let part = Part { frontend, backend };
+    check(&part).map(|()| part)
+}
+
+/// Whether a sidecar would take it; the error names the field as people wrote it.
+fn check(part: &Part) -> Result<(), String> {
+    const NAMES: [(&str, &str); 10] = [
+        ("frontend.retryBudget", "spec.retryBudget"),
+        ("frontend.retry", "spec.retry"),
+        ("frontend.requestTimeout", "spec.timeouts.request"),
+        ("frontend.backendRequestTimeout", "spec.timeouts.backendRequest"),
+        ("frontend.idleTimeout", "spec.timeouts.idle"),
+        ("backend.breaker", "spec.circuitBreaker"),
+        ("backend.limits", "spec.connectionLimits"),
+        ("backend.connectTimeout", "spec.timeouts.connect"),
+        ("backend.tcpIdleTimeout", "spec.timeouts.tcpIdle"),
+        ("backend.balancer", "spec.loadBalancer.policy"),
+    ];
+    let port = v1::ServicePort {
+        port: 80,
+        frontend: Some(part.frontend.clone()),
+        backend: Some(part.backend.clone()),
+        ..Default::default()
+    };
+    let probe = v1::Service { name: "probe/probe".into(), ports: vec![port], ..Default::default() };
+    weft_policy::config::Service::from_wire(&probe).map(drop).map_err(|refusal| {
+        let inner = refusal.field.strip_prefix("ports[0].").unwrap_or(&refusal.field);
+        let found = NAMES.iter().find_map(|(wire, spec)| inner.strip_prefix(wire).map(|rest| format!("{spec}{rest}")));
+        format!("{}: {}", found.unwrap_or_else(|| format!("spec.{inner}")), refusal.reason)
+    })
+}

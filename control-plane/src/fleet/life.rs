@@ -1,0 +1,252 @@
+//! When a workload takes calls and when it is gone: readiness and withdrawal as its sidecar says them, loss as its stream shows it.
+//!
+//! The truth is in the `Workload`'s status, so that a restarted control plane goes on where it was. A stream that is lost withdraws the
+//! workload only after a grace, and not at all shortly after a start, when every sidecar is still on its way back.
+
+use super::Fleet;
+use crate::identity::registration::is_registered;
+use crate::identity::{Peer, SYSTEM_NAMESPACE};
+use crate::kinds::{Phase, Workload};
+use crate::world::reconcile::Compiled;
+use crate::xds::Convergence;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
+use parking_lot::Mutex;
+use serde_json::json;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use weft_proto::{type_url, v1};
+
+/// How long peers may take to learn of a withdrawal before it is acknowledged anyway.
+const WITHDRAWAL: Duration = Duration::from_secs(5);
+/// A workload that has just registered may not be in the reflector yet.
+const REGISTERED: Duration = Duration::from_secs(5);
+const SWEEP: Duration = Duration::from_millis(500);
+/// How long after its withdrawal a workload may come back with a new stream before it is forgotten.
+const GOODBYE: Duration = Duration::from_secs(2);
+/// How long a workload that registered itself and was lost is remembered.
+const FORGOTTEN: Duration = Duration::from_secs(600);
+/// How often a status is tried against concurrent writers.
+const TRIES: usize = 5;
+
+/// The rules of life, and what they need to see and to write.
+pub struct Life {
+    client: kube::Client,
+    compiled: watch::Receiver<Compiled>,
+    convergence: Arc<Convergence>,
+    fleet: Arc<Fleet>,
+    started: Instant,
+    stream_grace: Duration,
+    start_grace: Duration,
+    /// Since when a workload that should have a stream has none.
+    missing: Mutex<HashMap<String, Instant>>,
+}
+
+impl Life {
+    /// Watches over the workloads of `compiled`.
+    #[must_use]
+    pub fn new(
+        client: kube::Client,
+        compiled: watch::Receiver<Compiled>,
+        convergence: Arc<Convergence>,
+        fleet: Arc<Fleet>,
+        stream_grace: Duration,
+        start_grace: Duration,
+    ) -> Arc<Self> {
+        let missing = Mutex::default();
+        let started = Instant::now();
+        Arc::new(Self { client, compiled, convergence, fleet, started, stream_grace, start_grace, missing })
+    }
+
+    /// Whether a peer may speak for a workload: it is registered, under the peer's own identity.
+    ///
+    /// # Errors
+    /// `PERMISSION_DENIED` otherwise, after a moment for registrations that are on their way.
+    pub async fn admits(&self, peer: &Peer, uid: &str) -> Result<(), Status> {
+        let denied = || Status::permission_denied(format!("{} does not speak for workload {uid:?}", peer.identity));
+        if peer.namespace == SYSTEM_NAMESPACE || uid.split('/').next() != Some(&peer.namespace) {
+            return Err(denied());
+        }
+        let mut compiled = self.compiled.clone();
+        let until = Instant::now() + REGISTERED;
+        loop {
+            let account = compiled.borrow_and_update().world.workloads.get(uid).map(|w| w.spec.service_account.clone());
+            match account {
+                Some(account) if account == peer.service_account => return Ok(()),
+                Some(_) => return Err(denied()),
+                None => {}
+            }
+            if !matches!(tokio::time::timeout_at(until, compiled.changed()).await, Ok(Ok(()))) {
+                return Err(denied());
+            }
+        }
+    }
+
+    /// The sidecar says whether its application is ready.
+    pub async fn ready(&self, uid: &str, ready: bool) {
+        let (phase, reason) = if ready { (Phase::Ready, "Ready") } else { (Phase::NotReady, "ApplicationNotReady") };
+        self.set(uid, phase, reason, if ready { "" } else { "its sidecar reports that the application is not ready" })
+            .await;
+    }
+
+    /// The sidecar asks to be withdrawn; returns once its peers know, or after 5 s.
+    pub async fn withdraw(&self, uid: &str) {
+        self.set(uid, Phase::Draining, "Withdrawn", "its sidecar asked to be withdrawn").await;
+        let told = async {
+            let mut compiled = self.compiled.clone();
+            let mut held = self.convergence.changes();
+            loop {
+                {
+                    let latest = compiled.borrow_and_update();
+                    held.borrow_and_update();
+                    let slices = slices(&latest, uid);
+                    if let Some(slices) = slices
+                        && self.convergence.waiting_for(&latest.snapshot, &slices) == 0
+                    {
+                        return;
+                    }
+                }
+                tokio::select! {
+                    changed = compiled.changed() => if changed.is_err() { return },
+                    changed = held.changed() => if changed.is_err() { return },
+                }
+            }
+        };
+        if tokio::time::timeout(WITHDRAWAL, told).await.is_err() {
+            tracing::info!(workload = uid, "not every peer acknowledged the withdrawal in time");
+        }
+    }
+
+    /// Looks after lost streams until `shutdown`.
+    pub async fn run(&self, shutdown: CancellationToken) {
+        let mut tick = tokio::time::interval(SWEEP);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {}
+                () = shutdown.cancelled() => return,
+            }
+            tokio::select! {
+                () = self.sweep() => {}
+                () = shutdown.cancelled() => return,
+            }
+        }
+    }
+
+    async fn sweep(&self) {
+        let world = self.compiled.borrow().world.clone();
+        let now = Instant::now();
+        let mut due = Vec::new();
+        {
+            let mut missing = self.missing.lock();
+            missing.retain(|uid, _| world.workloads.contains_key(uid));
+            for (uid, workload) in &world.workloads {
+                if workload.spec.tunnel.is_none() || self.fleet.is_connected(uid) {
+                    missing.remove(uid);
+                    continue;
+                }
+                let since = *missing.entry(uid.clone()).or_insert(now);
+                due.push((uid.clone(), workload.clone(), now.saturating_duration_since(since)));
+            }
+        }
+        for (uid, workload, gone) in due {
+            self.without_stream(&uid, &workload, gone, now).await;
+        }
+    }
+
+    async fn without_stream(&self, uid: &str, workload: &Workload, gone: Duration, now: Instant) {
+        let registered = is_registered(workload);
+        let young = now.saturating_duration_since(self.started) < self.start_grace;
+        match workload.status.as_ref().and_then(|s| s.phase) {
+            // It said goodbye, and its process has gone: nothing is left of it.
+            Some(Phase::Draining) if registered && gone >= GOODBYE && !young => self.delete(uid, workload).await,
+            Some(Phase::Ready | Phase::NotReady | Phase::Draining) => {
+                if gone >= self.stream_grace && !young {
+                    tracing::warn!(workload = uid, "its control stream has been lost: it is withdrawn");
+                    self.set(uid, Phase::Lost, "StreamLost", "its sidecar's control stream was lost").await;
+                }
+            }
+            Some(Phase::Lost | Phase::Pending) | None if registered && gone >= FORGOTTEN => {
+                self.delete(uid, workload).await;
+            }
+            Some(Phase::Lost | Phase::Pending) | None => {}
+        }
+    }
+
+    async fn delete(&self, uid: &str, workload: &Workload) {
+        let Some((namespace, name)) = uid.split_once('/') else { return };
+        let api: Api<Workload> = Api::namespaced(self.client.clone(), namespace);
+        // Only what was looked at: it may have registered again meanwhile.
+        let params = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: workload.metadata.uid.clone(),
+                resource_version: workload.metadata.resource_version.clone(),
+            }),
+            ..Default::default()
+        };
+        match api.delete(name, &params).await {
+            Ok(_) => tracing::info!(workload = uid, "forgotten"),
+            Err(kube::Error::Api(e)) if e.code == 404 || e.code == 409 => {}
+            Err(error) => tracing::warn!(workload = uid, %error, "cannot delete a workload that has gone"),
+        }
+    }
+
+    async fn set(&self, uid: &str, phase: Phase, reason: &str, message: &str) {
+        let Some((namespace, name)) = uid.split_once('/') else { return };
+        let api: Api<Workload> = Api::namespaced(self.client.clone(), namespace);
+        for _ in 0..TRIES {
+            let current = match api.get_opt(name).await {
+                Ok(Some(current)) => current,
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::warn!(workload = uid, %error, "cannot read a workload");
+                    return;
+                }
+            };
+            let status = current.status.clone().unwrap_or_default();
+            let ready = if phase == Phase::Ready { "True" } else { "False" };
+            let before = status.conditions.iter().find(|c| c.type_ == "Ready");
+            if status.phase == Some(phase) && before.is_some_and(|c| c.reason == reason) {
+                return;
+            }
+            let since = before.filter(|c| c.status == ready).map(|c| json!(c.last_transition_time));
+            let condition = json!({
+                "type": "Ready", "status": ready, "reason": reason, "message": message,
+                "observedGeneration": current.metadata.generation,
+                "lastTransitionTime": since.unwrap_or_else(|| json!(crate::world::status::now())),
+            });
+            let patch = json!({
+                // The phase must not be written over a registration that came in between.
+                "metadata": { "resourceVersion": current.metadata.resource_version },
+                "status": { "phase": phase, "conditions": [condition] },
+            });
+            match api.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await {
+                Ok(_) => return,
+                Err(kube::Error::Api(e)) if e.code == 409 => {}
+                Err(kube::Error::Api(e)) if e.code == 404 => return,
+                Err(error) => {
+                    tracing::warn!(workload = uid, %error, "cannot write a workload's status");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// The slices that show the workload as draining; `None` while one still shows it otherwise.
+fn slices(latest: &Compiled, uid: &str) -> Option<BTreeSet<crate::xds::convergence::Key>> {
+    let mut found = BTreeSet::new();
+    for (name, slice) in &latest.output.endpoints {
+        for endpoint in slice.endpoints.iter().filter(|e| e.uid == uid) {
+            if endpoint.health != i32::from(v1::Health::Draining) {
+                return None;
+            }
+            found.insert((type_url::ENDPOINTS, name.clone()));
+        }
+    }
+    Some(found)
+}

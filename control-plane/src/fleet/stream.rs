@@ -1,0 +1,170 @@
+//! `weft.v1.Control` behind tonic: one stream for each sidecar. Reports and readiness come up, commands and acknowledgements go down.
+//!
+//! As with xDS, a stream is a value that tonic polls; dropping it takes the sidecar out of the fleet.
+
+use super::life::Life;
+use super::{Fleet, Membership};
+use crate::identity::Peer;
+use futures_util::Stream;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::{Request, Response, Status, Streaming};
+use weft_proto::v1;
+use weft_proto::v1::control_server::Control;
+use weft_proto::v1::control_up::Message as Up;
+
+/// How long a new stream may take to say who it is.
+const HELLO: Duration = Duration::from_secs(10);
+/// Commands on their way to one sidecar.
+const COMMANDS: usize = 16;
+
+/// The service that tonic mounts.
+#[derive(Clone)]
+pub struct ControlService {
+    fleet: Arc<Fleet>,
+    life: Arc<Life>,
+    shutdown: CancellationToken,
+}
+
+impl ControlService {
+    /// Serves streams into `fleet` until `shutdown`.
+    #[must_use]
+    pub fn new(fleet: Arc<Fleet>, life: Arc<Life>, shutdown: CancellationToken) -> Self {
+        Self { fleet, life, shutdown }
+    }
+}
+
+struct Live {
+    uid: String,
+    messages: Streaming<v1::ControlUp>,
+    commands: mpsc::Receiver<v1::ControlDown>,
+    /// Held for its drop.
+    membership: Membership,
+    life: Arc<Life>,
+    /// The withdrawal under way: ends with the stream.
+    withdrawal: Option<AbortOnDropHandle<()>>,
+    shutdown: CancellationToken,
+}
+
+impl Live {
+    async fn next(&mut self) -> Option<Result<v1::ControlDown, Status>> {
+        loop {
+            let withdrawn = async {
+                match &mut self.withdrawal {
+                    Some(task) => drop(task.await),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                message = self.messages.message() => match message {
+                    Ok(Some(message)) => self.message(message.message).await,
+                    Ok(None) => return None,
+                    Err(status) => {
+                        tracing::debug!(workload = %self.uid, %status, "control stream broke");
+                        return None;
+                    }
+                },
+                Some(command) = self.commands.recv() => return Some(Ok(command)),
+                () = withdrawn => {
+                    self.withdrawal = None;
+                    let ack = v1::control_down::Message::WithdrawalAck(v1::WithdrawalAck {});
+                    return Some(Ok(v1::ControlDown { message: Some(ack) }));
+                }
+                () = self.shutdown.cancelled() => {
+                    return Some(Err(Status::unavailable("the control plane is shutting down")));
+                }
+            }
+        }
+    }
+
+    async fn message(&mut self, message: Option<Up>) {
+        match message {
+            Some(Up::Report(report)) => self.membership.report(report),
+            Some(Up::Result(result)) => self.membership.result(result),
+            Some(Up::Readiness(readiness)) if readiness.withdraw => {
+                self.membership.with(|c| {
+                    c.ready = false;
+                    c.draining = true;
+                });
+                if self.withdrawal.is_none() {
+                    let (life, uid) = (self.life.clone(), self.uid.clone());
+                    let task = tokio::spawn(async move { life.withdraw(&uid).await });
+                    self.withdrawal = Some(AbortOnDropHandle::new(task));
+                }
+            }
+            Some(Up::Readiness(readiness)) => {
+                let draining = self.membership.with(|c| {
+                    c.ready = readiness.ready;
+                    c.draining
+                });
+                // Who asked to be withdrawn does not come back on the same stream.
+                if draining == Some(false) {
+                    self.life.ready(&self.uid, readiness.ready).await;
+                }
+            }
+            // A second Hello says nothing new; an empty message neither.
+            Some(Up::Hello(_)) | None => {}
+        }
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        tracing::debug!(workload = %self.uid, "control stream closed");
+    }
+}
+
+type Out = Pin<Box<dyn Stream<Item = Result<v1::ControlDown, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Control for ControlService {
+    type StreamStream = Out;
+
+    async fn stream(&self, request: Request<Streaming<v1::ControlUp>>) -> Result<Response<Out>, Status> {
+        let peer = Peer::of(&request)?;
+        let mut messages = request.into_inner();
+        let (fleet, life, shutdown) = (self.fleet.clone(), self.life.clone(), self.shutdown.clone());
+        // The answer's head goes out at once: a client may wait for it before it says hello.
+        let begin = async move {
+            let hello = hello(&mut messages).await?;
+            life.admits(&peer, &hello.workload).await?;
+            let (sender, commands) = mpsc::channel(COMMANDS);
+            let version = hello.version.chars().take(128).collect();
+            let membership = fleet.join(&hello.workload, version, sender);
+            tracing::debug!(workload = %hello.workload, version = %hello.version, "control stream opened");
+            Ok(Live { uid: hello.workload, messages, commands, membership, life, withdrawal: None, shutdown })
+        };
+        let stream = futures_util::stream::unfold(State::Begin(Box::pin(begin)), |state| async {
+            let mut live = match state {
+                State::Begin(begin) => match begin.await {
+                    Ok(live) => live,
+                    Err(status) => return Some((Err(status), State::End)),
+                },
+                State::Live(live) => *live,
+                State::End => return None,
+            };
+            let item = live.next().await?;
+            let next = if item.is_ok() { State::Live(Box::new(live)) } else { State::End };
+            Some((item, next))
+        });
+        Ok(Response::new(Box::pin(stream)))
+    }
+}
+
+enum State<F> {
+    Begin(Pin<Box<F>>),
+    Live(Box<Live>),
+    End,
+}
+
+async fn hello(messages: &mut Streaming<v1::ControlUp>) -> Result<v1::Hello, Status> {
+    let first = tokio::time::timeout(HELLO, messages.message()).await;
+    match first.map_err(|_| Status::deadline_exceeded("no Hello came"))?? {
+        Some(v1::ControlUp { message: Some(Up::Hello(hello)) }) => Ok(hello),
+        _ => Err(Status::invalid_argument("the first message of a control stream is Hello")),
+    }
+}

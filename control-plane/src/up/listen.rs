@@ -1,0 +1,150 @@
+//! Listeners: ports that are remembered over restarts, and the gRPC server over our own TLS acceptor.
+//!
+//! Handshakes run in tasks of their own with a deadline, so that one slow peer holds up nobody.
+
+use super::{Error, failed};
+use crate::fleet::ControlService;
+use crate::identity::IdentityService;
+use crate::xds::Discovery;
+use rustls::ServerConfig;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use weft_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
+use weft_proto::v1::control_server::ControlServer;
+use weft_proto::v1::identity_server::IdentityServer;
+
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// Handshakes under way; more wait in the kernel's queue.
+const HANDSHAKES: usize = 256;
+/// A peer that vanished without a word is noticed after the sum of the two.
+const PING: Duration = Duration::from_secs(10);
+const PONG: Duration = Duration::from_secs(10);
+/// Streams of one connection: a sidecar needs a handful.
+const STREAMS: u32 = 64;
+/// How long a remembered port may be held by a predecessor that is still ending.
+const TAKEN: Duration = Duration::from_secs(5);
+
+/// The ports of the last start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(super) struct Ports {
+    pub grpc: Option<u16>,
+    pub api: Option<u16>,
+}
+
+impl Ports {
+    pub fn load(path: &Path) -> Self {
+        let text = std::fs::read(path).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+
+    pub fn save(self, path: &Path) -> Result<(), Error> {
+        if Self::load(path) == self {
+            return Ok(());
+        }
+        super::write_public(path, &self)
+    }
+}
+
+/// Binds an address; where its port is 0, the remembered one, since sidecars know no other.
+pub(super) async fn bind(address: SocketAddr, remembered: Option<u16>, flag: &str) -> Result<TcpListener, Error> {
+    let wanted = match (address.port(), remembered) {
+        (0, Some(port)) => SocketAddr::new(address.ip(), port),
+        _ => address,
+    };
+    let until = tokio::time::Instant::now() + TAKEN;
+    loop {
+        match TcpListener::bind(wanted).await {
+            Ok(listener) => return Ok(listener),
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse && tokio::time::Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
+                return Err(Error(format!(
+                    "{wanted} is taken by another process; free it or choose another with {flag}"
+                )));
+            }
+            Err(e) => return Err(failed(format!("cannot listen on {wanted} ({flag})"))(e)),
+        }
+    }
+}
+
+/// What the gRPC listener serves.
+pub(super) struct Services {
+    pub discovery: AggregatedDiscoveryServiceServer<Discovery>,
+    pub identity: IdentityServer<IdentityService>,
+    pub control: ControlServer<ControlService>,
+}
+
+/// Serves until `shutdown`.
+pub(super) async fn serve(
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    services: Services,
+    shutdown: CancellationToken,
+) -> Result<(), String> {
+    let (accepted, incoming) = mpsc::channel(64);
+    let server = tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(PING))
+        .http2_keepalive_timeout(Some(PONG))
+        .max_concurrent_streams(STREAMS)
+        .add_service(services.discovery)
+        .add_service(services.identity)
+        .add_service(services.control)
+        .serve_with_incoming_shutdown(ReceiverStream::new(incoming), shutdown.clone().cancelled_owned());
+    let accept = async {
+        tokio::select! {
+            () = accept(listener, TlsAcceptor::from(tls), accepted) => {}
+            () = shutdown.cancelled() => {}
+        }
+    };
+    let (served, ()) = tokio::join!(server, accept);
+    served.map_err(|e| e.to_string())
+}
+
+async fn accept(listener: TcpListener, tls: TlsAcceptor, accepted: mpsc::Sender<io::Result<TlsStream<TcpStream>>>) {
+    let permits = Arc::new(Semaphore::new(HANDSHAKES));
+    let mut handshakes = JoinSet::new();
+    loop {
+        let Ok(permit) = permits.clone().acquire_owned().await else { return };
+        while handshakes.try_join_next().is_some() {}
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                handshakes.spawn(handshake(stream, peer, tls.clone(), accepted.clone(), permit));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the gRPC server cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn handshake(
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: TlsAcceptor,
+    accepted: mpsc::Sender<io::Result<TlsStream<TcpStream>>>,
+    permit: OwnedSemaphorePermit,
+) {
+    drop(stream.set_nodelay(true));
+    match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
+        // The receiver is gone when the server ends: then so is the connection.
+        Ok(Ok(stream)) => drop(accepted.send(Ok(stream)).await),
+        Ok(Err(error)) => {
+            let reason = weft_certs::Error::from_handshake(&error);
+            tracing::info!(%peer, %reason, "the gRPC server refused a TLS handshake");
+        }
+        Err(_) => tracing::info!(%peer, "a TLS handshake with the gRPC server took too long"),
+    }
+    drop(permit);
+}

@@ -1,0 +1,275 @@
+//! Tells objects their fate: `Accepted` and `ResolvedRefs` from the compiler, `Programmed` from what sidecars acknowledged.
+//!
+//! [`conditions`] and [`routes`] are pure; [`run`] writes what differs from what is there. Conditions of other controllers are left alone,
+//! and a condition whose status does not change keeps its `lastTransitionTime` (KEP-1623).
+
+use super::reconcile::{Compiled, settle};
+use crate::compile::{Kind, ParentVerdict, Verdict};
+use crate::kinds::{AuthorizationPolicy, GrpcRoute, HttpRoute, MeshTls, TrafficPolicy};
+use crate::xds::Convergence;
+use crate::xds::convergence::Progress;
+use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// How this controller signs the statuses of routes.
+pub const CONTROLLER: &str = "weft.mesh/control-plane";
+const QUIET: Duration = Duration::from_millis(50);
+const AT_MOST: Duration = Duration::from_millis(500);
+/// After a write failed, it is tried again no sooner than this.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Refusals that a message names; there may be one for each sidecar.
+const NAMED: usize = 3;
+
+/// `Programmed`, in words.
+#[must_use]
+pub fn programmed(verdict: &ParentVerdict, generation: i64, progress: &Progress) -> (bool, &'static str, String) {
+    if !verdict.is_accepted() {
+        let text =
+            format!("generation {generation} is not accepted; what was accepted before, if anything, stays in force");
+        return (false, "NotAccepted", text);
+    }
+    let (hold, need) = (progress.hold, progress.need);
+    let count = format!("{hold} of {need} sidecars hold generation {generation}");
+    if !progress.refused.is_empty() {
+        let named: Vec<String> = progress
+            .refused
+            .iter()
+            .take(NAMED)
+            .map(|r| {
+                let place = if r.field.is_empty() { String::new() } else { format!("{}: ", r.field) };
+                format!("{} refused {}: {place}{}", r.sidecar, r.resource, r.reason)
+            })
+            .collect();
+        let more = progress.refused.len().saturating_sub(NAMED);
+        let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
+        return (false, "Refused", format!("{count}; {}{more}", named.join("; ")));
+    }
+    if hold < need { (false, "Pending", count) } else { (true, "Programmed", count) }
+}
+
+/// The conditions of one parent, or of a policy, in the API's shape. `before` are those that are there; times are kept where the status
+/// stays the same.
+#[must_use]
+pub fn conditions(verdict: &ParentVerdict, generation: i64, progress: &Progress, before: &Value, now: &str) -> Value {
+    let (ok, reason, message) = programmed(verdict, generation, progress);
+    let all = verdict.conditions.iter().map(|c| (c.r#type, c.status, c.reason, c.message.clone()));
+    let all = all.chain(std::iter::once(("Programmed", ok, reason, message)));
+    let condition = |(kind, status, reason, message): (&str, bool, &str, String)| {
+        let status = if status { "True" } else { "False" };
+        let same = before.as_array().into_iter().flatten().find(|b| b["type"] == kind && b["status"] == status);
+        let since = same.and_then(|b| b["lastTransitionTime"].as_str()).unwrap_or(now);
+        json!({
+            "type": kind, "status": status, "reason": reason, "message": message,
+            "observedGeneration": generation, "lastTransitionTime": since,
+        })
+    };
+    Value::Array(all.map(condition).collect())
+}
+
+/// The whole status of a route: other controllers' parents as they are, ours as found.
+#[must_use]
+pub fn routes(verdict: &Verdict, progress: &[Progress], before: &Value, now: &str) -> Value {
+    let there = before["parents"].as_array().cloned().unwrap_or_default();
+    let mut parents: Vec<Value> = there.iter().filter(|p| p["controllerName"] != CONTROLLER).cloned().collect();
+    for (parent, progress) in verdict.parents.iter().zip(progress) {
+        let reference = parent.parent.clone().unwrap_or_default();
+        let ours = there.iter().find(|p| p["controllerName"] == CONTROLLER && p["parentRef"] == reference);
+        let before = ours.map_or(Value::Null, |p| p["conditions"].clone());
+        parents.push(json!({
+            "parentRef": reference,
+            "controllerName": CONTROLLER,
+            "conditions": conditions(parent, verdict.generation, progress, &before, now),
+        }));
+    }
+    json!({ "parents": parents })
+}
+
+fn policy(verdict: &Verdict, progress: &[Progress], before: &Value, now: &str) -> Value {
+    let none = Progress::default();
+    let Some(only) = verdict.parents.first() else { return json!({ "conditions": [] }) };
+    let progress = progress.first().unwrap_or(&none);
+    json!({ "conditions": conditions(only, verdict.generation, progress, &before["conditions"], now) })
+}
+
+fn resource(kind: Kind) -> ApiResource {
+    match kind {
+        Kind::HttpRoute => ApiResource::erase::<HttpRoute>(&()),
+        Kind::GrpcRoute => ApiResource::erase::<GrpcRoute>(&()),
+        Kind::TrafficPolicy => ApiResource::erase::<TrafficPolicy>(&()),
+        Kind::AuthorizationPolicy => ApiResource::erase::<AuthorizationPolicy>(&()),
+        Kind::MeshTls => ApiResource::erase::<MeshTls>(&()),
+    }
+}
+
+type Object = (Kind, String, String);
+
+/// Writes statuses until `shutdown`.
+pub async fn run(
+    client: kube::Client,
+    mut compiled: watch::Receiver<Compiled>,
+    convergence: Arc<Convergence>,
+    shutdown: CancellationToken,
+) {
+    let mut held = convergence.changes();
+    let mut written: HashMap<Object, Value> = HashMap::new();
+    loop {
+        tokio::select! {
+            changed = compiled.changed() => if changed.is_err() { return },
+            changed = held.changed() => if changed.is_err() { return },
+            () = shutdown.cancelled() => return,
+        }
+        tokio::select! {
+            _ = settle(&mut held, QUIET, AT_MOST) => {}
+            () = shutdown.cancelled() => return,
+        }
+        let latest = compiled.borrow_and_update().clone();
+        let failed = tokio::select! {
+            failed = write_all(&client, &latest, &convergence, &mut written) => failed,
+            () = shutdown.cancelled() => return,
+        };
+        if failed {
+            tokio::select! {
+                () = tokio::time::sleep(AGAIN) => held.mark_changed(),
+                () = shutdown.cancelled() => return,
+            }
+        }
+    }
+}
+
+/// Writes every status that differs; true when a write failed and should be tried again.
+async fn write_all(
+    client: &kube::Client,
+    latest: &Compiled,
+    convergence: &Convergence,
+    written: &mut HashMap<Object, Value>,
+) -> bool {
+    let verdicts = &latest.output.verdicts;
+    let sets = verdicts.iter().flat_map(|v| v.parents.iter().map(|p| &p.shapes));
+    let mut progress = convergence.held(&latest.snapshot, sets).into_iter();
+    let now = now();
+    let mut failed = false;
+    let mut seen = HashMap::with_capacity(verdicts.len());
+    for verdict in verdicts {
+        let of_parents: Vec<Progress> = progress.by_ref().take(verdict.parents.len()).collect();
+        let object = (verdict.kind, verdict.namespace.clone(), verdict.name.clone());
+        let before = written.remove(&object).unwrap_or_else(|| there(latest, verdict));
+        let wanted = if verdict.kind.is_route() {
+            routes(verdict, &of_parents, &before, &now)
+        } else {
+            policy(verdict, &of_parents, &before, &now)
+        };
+        if wanted == before {
+            seen.insert(object, before);
+            continue;
+        }
+        match write(client, verdict, &wanted).await {
+            Ok(()) => {
+                seen.insert(object, wanted);
+            }
+            Err(error) => {
+                tracing::warn!(kind = verdict.kind.name(), name = %verdict.name, %error, "cannot write a status");
+                failed = true;
+            }
+        }
+    }
+    *written = seen;
+    failed
+}
+
+async fn write(client: &kube::Client, verdict: &Verdict, status: &Value) -> Result<(), kube::Error> {
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &verdict.namespace, &resource(verdict.kind));
+    let patch = Patch::Merge(json!({ "status": status }));
+    match api.patch_status(&verdict.name, &PatchParams::default(), &patch).await {
+        Ok(_) => Ok(()),
+        // Deleted meanwhile: nobody is left to be told.
+        Err(kube::Error::Api(e)) if e.code == 404 => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The status that the object has, as far as the world knows.
+fn there(latest: &Compiled, verdict: &Verdict) -> Value {
+    let world = &latest.world;
+    let key = format!("{}/{}", verdict.namespace, verdict.name);
+    let json = |status: Option<&crate::kinds::PolicyStatus>| {
+        status.and_then(|s| serde_json::to_value(s).ok()).unwrap_or_default()
+    };
+    match verdict.kind {
+        Kind::HttpRoute | Kind::GrpcRoute => {
+            let mut of_kind = world.routes.iter().filter(|r| r.kind == verdict.kind);
+            of_kind.find(|r| r.key() == key).map(|r| r.status.clone()).unwrap_or_default()
+        }
+        Kind::TrafficPolicy => json(world.traffic.get(&key).and_then(|o| o.status.as_ref())),
+        Kind::AuthorizationPolicy => json(world.authorization.get(&key).and_then(|o| o.status.as_ref())),
+        Kind::MeshTls => json(world.mesh_tls.get(&key).and_then(|o| o.status.as_ref())),
+    }
+}
+
+/// The time, as Kubernetes writes it: seconds, UTC.
+#[must_use]
+pub fn now() -> String {
+    let seconds = k8s_openapi::jiff::Timestamp::now().as_second();
+    k8s_openapi::jiff::Timestamp::from_second(seconds).map(|t| t.to_string()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compile::Condition;
+    use crate::xds::convergence::Refused;
+
+    fn verdict(accepted: Condition) -> ParentVerdict {
+        ParentVerdict { parent: None, conditions: vec![accepted], shapes: Default::default() }
+    }
+
+    #[test]
+    fn programmed_says_how_many_sidecars_hold_which_generation() {
+        let of = |hold, need| {
+            let progress = Progress { hold, need, refused: Vec::new() };
+            programmed(&verdict(Condition::accepted()), 7, &progress)
+        };
+        assert_eq!(of(12, 12), (true, "Programmed", "12 of 12 sidecars hold generation 7".into()));
+        assert_eq!(of(11, 12), (false, "Pending", "11 of 12 sidecars hold generation 7".into()));
+        assert!(of(0, 0).0, "what nobody needs is not waited for");
+        let (ok, reason, _) = programmed(&verdict(Condition::refused("Invalid", "x")), 7, &Progress::default());
+        assert_eq!((ok, reason), (false, "NotAccepted"));
+    }
+
+    #[test]
+    fn a_refusal_by_a_sidecar_is_told_with_field_and_reason() {
+        let refused = vec![Refused {
+            sidecar: "shop/cart-1".into(),
+            resource: "shop/catalog".into(),
+            field: "ports[0].port".into(),
+            reason: "must not be 0".into(),
+        }];
+        let progress = Progress { hold: 1, need: 2, refused };
+        let (ok, reason, message) = programmed(&verdict(Condition::accepted()), 7, &progress);
+        assert_eq!((ok, reason), (false, "Refused"));
+        assert!(message.contains("shop/cart-1 refused shop/catalog: ports[0].port: must not be 0"), "{message}");
+    }
+
+    #[test]
+    fn times_stay_while_the_status_does_and_other_controllers_are_left_alone() {
+        let parent = json!({"group": "", "kind": "Service", "name": "catalog"});
+        let other = json!({"parentRef": {"name": "edge"}, "controllerName": "example.com/gw", "conditions": []});
+        let verdict = Verdict {
+            kind: Kind::HttpRoute,
+            namespace: "shop".into(),
+            name: "r".into(),
+            generation: 2,
+            parents: vec![ParentVerdict { parent: Some(parent), ..verdict(Condition::accepted()) }],
+        };
+        let progress = [Progress::default()];
+        let first = routes(&verdict, &progress, &json!({ "parents": [other] }), "2026-01-01T00:00:00Z");
+        assert_eq!(first["parents"][0], other);
+        let second = routes(&verdict, &progress, &first, "2026-02-02T00:00:00Z");
+        assert_eq!(first, second);
+        assert_eq!(second["parents"][1]["conditions"][0]["observedGeneration"], 2);
+    }
+}

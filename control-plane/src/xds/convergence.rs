@@ -1,0 +1,248 @@
+//! Which sidecar holds which version of what: the ground truth of `Programmed` (“12 of 12 sidecars hold generation 7”).
+//!
+//! Streams report in through a [`Guard`], whose drop is the end of the stream. What a version means for an object that people wrote is the
+//! compiler's knowledge: it lists the resources that each object shapes, and [`Convergence::held`] counts.
+
+use super::session::{Client, Event};
+use super::snapshot::Snapshot;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// A resource by type URL and name.
+pub type Key = (&'static str, String);
+
+#[derive(Debug, Default)]
+struct Held {
+    /// Last version that the sidecar said it applied.
+    version: String,
+    /// What it refused since, by version, field and reason.
+    refused: Option<(String, String, String)>,
+}
+
+#[derive(Debug)]
+struct Sidecar {
+    client: Client,
+    /// Workload uid, once its `Inbound` was granted.
+    uid: Option<String>,
+    held: HashMap<Key, Held>,
+}
+
+/// A refusal by one sidecar.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Workload uid, or the identity where no uid is known.
+    pub sidecar: String,
+    /// Resource name.
+    pub resource: String,
+    /// Path of the field.
+    pub field: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// How far a set of resources has got.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Sidecars that hold the newest version of all those they need.
+    pub hold: usize,
+    /// Sidecars that need at least one.
+    pub need: usize,
+    /// Refusals of the newest versions.
+    pub refused: Vec<Refused>,
+}
+
+/// What all streams hold. Cheap to share.
+#[derive(Debug)]
+pub struct Convergence {
+    sidecars: Mutex<BTreeMap<u64, Sidecar>>,
+    next: std::sync::atomic::AtomicU64,
+    changed: watch::Sender<u64>,
+}
+
+impl Default for Convergence {
+    fn default() -> Self {
+        Self { sidecars: Mutex::default(), next: 0.into(), changed: watch::Sender::new(0) }
+    }
+}
+
+impl Convergence {
+    /// A stream has begun.
+    #[must_use]
+    pub fn join(self: &Arc<Self>, client: Client) -> Guard {
+        let id = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.sidecars.lock().insert(id, Sidecar { client, uid: None, held: HashMap::new() });
+        self.touch();
+        Guard { all: self.clone(), id }
+    }
+
+    /// Changes whenever what is held may have.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Sidecars connected now.
+    #[must_use]
+    pub fn connected(&self) -> usize {
+        self.sidecars.lock().len()
+    }
+
+    /// For each set of resources: how many sidecars need any of it, and how many of those hold the newest version of all they need.
+    #[must_use]
+    pub fn held<'a>(&self, snapshot: &Snapshot, sets: impl Iterator<Item = &'a BTreeSet<Key>>) -> Vec<Progress> {
+        let sidecars = self.sidecars.lock();
+        let mut by_key: HashMap<&Key, Vec<u64>> = HashMap::new();
+        for (id, sidecar) in sidecars.iter() {
+            for key in sidecar.held.keys() {
+                by_key.entry(key).or_default().push(*id);
+            }
+        }
+        sets.map(|set| {
+            let mut needs: BTreeMap<u64, bool> = BTreeMap::new();
+            let mut refused = Vec::new();
+            for key in set {
+                for id in by_key.get(key).into_iter().flatten() {
+                    let Some(sidecar) = sidecars.get(id) else { continue };
+                    let Some(newest) = snapshot.lookup(&sidecar.client, key.0, &key.1) else { continue };
+                    let Some(held) = sidecar.held.get(key) else { continue };
+                    *needs.entry(*id).or_insert(true) &= held.version == newest.version;
+                    if let Some((_, field, reason)) = held.refused.as_ref().filter(|r| r.0 == newest.version) {
+                        refused.push(Refused {
+                            sidecar: sidecar.uid.clone().unwrap_or_else(|| sidecar.client.identity.clone()),
+                            resource: key.1.clone(),
+                            field: field.clone(),
+                            reason: reason.clone(),
+                        });
+                    }
+                }
+            }
+            Progress { hold: needs.values().filter(|all| **all).count(), need: needs.len(), refused }
+        })
+        .collect()
+    }
+
+    /// Of the sidecars that need `key`: how many do not hold its newest version yet. A refusal counts as an answer.
+    #[must_use]
+    pub fn waiting_for(&self, snapshot: &Snapshot, keys: &BTreeSet<Key>) -> usize {
+        let sidecars = self.sidecars.lock();
+        let behind = |sidecar: &&Sidecar| {
+            keys.iter().any(|key| {
+                let newest = snapshot.lookup(&sidecar.client, key.0, &key.1);
+                match (newest, sidecar.held.get(key)) {
+                    (Some(newest), Some(held)) => {
+                        held.version != newest.version && held.refused.as_ref().is_none_or(|r| r.0 != newest.version)
+                    }
+                    _ => false,
+                }
+            })
+        };
+        sidecars.values().filter(behind).count()
+    }
+
+    fn touch(&self) {
+        self.changed.send_modify(|n| *n += 1);
+    }
+}
+
+impl Sidecar {
+    fn name(&mut self, type_url: &str, resource: &str) {
+        // An Inbound goes to its own workload alone, so whoever has it is that workload.
+        if type_url == weft_proto::type_url::INBOUND {
+            self.uid = Some(resource.to_owned());
+        }
+    }
+}
+
+/// One stream's place in the count; dropping it ends the count of that stream.
+#[derive(Debug)]
+pub struct Guard {
+    all: Arc<Convergence>,
+    id: u64,
+}
+
+impl Guard {
+    /// Resources were sent: from now on the sidecar needs them.
+    pub fn sent<'a>(&self, type_url: &'static str, names: impl Iterator<Item = &'a str>) {
+        if let Some(sidecar) = self.all.sidecars.lock().get_mut(&self.id) {
+            for name in names {
+                sidecar.name(type_url, name);
+                sidecar.held.entry((type_url, name.to_owned())).or_default();
+            }
+        }
+        self.all.touch();
+    }
+
+    /// What a request said.
+    pub fn apply(&self, events: Vec<Event>) {
+        if events.is_empty() {
+            return;
+        }
+        if let Some(sidecar) = self.all.sidecars.lock().get_mut(&self.id) {
+            for event in events {
+                match event {
+                    Event::Holds { type_url, name, version } => {
+                        sidecar.name(type_url, &name);
+                        sidecar.held.insert((type_url, name), Held { version, refused: None });
+                    }
+                    Event::Refused { type_url, name, version, field, reason } => {
+                        let held = sidecar.held.entry((type_url, name)).or_default();
+                        held.refused = Some((version, field, reason));
+                    }
+                    Event::Dropped { type_url, name } => {
+                        sidecar.held.remove(&(type_url, name));
+                    }
+                }
+            }
+        }
+        self.all.touch();
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.all.sidecars.lock().remove(&self.id);
+        self.all.touch();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compile::{Output, Variants};
+    use weft_proto::{type_url, v1};
+
+    #[test]
+    fn progress_counts_sidecars_not_resources_and_a_closed_stream_no_longer_counts() {
+        let mut output = Output::default();
+        for name in ["shop/a", "shop/b"] {
+            let default = v1::Service { name: name.into(), ..Default::default() };
+            output.services.insert(name.into(), Variants { default, ..Default::default() });
+        }
+        let snapshot = Snapshot::next(&Snapshot::default(), &output);
+        let client = Client { identity: "spiffe://weft.local/ns/shop/sa/x".into(), namespace: "shop".into() };
+        let version = |n: &str| snapshot.lookup(&client, type_url::SERVICE, n).unwrap().version.clone();
+        let all = Arc::new(Convergence::default());
+        let (one, two) = (all.join(client.clone()), all.join(client.clone()));
+        one.sent(type_url::SERVICE, ["shop/a", "shop/b"].into_iter());
+        two.sent(type_url::SERVICE, ["shop/a"].into_iter());
+        let holds = |n: &str| Event::Holds { type_url: type_url::SERVICE, name: n.into(), version: version(n) };
+        one.apply(vec![holds("shop/a"), holds("shop/b")]);
+        let set: BTreeSet<Key> = [(type_url::SERVICE, "shop/a".into()), (type_url::SERVICE, "shop/b".into())].into();
+        let progress = |all: &Convergence| all.held(&snapshot, std::iter::once(&set)).remove(0);
+        assert_eq!((progress(&all).hold, progress(&all).need), (1, 2));
+        assert_eq!(all.waiting_for(&snapshot, &set), 1);
+        two.apply(vec![Event::Refused {
+            type_url: type_url::SERVICE,
+            name: "shop/a".into(),
+            version: version("shop/a"),
+            field: "ports[0]".into(),
+            reason: "no".into(),
+        }]);
+        assert_eq!(progress(&all).refused.len(), 1);
+        assert_eq!(all.waiting_for(&snapshot, &set), 0);
+        drop(two);
+        assert_eq!((progress(&all).hold, progress(&all).need), (1, 1));
+    }
+}

@@ -1,0 +1,234 @@
+//! The incremental aggregated stream behind tonic: one state machine for each stream, polled by its own connection.
+//!
+//! A stream is a value that tonic polls, not a task with a queue: it reads the newest [`Snapshot`] when the peer's flow control lets it
+//! send, so a slow sidecar holds up nobody and holds no backlog here. Dropping the stream is its whole cleanup.
+
+use super::convergence::{Convergence, Guard};
+use super::session::{Client, Counts, ORDER, Session};
+use super::snapshot::Snapshot;
+use crate::compile::Output;
+use crate::identity::Peer;
+use futures_util::Stream;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+use weft_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryService;
+use weft_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse};
+
+/// What is offered now, and who holds what: the meeting point of the compiler and the streams.
+#[derive(Debug)]
+pub struct Hub {
+    snapshot: watch::Sender<Arc<Snapshot>>,
+    convergence: Arc<Convergence>,
+    totals: Totals,
+}
+
+/// Counts over all streams since the start.
+#[derive(Debug, Default)]
+pub struct Totals {
+    sent: AtomicU64,
+    resumed: AtomicU64,
+    removed: AtomicU64,
+    refused: AtomicU64,
+    streams: AtomicU64,
+}
+
+impl Default for Hub {
+    fn default() -> Self {
+        Self {
+            snapshot: watch::Sender::new(Arc::new(Snapshot::default())),
+            convergence: Arc::new(Convergence::default()),
+            totals: Totals::default(),
+        }
+    }
+}
+
+impl Hub {
+    /// Offers what was compiled; streams take it when they can.
+    pub fn publish(&self, output: &Output) -> Arc<Snapshot> {
+        let next = Arc::new(Snapshot::next(&self.snapshot(), output));
+        self.snapshot.send_replace(next.clone());
+        next
+    }
+
+    /// What is offered now.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.borrow().clone()
+    }
+
+    /// Changes with every publication.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.snapshot.subscribe()
+    }
+
+    /// Who holds what.
+    #[must_use]
+    pub fn convergence(&self) -> &Arc<Convergence> {
+        &self.convergence
+    }
+
+    /// Resources sent, held already on resumption, removed; responses refused; all streams since the start.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let read = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        let totals = &self.totals;
+        Counts {
+            sent: read(&totals.sent),
+            resumed: read(&totals.resumed),
+            removed: read(&totals.removed),
+            refused: read(&totals.refused),
+        }
+    }
+
+    /// Streams opened since the start.
+    #[must_use]
+    pub fn streams(&self) -> u64 {
+        self.totals.streams.load(Ordering::Relaxed)
+    }
+
+    fn count(&self, before: Counts, after: Counts) {
+        let totals = &self.totals;
+        totals.sent.fetch_add(after.sent - before.sent, Ordering::Relaxed);
+        totals.resumed.fetch_add(after.resumed - before.resumed, Ordering::Relaxed);
+        totals.removed.fetch_add(after.removed - before.removed, Ordering::Relaxed);
+        totals.refused.fetch_add(after.refused - before.refused, Ordering::Relaxed);
+    }
+}
+
+/// The service that tonic mounts.
+#[derive(Clone, Debug)]
+pub struct Discovery {
+    hub: Arc<Hub>,
+    /// Ends every stream when the control plane goes down, so that the listener can close.
+    shutdown: CancellationToken,
+}
+
+impl Discovery {
+    /// Serves what `hub` offers until `shutdown`.
+    #[must_use]
+    pub fn new(hub: Arc<Hub>, shutdown: CancellationToken) -> Self {
+        Self { hub, shutdown }
+    }
+}
+
+/// A peer that says nothing at all for this long after opening a stream is not a sidecar.
+const FIRST_REQUEST: Duration = Duration::from_secs(30);
+
+struct Live {
+    session: Session,
+    requests: Streaming<DeltaDiscoveryRequest>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    hub: Arc<Hub>,
+    guard: Guard,
+    shutdown: CancellationToken,
+    spoken: bool,
+}
+
+impl Live {
+    /// Waits for the next response to send; `None` ends the stream.
+    async fn next(&mut self) -> Option<Result<DeltaDiscoveryResponse, Status>> {
+        loop {
+            let snapshot = self.snapshots.borrow_and_update().clone();
+            let before = self.session.counts();
+            if let Some(response) = self.session.response(&snapshot) {
+                self.hub.count(before, self.session.counts());
+                self.note(&response);
+                return Some(Ok(response));
+            }
+            let silent = async {
+                if self.spoken {
+                    std::future::pending::<()>().await;
+                }
+                tokio::time::sleep(FIRST_REQUEST).await;
+            };
+            let message = tokio::select! {
+                message = self.requests.message() => message,
+                changed = self.snapshots.changed() => match changed {
+                    Ok(()) => continue,
+                    Err(_) => return None,
+                },
+                () = self.shutdown.cancelled() => {
+                    return Some(Err(Status::unavailable("the control plane is shutting down")));
+                }
+                () = silent => return Some(Err(Status::deadline_exceeded("no request came"))),
+            };
+            let request = match message {
+                Ok(Some(request)) => request,
+                Ok(None) => return None,
+                Err(status) => {
+                    tracing::debug!(peer = %self.session.client().identity, %status, "xDS stream broke");
+                    return None;
+                }
+            };
+            self.spoken = true;
+            if let Some(detail) = &request.error_detail {
+                let peer = &self.session.client().identity;
+                tracing::warn!(%peer, url = %request.type_url, message = %detail.message, "a sidecar refused resources");
+            }
+            let before = self.session.counts();
+            match self.session.request(request, &snapshot) {
+                Ok(events) => self.guard.apply(events),
+                Err(misbehaved) => {
+                    tracing::warn!(peer = %self.session.client().identity, error = %misbehaved, "xDS stream refused");
+                    return Some(Err(Status::invalid_argument(misbehaved.to_string())));
+                }
+            }
+            self.hub.count(before, self.session.counts());
+        }
+    }
+
+    fn note(&self, response: &DeltaDiscoveryResponse) {
+        let names = response.resources.iter().map(|r| r.name.as_str());
+        if let Some(url) = ORDER.into_iter().find(|url| *url == response.type_url) {
+            self.guard.sent(url, names);
+        }
+    }
+}
+
+type Out<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Discovery {
+    type StreamAggregatedResourcesStream = Out<DiscoveryResponse>;
+    type DeltaAggregatedResourcesStream = Out<DeltaDiscoveryResponse>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        _: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        Err(Status::unimplemented("state of the world is not served: use DeltaAggregatedResources"))
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let peer = Peer::of(&request)?;
+        let client = Client { identity: peer.identity.clone(), namespace: peer.namespace.clone() };
+        self.hub.totals.streams.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(peer = %client.identity, "xDS stream opened");
+        let live = Live {
+            session: Session::new(client.clone()),
+            requests: request.into_inner(),
+            snapshots: self.hub.changes(),
+            guard: self.hub.convergence.join(client),
+            hub: self.hub.clone(),
+            shutdown: self.shutdown.clone(),
+            spoken: false,
+        };
+        // An error ends the stream: after it there is no state to go on with.
+        let stream = futures_util::stream::unfold(Some(live), |live| async {
+            let mut live = live?;
+            let item = live.next().await?;
+            let next = item.is_ok().then_some(live);
+            Some((item, next))
+        });
+        Ok(Response::new(Box::pin(stream)))
+    }
+}
