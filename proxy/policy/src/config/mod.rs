@@ -4,6 +4,7 @@
 //! receives or reads from a file. What comes out needs no further checks: ports are ports, addresses parsed, regexes compiled, keys unique.
 //! Nothing here resolves, fetches or remembers.
 
+mod authorization;
 mod backend;
 mod check;
 mod inbound;
@@ -13,11 +14,14 @@ mod service;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::fmt;
 
 use weft_proto::v1;
 
+use crate::route;
 pub use backend::{Backend, Endpoint, Endpoints, Health, Tunnel};
+use check::Unique;
 pub use check::{identity_parts, is_namespaced_name};
 pub use inbound::{Inbound, InboundPort, TlsMode};
 pub use mesh::{Cidr, Egress, Settings, TrustBundle};
@@ -101,8 +105,78 @@ pub struct Resources {
 }
 
 impl Resources {
-    /// Converts and checks.
+    /// Converts and checks, also what refers to what.
+    ///
+    /// # Errors
+    /// The first field that is malformed, out of bounds, twice there or in contradiction with another.
     pub fn from_wire(wire: &v1::Resources) -> Result<Self, Refusal> {
-        unimplemented!("{wire:?}")
+        let resources = Resources {
+            services: each("services", &wire.services, Service::from_wire)?,
+            endpoints: each("endpoints", &wire.endpoints, Endpoints::from_wire)?,
+            inbound: wire.inbound.as_ref().map(Inbound::from_wire).transpose().map_err(|r| r.under("inbound"))?,
+            trust_bundles: each("trustBundles", &wire.trust_bundles, TrustBundle::from_wire)?,
+            settings: wire.settings.as_ref().map(Settings::from_wire).transpose().map_err(|r| r.under("settings"))?,
+        };
+        resources.names_are_unique()?;
+        resources.references_resolve()?;
+        Ok(resources)
     }
+
+    fn names_are_unique(&self) -> Result<(), Refusal> {
+        let (mut names, mut hosts, mut vips) = (Unique::new(), Unique::new(), Unique::new());
+        for (i, service) in self.services.iter().enumerate() {
+            let field = |rest: String| format!("services[{i}].{rest}");
+            names.claim(&field("name".into()), &service.name)?;
+            for (j, host) in service.hostnames.iter().enumerate() {
+                hosts.claim(&field(format!("hostnames[{j}]")), host)?;
+            }
+            for (j, vip) in service.vips.iter().enumerate() {
+                vips.claim(&field(format!("vips[{j}]")), vip)?;
+            }
+        }
+        let mut slices = Unique::new();
+        for (i, slice) in self.endpoints.iter().enumerate() {
+            slices.claim(&format!("endpoints[{i}].name"), &slice.name)?;
+        }
+        let mut domains = Unique::new();
+        for (i, bundle) in self.trust_bundles.iter().enumerate() {
+            domains.claim(&format!("trustBundles[{i}].trustDomain"), &bundle.trust_domain)?;
+        }
+        Ok(())
+    }
+
+    fn references_resolve(&self) -> Result<(), Refusal> {
+        let slices: HashSet<&str> = self.endpoints.iter().map(|e| &*e.name).collect();
+        let backends: HashSet<(&str, u16)> =
+            self.services.iter().flat_map(|s| s.ports.iter().map(|p| (&*s.name, p.port))).collect();
+        for (i, service) in self.services.iter().enumerate() {
+            for (j, port) in service.ports.iter().enumerate() {
+                let field = |rest: String| format!("services[{i}].ports[{j}].{rest}");
+                if let Some((k, slice)) = port.backend.slices.iter().enumerate().find(|(_, s)| !slices.contains(&***s))
+                {
+                    return Err(Refusal::new(
+                        field(format!("backend.slices[{k}]")),
+                        format!("no endpoints named {slice} are in the file"),
+                    ));
+                }
+                for rule in port.frontend.routes.rules() {
+                    let missing = rule.backends().iter().find_map(|b| match &b.target {
+                        route::Target::Backend(name) if !backends.contains(&(&*name.service, name.port)) => Some(name),
+                        _ => None,
+                    });
+                    if let Some(name) = missing {
+                        return Err(Refusal::new(
+                            field("frontend.routes".into()),
+                            format!("rule {} of {} refers to {name}, which is not in the file", rule.index, rule.route),
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn each<W, D>(field: &str, wire: &[W], convert: impl Fn(&W) -> Result<D, Refusal>) -> Result<Vec<D>, Refusal> {
+    wire.iter().enumerate().map(|(i, w)| convert(w).map_err(|r| r.under(format_args!("{field}[{i}]")))).collect()
 }

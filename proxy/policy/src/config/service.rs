@@ -1,4 +1,5 @@
-//! `weft.v1.Service`: names, addresses and ports of a service as one client namespace sees it. Routes are compiled by [`super::rules`].
+//! `weft.v1.Service`: names, addresses and ports of a service as one client namespace sees it. Routes are compiled by [`super::rules`], backends converted
+//! by [`super::backend`].
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -6,7 +7,9 @@ use std::time::Duration;
 
 use weft_proto::v1;
 
-use super::{Backend, Protocol, Refusal};
+use super::check::{self, Unique};
+use super::{Backend, Protocol, Refusal, rules};
+use crate::route::BackendName;
 use crate::{retry, route};
 
 /// A service. Resource name `namespace/name`, or `namespace/~workload` for a workload's own address.
@@ -44,18 +47,75 @@ pub struct Frontend {
     pub routes: route::Table,
     /// The budget that retries of all rules share.
     pub retry_budget: retry::BudgetSettings,
-    /// Streams with no frame either way for this long end. `None`: disabled.
+    /// Streams with no frame either way for this long end. `None`: disabled. Default 5 min.
     pub idle_timeout: Option<Duration>,
 }
 
 impl Service {
     /// Converts and checks.
+    ///
+    /// # Errors
+    /// The first field that is malformed, out of bounds, twice there or in contradiction with another.
     pub fn from_wire(wire: &v1::Service) -> Result<Self, Refusal> {
-        unimplemented!("{wire:?}")
+        check::namespaced_name("name", &wire.name)?;
+        check::bounded("hostnames", &wire.hostnames, 1024)?;
+        check::bounded("vips", &wire.vips, 64)?;
+        check::bounded("ports", &wire.ports, 1024)?;
+        let name: Arc<str> = wire.name.as_str().into();
+
+        let mut seen = Unique::new();
+        let mut hostnames = Vec::with_capacity(wire.hostnames.len());
+        for (i, text) in wire.hostnames.iter().enumerate() {
+            let field = format!("hostnames[{i}]");
+            let hostname = check::hostname(&field, text)?;
+            hostnames.push(Arc::from(hostname.as_str()));
+            seen.claim(&field, hostname)?;
+        }
+
+        let mut seen = Unique::new();
+        let mut vips = Vec::with_capacity(wire.vips.len());
+        for (i, text) in wire.vips.iter().enumerate() {
+            let field = format!("vips[{i}]");
+            let vip = check::ip(&field, text)?;
+            seen.claim(&field, vip)?;
+            vips.push(vip);
+        }
+
+        let mut numbers = Unique::new();
+        let mut ports = Vec::with_capacity(wire.ports.len());
+        for (i, port) in wire.ports.iter().enumerate() {
+            let converted = service_port(&name, port, &mut numbers).map_err(|r| r.under(format_args!("ports[{i}]")))?;
+            ports.push(converted);
+        }
+        Ok(Service { name, hostnames, vips, ports })
     }
 
     /// The port of that number.
     pub fn port(&self, port: u16) -> Option<&ServicePort> {
         self.ports.iter().find(|p| p.port == port)
     }
+}
+
+fn service_port(service: &Arc<str>, wire: &v1::ServicePort, numbers: &mut Unique<u16>) -> Result<ServicePort, Refusal> {
+    let port = check::port("port", wire.port)?;
+    numbers.claim("port", port)?;
+    if !wire.name.is_empty() && !check::is_label(&wire.name) {
+        return Err(Refusal::new("name", format!("{:?} is no port name (a DNS label)", wire.name)));
+    }
+    let protocol = Protocol::from_wire(wire.protocol)?;
+    let own = BackendName { service: Arc::clone(service), port };
+    let default = v1::Frontend::default();
+    let frontend = wire.frontend.as_ref().unwrap_or(&default);
+    let frontend = rules::frontend(frontend, protocol, own).map_err(|r| r.under("frontend"))?;
+    let backend = match &wire.backend {
+        Some(backend) => Backend::from_wire(backend).map_err(|r| r.under("backend"))?,
+        None => Backend::default(),
+    };
+    Ok(ServicePort {
+        port,
+        name: wire.name.as_str().into(),
+        protocol,
+        frontend: Arc::new(frontend),
+        backend: Arc::new(backend),
+    })
 }

@@ -1,0 +1,196 @@
+//! Draws over endpoints whose latency, availability and weight the test sets; randomness from a fixed seed.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+
+use super::*;
+
+struct Seen {
+    load: Arc<Load>,
+    available: bool,
+    avoided: bool,
+}
+
+impl View for Seen {
+    fn load(&self) -> &Load {
+        &self.load
+    }
+    fn available(&self, _: Instant) -> bool {
+        self.available
+    }
+}
+
+fn views(count: usize, now: Instant) -> Vec<Seen> {
+    (0..count).map(|_| Seen { load: Arc::new(Load::new(now)), available: true, avoided: false }).collect()
+}
+
+/// xorshift64*, seeded.
+fn random(seed: u64) -> impl FnMut() -> u64 {
+    let mut state = seed.max(1);
+    move || {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        state.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+}
+
+fn ready(weights: &[u32]) -> Roster {
+    Roster::new(weights.iter().map(|weight| (Health::Ready, *weight)))
+}
+
+/// Shares in percent of `calls` idle draws.
+fn shares(algorithm: Algorithm, roster: &Roster, views: &[Seen], calls: usize) -> Vec<f64> {
+    let (balancer, mut random) = (Balancer::new(algorithm), random(7));
+    let now = Instant::now();
+    let mut counts = vec![0_usize; views.len()];
+    for _ in 0..calls {
+        counts[balancer.pick(roster, views, now, |v| v.avoided, &mut random).unwrap()] += 1;
+    }
+    counts.iter().map(|count| *count as f64 * 100.0 / calls as f64).collect()
+}
+
+/// Closed-loop simulation: `concurrency` calls at any time, each endpoint with a latency of its own. Shares in percent.
+fn simulate(algorithm: Algorithm, latencies_ms: &[u64], concurrency: usize, calls: usize) -> Vec<f64> {
+    let start = Instant::now();
+    let views = views(latencies_ms.len(), start);
+    let roster = ready(&vec![1; latencies_ms.len()]);
+    let (balancer, mut random) = (Balancer::new(algorithm), random(42));
+    let mut flying: Vec<(Instant, Instant, usize, InFlight)> = Vec::new();
+    let mut counts = vec![0_usize; latencies_ms.len()];
+    let mut now = start;
+    for _ in 0..calls {
+        if flying.len() == concurrency {
+            let next = (0..flying.len()).min_by_key(|i| flying[*i].0).unwrap();
+            let (end, begun, endpoint, guard) = flying.swap_remove(next);
+            now = end;
+            drop(guard);
+            views[endpoint].load.observe(end - begun, end);
+        }
+        let picked = balancer.pick(&roster, &views, now, |_| false, &mut random).unwrap();
+        counts[picked] += 1;
+        let latency = Duration::from_micros(latencies_ms[picked] * 1000 + random() % 200);
+        flying.push((now + latency, now, picked, views[picked].load.begin()));
+    }
+    counts.iter().map(|count| *count as f64 * 100.0 / calls as f64).collect()
+}
+
+#[test]
+fn peak_ewma_converges_to_the_faster_endpoint() {
+    let shares = simulate(Algorithm::PeakEwma, &[5, 50], 4, 20_000);
+    assert!(shares[0] > 80.0, "{shares:?}");
+    // Alone it would be too good: the slow one is tried now and then, since it may have recovered.
+    assert!(shares[1] > 0.0, "{shares:?}");
+}
+
+#[test]
+fn peak_ewma_keeps_away_from_one_slow_endpoint_of_many() {
+    let shares = simulate(Algorithm::PeakEwma, &[5, 5, 5, 5, 100], 20, 50_000);
+    assert!(shares[4] < 3.0, "{shares:?}");
+    assert!(shares[..4].iter().all(|share| (20.0..30.0).contains(share)), "{shares:?}");
+}
+
+#[test]
+fn least_request_follows_calls_in_flight_alone() {
+    let shares = simulate(Algorithm::LeastRequest, &[5, 50], 8, 20_000);
+    assert!(shares[0] > 75.0, "{shares:?}");
+}
+
+#[test]
+fn endpoints_without_history_share_evenly() {
+    let now = Instant::now();
+    for algorithm in [Algorithm::PeakEwma, Algorithm::LeastRequest, Algorithm::Random, Algorithm::RoundRobin] {
+        let shares = shares(algorithm, &ready(&[1; 4]), &views(4, now), 20_000);
+        assert!(shares.iter().all(|share| (23.0..27.0).contains(share)), "{algorithm:?} {shares:?}");
+    }
+}
+
+#[test]
+fn equal_endpoints_get_their_weights_share() {
+    let now = Instant::now();
+    for algorithm in [Algorithm::PeakEwma, Algorithm::Random, Algorithm::RoundRobin] {
+        let shares = shares(algorithm, &ready(&[90, 10]), &views(2, now), 50_000);
+        assert!((88.0..92.0).contains(&shares[0]), "{algorithm:?} {shares:?}");
+    }
+}
+
+#[test]
+fn round_robin_spreads_the_turns_of_a_heavy_endpoint() {
+    let now = Instant::now();
+    let (balancer, roster, views) = (Balancer::new(Algorithm::RoundRobin), ready(&[3, 1]), views(2, now));
+    let mut random = random(1);
+    let turns: Vec<usize> =
+        (0..8).map(|_| balancer.pick(&roster, &views, now, |_| false, &mut random).unwrap()).collect();
+    assert_eq!(turns.iter().filter(|turn| **turn == 1).count(), 2);
+    assert!(turns.windows(2).all(|pair| pair != [1, 1]), "{turns:?}");
+}
+
+#[test]
+fn readiness_is_believed_until_fewer_than_half_are_ready() {
+    use Health::{Draining, NotReady, Ready, Unknown};
+    let roster = |healths: &[Health]| Roster::new(healths.iter().map(|health| (*health, 1)));
+    let half = roster(&[Ready, Unknown, NotReady, NotReady]);
+    assert_eq!((half.members.as_slice(), half.is_panicking()), (&[0, 1][..], false));
+    let third = roster(&[Ready, NotReady, NotReady, Draining]);
+    assert_eq!((third.members.as_slice(), third.is_panicking()), (&[0, 1, 2][..], true));
+    assert!(roster(&[Draining, Draining]).is_empty());
+    assert!(!roster(&[]).is_panicking());
+}
+
+#[test]
+fn what_was_tried_is_tried_again_only_when_nothing_else_is_there() {
+    let now = Instant::now();
+    let mut views = views(3, now);
+    let (roster, mut random) = (ready(&[1; 3]), random(3));
+    for algorithm in [Algorithm::PeakEwma, Algorithm::LeastRequest, Algorithm::Random, Algorithm::RoundRobin] {
+        let balancer = Balancer::new(algorithm);
+        views.iter_mut().for_each(|v| (v.available, v.avoided) = (true, false));
+        (views[0].avoided, views[1].available) = (true, false);
+        for _ in 0..100 {
+            assert_eq!(balancer.pick(&roster, &views, now, |v| v.avoided, &mut random), Some(2));
+        }
+        views[2].available = false;
+        assert_eq!(balancer.pick(&roster, &views, now, |v| v.avoided, &mut random), Some(0));
+        views[0].available = false;
+        assert_eq!(balancer.pick(&roster, &views, now, |v| v.avoided, &mut random), None);
+    }
+}
+
+#[test]
+fn the_one_available_endpoint_of_a_thousand_is_found() {
+    let now = Instant::now();
+    let mut views = views(1000, now);
+    views.iter_mut().for_each(|v| v.available = false);
+    views[777].available = true;
+    let picked = Balancer::default().pick(&ready(&[1; 1000]), &views, now, |_| false, &mut random(5));
+    assert_eq!(picked, Some(777));
+}
+
+proptest! {
+    #[test]
+    fn whoever_is_picked_is_drawable_and_available(
+        endpoints in prop::collection::vec((0..4_u8, 0..1001_u32, any::<bool>(), any::<bool>()), 0..40),
+        algorithm in 0..4_u8,
+        seed in any::<u64>(),
+    ) {
+        let now = Instant::now();
+        let health = |h: u8| [Health::Unknown, Health::Ready, Health::NotReady, Health::Draining][usize::from(h)];
+        let roster = Roster::new(endpoints.iter().map(|(h, weight, _, _)| (health(*h), *weight)));
+        let views: Vec<Seen> = endpoints
+            .iter()
+            .map(|(_, _, available, avoided)| Seen { load: Arc::new(Load::new(now)), available: *available, avoided: *avoided })
+            .collect();
+        let algorithm = [Algorithm::PeakEwma, Algorithm::LeastRequest, Algorithm::RoundRobin, Algorithm::Random][usize::from(algorithm)];
+        let takes = |index: &u32| views[*index as usize].available;
+        match Balancer::new(algorithm).pick(&roster, &views, now, |v| v.avoided, &mut random(seed)) {
+            Some(index) => {
+                prop_assert!(roster.members.contains(&(index as u32)) && views[index].available);
+                let fresh = roster.members.iter().filter(|i| takes(i)).any(|i| !views[*i as usize].avoided);
+                prop_assert!(!fresh || !views[index].avoided);
+            }
+            None => prop_assert!(!roster.members.iter().any(takes)),
+        }
+    }
+}
