@@ -8,17 +8,15 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, Method, Uri, header, uri::Authority};
 use rustls_pki_types::CertificateDer;
 use serde_json::json;
+use weft_certs::ca::ClientName;
 
 use super::{ADMIN_GROUP, Caller};
 
 /// What a verified client certificate says of its holder.
 pub fn caller(certificate: &CertificateDer<'_>) -> Caller {
-    let Ok((_, parsed)) = x509_parser::parse_x509_certificate(certificate) else { return Caller::Anonymous };
-    let subject = parsed.subject();
-    let mut groups = subject.iter_organization().filter_map(|o| o.as_str().ok());
-    match subject.iter_common_name().find_map(|n| n.as_str().ok()) {
-        Some(name) => Caller::Known { name: name.to_owned(), admin: groups.any(|g| g == ADMIN_GROUP || g == "system:masters") },
-        None => Caller::Anonymous,
+    match ClientName::of(certificate) {
+        Ok(name) => Caller::Known { admin: name.groups.iter().any(|g| g == ADMIN_GROUP), name: name.user },
+        Err(_) => Caller::Anonymous,
     }
 }
 

@@ -81,7 +81,7 @@ pub enum Caller {
 }
 
 /// The group (organization of a client certificate) whose members may do everything.
-pub const ADMIN_GROUP: &str = "weft:admin";
+pub const ADMIN_GROUP: &str = "system:masters";
 /// Whom [`client`] acts as.
 pub const CONTROL: &str = "system:weft-control";
 
@@ -119,7 +119,12 @@ impl Api {
     pub async fn open(store: Arc<dyn Store>, settings: Settings) -> Result<Self, Error> {
         let addresses = settings.service_cidr.parse().map_err(Error::Settings)?;
         let watches = Arc::new(Semaphore::new(settings.max_watches));
-        let api = Self(Arc::new(Inner { store, settings, addresses, watches, exclusive: tokio::sync::Mutex::new(()),
+        let api = Self(Arc::new(Inner {
+            store,
+            settings,
+            addresses,
+            watches,
+            exclusive: tokio::sync::Mutex::new(()),
             pages: std::sync::OnceLock::new(),
         }));
         resource::ensure_namespace(&api.0, "default").await?;

@@ -21,7 +21,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use super::{Api, Caller, access};
+use super::{Api, Caller, access, route::Stopping};
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEADERS: Duration = Duration::from_secs(10);
@@ -103,11 +103,13 @@ async fn connection(stream: TcpStream, api: Api, tls: TlsAcceptor, stopping: Can
         Some([leaf, ..]) => access::caller(leaf),
         _ => Caller::Anonymous,
     };
+    let ending = Stopping(stopping.clone());
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        let (api, caller) = (api.clone(), caller.clone());
+        let (api, caller, ending) = (api.clone(), caller.clone(), ending.clone());
         async move {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(caller);
+            request.extensions_mut().insert(ending);
             Ok::<_, std::convert::Infallible>(api.handle(request).await)
         }
     });

@@ -1,0 +1,144 @@
+//! What the API serves, as clients ask for it: groups, versions, resources; one by one or all in one document (aggregated discovery).
+
+use http::HeaderMap;
+use serde_json::{Value, json};
+
+use super::{
+    failure::{Failure, Result},
+    table::accepted,
+};
+use crate::kinds::{self, Kind};
+
+const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+const STATUS_VERBS: [&str; 3] = ["get", "patch", "update"];
+
+/// A document and its content type.
+pub(super) type Document = (Value, &'static str);
+
+const JSON: &str = "application/json";
+
+/// Groups with their one version, the core group left out, in the order of the table.
+pub(super) fn groups() -> Vec<(&'static str, &'static str)> {
+    let mut groups: Vec<(&str, &str)> = Vec::new();
+    for kind in kinds::all().iter().filter(|k| !k.group.is_empty()) {
+        if !groups.contains(&(kind.group, kind.version)) {
+            groups.push((kind.group, kind.version));
+        }
+    }
+    groups
+}
+
+/// `/version`: the version of Kubernetes whose API this is.
+pub(super) fn version() -> Value {
+    json!({
+        "major": "1", "minor": "34", "gitVersion": concat!("v1.34.0+weft.", env!("CARGO_PKG_VERSION")), "gitCommit": "",
+        "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "", "compiler": "rustc",
+        "platform": format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH),
+    })
+}
+
+/// `/api`
+pub(super) fn core(headers: &HeaderMap) -> Result<Document> {
+    if let Some((version, content)) = aggregated(headers) {
+        return Ok((aggregate(version, &[("", "v1")]), content));
+    }
+    acceptable(headers)?;
+    Ok((json!({ "kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [] }), JSON))
+}
+
+/// `/apis`
+pub(super) fn all(headers: &HeaderMap) -> Result<Document> {
+    if let Some((version, content)) = aggregated(headers) {
+        return Ok((aggregate(version, &groups()), content));
+    }
+    acceptable(headers)?;
+    let groups: Vec<Value> = groups().into_iter().map(|(group, version)| one(group, version)).collect();
+    Ok((json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups }), JSON))
+}
+
+fn acceptable(headers: &HeaderMap) -> Result<()> {
+    let plain = accepted(headers).iter().any(|a| a.is_json() && a.parameter("as").is_empty());
+    if plain { Ok(()) } else { Err(Failure::not_acceptable()) }
+}
+
+fn one(group: &str, version: &str) -> Value {
+    let version = json!({ "groupVersion": format!("{group}/{version}"), "version": version });
+    json!({ "name": group, "versions": [version], "preferredVersion": version })
+}
+
+/// `/apis/GROUP`
+pub(super) fn group(name: &str) -> Result<Document> {
+    let (group, version) = groups().into_iter().find(|(g, _)| *g == name).ok_or_else(Failure::no_such_path)?;
+    let mut group = one(group, version);
+    group["kind"] = "APIGroup".into();
+    group["apiVersion"] = "v1".into();
+    Ok((group, JSON))
+}
+
+/// `/api/v1`, `/apis/GROUP/VERSION`
+pub(super) fn resources(group: &str, version: &str) -> Result<Document> {
+    let kinds: Vec<&Kind> = kinds::all().iter().filter(|k| k.group == group && k.version == version).collect();
+    let Some(first) = kinds.first() else { return Err(Failure::no_such_path()) };
+    let group_version = first.api_version();
+    let mut resources = Vec::new();
+    for kind in kinds {
+        resources.push(json!({
+            "name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced, "kind": kind.kind,
+            "verbs": VERBS, "shortNames": kind.short_names, "categories": kind.categories,
+        }));
+        if kind.status {
+            resources.push(json!({
+                "name": format!("{}/status", kind.plural), "singularName": "", "namespaced": kind.namespaced, "kind": kind.kind,
+                "verbs": STATUS_VERBS,
+            }));
+        }
+    }
+    let document =
+        json!({ "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources });
+    Ok((document, JSON))
+}
+
+/// The version of aggregated discovery that the client prefers to the plain one, with its content type.
+fn aggregated(headers: &HeaderMap) -> Option<(&'static str, &'static str)> {
+    for accepted in accepted(headers).iter().filter(|a| a.is_json()) {
+        match (accepted.parameter("as"), accepted.parameter("g"), accepted.parameter("v")) {
+            ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") => {
+                return Some(("v2", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"));
+            }
+            ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2beta1") => {
+                return Some(("v2beta1", "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList"));
+            }
+            ("", ..) => return None,
+            _ => {}
+        }
+    }
+    None
+}
+
+fn aggregate(version: &str, groups: &[(&str, &str)]) -> Value {
+    let items: Vec<Value> = groups
+        .iter()
+        .map(|(group, served)| {
+            let kinds = kinds::all().iter().filter(|k| k.group == *group);
+            let resources: Vec<Value> = kinds.map(described).collect();
+            json!({
+                "metadata": { "name": group, "creationTimestamp": null },
+                "versions": [{ "version": served, "freshness": "Current", "resources": resources }],
+            })
+        })
+        .collect();
+    json!({ "kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"), "metadata": {}, "items": items })
+}
+
+fn described(kind: &Kind) -> Value {
+    let response = json!({ "group": kind.group, "version": kind.version, "kind": kind.kind });
+    let mut described = json!({
+        "resource": kind.plural, "responseKind": response, "scope": if kind.namespaced { "Namespaced" } else { "Cluster" },
+        "singularResource": kind.singular, "verbs": VERBS, "shortNames": kind.short_names, "categories": kind.categories,
+    });
+    if kind.status {
+        described["subresources"] =
+            json!([{ "subresource": "status", "responseKind": response, "verbs": STATUS_VERBS }]);
+    }
+    described
+}

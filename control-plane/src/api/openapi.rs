@@ -1,0 +1,253 @@
+//! The API's description of itself: OpenAPI v3, one document a group and version, as `kubectl explain`, `kubectl apply` and generators of
+//! client libraries read it.
+//!
+//! OpenAPI v2 is not served: no client of Kubernetes 1.27 or newer needs it.
+
+use std::{collections::BTreeMap, sync::LazyLock};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use serde_json::{Map, Value, json};
+
+use super::failure::{Failure, Result};
+use crate::kinds::{self, Kind, metadata_schema};
+
+/// A group's document and the hash that names this content of it.
+struct Described {
+    text: String,
+    hash: String,
+}
+
+/// By path: `api/v1`, `apis/GROUP/VERSION`.
+static DOCUMENTS: LazyLock<BTreeMap<String, Described>> = LazyLock::new(|| {
+    let mut groups: BTreeMap<String, Vec<&Kind>> = BTreeMap::new();
+    for kind in kinds::all() {
+        groups.entry(prefix(kind)).or_default().push(kind);
+    }
+    groups
+        .into_iter()
+        .map(|(path, kinds)| {
+            let text = document(&kinds).to_string();
+            let hash = digest(&SHA256, text.as_bytes()).as_ref().iter().map(|b| format!("{b:02X}")).collect();
+            (path, Described { text, hash })
+        })
+        .collect()
+});
+
+/// `/openapi/v3`
+pub(super) fn index() -> Value {
+    let paths: Map<String, Value> = DOCUMENTS
+        .iter()
+        .map(|(path, d)| (path.clone(), json!({ "serverRelativeURL": format!("/openapi/v3/{path}?hash={}", d.hash) })))
+        .collect();
+    json!({ "paths": paths })
+}
+
+/// `/openapi/v3/PATH`
+pub(super) fn group(path: &str) -> Result<&'static str> {
+    DOCUMENTS.get(path).map(|d| d.text.as_str()).ok_or_else(Failure::no_such_path)
+}
+
+fn prefix(kind: &Kind) -> String {
+    match kind.group {
+        "" => format!("api/{}", kind.version),
+        group => format!("apis/{group}/{}", kind.version),
+    }
+}
+
+const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+const LIST_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta";
+const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
+const PATCH: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Patch";
+const STATUS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Status";
+
+fn reference(name: &str) -> Value {
+    json!({ "$ref": format!("#/components/schemas/{name}") })
+}
+
+/// `io.k8s.api.core.v1.Service`, `mesh.weft.v1alpha1.Workload`
+fn component(kind: &Kind) -> String {
+    let group = match kind.group {
+        "" => "io.k8s.api.core".to_owned(),
+        "discovery.k8s.io" => "io.k8s.api.discovery".to_owned(),
+        group => group.split('.').rev().collect::<Vec<_>>().join("."),
+    };
+    format!("{group}.{}.{}", kind.version, kind.kind)
+}
+
+fn gvk(kind: &Kind) -> Value {
+    json!({ "group": kind.group, "version": kind.version, "kind": kind.kind })
+}
+
+fn document(kinds: &[&Kind]) -> Value {
+    let mut schemas = Map::new();
+    schemas.insert(OBJECT_META.into(), metadata_schema().clone());
+    schemas.insert(
+        LIST_META.into(),
+        json!({ "type": "object", "description": "Metadata of a list.", "properties": {
+            "continue": { "type": "string", "description": "Asks for the next page of the list." },
+            "remainingItemCount": { "type": "integer", "format": "int64", "description": "Objects on later pages." },
+            "resourceVersion": { "type": "string", "description": "A watch from here misses nothing." },
+            "selfLink": { "type": "string", "description": "Not used." } } }),
+    );
+    schemas.insert(
+        DELETE_OPTIONS.into(),
+        json!({ "type": "object", "description": "How an object is deleted.", "properties": {
+            "apiVersion": { "type": "string" }, "kind": { "type": "string" },
+            "dryRun": { "type": "array", "items": { "type": "string" } },
+            "gracePeriodSeconds": { "type": "integer", "format": "int64" },
+            "orphanDependents": { "type": "boolean" },
+            "preconditions": { "type": "object", "properties": {
+                "resourceVersion": { "type": "string" }, "uid": { "type": "string" } } },
+            "propagationPolicy": { "type": "string" } },
+            "x-kubernetes-group-version-kind": [{ "group": "", "version": "v1", "kind": "DeleteOptions" }] }),
+    );
+    schemas.insert(
+        PATCH.into(),
+        json!({ "type": "object", "description": "A patch; its content type says of which kind." }),
+    );
+    schemas.insert(
+        STATUS.into(),
+        json!({ "type": "object", "description": "How a request went.",
+        "x-kubernetes-preserve-unknown-fields": true }),
+    );
+    let mut paths = Map::new();
+    for kind in kinds {
+        let mut schema = kind.schema.clone();
+        schema["properties"]["metadata"] =
+            json!({ "allOf": [reference(OBJECT_META)], "default": {}, "description": "Standard object's metadata." });
+        schema["x-kubernetes-group-version-kind"] = json!([gvk(kind)]);
+        schemas.insert(component(kind), schema);
+        schemas.insert(
+            format!("{}List", component(kind)),
+            json!({
+                "type": "object", "description": format!("A list of {}.", kind.kind), "required": ["items"],
+                "properties": {
+                    "apiVersion": { "type": "string" }, "kind": { "type": "string" },
+                    "items": { "type": "array", "items": reference(&component(kind)) },
+                    "metadata": reference(LIST_META),
+                },
+                "x-kubernetes-group-version-kind": [{ "group": kind.group, "version": kind.version, "kind": kind.list_kind() }],
+            }),
+        );
+        routes(kind, &mut paths);
+    }
+    json!({
+        "openapi": "3.0.0",
+        "info": { "title": "Weft", "version": concat!("v", env!("CARGO_PKG_VERSION")) },
+        "paths": paths,
+        "components": { "schemas": schemas },
+    })
+}
+
+fn routes(kind: &Kind, paths: &mut Map<String, Value>) {
+    let prefix = prefix(kind);
+    let everywhere = format!("/{prefix}/{}", kind.plural);
+    let all = if kind.namespaced {
+        format!("/{prefix}/namespaces/{{namespace}}/{}", kind.plural)
+    } else {
+        everywhere.clone()
+    };
+    let object = reference(&component(kind));
+    let list = reference(&format!("{}List", component(kind)));
+    let mut in_path = Vec::new();
+    if kind.namespaced {
+        paths.insert(
+            everywhere,
+            json!({ "get": operation(kind, "list", "AllNamespaces", LIST, Body::None, &list), "parameters": [] }),
+        );
+        in_path.push(path_parameter("namespace"));
+    }
+    paths.insert(
+        all.clone(),
+        json!({
+            "get": operation(kind, "list", "", LIST, Body::None, &list),
+            "post": operation(kind, "post", "", WRITE, Body::Object, &object),
+            "delete": operation(kind, "deletecollection", "", DELETE, Body::Options, &reference(STATUS)),
+            "parameters": in_path,
+        }),
+    );
+    in_path.push(path_parameter("name"));
+    let mut item = json!({
+        "get": operation(kind, "get", "", &[], Body::None, &object),
+        "put": operation(kind, "put", "", WRITE, Body::Object, &object),
+        "patch": operation(kind, "patch", "", PATCHING, Body::Patch, &object),
+        "delete": operation(kind, "delete", "", DELETE, Body::Options, &reference(STATUS)),
+        "parameters": in_path,
+    });
+    paths.insert(format!("{all}/{{name}}"), item.clone());
+    if kind.status {
+        item["get"] = operation(kind, "get", "Status", &[], Body::None, &object);
+        item["put"] = operation(kind, "put", "Status", WRITE, Body::Object, &object);
+        item["patch"] = operation(kind, "patch", "Status", PATCHING, Body::Patch, &object);
+        if let Value::Object(item) = &mut item {
+            item.remove("delete");
+        }
+        paths.insert(format!("{all}/{{name}}/status"), item);
+    }
+}
+
+const LIST: &[&str] = &[
+    "allowWatchBookmarks",
+    "continue",
+    "fieldSelector",
+    "labelSelector",
+    "limit",
+    "resourceVersion",
+    "resourceVersionMatch",
+    "sendInitialEvents",
+    "timeoutSeconds",
+    "watch",
+];
+const WRITE: &[&str] = &["dryRun", "fieldManager", "fieldValidation"];
+const PATCHING: &[&str] = &["dryRun", "fieldManager", "fieldValidation", "force"];
+const DELETE: &[&str] = &["dryRun", "gracePeriodSeconds", "orphanDependents", "propagationPolicy"];
+
+enum Body {
+    None,
+    Object,
+    Options,
+    Patch,
+}
+
+fn path_parameter(name: &str) -> Value {
+    json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string", "uniqueItems": true } })
+}
+
+fn operation(kind: &Kind, verb: &str, suffix: &str, parameters: &[&str], body: Body, answer: &Value) -> Value {
+    let parameters: Vec<Value> = parameters
+        .iter()
+        .map(|name| {
+            let kind = match *name {
+                "allowWatchBookmarks" | "sendInitialEvents" | "watch" | "force" | "orphanDependents" => "boolean",
+                "limit" | "timeoutSeconds" | "gracePeriodSeconds" => "integer",
+                _ => "string",
+            };
+            json!({ "name": name, "in": "query", "schema": { "type": kind, "uniqueItems": true } })
+        })
+        .collect();
+    let scope = if kind.namespaced && suffix != "AllNamespaces" { "Namespaced" } else { "" };
+    let mut operation = json!({
+        "operationId": format!("{verb}{scope}{}{suffix}", kind.kind),
+        "tags": [if kind.group.is_empty() { "core" } else { kind.group }],
+        "parameters": parameters,
+        "responses": { "200": { "description": "OK", "content": { "application/json": { "schema": answer } } } },
+        "x-kubernetes-action": verb,
+        "x-kubernetes-group-version-kind": gvk(kind),
+    });
+    let content = |types: &[&str], schema: &Value| -> Value {
+        types.iter().map(|t| ((*t).to_owned(), json!({ "schema": schema }))).collect::<Map<_, _>>().into()
+    };
+    let object = reference(&component(kind));
+    match body {
+        Body::None => {}
+        Body::Object => {
+            operation["requestBody"] = json!({ "required": true, "content": content(&["*/*"], &object) });
+        }
+        Body::Options => operation["requestBody"] = json!({ "content": content(&["*/*"], &reference(DELETE_OPTIONS)) }),
+        Body::Patch => {
+            let types = super::resource::patch_types(kind);
+            operation["requestBody"] = json!({ "required": true, "content": content(types, &reference(PATCH)) });
+        }
+    }
+    operation
+}

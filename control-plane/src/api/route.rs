@@ -1,0 +1,279 @@
+//! What a request asks for: its path and query become a [`Call`], and the call's verb is carried out by `resource` or `watch`.
+//!
+//! Everything that must hold for every request is here: who may ask at all, which `Host` is ours, the bounds on body and time.
+
+use std::collections::HashMap;
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Caller, Inner, access, discovery,
+    failure::{Failure, Result},
+    object::Part,
+    openapi, resource, watch,
+};
+use crate::kinds::{self, Kind};
+
+/// Cancelled when the server that took the request stops: watches end then.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Stopping(pub CancellationToken);
+
+/// One request for a resource.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub kind: &'static Kind,
+    pub namespace: Option<String>,
+    pub name: Option<String>,
+    pub part: Part,
+    pub query: Query,
+    pub headers: HeaderMap,
+    pub caller: String,
+}
+
+/// The parameters of a query; of one given twice the last counts.
+#[derive(Debug, Default)]
+pub(super) struct Query(HashMap<String, String>);
+
+impl Query {
+    pub fn text(&self, name: &str) -> &str {
+        self.0.get(name).map_or("", String::as_str)
+    }
+
+    pub fn flag(&self, name: &str) -> Result<bool> {
+        match self.0.get(name).map(String::as_str) {
+            None | Some("false" | "0" | "False" | "FALSE" | "f" | "F") => Ok(false),
+            Some("" | "true" | "1" | "True" | "TRUE" | "t" | "T") => Ok(true),
+            Some(other) => Err(Failure::bad_request(format!("{other:?} is no value of {name}: true or false"))),
+        }
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    pub fn number(&self, name: &str) -> Result<Option<u64>> {
+        match self.text(name) {
+            "" => Ok(None),
+            text => match text.parse() {
+                Ok(number) => Ok(Some(number)),
+                Err(_) => Err(Failure::bad_request(format!("{text:?} is no value of {name}: a whole number"))),
+            },
+        }
+    }
+}
+
+pub(super) async fn handle(api: &Inner, request: Request<Body>) -> Response<Body> {
+    let caller = request.extensions().get::<Caller>().cloned().unwrap_or(Caller::Anonymous);
+    let stopping = request.extensions().get::<Stopping>().cloned().unwrap_or_default();
+    match answer(api, request, caller, stopping).await {
+        Ok(response) => response,
+        Err(failure) => failure.response(),
+    }
+}
+
+async fn answer(api: &Inner, request: Request<Body>, caller: Caller, stopping: Stopping) -> Result<Response<Body>> {
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path().to_owned();
+    let internal = matches!(&caller, Caller::Known { name, .. } if name == super::CONTROL);
+    if !internal && !access::is_ours(&parts.uri, &parts.headers, &api.settings.hosts) {
+        return Err(Failure::misdirected());
+    }
+    if access::is_public(&parts.method, &path) {
+        return Ok(match path.trim_end_matches('/') {
+            "/version" => json_response(StatusCode::OK, &discovery::version()),
+            _ => text_response("ok"),
+        });
+    }
+    let caller = match caller {
+        Caller::Anonymous => return Err(Failure::unauthorized()),
+        Caller::Known { name, admin: true } => name,
+        Caller::Known { name, admin: false } => {
+            return Err(Failure::forbidden(format!("user {name:?} is not in the group {:?}", super::ADMIN_GROUP)));
+        }
+    };
+    let query = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)
+        .map_err(|_| Failure::bad_request("the query of the URL cannot be read"))?;
+    let query = Query(query.0.into_iter().collect());
+    let segments = segments(&path)?;
+    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+    if let Some(document) = document(&parts.method, &segments, &parts.headers) {
+        return document;
+    }
+    let call = Call { query, headers: parts.headers, caller, ..locate(&segments)? };
+    if parts.method == Method::GET
+        && call.part == Part::Main
+        && (call.query.flag("watch")? || segments.contains(&"watch"))
+    {
+        return watch::open(api, call, stopping.0).await;
+    }
+    let work = async {
+        let body = read(body, api.settings.max_body).await?;
+        resource::serve(api, &parts.method, &call, body).await
+    };
+    tokio::time::timeout(api.settings.deadline, work)
+        .await
+        .map_err(|_| Failure::timeout("the request took too long; what it wrote may have been written"))?
+}
+
+/// Documents that are not about objects; `None`: the path is of a resource.
+fn document(method: &Method, segments: &[&str], headers: &HeaderMap) -> Option<Result<Response<Body>>> {
+    let found = match segments {
+        [] => {
+            let mut paths = vec!["/api".to_owned(), "/api/v1".into(), "/apis".into()];
+            for (group, version) in discovery::groups() {
+                paths.extend([format!("/apis/{group}"), format!("/apis/{group}/{version}")]);
+            }
+            paths.extend(["/healthz", "/livez", "/openapi/v3", "/readyz", "/version"].map(str::to_owned));
+            Ok((serde_json::json!({ "paths": paths }), "application/json"))
+        }
+        ["api"] => discovery::core(headers),
+        ["apis"] => discovery::all(headers),
+        ["apis", group] => discovery::group(group),
+        ["api", version] => discovery::resources("", version),
+        ["apis", group, version] => discovery::resources(group, version),
+        ["openapi", "v3"] => Ok((openapi::index(), "application/json")),
+        ["openapi", "v3", path @ ..] => {
+            let text = openapi::group(&path.join("/"));
+            return Some(
+                text.map(|text| respond(StatusCode::OK, Bytes::from_static(text.as_bytes()), "application/json")),
+            );
+        }
+        ["api" | "apis", ..] => return None,
+        _ => Err(Failure::no_such_path()),
+    };
+    if method != Method::GET && found.is_ok() {
+        return Some(Err(Failure::method_not_allowed()));
+    }
+    Some(found.map(|(document, content)| respond(StatusCode::OK, document.to_string(), content)))
+}
+
+/// The parts of a path, decoded; none may be empty, hold a slash or climb.
+fn segments(path: &str) -> Result<Vec<String>> {
+    let path = path.strip_prefix('/').unwrap_or(path);
+    let path = path.strip_suffix('/').unwrap_or(path);
+    if path.is_empty() {
+        return Ok(Vec::new());
+    }
+    path.split('/')
+        .map(|part| decode(part).filter(|p| !p.is_empty() && p != "." && p != ".." && !p.contains(['/', '\0'])))
+        .collect::<Option<_>>()
+        .ok_or_else(Failure::no_such_path)
+}
+
+fn decode(part: &str) -> Option<String> {
+    let mut bytes = part.bytes();
+    let mut decoded = Vec::with_capacity(part.len());
+    while let Some(byte) = bytes.next() {
+        if byte == b'%' {
+            let mut digit = || char::from(bytes.next()?).to_digit(16).and_then(|d| u8::try_from(d).ok());
+            decoded.push(digit()? << 4 | digit()?);
+        } else {
+            decoded.push(byte);
+        }
+    }
+    String::from_utf8(decoded).ok()
+}
+
+/// Which resource a path means.
+fn locate(segments: &[&str]) -> Result<Call> {
+    let (group, version, rest) = match segments {
+        ["api", version, rest @ ..] => ("", *version, rest),
+        ["apis", group, version, rest @ ..] => (*group, *version, rest),
+        _ => return Err(Failure::no_such_path()),
+    };
+    // The old form of a watch, which kubectl's generators still know.
+    let rest = rest.strip_prefix(&["watch"]).unwrap_or(rest);
+    let (namespace, rest) = match rest {
+        ["namespaces", namespace, plural, rest @ ..] if *plural != "status" && *plural != "finalize" => {
+            (Some((*namespace).to_owned()), (*plural, rest))
+        }
+        [plural, rest @ ..] => (None, (*plural, rest)),
+        [] => return Err(Failure::no_such_path()),
+    };
+    let (plural, rest) = rest;
+    let kind = kinds::find(group, version, plural).ok_or_else(Failure::no_such_path)?;
+    let (name, part) = match rest {
+        [] => (None, Part::Main),
+        [name] => (Some((*name).to_owned()), Part::Main),
+        [name, "status"] if kind.status => (Some((*name).to_owned()), Part::Status),
+        _ => return Err(Failure::no_such_path()),
+    };
+    if kind.namespaced != namespace.is_some() && !(kind.namespaced && name.is_none()) {
+        return Err(Failure::no_such_path());
+    }
+    let (query, headers) = (Query::default(), HeaderMap::new());
+    Ok(Call { kind, namespace, name, part, query, headers, caller: String::new() })
+}
+
+async fn read(body: Body, limit: usize) -> Result<Bytes> {
+    match Limited::new(body, limit).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(Failure::too_large(limit)),
+        Err(error) => Err(Failure::bad_request(format!("the body of the request cannot be read: {error}"))),
+    }
+}
+
+pub(super) fn json_response(status: StatusCode, document: &Value) -> Response<Body> {
+    respond(status, document.to_string(), "application/json")
+}
+
+fn text_response(text: &'static str) -> Response<Body> {
+    respond(StatusCode::OK, text, "text/plain; charset=utf-8")
+}
+
+fn respond(status: StatusCode, body: impl Into<Body>, content: &'static str) -> Response<Body> {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(path: &str) -> Option<(String, Option<String>, Option<String>, Part)> {
+        let segments = segments(path).ok()?;
+        let call = locate(&segments.iter().map(String::as_str).collect::<Vec<_>>()).ok()?;
+        Some((call.kind.plural.to_owned(), call.namespace, call.name, call.part))
+    }
+
+    #[test]
+    fn paths_mean_what_they_mean_in_kubernetes() {
+        let found = |kind: &str, namespace: Option<&str>, name: Option<&str>, part| {
+            Some((kind.to_owned(), namespace.map(str::to_owned), name.map(str::to_owned), part))
+        };
+        assert_eq!(at("/api/v1/services"), found("services", None, None, Part::Main));
+        assert_eq!(at("/api/v1/namespaces/shop"), found("namespaces", None, Some("shop"), Part::Main));
+        assert_eq!(at("/api/v1/namespaces/shop/status"), found("namespaces", None, Some("shop"), Part::Status));
+        assert_eq!(at("/api/v1/namespaces/shop/services/"), found("services", Some("shop"), None, Part::Main));
+        let route = "/apis/gateway.networking.k8s.io/v1/namespaces/shop/httproutes/a/status";
+        assert_eq!(at(route), found("httproutes", Some("shop"), Some("a"), Part::Status));
+        assert_eq!(at("/api/v1/watch/services"), found("services", None, None, Part::Main));
+        assert_eq!(at("/api/v1/namespaces/shop/services/%61"), found("services", Some("shop"), Some("a"), Part::Main));
+    }
+
+    #[test]
+    fn what_is_no_path_is_not_found() {
+        for path in [
+            "/api/v2/services",
+            "/api/v1/secrets",
+            "/api/v1/namespaces/shop/namespaces/a",
+            "/api/v1/services/a",
+            "/api/v1/namespaces/shop/services/a/log",
+            "/api/v1/namespaces/shop/serviceaccounts/a/status",
+            "/api/v1/namespaces/../services",
+            "/api/v1/namespaces/shop%2Fservices/a",
+            "/api/v1//services",
+            "/api/v1/namespaces/%zz/services",
+        ] {
+            assert_eq!(at(path), None, "{path}");
+        }
+    }
+}
