@@ -63,11 +63,9 @@ mod tests {
     #[test]
     fn an_unknown_field_is_refused_by_name() {
         let text = r#"{"services":[{"nmae":"shop/catalog"}]}"#;
-        let error = super::deserialize::<v1::Resources, _>(
-            "weft.v1.Resources",
-            &mut serde_json::Deserializer::from_str(text),
-        )
-        .unwrap_err();
+        let error =
+            super::deserialize::<v1::Resources, _>("weft.v1.Resources", &mut serde_json::Deserializer::from_str(text))
+                .unwrap_err();
         assert!(error.to_string().contains("nmae"), "{error}");
     }
 }

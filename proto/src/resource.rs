@@ -62,9 +62,9 @@ resources! {
 #[must_use]
 pub fn version_of(encoded: &[u8]) -> String {
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
-    let hash = encoded.iter().fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d_u128, |h, b| {
-        (h ^ u128::from(*b)).wrapping_mul(PRIME)
-    });
+    let hash = encoded
+        .iter()
+        .fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d_u128, |h, b| (h ^ u128::from(*b)).wrapping_mul(PRIME));
     format!("{hash:032x}")
 }
 
