@@ -133,10 +133,10 @@ impl TokenBucket {
         TokenBucket { per_second: sane(per_second), burst, tokens: burst, stamp: now }
     }
 
-    /// Takes `count` tokens, or says how long until there are as many. `None` in the error: never. A `now` before the last one seen counts as that one.
+    /// Takes `count` tokens. A `now` before the last one seen counts as that one.
     ///
     /// # Errors
-    /// The wait, when there are too few; nothing was taken.
+    /// When there are too few: how long until there are enough, `None` if there never will be. Nothing was taken.
     pub fn take(&mut self, count: u32, now: Instant) -> Result<(), Option<Duration>> {
         self.refill(now);
         let count = f64::from(count);
@@ -160,5 +160,88 @@ impl TokenBucket {
         let elapsed = now.saturating_duration_since(self.stamp);
         self.stamp = self.stamp.max(now);
         self.tokens = (self.tokens + elapsed.as_secs_f64() * self.per_second).min(self.burst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_place_is_free_again_when_its_permit_is_dropped() {
+        let bulkhead = Arc::new(Bulkhead::new(2));
+        let first = bulkhead.enter().unwrap();
+        let second = bulkhead.enter().unwrap();
+        assert_eq!(bulkhead.enter().unwrap_err(), Overflow { limit: 2 });
+        drop(first);
+        assert_eq!(bulkhead.used(), 1);
+        assert!(bulkhead.enter().is_ok());
+        drop(second);
+        assert_eq!(bulkhead.used(), 0);
+    }
+
+    #[test]
+    fn a_smaller_limit_throws_nobody_out_but_lets_nobody_in() {
+        let limits = Limits::new(Settings { requests: 3, ..Settings::default() });
+        let mut held: Vec<Permit> = (0..3).map(|_| limits.requests.enter().unwrap()).collect();
+        limits.update(Settings { requests: 1, ..Settings::default() });
+        assert_eq!(limits.requests.used(), 3);
+        while held.pop().is_some() {
+            assert_eq!(limits.requests.enter().is_ok(), held.is_empty());
+        }
+    }
+
+    #[test]
+    fn threads_together_never_exceed_the_limit() {
+        let bulkhead = Arc::new(Bulkhead::new(3));
+        let refused = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..20_000 {
+                        match bulkhead.enter() {
+                            Ok(_permit) => assert!((1..=3).contains(&bulkhead.used())),
+                            Err(_) => {
+                                refused.fetch_add(1, Ordering::Relaxed);
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(bulkhead.used(), 0);
+    }
+
+    #[test]
+    fn a_bucket_says_how_long_to_wait() {
+        let start = Instant::now();
+        let mut bucket = TokenBucket::new(10.0, 5.0, start);
+        assert_eq!(bucket.take(5, start), Ok(()));
+        assert_eq!(bucket.take(1, start), Err(Some(Duration::from_millis(100))));
+        assert_eq!(bucket.take(6, start), Err(None), "more than it ever holds");
+        assert_eq!(bucket.take(1, start + Duration::from_millis(100)), Ok(()));
+        assert_eq!(bucket.take(1, start), Err(Some(Duration::from_millis(100))), "time does not run backwards");
+        assert_eq!(TokenBucket::new(f64::NAN, -1.0, start).take(1, start), Err(None));
+    }
+
+    proptest! {
+        #[test]
+        fn a_bucket_never_gives_more_than_its_burst_and_its_rate(
+            steps in prop::collection::vec((0..500_u64, 1..4_u32), 1..200), rate in 1..50_u32, burst in 1..20_u32,
+        ) {
+            let start = Instant::now();
+            let mut bucket = TokenBucket::new(f64::from(rate), f64::from(burst), start);
+            let (mut now, mut taken) = (start, 0);
+            for (millis, count) in steps {
+                now += Duration::from_millis(millis);
+                if bucket.take(count, now).is_ok() {
+                    taken += count;
+                }
+                let most = f64::from(burst) + f64::from(rate) * (now - start).as_secs_f64();
+                prop_assert!(f64::from(taken) <= most + 1e-6);
+            }
+        }
     }
 }

@@ -2,6 +2,8 @@
 //! reaches past the deadline. Nothing here sends, waits or keeps a body.
 
 mod budget;
+#[cfg(test)]
+mod tests;
 
 use std::time::{Duration, Instant};
 
@@ -105,7 +107,7 @@ pub enum Stop {
 }
 
 impl Policy {
-    /// Whether a failed attempt is to be followed by another. Charges the budget when it says so. `random` is uniform in `[0, 1)`.
+    /// Whether a failed attempt is to be followed by another. Charges the budget when it says so: ask last. `random` is uniform in `[0, 1)`.
     pub fn judge(
         &self,
         attempt: &Attempt<'_>,
@@ -114,31 +116,98 @@ impl Policy {
         now: Instant,
         random: f64,
     ) -> Verdict {
-        let _ = (attempt, budget, deadline, now, random);
-        unimplemented!()
+        if !self.retryable(attempt.method, attempt.sent, attempt.failure) {
+            return Verdict::Stop(Stop::NotRetryable);
+        }
+        if attempt.retries >= self.attempts {
+            return Verdict::Stop(Stop::Exhausted);
+        }
+        if !attempt.replayable {
+            return Verdict::Stop(Stop::NotReplayable);
+        }
+        let after = backoff(self.backoff, attempt.retries, random).max(attempt.retry_after.unwrap_or_default());
+        // A retry that would begin at its deadline would only be load.
+        let in_time = deadline.is_none_or(|deadline| now.checked_add(after).is_some_and(|begin| begin < deadline));
+        if !in_time {
+            return Verdict::Stop(Stop::Deadline);
+        }
+        if !budget.withdraw(now) {
+            return Verdict::Stop(Stop::Budget);
+        }
+        Verdict::Retry { after }
     }
 
     /// Whether this failure could be retried at all: what to keep a response back for.
+    ///
+    /// What was surely not processed may be sent again, whatever it is. What may have been processed only if doing it twice is harmless: an idempotent
+    /// method (RFC 9110 §9.2.2), or one that the route opts in.
     pub fn retryable(&self, method: &Method, sent: Sent, failure: Failure) -> bool {
-        let _ = (method, sent, failure);
-        unimplemented!()
+        if self.attempts == 0 {
+            return false;
+        }
+        if sent == Sent::No {
+            return true;
+        }
+        match failure {
+            // "Connection errors and backend timeouts even with none listed" (GEP-1731).
+            Failure::Transport | Failure::Timeout => self.may_repeat(method),
+            Failure::Status(status) => self.codes.binary_search(&status).is_ok() && self.may_repeat(method),
+            // A gRPC call is a POST: listing codes is the route's opt-in for exactly those, listing POST for UNAVAILABLE.
+            Failure::Grpc(code) => {
+                let listed = code < u32::BITS && self.grpc_codes >> code & 1 == 1;
+                listed || (code == UNAVAILABLE && (self.grpc_codes != 0 || self.may_repeat(method)))
+            }
+        }
     }
 
     /// Whether any failure after sending could be retried: when not, the body need not be kept once it is sent.
     pub fn replays(&self, method: &Method) -> bool {
-        let _ = method;
-        unimplemented!()
+        self.attempts > 0 && (self.may_repeat(method) || self.grpc_codes != 0)
+    }
+
+    fn may_repeat(&self, method: &Method) -> bool {
+        matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE)
+            || self.methods.contains(method)
     }
 }
 
+const UNAVAILABLE: u32 = 14;
+
 /// Full jitter: uniform between nothing and `base` × 2ʳᵉᵗʳⁱᵉˢ, at most ten times `base`. `random` is uniform in `[0, 1)`.
 pub fn backoff(base: Duration, retries: u32, random: f64) -> Duration {
-    let _ = (base, retries, random);
-    unimplemented!()
+    let factor = 2_u32.saturating_pow(retries).min(10);
+    base.saturating_mul(factor).mul_f64(random.clamp(0.0, 1.0))
 }
 
-/// Reads `Retry-After` (RFC 9110 §10.2.3): seconds, or a date in the preferred format. `unix_now` is in seconds since the Unix epoch.
+/// Reads `Retry-After` (RFC 9110 §10.2.3): seconds, or a date in the preferred format (§5.6.7). `unix_now` is in seconds since the Unix epoch; a date
+/// in the past is no wait. `None`: malformed.
 pub fn retry_after(value: &[u8], unix_now: u64) -> Option<Duration> {
-    let _ = (value, unix_now);
-    unimplemented!()
+    let text = std::str::from_utf8(value).ok()?.trim_ascii();
+    if (1..=9).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit()) {
+        return text.parse().ok().map(Duration::from_secs);
+    }
+    imf_fixdate(text).map(|date| Duration::from_secs(date.saturating_sub(unix_now)))
+}
+
+/// `Sun, 06 Nov 1994 08:49:37 GMT` in seconds since the Unix epoch. The day of the week is not checked.
+fn imf_fixdate(text: &str) -> Option<u64> {
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let (_, rest) = text.split_once(", ").filter(|_| text.len() == 29)?;
+    let number = |from: usize, to: usize| {
+        let digits = rest.get(from..to).filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()))?;
+        digits.parse::<u64>().ok()
+    };
+    let month = 1 + MONTHS.iter().position(|name| rest.get(3..6) == Some(name))? as u64;
+    let (day, year) = (number(0, 2)?, number(7, 11)?);
+    let (hour, minute, second) = (number(12, 14)?, number(15, 17)?, number(18, 20)?);
+    let valid = rest.ends_with(" GMT") && (1..=31).contains(&day) && hour < 24 && minute < 60 && second <= 60;
+    if !valid || year < 1970 {
+        return None;
+    }
+    // Days since 1970-03-01 shifted so that leap days end a year (Hinnant, "chrono-compatible low-level date algorithms").
+    let (year, shifted) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let (era, of_era) = (year / 400, year % 400);
+    let of_year = (153 * shifted + 2) / 5 + day - 1;
+    let days = (era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year).checked_sub(719_468)?;
+    Some(days * 86_400 + hour * 3600 + minute * 60 + second)
 }
