@@ -204,13 +204,13 @@ pub fn slices(world: &World, members: &Members) -> BTreeMap<String, Vec<v1::Endp
 fn sliced(service: &str, port: u16, endpoints: Vec<v1::Endpoint>) -> Vec<v1::Endpoints> {
     let mut count = endpoints.len().div_ceil(SLICE).max(1).next_power_of_two();
     loop {
-        let mut slices: Vec<v1::Endpoints> = (0..count)
-            .map(|i| v1::Endpoints { name: names::slice(service, port, i), endpoints: Vec::new() })
-            .collect();
+        let mut slices: Vec<v1::Endpoints> =
+            (0..count).map(|i| v1::Endpoints { name: names::slice(service, port, i), endpoints: Vec::new() }).collect();
         for endpoint in &endpoints {
-            let hash = endpoint.uid.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
-                (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3)
-            });
+            let hash = endpoint
+                .uid
+                .bytes()
+                .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3));
             // The low bits of FNV are its weakest: fold the high ones in.
             let place = ((hash ^ (hash >> 32)) as usize) & (count - 1);
             slices[place].endpoints.push(endpoint.clone());

@@ -65,7 +65,10 @@ impl Scope {
         match self.targets.iter().position(|t| !t.is_service() && !t.is_workload()) {
             Some(i) => {
                 let target = &self.targets[i];
-                Err(format!("spec.targetRefs[{i}]: {} {:?} is neither a Service nor a Workload", target.kind, target.group))
+                Err(format!(
+                    "spec.targetRefs[{i}]: {} {:?} is neither a Service nor a Workload",
+                    target.kind, target.group
+                ))
             }
             None => Ok(()),
         }
@@ -248,14 +251,7 @@ pub fn compile(world: &World, members: &Members, guards: &Guards<'_>) -> BTreeMa
 }
 
 /// The server names that mean a port of a workload, and the service it is counted under.
-fn keys(
-    world: &World,
-    members: &Members,
-    uid: &str,
-    namespace: &str,
-    own: &str,
-    port: u16,
-) -> (Vec<String>, String) {
+fn keys(world: &World, members: &Members, uid: &str, namespace: &str, own: &str, port: u16) -> (Vec<String>, String) {
     let mut server_names = Vec::new();
     let mut service = String::new();
     for (of, targets) in members.of_workload(uid) {

@@ -78,7 +78,8 @@ pub fn compile(world: &World, last: &LastGood) -> (Output, LastGood) {
     let traffic = traffic::Policies::compile(world, last, &mut keep);
     let routes = route::Attached::compile(world, last, &mut keep);
     for service in world.services.values() {
-        if let Some((name, variants)) = service::compile(world, service, &members, &routes, &traffic, &output.endpoints) {
+        if let Some((name, variants)) = service::compile(world, service, &members, &routes, &traffic, &output.endpoints)
+        {
             output.services.insert(name, variants);
         }
     }

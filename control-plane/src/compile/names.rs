@@ -21,11 +21,7 @@ pub fn slice(service: &str, port: u16, slice: usize) -> String {
 /// Names under which clients of any namespace reach the service.
 #[must_use]
 pub fn hosts(namespace: &str, name: &str, domain: &str) -> Vec<String> {
-    vec![
-        format!("{name}.{namespace}"),
-        format!("{name}.{namespace}.svc"),
-        format!("{name}.{namespace}.svc.{domain}"),
-    ]
+    vec![format!("{name}.{namespace}"), format!("{name}.{namespace}.svc"), format!("{name}.{namespace}.svc.{domain}")]
 }
 
 /// SNI of a native stream to a port of a service.

@@ -4,7 +4,9 @@
 //! whom they replace producer routes for), GEP-1426 (kinds on one port: GRPCRoute before HTTPRoute), GEP-1364 (conditions).
 
 use super::condition::{Condition, Kind, ParentVerdict, Verdict};
-use super::route_spec::{self, BackendRef, Filter, HeaderModifier, KeyMatch, Match, ParentRef, PathKind, Rule, ValueKind};
+use super::route_spec::{
+    self, BackendRef, Filter, HeaderModifier, KeyMatch, Match, ParentRef, PathKind, Rule, ValueKind,
+};
 use super::{LastGood, names, service};
 use crate::kinds::Service;
 use crate::world::{Route, World};
@@ -141,9 +143,8 @@ fn ports(service: Option<&Service>, name: &str, parent: &ParentRef, kind: Kind) 
         let text = format!("Service {name} has no port{by_port}{by_name}");
         return Err(Condition::refused("NoMatchingParent", text));
     }
-    let opaque = |p: &&k8s_openapi::api::core::v1::ServicePort| {
-        service::declared_protocol(p) == Some(v1::Protocol::Tcp)
-    };
+    let opaque =
+        |p: &&k8s_openapi::api::core::v1::ServicePort| service::declared_protocol(p) == Some(v1::Protocol::Tcp);
     let (tcp, usable): (Vec<_>, Vec<_>) = matching.into_iter().partition(opaque);
     if let (true, Some(port)) = (usable.is_empty(), tcp.first()) {
         let text = format!("port {} of Service {name} is declared as TCP: no {} applies to it", port.port, kind.name());

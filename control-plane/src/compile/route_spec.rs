@@ -365,9 +365,7 @@ fn strictly<'de, T: Deserialize<'de>>(spec: &'de Value) -> Result<T, Unsupported
                 Unsupported { field, reason: "is not implemented in this version".to_owned() }
             }
             None => match text.strip_prefix("unknown variant `").and_then(|t| t.split('`').next()) {
-                Some(value) => {
-                    Unsupported { field, reason: format!("{value:?} is not implemented in this version") }
-                }
+                Some(value) => Unsupported { field, reason: format!("{value:?} is not implemented in this version") },
                 None => Unsupported { field, reason: text },
             },
         }

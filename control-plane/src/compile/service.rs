@@ -106,13 +106,7 @@ pub fn compile(
     Some((name, Variants { default, by_namespace }))
 }
 
-fn protocol(
-    port: &ServicePort,
-    number: u16,
-    service: &str,
-    members: &Members,
-    attached: &[v1::Route],
-) -> v1::Protocol {
+fn protocol(port: &ServicePort, number: u16, service: &str, members: &Members, attached: &[v1::Route]) -> v1::Protocol {
     if let Some(declared) = declared_protocol(port) {
         return declared;
     }

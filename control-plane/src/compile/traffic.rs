@@ -53,7 +53,8 @@ impl Policies {
         let mut targets = Vec::new();
         for (i, target) in policy.spec.target_refs.iter().enumerate() {
             if !target.is_service() {
-                let text = format!("spec.targetRefs[{i}]: a TrafficPolicy is about Services, not about {}", target.kind);
+                let text =
+                    format!("spec.targetRefs[{i}]: a TrafficPolicy is about Services, not about {}", target.kind);
                 accepted = Condition::refused("Invalid", text);
                 continue;
             }
