@@ -120,6 +120,12 @@ impl Table {
         }
     }
 
+    /// Places where a path is cut to look for a prefix.
+    #[cfg(test)]
+    pub(super) fn prefix_cuts(&self) -> usize {
+        self.prefix_lengths.len()
+    }
+
     /// What kind of routes these are.
     pub fn kind(&self) -> Kind {
         self.kind
