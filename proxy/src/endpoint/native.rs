@@ -1,1 +1,44 @@
-//! Part of reaching an endpoint.
+//! HTTP/2 connections to a peer: TLS with exactly the expected identity and protocol, the preface, the peer's SETTINGS. Native ones
+//! (ALPN `weft-h2`) carry h2 and gRPC calls as they are; those of `hbone` carry CONNECT streams.
+//!
+//! The serving side is `codec::h2::serve`: which port is meant is in the server name, which `inbound` looks up.
+
+use super::connect::{Dialer, TunnelTo};
+use super::tls_io;
+use crate::codec::h2::{self, Connection};
+use crate::error::{Kind, ProxyError};
+use rustls_pki_types::ServerName;
+
+/// Application protocols, as TLS offers them.
+pub(super) type Alpn = &'static [&'static [u8]];
+
+/// HBONE.
+pub(super) const HBONE: Alpn = &[weft_certs::tls::ALPN_HBONE];
+/// Native HTTP/2.
+pub(super) const NATIVE: Alpn = &[weft_certs::tls::ALPN_NATIVE];
+
+/// Connects to the sidecar at `to`. Whoever calls bounds the time.
+pub(super) async fn connect(dialer: &Dialer, to: &TunnelTo, alpn: Alpn) -> Result<Connection, ProxyError> {
+    let explain = |error: ProxyError| match error.kind {
+        Kind::TlsFailed => error.detail(format!("TLS with {} at {}", to.identity.as_str(), to.addr)),
+        _ => error,
+    };
+    let tls = dialer.tls.as_ref().ok_or_else(|| {
+        ProxyError::because(Kind::TlsFailed, "the endpoint has a sidecar, and this one has no certificate to show it")
+    })?;
+    let config = tls
+        .to_peer(&to.identity, alpn)
+        .map_err(|error| ProxyError::caused(Kind::Internal, error).detail("TLS configuration"))?;
+    let name = match alpn {
+        NATIVE => ServerName::try_from(to.server_name.to_string())
+            .map_err(|_| ProxyError::because(Kind::Internal, format!("{:?} is no server name", to.server_name)))?,
+        _ => weft_certs::tls::unnamed(),
+    };
+    let tcp = dialer.tcp(to.addr).await?;
+    let (io, handshake) = tls_io::connect(tcp, config, name).await.map_err(explain)?;
+    if handshake.alpn.as_deref() != alpn.first().copied() {
+        let asked = String::from_utf8_lossy(alpn.first().copied().unwrap_or_default());
+        return Err(ProxyError::because(Kind::TlsFailed, format!("the sidecar at {} does not speak {asked}", to.addr)));
+    }
+    h2::connect(io, &dialer.settings.limits, true, &dialer.tasks).await
+}

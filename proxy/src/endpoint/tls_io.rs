@@ -1,1 +1,178 @@
-//! Part of reaching an endpoint.
+//! TLS over a socket: the handshakes of both sides, and the wide reads underneath.
+//!
+//! rustls asks for about 4 KiB at a time; a socket that is read 64 KiB at a time costs a fraction of the system calls. The buffer
+//! is borrowed from the thread while there is something in it, so an idle connection holds none. Which certificates are
+//! presented and believed is decided by `weft-certs`, never here.
+
+use crate::codec::{Io, spare};
+use crate::error::{Kind, ProxyError, Side};
+use bytes::{Buf, Bytes};
+use rustls_pki_types::{CertificateDer, ServerName};
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+/// The accepting side of a TLS connection.
+pub type ServerTls = tokio_rustls::server::TlsStream<Wide>;
+/// The connecting side of a TLS connection.
+pub type ClientTls = tokio_rustls::client::TlsStream<Wide>;
+
+/// A TCP socket that is read 64 KiB at a time.
+#[derive(Debug)]
+pub struct Wide {
+    tcp: TcpStream,
+    /// Bytes that were read (or put back) and not yet asked for.
+    held: Held,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    buffer: Vec<u8>,
+    at: usize,
+}
+
+impl Held {
+    fn remaining(&self) -> &[u8] {
+        self.buffer.get(self.at..).unwrap_or_default()
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.at += count;
+        if self.at >= self.buffer.len() {
+            self.release();
+        }
+    }
+
+    fn release(&mut self) {
+        self.at = 0;
+        spare::give_back(std::mem::take(&mut self.buffer));
+    }
+}
+
+impl Wide {
+    /// Wraps a socket; `prefix` was read from it already.
+    #[must_use]
+    pub fn new(tcp: TcpStream, prefix: &[u8]) -> Self {
+        Self { tcp, held: Held { buffer: prefix.to_vec(), at: 0 } }
+    }
+
+    /// The socket.
+    #[must_use]
+    pub const fn get_ref(&self) -> &TcpStream {
+        &self.tcp
+    }
+}
+
+impl AsyncRead for Wide {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.held.remaining().is_empty() {
+            ready!(this.tcp.poll_read_ready(cx))?;
+            if out.remaining() >= spare::WIDE {
+                return Pin::new(&mut this.tcp).poll_read(cx, out);
+            }
+            this.held.buffer = spare::borrow();
+            let read = pin!(this.tcp.read_buf(&mut this.held.buffer)).poll(cx);
+            match read {
+                Poll::Ready(Ok(count)) if count > 0 => {}
+                other => {
+                    this.held.release();
+                    return other.map_ok(|_| ());
+                }
+            }
+        }
+        let mut remaining = this.held.remaining();
+        let count = remaining.len().min(out.remaining());
+        out.put_slice(&remaining[..count]);
+        remaining.advance(count);
+        this.held.consume(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Wide {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().tcp).poll_write(cx, data)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().tcp).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tcp.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().tcp).poll_shutdown(cx)
+    }
+}
+
+/// What a handshake agreed on.
+#[derive(Clone, Debug, Default)]
+pub struct Handshake {
+    /// The application protocol (`h2`, `weft-h2`, …).
+    pub alpn: Option<Vec<u8>>,
+    /// The server name that the client asked for; on the accepting side only.
+    pub server_name: Option<String>,
+    /// The peer's chain, leaf first; `weft_certs` reads the identity out of it.
+    pub peer: Vec<CertificateDer<'static>>,
+}
+
+/// Accepts TLS on a plain TCP connection (which may have bytes put back) before `deadline`.
+pub async fn accept(
+    io: Io,
+    config: Arc<rustls::ServerConfig>,
+    deadline: Instant,
+) -> Result<(Io, Handshake), ProxyError> {
+    let (tcp, prefix) =
+        io.into_tcp().map_err(|_| ProxyError::because(Kind::Internal, "TLS is terminated on TCP connections only"))?;
+    let accepting = tokio_rustls::TlsAcceptor::from(config).accept(Wide::new(tcp, &prefix));
+    let tls = timeout_at(deadline, accepting)
+        .await
+        .map_err(|_| ProxyError::because(Kind::HeaderTimeout, "the TLS handshake took too long"))?
+        .map_err(|error| ProxyError::caused(Kind::TlsFailed, error).side(Side::Downstream))?;
+    let (_, session) = tls.get_ref();
+    let handshake = Handshake {
+        alpn: session.alpn_protocol().map(<[u8]>::to_vec),
+        server_name: session.server_name().map(str::to_owned),
+        peer: chain(session.peer_certificates()),
+    };
+    Ok((Io::from(tls), handshake))
+}
+
+/// Connects TLS over a fresh TCP connection. Whoever calls bounds the time.
+pub async fn connect(
+    tcp: TcpStream,
+    config: Arc<rustls::ClientConfig>,
+    name: ServerName<'static>,
+) -> Result<(Io, Handshake), ProxyError> {
+    let tls = tokio_rustls::TlsConnector::from(config)
+        .connect(name, Wide::new(tcp, &Bytes::new()))
+        .await
+        .map_err(|error| ProxyError::caused(Kind::TlsFailed, error))?;
+    let (_, session) = tls.get_ref();
+    let handshake = Handshake {
+        alpn: session.alpn_protocol().map(<[u8]>::to_vec),
+        server_name: None,
+        peer: chain(session.peer_certificates()),
+    };
+    Ok((Io::from(tls), handshake))
+}
+
+fn chain(certificates: Option<&[CertificateDer<'static>]>) -> Vec<CertificateDer<'static>> {
+    certificates.unwrap_or_default().to_vec()
+}

@@ -1,0 +1,304 @@
+//! Writing heads and chunks: [`RequestHead`] or [`ResponseHead`] → bytes, and how the body that follows is framed. Pure; no I/O.
+//!
+//! Framing and connection headers are the encoder's alone: whatever the caller's headers say about them is not copied, so nothing
+//! that came from a peer can make two readers disagree. `Host` is written from `authority`, in the place of the caller's.
+
+use crate::codec::{Headers, RequestHead, ResponseHead, Version, is_hop_by_hop};
+use crate::error::{Kind, ProxyError};
+use bytes::{BufMut, BytesMut};
+use http::header::{self, HeaderName};
+use http::{Method, StatusCode};
+
+/// How the body that is being written is framed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Encoder {
+    /// No final head yet.
+    Idle,
+    /// This many bytes are left to write.
+    Length(u64),
+    /// In chunks.
+    Chunked,
+    /// The end of the connection ends it.
+    UntilClose,
+    /// The answer to HEAD, 204, 304: a body is swallowed.
+    Bodiless,
+    /// The protocol was switched: raw bytes follow.
+    Raw,
+    /// Everything was written.
+    Done,
+}
+
+/// Appends the size line of a chunk.
+pub(super) fn chunk_size(out: &mut BytesMut, size: usize) {
+    let digits = (usize::BITS - size.leading_zeros()).div_ceil(4).max(1);
+    for digit in (0..digits).rev() {
+        let nibble = (size >> (digit * 4)) & 0xf;
+        out.put_u8(b"0123456789abcdef"[nibble]);
+    }
+    out.put_slice(b"\r\n");
+}
+
+/// Appends the last chunk and the trailers.
+pub(super) fn last_chunk(out: &mut BytesMut, trailers: Option<&Headers>) {
+    out.put_slice(b"0\r\n");
+    for field in trailers.into_iter().flat_map(Headers::iter) {
+        if super::parse::may_be_trailer(field.name) {
+            line(out, field.raw, field.value.as_bytes());
+        }
+    }
+    out.put_slice(b"\r\n");
+}
+
+fn line(out: &mut BytesMut, name: &[u8], value: &[u8]) {
+    out.reserve(name.len() + value.len() + 4);
+    out.put_slice(name);
+    out.put_slice(b": ");
+    out.put_slice(value);
+    out.put_slice(b"\r\n");
+}
+
+fn length(headers: &Headers) -> Option<u64> {
+    headers.text(&header::CONTENT_LENGTH).filter(|text| text.bytes().all(|b| b.is_ascii_digit()))?.parse().ok()
+}
+
+/// Is the header written by the encoder rather than copied?
+fn is_framing(name: &HeaderName) -> bool {
+    is_hop_by_hop(name) || *name == header::CONTENT_LENGTH
+}
+
+/// Appends a request's head. `end` says that no body follows.
+pub(super) fn request(out: &mut BytesMut, head: &RequestHead, end: bool) -> Result<Encoder, ProxyError> {
+    let connect = head.method == Method::CONNECT;
+    if connect && head.protocol.is_some() {
+        return Err(ProxyError::because(Kind::Unsupported, "extended CONNECT cannot be sent over HTTP/1.1"));
+    }
+    let authority = head.authority.as_deref().unwrap_or_default();
+    let target = if connect { authority } else { head.path.as_str() };
+    // A space or a control character would end the target early: what follows would be another request.
+    if target.is_empty() || !target.bytes().all(|b| b > 0x20 && b != 0x7f) || !is_field_text(authority) {
+        return Err(ProxyError::because(Kind::BadRequest, "the target cannot be written on a request line"));
+    }
+    out.reserve(256);
+    out.put_slice(head.method.as_str().as_bytes());
+    out.put_u8(b' ');
+    out.put_slice(target.as_bytes());
+    out.put_slice(b" HTTP/1.1\r\n");
+    if !head.headers.contains(&header::HOST) {
+        line(out, b"host", authority.as_bytes());
+    }
+    let declared = length(&head.headers);
+    let upgrade = head.upgrade.then_some(()).and(head.protocol.as_ref());
+    let mut te = false;
+    let mut length_written = false;
+    for field in head.headers.iter() {
+        match *field.name {
+            header::HOST => line(out, field.raw, authority.as_bytes()),
+            header::UPGRADE if upgrade.is_some() => line(out, field.raw, field.value.as_bytes()),
+            header::TE => {
+                te = true;
+                line(out, field.raw, field.value.as_bytes());
+            }
+            header::CONTENT_LENGTH if !length_written && !connect => {
+                length_written = true;
+                match declared {
+                    Some(_) if !end => line(out, field.raw, field.value.as_bytes()),
+                    Some(_) => line(out, field.raw, b"0"),
+                    None => length_written = false,
+                }
+            }
+            ref name if is_framing(name) => {}
+            _ => line(out, field.raw, field.value.as_bytes()),
+        }
+    }
+    let encoder = if connect || end {
+        // RFC 9110 §8.6: a user agent SHOULD send Content-Length when the method defines a meaning for content and it sends none.
+        let expects_body = [Method::POST, Method::PUT, Method::PATCH].contains(&head.method);
+        if end && !length_written && expects_body {
+            line(out, b"content-length", b"0");
+        }
+        if connect { Encoder::Raw } else { Encoder::Done }
+    } else if let Some(length) = declared {
+        Encoder::Length(length)
+    } else {
+        line(out, b"transfer-encoding", b"chunked");
+        Encoder::Chunked
+    };
+    match (upgrade.is_some(), te) {
+        (true, true) => line(out, b"Connection", b"Upgrade, TE"),
+        (true, false) => line(out, b"Connection", b"Upgrade"),
+        (false, true) => line(out, b"Connection", b"TE"),
+        (false, false) => {}
+    }
+    out.put_slice(b"\r\n");
+    Ok(encoder)
+}
+
+/// What a response answers.
+pub(super) struct Answering<'a> {
+    pub method: &'a Method,
+    pub version: Version,
+    /// The caller, and so far the proxy, want to keep the connection.
+    pub keep_alive: bool,
+}
+
+/// Appends a response's head; the framing of its body and whether the connection stays open after it.
+pub(super) fn response(
+    out: &mut BytesMut,
+    head: &ResponseHead,
+    end: bool,
+    answering: &Answering<'_>,
+) -> (Encoder, bool) {
+    let status = head.status;
+    let switching = status == StatusCode::SWITCHING_PROTOCOLS;
+    let connected = *answering.method == Method::CONNECT && status.is_success();
+    let bodiless = status.is_informational() || status == StatusCode::NO_CONTENT || connected;
+    let describes_only = *answering.method == Method::HEAD || status == StatusCode::NOT_MODIFIED;
+    out.reserve(256);
+    out.put_slice(b"HTTP/1.1 ");
+    out.put_slice(status.as_str().as_bytes());
+    out.put_u8(b' ');
+    match &head.reason {
+        // A reason phrase that could end the line is replaced: it would split the response.
+        Some(reason) if reason.iter().all(|b| *b == b'\t' || (*b >= 0x20 && *b != 0x7f)) => out.put_slice(reason),
+        _ => out.put_slice(status.canonical_reason().unwrap_or_default().as_bytes()),
+    }
+    out.put_slice(b"\r\n");
+    let declared = if bodiless { None } else { length(&head.headers) };
+    let mut length_written = false;
+    for field in head.headers.iter() {
+        match *field.name {
+            header::CONTENT_LENGTH => {
+                if let Some(length) = declared.filter(|_| !length_written) {
+                    length_written = true;
+                    let keep = !end || describes_only || length == 0;
+                    line(out, field.raw, if keep { field.value.as_bytes() } else { b"0" });
+                }
+            }
+            header::UPGRADE if switching || status == StatusCode::UPGRADE_REQUIRED => {
+                line(out, field.raw, field.value.as_bytes());
+            }
+            ref name if is_hop_by_hop(name) => {}
+            _ => line(out, field.raw, field.value.as_bytes()),
+        }
+    }
+    let mut keep_alive = answering.keep_alive;
+    let encoder = if switching || connected {
+        Encoder::Raw
+    } else if bodiless || describes_only {
+        Encoder::Bodiless
+    } else if end {
+        if !length_written {
+            line(out, b"content-length", b"0");
+        }
+        Encoder::Done
+    } else if let Some(length) = declared {
+        Encoder::Length(length)
+    } else if answering.version == Version::Http10 {
+        keep_alive = false;
+        Encoder::UntilClose
+    } else {
+        line(out, b"transfer-encoding", b"chunked");
+        Encoder::Chunked
+    };
+    if switching {
+        line(out, b"Connection", b"Upgrade");
+    } else if !status.is_informational() && !connected {
+        if !keep_alive {
+            line(out, b"connection", b"close");
+        } else if answering.version == Version::Http10 {
+            line(out, b"connection", b"keep-alive");
+        }
+    }
+    out.put_slice(b"\r\n");
+    (encoder, keep_alive)
+}
+
+fn is_field_text(text: &str) -> bool {
+    text.bytes().all(|b| b > 0x20 && b != 0x7f)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use http::HeaderValue;
+
+    fn written(head: &RequestHead, end: bool) -> (String, Encoder) {
+        let mut out = BytesMut::new();
+        let encoder = request(&mut out, head, end).expect("writable");
+        (String::from_utf8(out.to_vec()).expect("text"), encoder)
+    }
+
+    fn answered(head: &ResponseHead, end: bool, method: &Method, version: Version) -> (String, Encoder, bool) {
+        let mut out = BytesMut::new();
+        let (encoder, keep) = response(&mut out, head, end, &Answering { method, version, keep_alive: true });
+        (String::from_utf8(out.to_vec()).expect("text"), encoder, keep)
+    }
+
+    #[test]
+    fn chunk_sizes_are_hexadecimal_without_leading_zeroes() {
+        for (size, text) in [(0, "0\r\n"), (1, "1\r\n"), (15, "f\r\n"), (16, "10\r\n"), (65_536, "10000\r\n")] {
+            let mut out = BytesMut::new();
+            chunk_size(&mut out, size);
+            assert_eq!(out, text);
+        }
+    }
+
+    #[test]
+    fn the_authority_is_written_where_the_caller_had_its_host() {
+        let mut head = RequestHead::new(Method::GET, "catalog:8080", "/a?b=c");
+        head.headers.append(header::ACCEPT, HeaderValue::from_static("*/*"));
+        head.headers.append_raw(header::HOST, Bytes::from_static(b"HOST"), HeaderValue::from_static("old"));
+        let (text, encoder) = written(&head, true);
+        assert_eq!(text, "GET /a?b=c HTTP/1.1\r\naccept: */*\r\nHOST: catalog:8080\r\n\r\n");
+        assert_eq!(encoder, Encoder::Done);
+    }
+
+    #[test]
+    fn framing_headers_of_the_caller_are_not_copied() {
+        let mut head = RequestHead::new(Method::POST, "catalog", "/");
+        for (name, value) in
+            [("transfer-encoding", "gzip"), ("connection", "x"), ("keep-alive", "1"), ("upgrade", "h2c")]
+        {
+            head.headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        let (text, encoder) = written(&head, false);
+        assert_eq!(text, "POST / HTTP/1.1\r\nhost: catalog\r\ntransfer-encoding: chunked\r\n\r\n");
+        assert_eq!(encoder, Encoder::Chunked);
+        assert_eq!(written(&head, true).0, "POST / HTTP/1.1\r\nhost: catalog\r\ncontent-length: 0\r\n\r\n");
+    }
+
+    #[test]
+    fn a_target_that_would_split_the_request_is_refused() {
+        for path in ["/a b", "/a\r\nX: 1", "/a\tb", ""] {
+            let head = RequestHead::new(Method::GET, "catalog", path);
+            assert!(request(&mut BytesMut::new(), &head, true).is_err(), "{path:?}");
+        }
+        let head = RequestHead::new(Method::GET, "catalog\r\nX: 1", "/");
+        assert!(request(&mut BytesMut::new(), &head, true).is_err());
+    }
+
+    #[test]
+    fn a_reason_that_would_split_the_response_is_replaced() {
+        let mut head = ResponseHead::new(StatusCode::OK);
+        head.reason = Some(Bytes::from_static(b"Fine\r\nX: 1"));
+        assert!(answered(&head, true, &Method::GET, Version::Http11).0.starts_with("HTTP/1.1 200 OK\r\n"));
+        head.reason = Some(Bytes::from_static(b"Very Fine"));
+        assert!(answered(&head, true, &Method::GET, Version::Http11).0.starts_with("HTTP/1.1 200 Very Fine\r\n"));
+    }
+
+    #[test]
+    fn each_kind_of_response_gets_its_framing() {
+        let mut head = ResponseHead::new(StatusCode::OK);
+        assert_eq!(answered(&head, false, &Method::GET, Version::Http11).1, Encoder::Chunked);
+        let (text, encoder, keep) = answered(&head, false, &Method::GET, Version::Http10);
+        assert!(encoder == Encoder::UntilClose && !keep && text.contains("connection: close"), "{text}");
+        head.headers.append(header::CONTENT_LENGTH, HeaderValue::from_static("5"));
+        assert_eq!(answered(&head, false, &Method::GET, Version::Http11).1, Encoder::Length(5));
+        let (text, encoder, keep) = answered(&head, true, &Method::HEAD, Version::Http10);
+        assert!(encoder == Encoder::Bodiless && keep && text.contains("content-length: 5"), "{text}");
+        head.status = StatusCode::NO_CONTENT;
+        let (text, encoder, _) = answered(&head, true, &Method::GET, Version::Http11);
+        assert!(encoder == Encoder::Bodiless && !text.contains("content-length"), "{text}");
+    }
+}

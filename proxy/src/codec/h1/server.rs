@@ -1,0 +1,371 @@
+//! The accepting end of an HTTP/1 connection: reads heads one after the other, hands each call to the handler, and decides
+//! whether the connection lives on.
+//!
+//! A handler drives both directions of its call within this one task. Deadlines here are those of the connection (head, idle,
+//! lingering); deadlines of calls belong to `exchange`.
+
+use super::encode::{self, Answering, Encoder};
+use super::parse::{self, Decoder};
+use super::wire::{Conn, End, HeadError, Reader, Wire};
+use crate::codec::{
+    Handler, Headers, Incoming, Io, Limits, Reply, ReplyKind, RequestBody, RequestHead, ResponseHead, Version,
+};
+use crate::error::{Kind, ProxyError};
+use bytes::{Bytes, BytesMut};
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Method, StatusCode};
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::time::{Instant, Sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+/// How much of an unread body is read for the sake of keeping the connection.
+const DISCARD: usize = 256 * 1024;
+/// How long a connection that is being closed waits for the peer to read the last response.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Serves calls on `io` until either side closes. When `drain` is cancelled, the response under way says `Connection: close` and
+/// an idle connection is closed; streams inside HBONE are left to the GOAWAY of the connection around them.
+///
+/// # Errors
+/// What ended the connection, when that was no orderly close. A malformed head has been answered and reported to the handler.
+pub async fn serve<H: Handler>(
+    io: Io,
+    limits: &Limits,
+    drain: &CancellationToken,
+    handler: &H,
+) -> Result<(), ProxyError> {
+    let tunnelled = io.is_tunnel();
+    let mut conn = Conn::new(io, End::Server, limits.clone());
+    let mut timer = Timer::new(limits.header_timeout);
+    let mut drained = pin!(drain.cancelled());
+    let mut first = true;
+    loop {
+        let wait = if first { limits.header_timeout } else { limits.idle_timeout };
+        let waiting = Waiting { wire: conn.get_mut(), timer: &mut timer, idle: wait, partial: false };
+        let head = match next_head(waiting, drained.as_mut(), tunnelled).await {
+            Ok(Some(head)) => head,
+            Ok(None) => return close(conn.get_mut()).await,
+            Err(error) => return refuse(conn.get_mut(), handler, error).await,
+        };
+        let (head, framing) = match parse::request(&head, limits) {
+            Ok(parsed) => parsed,
+            Err(refusal) => return refuse(conn.get_mut(), handler, refusal.request()).await,
+        };
+        first = false;
+        let wire = conn.get_mut();
+        wire.decoder = framing.body;
+        wire.expect_continue = framing.expect_continue;
+        wire.keep_alive = framing.keep_alive;
+        wire.encoder = Encoder::Idle;
+        // A caller that said it sends nothing more may close its side early; otherwise a closed side is a caller that has gone.
+        let half_close = tunnelled || !framing.keep_alive;
+        let body = RequestBody(Incoming::H1(Reader { conn: &conn }));
+        let reply = ReplyWriter {
+            conn: &conn,
+            method: head.method.clone(),
+            version: head.version,
+            half_close,
+            drain: drain.clone(),
+            started: false,
+        };
+        handler.call(effective(head), body, Reply(ReplyKind::H1(reply))).await;
+        let wire = conn.get_mut();
+        if wire.io.is_none() {
+            return Ok(());
+        }
+        if wire.broken || wire.encoder != Encoder::Done {
+            // Cut so that the caller sees that something is missing.
+            if let Some(io) = wire.io.take() {
+                io.abort();
+            }
+            return Ok(());
+        }
+        if poll_fn(|cx| conn.get_mut().poll_flush(cx)).await.is_err() {
+            return Ok(());
+        }
+        if !settle(conn.get_mut()).await {
+            let wire = conn.get_mut();
+            let unread = !matches!(wire.decoder, Decoder::Done) || !wire.inbound.is_empty();
+            linger(wire, unread).await;
+            return Ok(());
+        }
+        conn.get_mut().rest();
+    }
+}
+
+/// RFC 9112 §3.2.2: when a proxy receives a request in absolute form it MUST ignore the Host field and replace it with the
+/// host information of the target.
+fn effective(mut head: RequestHead) -> RequestHead {
+    if head.form == crate::codec::Form::Absolute
+        && let Some(value) = head.authority.as_ref().and_then(|a| HeaderValue::from_maybe_shared(a.bytes()).ok())
+        && head.headers.contains(&header::HOST)
+    {
+        head.headers.set(header::HOST, value);
+    }
+    head
+}
+
+/// One timer for a whole connection: moving its deadline further away costs nothing until it fires.
+struct Timer {
+    sleep: Pin<Box<Sleep>>,
+    deadline: Instant,
+}
+
+impl Timer {
+    fn new(after: Duration) -> Self {
+        let deadline = Instant::now() + after;
+        Self { sleep: Box::pin(tokio::time::sleep_until(deadline)), deadline }
+    }
+
+    fn set(&mut self, after: Duration) {
+        self.deadline = Instant::now() + after;
+        if self.deadline < self.sleep.deadline() {
+            self.sleep.as_mut().reset(self.deadline);
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            ready!(self.sleep.as_mut().poll(cx));
+            if Instant::now() >= self.deadline {
+                return Poll::Ready(());
+            }
+            self.sleep.as_mut().reset(self.deadline);
+        }
+    }
+}
+
+struct Waiting<'w> {
+    wire: &'w mut Wire,
+    timer: &'w mut Timer,
+    idle: Duration,
+    /// The head's first bytes are here, and its own deadline runs.
+    partial: bool,
+}
+
+async fn next_head(
+    mut waiting: Waiting<'_>,
+    mut drained: Pin<&mut impl Future<Output = ()>>,
+    tunnelled: bool,
+) -> Result<Option<Bytes>, ProxyError> {
+    let mut armed = false;
+    poll_fn(|cx| {
+        let result = waiting.wire.poll_head(cx);
+        let has_bytes = !waiting.wire.inbound.is_empty();
+        match result {
+            Poll::Ready(Ok(head)) => return Poll::Ready(Ok(head)),
+            Poll::Ready(Err(HeadError::Refused(refusal))) => return Poll::Ready(Err(refusal.request())),
+            Poll::Ready(Err(HeadError::Cut)) => {
+                return Poll::Ready(Err(ProxyError::because(Kind::ClientGone, "closed within a head")));
+            }
+            // A connection that breaks between calls is no error of anybody.
+            Poll::Ready(Err(HeadError::Transport(_))) if !has_bytes => return Poll::Ready(Ok(None)),
+            Poll::Ready(Err(HeadError::Transport(error))) => return Poll::Ready(Err(error)),
+            Poll::Pending => {}
+        }
+        if has_bytes && !waiting.partial {
+            waiting.partial = true;
+            waiting.timer.set(waiting.wire.limits.header_timeout);
+        } else if !armed {
+            waiting.timer.set(waiting.idle);
+        }
+        armed = true;
+        if waiting.timer.poll(cx).is_ready() {
+            let late = ProxyError::because(Kind::HeaderTimeout, "the header section did not arrive in time");
+            return Poll::Ready(if has_bytes { Err(late) } else { Ok(None) });
+        }
+        if !has_bytes && !tunnelled && drained.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Ok(None));
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Answers a head that is no call, and closes.
+async fn refuse<H: Handler>(wire: &mut Wire, handler: &H, error: ProxyError) -> Result<(), ProxyError> {
+    handler.rejected(&error);
+    if error.kind != Kind::ClientGone {
+        let text = format!("{}\n", error.explanation());
+        let mut head = ResponseHead::new(error.status());
+        head.headers.append(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        head.headers.append(header::CONTENT_LENGTH, HeaderValue::from(text.len()));
+        head.headers.append(HeaderName::from_static("weft-error"), HeaderValue::from_static(error.header()));
+        let answering = Answering { method: &Method::GET, version: Version::Http11, keep_alive: false };
+        encode::response(&mut wire.out.tail, &head, false, &answering);
+        wire.out.push(Bytes::from(text));
+        // Bytes of the refused request must not be read as another one.
+        wire.inbound = BytesMut::new();
+        let _ = timeout(LINGER, poll_fn(|cx| wire.poll_flush(cx))).await;
+        linger(wire, true).await;
+    }
+    Err(error)
+}
+
+/// Reads what is left of the request's body if it is little; whether the connection can carry another call.
+async fn settle(wire: &mut Wire) -> bool {
+    if !wire.keep_alive || wire.eof || wire.expect_continue {
+        return false;
+    }
+    if matches!(wire.decoder, Decoder::Done) {
+        return true;
+    }
+    let mut budget = DISCARD;
+    let discard = async {
+        while let Some(frame) = poll_fn(|cx| wire.poll_frame(cx)).await {
+            match frame {
+                Ok(crate::codec::Frame::Data(data)) if data.len() <= budget => budget -= data.len(),
+                Ok(crate::codec::Frame::Trailers(_)) => {}
+                _ => return false,
+            }
+        }
+        true
+    };
+    timeout(LINGER, discard).await.unwrap_or(false)
+}
+
+/// Closes in an order that lets the peer read the last response: FIN first; if input is left, it is read away until the peer
+/// closes too, for a short while.
+///
+/// RFC 9112 §9.6: a server that closes while the client still sends risks a TCP reset that erases the response.
+async fn linger(wire: &mut Wire, unread: bool) {
+    let Some(mut io) = wire.io.take() else { return };
+    let lingering = async {
+        let _ = io.shutdown().await;
+        let mut budget = 4 * DISCARD;
+        let mut buffer = BytesMut::new();
+        while unread && !wire.eof && budget > 0 {
+            buffer.clear();
+            match poll_fn(|cx| io.poll_fill(cx, &mut buffer, 16 * 1024)).await {
+                Ok(count) if count > 0 => budget = budget.saturating_sub(count),
+                _ => break,
+            }
+        }
+    };
+    let _ = timeout(LINGER, lingering).await;
+}
+
+async fn close(wire: &mut Wire) -> Result<(), ProxyError> {
+    if let Some(io) = &mut wire.io {
+        let _ = timeout(LINGER, io.shutdown()).await;
+    }
+    Ok(())
+}
+
+/// The way back to an HTTP/1 caller.
+pub(crate) struct ReplyWriter<'c> {
+    conn: &'c Conn,
+    method: Method,
+    version: Version,
+    half_close: bool,
+    drain: CancellationToken,
+    started: bool,
+}
+
+impl ReplyWriter<'_> {
+    async fn flush(&self) -> Result<(), ProxyError> {
+        poll_fn(|cx| self.conn.lock().poll_flush(cx)).await
+    }
+
+    pub(in crate::codec) async fn informational(&mut self, head: &ResponseHead) -> Result<(), ProxyError> {
+        {
+            let mut wire = self.conn.lock();
+            // RFC 9110 §15.2: a server MUST NOT send a 1xx response to an HTTP/1.0 client.
+            let misplaced = self.version == Version::Http10 || self.started || !head.status.is_informational();
+            // The caller's 100 may have been sent already; another would be noise.
+            let spent = head.status == StatusCode::CONTINUE && !std::mem::take(&mut wire.expect_continue);
+            if misplaced || spent || head.status == StatusCode::SWITCHING_PROTOCOLS {
+                return Ok(());
+            }
+            let answering = Answering { method: &self.method, version: self.version, keep_alive: true };
+            encode::response(&mut wire.out.tail, head, true, &answering);
+        }
+        self.flush().await
+    }
+
+    pub(in crate::codec) async fn send_head(&mut self, head: &ResponseHead, end: bool) -> Result<(), ProxyError> {
+        if std::mem::replace(&mut self.started, true) {
+            return Err(ProxyError::because(Kind::Internal, "a second final head"));
+        }
+        {
+            let mut wire = self.conn.lock();
+            let unread = wire.expect_continue && !matches!(wire.decoder, Decoder::Done);
+            let wanted = wire.keep_alive && !unread && !self.drain.is_cancelled();
+            let answering = Answering { method: &self.method, version: self.version, keep_alive: wanted };
+            let wire = &mut *wire;
+            let (encoder, keep_alive) = encode::response(&mut wire.out.tail, head, end, &answering);
+            wire.keep_alive = keep_alive;
+            wire.encoder = encoder;
+            if !end {
+                return Ok(());
+            }
+            wire.queue_end(None)?;
+        }
+        self.flush().await
+    }
+
+    pub(in crate::codec) async fn data(&mut self, data: Bytes) -> Result<(), ProxyError> {
+        self.conn.lock().queue(data)?;
+        poll_fn(|cx| self.conn.lock().poll_room(cx)).await
+    }
+
+    pub(in crate::codec) async fn trailers(&mut self, trailers: &Headers) -> Result<(), ProxyError> {
+        self.conn.lock().queue_end(Some(trailers))?;
+        self.flush().await
+    }
+
+    pub(in crate::codec) async fn finish(&mut self) -> Result<(), ProxyError> {
+        self.conn.lock().queue_end(None)?;
+        self.flush().await
+    }
+
+    pub(in crate::codec) const fn started(&self) -> bool {
+        self.started
+    }
+
+    pub(in crate::codec) fn reset(&self) {
+        self.conn.lock().broken = true;
+    }
+
+    pub(in crate::codec) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<ProxyError> {
+        let mut wire = self.conn.lock();
+        if let Poll::Ready(Err(error)) = wire.poll_flush(cx) {
+            return Poll::Ready(error);
+        }
+        // The caller may have sent its next call already: that one is read after this one's end, and bounded by one buffer.
+        if !matches!(wire.decoder, Decoder::Done) || !wire.inbound.is_empty() || wire.io.is_none() {
+            return Poll::Pending;
+        }
+        if !wire.eof {
+            match wire.poll_fill(cx) {
+                Poll::Ready(Err(error)) => return Poll::Ready(error),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        if wire.eof && !self.half_close {
+            wire.broken = true;
+            return Poll::Ready(ProxyError::because(Kind::ClientGone, "the caller closed its connection"));
+        }
+        Poll::Pending
+    }
+
+    pub(in crate::codec) async fn into_io(self) -> Result<Io, ProxyError> {
+        if self.conn.lock().encoder != Encoder::Raw {
+            return Err(ProxyError::because(Kind::Internal, "the protocol was not switched"));
+        }
+        self.flush().await?;
+        self.conn
+            .lock()
+            .take_io()
+            .ok_or_else(|| ProxyError::because(Kind::Internal, "the connection was taken already"))
+    }
+}
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;
