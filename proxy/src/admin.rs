@@ -1,5 +1,5 @@
 //! Two doors for operators. On TCP: `/ready`, `/live` and `/metrics`, and nothing else. On a Unix socket that only the owner may open
-//! (0600): `GET /config_dump`, `GET /stats`, `PUT /log?filter=…`, `POST /drain[?phase=outbound]`, `GET /certificate`.
+//! (0600), besides those: `GET /config_dump`, `GET /stats`, `PUT /log?filter=…`, `POST /drain[?phase=outbound]`, `GET /certificate`.
 //!
 //! HTTP/1.1, one request a connection: it serves a scraper and a person, runs on the control thread, and bounds everything.
 
@@ -7,7 +7,7 @@ use crate::discovery::{Directory, DumpRequest};
 use crate::drain::Drain;
 use crate::telemetry::Telemetry;
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
@@ -40,7 +40,7 @@ pub struct Admin {
     /// Where dumps are made.
     pub dumps: mpsc::Sender<DumpRequest>,
     /// The certificate to describe, when there is one.
-    pub identity: Option<Arc<LiveIdentity>>,
+    pub identity: Arc<OnceLock<Arc<LiveIdentity>>>,
     /// For `PUT /log`.
     pub set_log: SetLog,
 }
@@ -112,7 +112,8 @@ impl Admin {
         let exchange = async {
             let Some((method, target)) = read_head(&mut stream).await else { return };
             let answer = self.answer(door, &method, &target).await;
-            let reason = http::StatusCode::from_u16(answer.status).ok().and_then(|s| s.canonical_reason()).unwrap_or("");
+            let reason =
+                http::StatusCode::from_u16(answer.status).ok().and_then(|s| s.canonical_reason()).unwrap_or("");
             let head = format!(
                 "HTTP/1.1 {} {reason}\r\ncontent-type: {}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
                 answer.status,
@@ -132,17 +133,17 @@ impl Admin {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let read = matches!(method, "GET" | "HEAD");
         match (door, path) {
-            (Door::Tcp, "/live") if read => Answer::text(200, "live\n"),
-            (Door::Tcp, "/ready") if read => match (*self.ready.borrow(), self.drain.begun()) {
+            (_, "/live") if read => Answer::text(200, "live\n"),
+            (_, "/ready") if read => match (*self.ready.borrow(), self.drain.begun()) {
                 (true, false) => Answer::text(200, "ready\n"),
                 (_, true) => Answer::text(503, "draining\n"),
                 (false, false) => Answer::text(503, "not ready: no certificate or no inbound configuration yet\n"),
             },
-            (Door::Tcp, "/metrics") if read => {
+            (_, "/metrics") if read => {
                 let body = self.telemetry.render(self.directory.snapshot().clusters());
                 Answer { status: 200, kind: "text/plain; version=0.0.4; charset=utf-8", body }
             }
-            (Door::Tcp, "/live" | "/ready" | "/metrics") => Answer::text(405, "only GET and HEAD\n"),
+            (_, "/live" | "/ready" | "/metrics") => Answer::text(405, "only GET and HEAD\n"),
             (Door::Tcp, _) => Answer::text(404, "this port has /ready, /live and /metrics\n"),
             (Door::Socket, "/config_dump") if read => match self.dump().await {
                 Some(dump) => Answer::json(&dump),
@@ -204,7 +205,7 @@ impl Admin {
             "version": env!("CARGO_PKG_VERSION"),
             "pid": std::process::id(),
             "ready": *self.ready.borrow(),
-            "drain": format!("{:?}", self.drain.stage()).to_ascii_lowercase(),
+            "drain": { "stage": format!("{:?}", self.drain.stage()).to_ascii_lowercase(), "cut": self.drain.cut_count() },
             "generation": snapshot.generation,
             "services": snapshot.services.len(),
             "connections": { "inbound": self.drain.open(Side::Inbound), "outbound": self.drain.open(Side::Outbound) },
@@ -213,7 +214,7 @@ impl Admin {
     }
 
     fn certificate(&self) -> Answer {
-        let Some(live) = &self.identity else { return Answer::text(404, "this sidecar has no certificate\n") };
+        let Some(live) = self.identity.get() else { return Answer::text(404, "this sidecar has no certificate\n") };
         let current = live.current();
         let chain: Vec<_> = current.svid.chain().iter().map(|c| CertificateInfo::of(c).ok()).collect();
         let left = current.svid.not_after().duration_since(SystemTime::now()).unwrap_or_default();
@@ -279,7 +280,7 @@ mod tests {
             directory,
             drain: drain.clone(),
             dumps: mpsc::channel(1).0,
-            identity: None,
+            identity: Arc::default(),
             set_log: Arc::new(|filter| if filter == "info,a=debug" { Ok(()) } else { Err("no filter".into()) }),
         };
         (admin, ready, drain)

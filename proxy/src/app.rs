@@ -1,1 +1,558 @@
-//! Start and wiring.
+//! Start, wiring and end of the process: settings become sockets, threads and tasks here, and nowhere else.
+//!
+//! One control thread (the caller's) runs discovery, identity, admin and telemetry; each worker thread runs the data path on its own
+//! runtime and sockets. What remembered configuration and certificates allow is served before the control plane is even asked.
+
+mod log;
+mod sockets;
+mod worker;
+
+use crate::admin::{Admin, SetLog};
+use crate::config::{ConfigError, ControlPlane, Settings, Source, Workload};
+use crate::discovery::control::Control;
+use crate::discovery::file::{FileError, FileSource};
+use crate::discovery::{Directory, DumpRequest, Keep, Publisher, link, metrics, xds};
+use crate::drain::Drain;
+use crate::identity::{Files, IdentityError, Issuer, JoinToken, Registrar, Renewal};
+use crate::intercept::{self, dns, nft};
+use crate::telemetry::{Telemetry, access_log};
+use sockets::Sockets;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use weft_certs::tls::ALPN_GRPC;
+use weft_certs::tls::ClientConfigs;
+use weft_certs::{LiveIdentity, files};
+use worker::Workers;
+
+/// Services that are not called for this long leave the stream.
+const IDLE: Duration = Duration::from_secs(600);
+/// The certificate, once there is one.
+pub(crate) type IdentityCell = Arc<OnceLock<Arc<LiveIdentity>>>;
+
+/// Why the process ends before it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The settings cannot be used.
+    #[error("{0}")]
+    Settings(#[from] ConfigError),
+    /// The resources file cannot be used.
+    #[error("{0}")]
+    Resources(#[from] FileError),
+    /// Something that the start needs is missing or taken.
+    #[error("{0}")]
+    Start(String),
+    /// Something that runs for ever ended.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl AppError {
+    /// 2 for what the caller said wrong, 1 for the rest.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Settings(_) | Self::Resources(_) => 2,
+            Self::Start(_) | Self::Failed(_) => 1,
+        }
+    }
+}
+
+/// Reads what the settings refer to and reports the first thing that is wrong; starts nothing.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn check(settings: &Settings) -> Result<(), AppError> {
+    match settings.source()? {
+        Source::File(path) => {
+            let resources = crate::discovery::file::read(&path)?;
+            let cluster = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+            println!(
+                "{}: {}, {}",
+                path.display(),
+                cluster(resources.services.len(), "service"),
+                cluster(resources.endpoints.len(), "endpoint slice")
+            );
+            if let Some(directory) = &settings.certificates {
+                let identity = weft_certs::Identity::from_files(directory).map_err(start)?;
+                println!("{}: {}", directory.display(), identity.svid.id());
+            }
+        }
+        Source::ControlPlane(control, workload) => {
+            let token = join_token(settings)?;
+            println!(
+                "control plane {}, workload {}, join token {}",
+                control.address,
+                workload.uid(),
+                if token.is_some() { "given" } else { "none" }
+            );
+        }
+    }
+    Ok(())
+}
+
+fn start(error: impl std::fmt::Display) -> AppError {
+    AppError::Start(error.to_string())
+}
+
+/// Runs the sidecar to its end.
+///
+/// # Errors
+/// Why it could not start, or what failed.
+pub fn run(settings: Settings) -> Result<(), AppError> {
+    let filter = settings.log.clone().or_else(|| std::env::var("WEFT_LOG").ok()).unwrap_or_else(|| "info".to_owned());
+    let set_log = log::init(&filter).map_err(|e| crate::config::refuse("log", e))?;
+    let token = join_token(&settings)?;
+    let _lock = settings.state_dir.as_deref().map(own_state_dir).transpose()?;
+    let descriptors = raise_descriptors();
+    let source = settings.source()?;
+    let telemetry = Telemetry::new(&access_log_options(&settings))
+        .map_err(|e| crate::config::refuse("accessLog.path", format!("{}: {e}", settings.access_log.path)))?;
+    let has_identity = matches!(source, Source::ControlPlane(..)) || settings.certificates.is_some();
+    let sockets = Sockets::bind(&settings, has_identity).map_err(AppError::Start)?;
+    if settings.transparent && settings.interception.exempt_uid.is_none() {
+        intercept::mark_sockets();
+    }
+    let ready_file = settings.state_dir.as_ref().map(|dir| dir.join("ready.json"));
+    if let Some(path) = &ready_file {
+        sockets.announce(path).map_err(AppError::Start)?;
+    }
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        outbound = %sockets.outbound.first().map(|b| b.address.to_string()).unwrap_or_default(),
+        tunnel = %sockets.tunnel.as_ref().map_or_else(|| "none (no certificates)".to_owned(), |b| b.address.to_string()),
+        admin = %sockets.admin.0,
+        workers = settings.workers.0,
+        descriptors,
+        "weft-proxy listens"
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(start)?;
+    let socket_path = sockets.socket.as_ref().map(|(path, _)| path.clone());
+    let outcome = runtime.block_on(Process::new(settings, telemetry, set_log).run(source, sockets, token));
+    // Whoever reads these after the end would look for a process that is gone.
+    for path in ready_file.iter().chain(&socket_path) {
+        let _ = std::fs::remove_file(path);
+    }
+    outcome
+}
+
+/// The control thread's half of the process.
+struct Process {
+    settings: Settings,
+    telemetry: Arc<Telemetry>,
+    set_log: SetLog,
+    drain: Drain,
+    identity: IdentityCell,
+    dumps: mpsc::Sender<DumpRequest>,
+    dump_requests: Option<mpsc::Receiver<DumpRequest>>,
+    ready: watch::Sender<bool>,
+    /// Invariant: everything that runs beside the data path is in here, and ends with it. None of them ends by itself, except those
+    /// that say so by returning an empty name.
+    tasks: JoinSet<&'static str>,
+}
+
+impl Process {
+    fn new(settings: Settings, telemetry: Telemetry, set_log: SetLog) -> Self {
+        let (dumps, dump_requests) = mpsc::channel(4);
+        Self {
+            settings,
+            telemetry: Arc::new(telemetry),
+            set_log,
+            drain: Drain::new(),
+            identity: IdentityCell::default(),
+            dumps,
+            dump_requests: Some(dump_requests),
+            ready: watch::Sender::new(false),
+            tasks: JoinSet::new(),
+        }
+    }
+
+    async fn run(mut self, source: Source, mut sockets: Sockets, token: Option<JoinToken>) -> Result<(), AppError> {
+        let (directory, publisher, asks) = Publisher::new();
+        let own = sockets.own();
+        self.open_doors(&mut sockets, &directory)?;
+        self.follow_signals()?;
+        self.start_dns(&mut sockets, &directory, &own)?;
+        let beginning = self.drain.beginning();
+        let sourced = match source {
+            Source::File(path) => self.start_file(&path, publisher).map(Some),
+            Source::ControlPlane(control, workload) => {
+                let tunnel = sockets.tunnel.as_ref().map_or(self.settings.inbound.tunnel, |bound| bound.address);
+                let plan = Plan { control, workload, tunnel, token };
+                tokio::select! {
+                    sourced = self.start_xds(plan, publisher, asks, &directory) => sourced.map(Some),
+                    // Asked to end before there was anything to serve.
+                    () = beginning.cancelled() => Ok(None),
+                }
+            }
+        };
+        if sourced?.is_none() {
+            return Ok(());
+        }
+        let shared =
+            worker::Shared::new(&self.settings, &directory, self.identity.get(), &self.drain, &self.telemetry, own);
+        let mut workers = Workers::start(shared, sockets).map_err(AppError::Start)?;
+        let rules = self.install_rules(&workers.ports)?;
+        let ready = watch_readiness(directory.clone(), self.settings.resources.is_some(), self.ready.clone());
+        self.tasks.spawn(async move {
+            ready.await;
+            "readiness"
+        });
+        let deadline = self.settings.drain.deadline.0;
+        let outcome = tokio::select! {
+            cut = self.drain.run(deadline) => {
+                tracing::info!(cut, "drained");
+                Ok(())
+            }
+            died = workers.died() => Err(AppError::Failed(died)),
+            Some(ended) = next_failure(&mut self.tasks) => Err(AppError::Failed(ended)),
+        };
+        drop(rules);
+        if outcome.is_ok() {
+            workers.join(Duration::from_secs(2)).await;
+        }
+        outcome
+    }
+
+    fn open_doors(&mut self, sockets: &mut Sockets, directory: &Directory) -> Result<(), AppError> {
+        let admin = Admin {
+            ready: self.ready.subscribe(),
+            telemetry: self.telemetry.clone(),
+            directory: directory.clone(),
+            drain: self.drain.clone(),
+            dumps: self.dumps.clone(),
+            identity: self.identity.clone(),
+            set_log: self.set_log.clone(),
+        };
+        let listener = sockets.admin.1.try_clone().and_then(tokio::net::TcpListener::from_std).map_err(start)?;
+        let tcp = admin.clone();
+        self.tasks.spawn(async move {
+            tcp.serve_tcp(listener).await;
+            "admin listener"
+        });
+        if let Some((_, listener)) = sockets.socket.take() {
+            let listener = tokio::net::UnixListener::from_std(listener).map_err(start)?;
+            self.tasks.spawn(async move {
+                admin.serve_socket(listener).await;
+                "admin socket"
+            });
+        }
+        Ok(())
+    }
+
+    fn follow_signals(&mut self) -> Result<(), AppError> {
+        let mut terminate = signal(SignalKind::terminate()).map_err(start)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(start)?;
+        let drain = self.drain.clone();
+        self.tasks.spawn(async move {
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => if drain.begun() { drain.application_gone() } else { drain.begin() },
+                    _ = interrupt.recv() => drain.application_gone(),
+                }
+            }
+        });
+        if !self.settings.waits_for_application() {
+            let drain = self.drain.clone();
+            self.tasks.spawn(async move {
+                drain.beginning().cancelled().await;
+                drain.application_gone();
+                ""
+            });
+        }
+        if self.settings.until_stdin_closes {
+            let drain = self.drain.clone();
+            // A thread of its own: standard input may be anything, and reading it can block for ever. It dies with the process.
+            std::thread::Builder::new()
+                .name("weft-stdin".into())
+                .spawn(move || {
+                    let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+                    tracing::info!("standard input closed: the application is gone");
+                    drain.application_gone();
+                })
+                .map_err(start)?;
+        }
+        Ok(())
+    }
+
+    fn start_dns(
+        &mut self,
+        sockets: &mut Sockets,
+        directory: &Directory,
+        own: &[std::net::SocketAddr],
+    ) -> Result<(), AppError> {
+        let Some((udp, tcp)) = sockets.dns.take() else { return Ok(()) };
+        let udp = tokio::net::UdpSocket::from_std(udp).map_err(start)?;
+        let tcp = tokio::net::TcpListener::from_std(tcp).map_err(start)?;
+        let mut upstream = self.settings.dns.upstream.clone();
+        if upstream.is_empty() {
+            let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+            upstream = dns::system_upstream(&text, own);
+        }
+        let resolver = dns::Resolver::new(directory.clone(), upstream);
+        self.tasks.spawn(async move {
+            resolver.serve(udp, tcp).await;
+            "DNS"
+        });
+        Ok(())
+    }
+
+    fn start_file(&mut self, path: &Path, publisher: Publisher) -> Result<(), AppError> {
+        if let Some(directory) = &self.settings.certificates {
+            let files = Files::open(directory, &self.telemetry.registry)
+                .map_err(|e| crate::config::refuse("certificates", e.to_string()))?;
+            let _ = self.identity.set(files.live());
+            self.tasks.spawn(async move {
+                files.follow().await;
+                "certificate files"
+            });
+        }
+        let dumps = self.dump_requests.take().ok_or_else(|| start("started twice"))?;
+        let source = FileSource::open(path, publisher, dumps)?;
+        self.tasks.spawn(async move {
+            source.follow().await;
+            "resources file"
+        });
+        // There is nobody to tell.
+        self.drain.withdrawal_acknowledged();
+        Ok(())
+    }
+
+    async fn start_xds(
+        &mut self,
+        plan: Plan,
+        publisher: Publisher,
+        asks: mpsc::Receiver<crate::discovery::Alias>,
+        directory: &Directory,
+    ) -> Result<(), AppError> {
+        let Plan { control, workload, tunnel, token } = plan;
+        let state_dir = self.settings.state_dir.clone().unwrap_or_default();
+        let issuer = Issuer::new(control.address, &workload, token, state_dir.clone());
+        let (identity, remembered) = match issuer.remembered().map_err(start)? {
+            Some(identity) => (identity, true),
+            None => (join(&issuer).await?, false),
+        };
+        let live = LiveIdentity::new(identity);
+        let _ = self.identity.set(live.clone());
+        let tls = ClientConfigs::new(live.clone()).to_control_plane(&[ALPN_GRPC]).map_err(start)?;
+        let channel = link::channel(control.address, tls);
+        let registrar = Registrar::new(channel.clone(), &workload, tunnel, issuer.token());
+        if !remembered {
+            // A workload that nobody knows must be told why it is not let in, rather than wait for ever.
+            register_first(&registrar).await?;
+        }
+        let uid = workload.uid();
+        let options = xds::Options {
+            uid: uid.clone(),
+            trust_domain: live.id().trust_domain().to_string(),
+            idle: IDLE,
+            keep: Some(Keep::new(&state_dir, format!("{uid} {}", live.id()))),
+        };
+        let bundles = publisher.bundles();
+        let drain = self.drain.clone();
+        let prepare: xds::Prepare = Box::new(move || {
+            let (registrar, draining) = (registrar.clone(), drain.begun());
+            Box::pin(async move {
+                // Registering again would take back a withdrawal.
+                if draining { Ok(()) } else { registrar.register().await.map_err(|e| e.to_string()) }
+            })
+        });
+        let dumps = self.dump_requests.take().ok_or_else(|| start("started twice"))?;
+        let (client, status) = xds::Client::new(options, channel.clone(), prepare, publisher, asks, dumps);
+        self.tasks.spawn(async move {
+            client.run().await;
+            "discovery"
+        });
+        let telemetry = self.telemetry.clone();
+        self.tasks.spawn(async move {
+            metrics::record(&telemetry.registry, status).await;
+            "discovery metrics"
+        });
+        let renewal = Renewal::new(issuer, live, channel.clone(), bundles, &self.telemetry.registry);
+        self.tasks.spawn(async move {
+            renewal.run().await;
+            "certificate renewal"
+        });
+        let control = Control {
+            channel,
+            uid,
+            telemetry: self.telemetry.clone(),
+            directory: directory.clone(),
+            drain: self.drain.clone(),
+            ready: self.ready.subscribe(),
+            dumps: self.dumps.clone(),
+            set_log: self.set_log.clone(),
+        };
+        self.tasks.spawn(async move {
+            control.run().await;
+            "control stream"
+        });
+        Ok(())
+    }
+
+    /// Puts the redirection in force once the workers serve; the value takes it back.
+    fn install_rules(&self, ports: &worker::Ports) -> Result<Option<Rules>, AppError> {
+        let interception = &self.settings.interception;
+        if !interception.install {
+            return Ok(None);
+        }
+        let plan = nft::Plan {
+            own: interception.exempt_uid.map_or(nft::Own::Mark(intercept::MARK), nft::Own::Uid),
+            outbound: ports.outbound,
+            inbound: ports.plaintext,
+            dns: ports.dns,
+            direct: ports.direct.clone(),
+            outbound_filter: interception.outbound.filter("interception.outbound")?,
+            inbound_filter: interception.inbound.filter("interception.inbound")?,
+        };
+        nft::run(&nft::script(&plan)).map_err(start)?;
+        tracing::info!(
+            outbound = plan.outbound,
+            inbound = plan.inbound,
+            dns = plan.dns,
+            "interception rules are in force"
+        );
+        Ok(Some(Rules))
+    }
+}
+
+/// What a control plane is told at the start.
+struct Plan {
+    control: ControlPlane,
+    workload: Workload,
+    tunnel: std::net::SocketAddr,
+    token: Option<JoinToken>,
+}
+
+/// The interception rules; dropping removes them.
+struct Rules;
+
+impl Drop for Rules {
+    fn drop(&mut self) {
+        if let Err(error) = nft::run(nft::REMOVE) {
+            tracing::error!(%error, "the interception rules could not be removed");
+        }
+    }
+}
+
+/// The first task that ended although none should; `None` never comes while the control plane's tasks run.
+async fn next_failure(tasks: &mut JoinSet<&'static str>) -> Option<String> {
+    loop {
+        match tasks.join_next().await? {
+            Ok("") => {}
+            Ok(name) => return Some(format!("{name} ended")),
+            Err(error) if error.is_panic() => return Some(format!("a control task panicked: {error}")),
+            Err(_) => {}
+        }
+    }
+}
+
+async fn watch_readiness(directory: Directory, complete: bool, ready: watch::Sender<bool>) {
+    let mut changes = directory.changes();
+    loop {
+        changes.borrow_and_update();
+        let now = complete || directory.snapshot().inbound.is_some();
+        if ready.send_if_modified(|ready| std::mem::replace(ready, now) != now) {
+            tracing::info!(ready = now, "readiness");
+        }
+        if changes.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+async fn join(issuer: &Issuer) -> Result<weft_certs::Identity, AppError> {
+    let mut backoff = link::Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+    let mut told = String::new();
+    loop {
+        match issuer.join().await {
+            Ok(identity) => {
+                issuer.save(&identity).map_err(start)?;
+                tracing::info!(id = %identity.svid.id(), "certificate issued");
+                return Ok(identity);
+            }
+            Err(IdentityError::Refused(reason)) => return Err(start(format!("no certificate: {reason}"))),
+            Err(IdentityError::Unavailable(reason)) => {
+                if told != reason {
+                    tracing::warn!("no certificate yet: {reason}; trying on");
+                    told = reason;
+                }
+                tokio::time::sleep(backoff.next()).await;
+            }
+        }
+    }
+}
+
+async fn register_first(registrar: &Registrar) -> Result<(), AppError> {
+    match registrar.register().await {
+        Ok(()) => Ok(()),
+        Err(IdentityError::Refused(reason)) => Err(start(format!("the workload is refused: {reason}"))),
+        Err(IdentityError::Unavailable(reason)) => {
+            tracing::warn!("the workload is not registered yet: {reason}");
+            Ok(())
+        }
+    }
+}
+
+fn join_token(settings: &Settings) -> Result<Option<JoinToken>, AppError> {
+    let (text, field) = match &settings.join_token_file {
+        Some(path) => (
+            Some(files::read(path).map_err(|e| crate::config::refuse("joinTokenFile", e.to_string()))?),
+            "joinTokenFile",
+        ),
+        None => (std::env::var("WEFT_JOIN_TOKEN").ok().filter(|t| !t.is_empty()), "WEFT_JOIN_TOKEN"),
+    };
+    let Some(text) = text else { return Ok(None) };
+    let token = JoinToken::parse(&text).map_err(|e| crate::config::refuse(field, e))?;
+    let pin = settings.control_plane.as_ref().and_then(|c| c.ca_fingerprint.as_deref());
+    if pin.is_some_and(|pin| !pin.eq_ignore_ascii_case(&token.root.to_string())) {
+        return Err(crate::config::refuse("controlPlane.caFingerprint", "the join token pins another CA").into());
+    }
+    Ok(Some(token))
+}
+
+/// Makes the state directory and claims it for this process until the value is dropped.
+fn own_state_dir(dir: &Path) -> Result<std::fs::File, AppError> {
+    files::private_dir(dir).map_err(start)?;
+    let path: PathBuf = dir.join("lock");
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|e| start(format!("{}: {e}", path.display())))?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| start(format!("stateDir: another weft-proxy uses {}", dir.display())))?;
+    Ok(file)
+}
+
+/// As many descriptors as the system allows: two for each call that is proxied.
+fn raise_descriptors() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let now = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };
+    now.unwrap_or(u64::MAX)
+}
+
+fn access_log_options(settings: &Settings) -> access_log::Options {
+    use crate::config::AccessLogFormat;
+    let log = &settings.access_log;
+    access_log::Options {
+        output: match log.path.as_str() {
+            "off" => access_log::Output::Off,
+            "stdout" => access_log::Output::Stdout,
+            "stderr" => access_log::Output::Stderr,
+            path => access_log::Output::File(path.into()),
+        },
+        layout: match log.format {
+            AccessLogFormat::Json => access_log::Layout::Json,
+            AccessLogFormat::Apache => access_log::Layout::Apache,
+        },
+        errors_only: log.errors_only,
+        sample: log.sample,
+    }
+}

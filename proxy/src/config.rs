@@ -3,6 +3,7 @@
 //! No I/O beyond reading that file happens here; what needs sockets, keys or directories is done by `app` with a validated value.
 //! Precedence: a flag (or its environment variable), then the file, then the default.
 
+use crate::intercept::nft::{Cidr, Filter};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -32,6 +33,8 @@ pub struct Settings {
     pub inbound: Inbound,
     /// Take connections that nftables redirected: their original destination is what counts.
     pub transparent: bool,
+    /// The rules that redirect them.
+    pub interception: Interception,
     /// Names of the mesh for the application.
     pub dns: Dns,
     /// Readiness and metrics, and the private socket.
@@ -79,6 +82,21 @@ pub struct Workload {
 }
 
 impl Workload {
+    /// A workload without ports, at loopback, of the default service account.
+    #[must_use]
+    pub fn named(namespace: &str, name: &str) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            service_account: default_account(),
+            name: name.to_owned(),
+            services: Vec::new(),
+            ports: Vec::new(),
+            address: loopback(),
+            labels: BTreeMap::new(),
+            zone: String::new(),
+        }
+    }
+
     /// `namespace/name`, what metrics and discovery know it by.
     #[must_use]
     pub fn uid(&self) -> String {
@@ -211,6 +229,55 @@ pub struct Dns {
     pub upstream: Vec<SocketAddr>,
 }
 
+/// The nftables rules of the workload's network namespace; used when `transparent` is set.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Interception {
+    /// Whether the sidecar installs the rules when it starts and removes them when it ends. `false` where someone else does.
+    pub install: bool,
+    /// Tell the sidecar's own packets by this user id instead of by a mark (which needs CAP_NET_ADMIN on every socket).
+    pub exempt_uid: Option<u32>,
+    /// What to capture of the application's calls.
+    pub outbound: Capture,
+    /// What to capture of calls to the application.
+    pub inbound: Capture,
+}
+
+/// What to capture in one direction. Empty `include…`: everything.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Capture {
+    /// Ports to capture.
+    pub include_ports: Vec<u16>,
+    /// Ports to leave alone.
+    pub exclude_ports: Vec<u16>,
+    /// Remote address ranges to capture, `10.0.0.0/8`.
+    pub include_cidrs: Vec<String>,
+    /// Remote address ranges to leave alone.
+    pub exclude_cidrs: Vec<String>,
+}
+
+impl Capture {
+    /// As the rules need it; `field` is where it stands.
+    ///
+    /// # Errors
+    /// A range that is none.
+    pub fn filter(&self, field: &str) -> Result<Filter, ConfigError> {
+        let ranges = |name: &str, texts: &[String]| -> Result<Vec<Cidr>, ConfigError> {
+            let parse = |(i, text): (usize, &String)| {
+                text.parse().map_err(|e: String| refuse(format!("{field}.{name}[{i}]"), e))
+            };
+            texts.iter().enumerate().map(parse).collect()
+        };
+        Ok(Filter {
+            include_ports: self.include_ports.clone(),
+            exclude_ports: self.exclude_ports.clone(),
+            include_cidrs: ranges("includeCidrs", &self.include_cidrs)?,
+            exclude_cidrs: ranges("excludeCidrs", &self.exclude_cidrs)?,
+        })
+    }
+}
+
 /// Doors for operators.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -244,11 +311,14 @@ impl Default for Workers {
 pub struct DrainSettings {
     /// What is open after this is cut.
     pub deadline: Span,
+    /// Whether outbound stays until somebody says that the application is gone. Default: with a control plane. `false` where the
+    /// application ends before the sidecar is told to (native sidecars of Kubernetes).
+    pub wait_for_application: Option<bool>,
 }
 
 impl Default for DrainSettings {
     fn default() -> Self {
-        Self { deadline: Span(Duration::from_secs(30)) }
+        Self { deadline: Span(Duration::from_secs(30)), wait_for_application: None }
     }
 }
 
@@ -390,7 +460,8 @@ pub struct ConfigError {
     pub reason: String,
 }
 
-fn refuse(field: impl Into<String>, reason: impl Into<String>) -> ConfigError {
+/// A refusal of `field`.
+pub fn refuse(field: impl Into<String>, reason: impl Into<String>) -> ConfigError {
     ConfigError { file: None, field: field.into(), reason: reason.into() }
 }
 
@@ -450,6 +521,11 @@ impl Settings {
                 return Err(refuse(format!("outbound.tcp[{i}].host"), format!("{:?} is not host:port", tcp.host)));
             }
         }
+        self.interception.outbound.filter("interception.outbound")?;
+        self.interception.inbound.filter("interception.inbound")?;
+        if self.interception.install && !self.transparent {
+            return Err(refuse("interception.install", "needs transparent: true"));
+        }
         if let Some(credentials) = &self.outbound.credentials
             && (credentials.user.contains(':') || credentials.user.is_empty())
         {
@@ -499,6 +575,12 @@ impl Settings {
                 Ok(Source::ControlPlane(control.clone(), workload))
             }
         }
+    }
+
+    /// Whether outbound stays until somebody says that the application is gone.
+    #[must_use]
+    pub fn waits_for_application(&self) -> bool {
+        self.drain.wait_for_application.unwrap_or(self.until_stdin_closes || self.control_plane.is_some())
     }
 
     /// Where the private socket belongs, if anywhere.

@@ -5,8 +5,10 @@
 //! stop → inbound idle → outbound stays until the application has exited → what outlives the deadline is cut and counted.
 //! What a connection does when it is asked to end is the codecs' business and not written here.
 //!
-//! Whoever started the sidecar tells it when the application is gone: end of file on standard input (with `--until-stdin-closes`),
-//! `POST /drain?phase=outbound` on the socket, or a second SIGTERM. The first SIGTERM (or `POST /drain`) starts the drain.
+//! SIGTERM or `POST /drain` on the socket starts the drain. Whoever started the sidecar then tells it when the application is gone: end
+//! of file on standard input (with `untilStdinCloses`), `POST /drain?phase=outbound`, or a second SIGTERM. Where nobody can know
+//! (`drain.waitForApplication: false`, the default without a control plane) it is taken as gone once the drain begins. SIGINT, a person
+//! at a terminal, says both at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -90,6 +92,9 @@ impl Drain {
     /// How long new inbound connections are accepted while the withdrawal is not acknowledged.
     pub const WITHDRAWAL: Duration = Duration::from_secs(5);
 
+    /// The same where the application is gone already.
+    pub const LATE_WITHDRAWAL: Duration = Duration::from_millis(500);
+
     /// A drain that has not begun.
     #[must_use]
     pub fn new() -> Self {
@@ -160,6 +165,12 @@ impl Drain {
         self.0.begin.cancel();
     }
 
+    /// Cancelled when the drain begins.
+    #[must_use]
+    pub fn beginning(&self) -> CancellationToken {
+        self.0.begin.clone()
+    }
+
     /// Whether the drain was asked for.
     #[must_use]
     pub fn begun(&self) -> bool {
@@ -203,8 +214,14 @@ impl Drain {
         let until = Instant::now() + deadline;
         self.enter(Stage::Withdrawing);
         let withdrawal = Self::WITHDRAWAL.min(deadline);
+        // Once the application is gone there is nothing to keep accepting for; peers are still told.
+        let gone = async {
+            self.0.application_gone.cancelled().await;
+            tokio::time::sleep(Self::LATE_WITHDRAWAL).await;
+        };
         tokio::select! {
             () = self.0.withdrawn.cancelled() => {}
+            () = gone => {}
             () = tokio::time::sleep(withdrawal) => tracing::warn!("the withdrawal was not acknowledged within {withdrawal:?}"),
         }
 

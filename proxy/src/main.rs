@@ -1,2 +1,225 @@
-//! Placeholder.
-fn main() {}
+//! `weft-proxy`: flags and environment over one settings file, the log, and the exit code. What runs is in the library.
+
+use clap::Parser;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use weft_proxy::app::{self, AppError};
+use weft_proxy::config::{self, ConfigError, ControlPlane, Port, Protocol, Settings, Span, TcpOutbound, Workload};
+
+/// The sidecar of the Weft service mesh.
+///
+/// Stands beside one application, takes its calls and the calls to it, and gives each routing, retries, mTLS, limits and metrics. Its
+/// configuration comes from a control plane, or without one from a watched file:
+///
+///   weft-proxy --resources mesh.yaml --certificates ./certs
+///
+///   weft-proxy --control-plane 127.0.0.1:15010 --state-dir ./state \
+///     --namespace shop --name cart-1 --service cart --port 8080:http
+///
+/// A join token is read from --join-token-file or WEFT_JOIN_TOKEN. SIGTERM drains: calls to the application end first, its own calls
+/// last. Exit codes: 0 ended as asked, 1 failed to start or to run, 2 wrong settings.
+#[derive(Parser, Debug)]
+#[command(name = "weft-proxy", version, max_term_width = 120, verbatim_doc_comment)]
+struct Flags {
+    /// Settings, YAML or JSON with camelCase fields; flags go before what it says
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Check settings and resources, print what is wrong, and end
+    #[arg(long)]
+    check: bool,
+
+    /// Mesh resources, YAML or JSON, watched; instead of a control plane
+    #[arg(long, value_name = "FILE", help_heading = "Configuration source")]
+    resources: Option<PathBuf>,
+    /// Directory of cert.pem, key.pem and roots.pem, watched; with --resources
+    #[arg(long, value_name = "DIR", help_heading = "Configuration source")]
+    certificates: Option<PathBuf>,
+    /// gRPC address of the control plane
+    #[arg(long, value_name = "IP:PORT", help_heading = "Configuration source")]
+    control_plane: Option<SocketAddr>,
+    /// File with a join token (never pass the token itself on a command line)
+    #[arg(long, value_name = "FILE", help_heading = "Configuration source")]
+    join_token_file: Option<PathBuf>,
+    /// Where key, certificate and last-known-good configuration are kept
+    #[arg(long, value_name = "DIR", help_heading = "Configuration source")]
+    state_dir: Option<PathBuf>,
+
+    /// Namespace of the workload
+    #[arg(long, help_heading = "Workload")]
+    namespace: Option<String>,
+    /// Service account of the workload [default: default]
+    #[arg(long, value_name = "NAME", help_heading = "Workload")]
+    service_account: Option<String>,
+    /// Name of the workload, unique in its namespace
+    #[arg(long, help_heading = "Workload")]
+    name: Option<String>,
+    /// Service that the workload belongs to; repeatable
+    #[arg(long, value_name = "NAME", help_heading = "Workload")]
+    service: Vec<String>,
+    /// Port that the application serves, with http, http2, grpc, tcp or detect; repeatable
+    #[arg(long, value_name = "PORT[:PROTOCOL]", value_parser = port, help_heading = "Workload")]
+    port: Vec<Port>,
+    /// Address at which peers reach the workload [default: 127.0.0.1]
+    #[arg(long, value_name = "IP", help_heading = "Workload")]
+    address: Option<IpAddr>,
+
+    /// Outbound listener [default: 127.0.0.1:15001]
+    #[arg(long, value_name = "IP:PORT", help_heading = "Listeners (port 0: any free one)")]
+    outbound: Option<SocketAddr>,
+    /// Local port whose connections go to one service; repeatable
+    #[arg(long, value_name = "IP:PORT=HOST:PORT", value_parser = tcp, help_heading = "Listeners (port 0: any free one)")]
+    tcp: Vec<TcpOutbound>,
+    /// mTLS listener for peers [default: 127.0.0.1:15008]
+    #[arg(long, value_name = "IP:PORT", help_heading = "Listeners (port 0: any free one)")]
+    tunnel: Option<SocketAddr>,
+    /// Listener for plaintext that nftables redirected
+    #[arg(long, value_name = "IP:PORT", help_heading = "Listeners (port 0: any free one)")]
+    plaintext: Option<SocketAddr>,
+    /// /ready, /live and /metrics [default: 127.0.0.1:15021]
+    #[arg(long, value_name = "IP:PORT", help_heading = "Listeners (port 0: any free one)")]
+    admin: Option<SocketAddr>,
+    /// Private socket [default: admin.sock in the state directory]
+    #[arg(long, value_name = "PATH", help_heading = "Listeners (port 0: any free one)")]
+    socket: Option<PathBuf>,
+    /// DNS server for the application, UDP and TCP
+    #[arg(long, value_name = "IP:PORT", help_heading = "Listeners (port 0: any free one)")]
+    dns: Option<SocketAddr>,
+    /// Take connections that nftables redirects here
+    #[arg(long, help_heading = "Listeners (port 0: any free one)")]
+    transparent: bool,
+
+    /// Data threads [default: 1]
+    #[arg(long, value_name = "N", help_heading = "Running")]
+    workers: Option<u16>,
+    /// Access log: off, stdout, stderr or a file [default: off]
+    #[arg(long, value_name = "WHERE", help_heading = "Running")]
+    access_log: Option<String>,
+    /// What to log, for example info,weft_proxy=debug [default: info]
+    #[arg(long, value_name = "FILTER", env = "WEFT_LOG", help_heading = "Running")]
+    log: Option<String>,
+    /// How long leaving may take [default: 30s]
+    #[arg(long, value_name = "DURATION", help_heading = "Running")]
+    drain_deadline: Option<Span>,
+    /// Take the end of standard input as the end of the application
+    #[arg(long, help_heading = "Running")]
+    until_stdin_closes: bool,
+}
+
+fn port(text: &str) -> Result<Port, String> {
+    let (number, protocol) = text.split_once(':').unwrap_or((text, "detect"));
+    let protocol = match protocol {
+        "http" => Protocol::Http,
+        "http2" => Protocol::Http2,
+        "grpc" => Protocol::Grpc,
+        "tcp" => Protocol::Tcp,
+        "detect" => Protocol::Detect,
+        other => return Err(format!("{other:?} is not http, http2, grpc, tcp or detect")),
+    };
+    let port = number.parse().map_err(|_| format!("{number:?} is no port"))?;
+    Ok(Port { name: String::new(), port, protocol, local: None })
+}
+
+fn tcp(text: &str) -> Result<TcpOutbound, String> {
+    let (listen, host) = text.split_once('=').ok_or("write IP:PORT=HOST:PORT")?;
+    let listen = listen.parse().map_err(|_| format!("{listen:?} is not IP:PORT"))?;
+    Ok(TcpOutbound { listen, host: host.to_owned() })
+}
+
+impl Flags {
+    /// The file's settings with the flags over them.
+    fn settings(self) -> Result<Settings, ConfigError> {
+        let mut settings = self.config.as_deref().map(Settings::read).transpose()?.unwrap_or_default();
+        fn over<T>(place: &mut T, flag: Option<T>) {
+            if let Some(value) = flag {
+                *place = value;
+            }
+        }
+        settings.resources = self.resources.or(settings.resources);
+        settings.certificates = self.certificates.or(settings.certificates);
+        settings.join_token_file = self.join_token_file.or(settings.join_token_file);
+        settings.state_dir = self.state_dir.or(settings.state_dir);
+        settings.log = self.log.or(settings.log);
+        if let Some(address) = self.control_plane {
+            let ca_fingerprint = settings.control_plane.take().and_then(|c| c.ca_fingerprint);
+            settings.control_plane = Some(ControlPlane { address, ca_fingerprint });
+        }
+        if let (Some(namespace), Some(name)) = (&self.namespace, &self.name)
+            && settings.workload.is_none()
+        {
+            settings.workload = Some(Workload::named(namespace, name));
+        }
+        if let Some(workload) = &mut settings.workload {
+            over(&mut workload.namespace, self.namespace);
+            over(&mut workload.name, self.name);
+            over(&mut workload.service_account, self.service_account);
+            over(&mut workload.address, self.address);
+            workload.services.extend(self.service);
+            workload.ports.extend(self.port);
+        } else if self.namespace.is_some() || self.name.is_some() || !self.service.is_empty() || !self.port.is_empty() {
+            return Err(config::refuse("workload", "--namespace and --name are needed together"));
+        }
+        over(&mut settings.outbound.listen, self.outbound);
+        settings.outbound.tcp.extend(self.tcp);
+        over(&mut settings.inbound.tunnel, self.tunnel);
+        settings.inbound.plaintext = self.plaintext.or(settings.inbound.plaintext);
+        over(&mut settings.admin.listen, self.admin);
+        settings.admin.socket = self.socket.or(settings.admin.socket);
+        settings.dns.listen = self.dns.or(settings.dns.listen);
+        settings.transparent |= self.transparent;
+        over(&mut settings.workers.0, self.workers);
+        over(&mut settings.access_log.path, self.access_log);
+        over(&mut settings.drain.deadline, self.drain_deadline);
+        settings.until_stdin_closes |= self.until_stdin_closes;
+        settings.validate()?;
+        Ok(settings)
+    }
+}
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    let check = flags.check;
+    let outcome = flags.settings().map_err(AppError::from).and_then(|settings| {
+        if check {
+            return app::check(&settings);
+        }
+        app::run(settings)
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("weft-proxy: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory as _;
+        Flags::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_go_before_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("settings.yaml");
+        std::fs::write(&file, "resources: mesh.yaml\nworkers: 2\noutbound: {listen: '127.0.0.1:9000'}\n").unwrap();
+        let args =
+            ["weft-proxy", "--config", file.to_str().unwrap(), "--workers", "3", "--tcp", "127.0.0.1:0=db.shop:5432"];
+        let settings = Flags::parse_from(args).settings().unwrap();
+        assert_eq!(settings.workers.0, 3);
+        assert_eq!(settings.outbound.listen.port(), 9000);
+        assert_eq!(settings.outbound.tcp[0].target().unwrap(), ("db.shop".into(), 5432));
+    }
+
+    #[test]
+    fn without_a_source_the_error_says_what_to_give() {
+        let error = Flags::parse_from(["weft-proxy"]).settings().unwrap_err().to_string();
+        assert!(error.contains("--control-plane") && error.contains("--resources"), "{error}");
+    }
+}

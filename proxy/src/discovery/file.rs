@@ -11,6 +11,7 @@ use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
 use weft_policy::config;
 use weft_proto::discovery::Resource;
 use weft_proto::{type_url, v1, version_of};
@@ -63,6 +64,7 @@ pub struct FileSource {
     stamp: Option<Stamp>,
     state: State,
     publisher: Publisher,
+    dumps: mpsc::Receiver<super::DumpRequest>,
 }
 
 impl FileSource {
@@ -70,16 +72,14 @@ impl FileSource {
     ///
     /// # Errors
     /// The file cannot be read or is not accepted.
-    pub fn open(path: &Path, publisher: Publisher) -> Result<Self, FileError> {
-        let mut source = Self { path: path.to_owned(), stamp: None, state: State::complete(), publisher };
+    pub fn open(
+        path: &Path,
+        publisher: Publisher,
+        dumps: mpsc::Receiver<super::DumpRequest>,
+    ) -> Result<Self, FileError> {
+        let mut source = Self { path: path.to_owned(), stamp: None, state: State::complete(), publisher, dumps };
         source.load()?;
         Ok(source)
-    }
-
-    /// What is held, for dumps.
-    #[must_use]
-    pub fn state(&self) -> &State {
-        &self.state
     }
 
     fn load(&mut self) -> Result<(), FileError> {
@@ -107,7 +107,12 @@ impl FileSource {
             let resources: Vec<Resource> = (listed.iter())
                 .map(|wire| {
                     let any = wire.to_any();
-                    Resource { name: name(wire), version: version_of(&any.value), resource: Some(any), ..Default::default() }
+                    Resource {
+                        name: name(wire),
+                        version: version_of(&any.value),
+                        resource: Some(any),
+                        ..Default::default()
+                    }
                 })
                 .collect();
             let names: BTreeSet<&str> = resources.iter().map(|r| r.name.as_str()).collect();
@@ -134,7 +139,13 @@ impl FileSource {
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            ticks.tick().await;
+            tokio::select! {
+                _ = ticks.tick() => {}
+                Some(request) = self.dumps.recv() => {
+                    let _ = request.send(super::dump(&self.state, None));
+                    continue;
+                }
+            }
             let stamp = Stamp::of(&self.path);
             if stamp == self.stamp {
                 continue;

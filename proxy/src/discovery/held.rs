@@ -92,14 +92,19 @@ where
 
 pub(super) fn accept_service(resource: &Resource) -> Result<HeldService, Refusal> {
     let mut refs = BTreeSet::new();
-    let held = accept::<v1::Service, _>(resource, |w| &w.name, |wire| {
-        let value = config::Service::from_wire(wire)?;
-        let rules = wire.ports.iter().flat_map(|p| p.frontend.iter()).flat_map(|f| &f.routes).flat_map(|r| &r.rules);
-        for backend in rules.flat_map(|r| &r.backends).filter(|b| b.weight > 0 && b.unresolved.is_empty()) {
-            refs.extend(u16::try_from(backend.port).ok().map(|port| (backend.service.clone(), port)));
-        }
-        Ok(value)
-    })?;
+    let held = accept::<v1::Service, _>(
+        resource,
+        |w| &w.name,
+        |wire| {
+            let value = config::Service::from_wire(wire)?;
+            let rules =
+                wire.ports.iter().flat_map(|p| p.frontend.iter()).flat_map(|f| &f.routes).flat_map(|r| &r.rules);
+            for backend in rules.flat_map(|r| &r.backends).filter(|b| b.weight > 0 && b.unresolved.is_empty()) {
+                refs.extend(u16::try_from(backend.port).ok().map(|port| (backend.service.clone(), port)));
+            }
+            Ok(value)
+        },
+    )?;
     let mut aliases: BTreeSet<Alias> = resource.aliases.iter().filter_map(|a| Alias::parse(a)).collect();
     aliases.extend(held.value.hostnames.iter().map(|h| Alias::Host(h.to_string())));
     aliases.extend(held.value.vips.iter().map(|ip| Alias::Vip(*ip)));

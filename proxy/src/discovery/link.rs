@@ -30,7 +30,8 @@ pub fn channel(address: SocketAddr, tls: Arc<rustls::ClientConfig>) -> Channel {
             let tls = tls.clone();
             async move {
                 let connected = timeout(CONNECT, dial(address, tls)).await;
-                connected.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, format!("{address} is silent"))))
+                connected
+                    .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, format!("{address} is silent"))))
             }
         }))
 }
@@ -63,7 +64,9 @@ pub(crate) fn describe(status: &tonic::Status) -> String {
     }
     let text = match causes.last() {
         // The innermost cause is what happened; the layers around it repeat each other.
-        Some(cause) if status.code() == tonic::Code::Unavailable || status.code() == tonic::Code::Unknown => cause.clone(),
+        Some(cause) if status.code() == tonic::Code::Unavailable || status.code() == tonic::Code::Unknown => {
+            cause.clone()
+        }
         _ => format!("the control plane says {:?}: {}", status.code(), status.message()),
     };
     text.replace('\n', " ")

@@ -10,6 +10,7 @@ pub mod file;
 mod held;
 mod keep;
 pub mod link;
+pub mod metrics;
 mod publish;
 pub mod state;
 pub mod xds;

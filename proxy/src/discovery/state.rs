@@ -28,13 +28,8 @@ pub const MOST_REMEMBERED: usize = 1024;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The types, in the order in which a client subscribes.
-pub const TYPES: [&str; 5] = [
-    type_url::TRUST_BUNDLE,
-    type_url::MESH_SETTINGS,
-    type_url::INBOUND,
-    type_url::SERVICE,
-    type_url::ENDPOINTS,
-];
+pub const TYPES: [&str; 5] =
+    [type_url::TRUST_BUNDLE, type_url::MESH_SETTINGS, type_url::INBOUND, type_url::SERVICE, type_url::ENDPOINTS];
 
 /// One response: resources of one type, and names that are gone.
 #[derive(Clone, Debug, Default)]
@@ -387,7 +382,9 @@ impl State {
                 .filter(|(_, slot)| slot.parked.is_none())
                 .filter(|(name, slot)| match (&slot.latest, &slot.active) {
                     (Some(latest), active) if !active.as_ref().is_some_and(|a| Arc::ptr_eq(a, latest)) => {
-                        self.complete || slot.until.is_none_or(|until| now >= until) || self.ready(slot, latest, fronted.has(name))
+                        self.complete
+                            || slot.until.is_none_or(|until| now >= until)
+                            || self.ready(slot, latest, fronted.has(name))
                     }
                     _ => false,
                 })

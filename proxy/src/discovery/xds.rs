@@ -141,7 +141,12 @@ impl Client {
             Some(Ok(Some((deltas, aliases)))) => {
                 let count: usize = deltas.iter().map(|d| d.resources.len()).sum();
                 for refusal in state.recall(Instant::now().into_std(), &deltas, aliases) {
-                    tracing::warn!(name = refusal.name, field = refusal.field, "remembered, but refused: {}", refusal.reason);
+                    tracing::warn!(
+                        name = refusal.name,
+                        field = refusal.field,
+                        "remembered, but refused: {}",
+                        refusal.reason
+                    );
                 }
                 tracing::info!(resources = count, "last-known-good is in force");
             }
@@ -192,8 +197,7 @@ impl Client {
         if session.sync(&self.state).is_err() {
             return "too many types to subscribe to".to_owned();
         }
-        let mut client =
-            AggregatedDiscoveryServiceClient::new(self.channel.clone()).max_decoding_message_size(LARGEST);
+        let mut client = AggregatedDiscoveryServiceClient::new(self.channel.clone()).max_decoding_message_size(LARGEST);
         let call = timeout(OPEN, async move { client.delta_aggregated_resources(ReceiverStream::new(outgoing)).await });
         let mut responses = match self.alongside(call).await {
             Ok(Ok(response)) => response.into_inner(),
@@ -230,8 +234,11 @@ impl Client {
     fn take(&mut self, response: DeltaDiscoveryResponse) -> (DeltaDiscoveryRequest, bool) {
         let url = TYPES.into_iter().find(|url| *url == response.type_url);
         let count = response.resources.len();
-        let delta =
-            Delta { type_url: response.type_url.clone(), resources: response.resources, removed: response.removed_resources };
+        let delta = Delta {
+            type_url: response.type_url.clone(),
+            resources: response.resources,
+            removed: response.removed_resources,
+        };
         let mut refusals = self.state.apply(Instant::now().into_std(), &delta);
         if url.is_none() && refusals.is_empty() {
             refusals.push(v1::ResourceRefusal {
@@ -263,7 +270,11 @@ impl Client {
         let good = refusals.len() < count.max(1);
         let error_detail = (!refusals.is_empty()).then(|| rpc::Status {
             code: INVALID_ARGUMENT,
-            message: refusals.iter().map(|r| format!("{}: {}: {}", r.name, r.field, r.reason)).collect::<Vec<_>>().join("; "),
+            message: refusals
+                .iter()
+                .map(|r| format!("{}: {}: {}", r.name, r.field, r.reason))
+                .collect::<Vec<_>>()
+                .join("; "),
             details: refusals.iter().map(weft_proto::Resource::to_any).collect(),
         });
         let request = DeltaDiscoveryRequest {

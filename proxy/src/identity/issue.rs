@@ -80,7 +80,11 @@ impl Issuer {
         };
         let expected = self.id(self.token.as_ref().map_or(found.svid.id().trust_domain(), |t| &t.trust_domain))?;
         if found.svid.id() != &expected {
-            let text = format!("{} holds the identity {}, but this workload is {expected}", self.state_dir.display(), found.svid.id());
+            let text = format!(
+                "{} holds the identity {}, but this workload is {expected}",
+                self.state_dir.display(),
+                found.svid.id()
+            );
             if self.token.is_none() {
                 return Err(IdentityError::Refused(format!("{text}; use another --state-dir or give a join token")));
             }
@@ -142,7 +146,12 @@ impl Issuer {
         }
     }
 
-    async fn ask(&self, channel: Channel, proof: Option<Proof>, expected: &SpiffeId) -> Result<Identity, IdentityError> {
+    async fn ask(
+        &self,
+        channel: Channel,
+        proof: Option<Proof>,
+        expected: &SpiffeId,
+    ) -> Result<Identity, IdentityError> {
         let key = KeyPair::generate()?;
         let request = IssueCertificateRequest { csr: key.csr()?, requested_ttl: None, proof };
         let mut client = IdentityClient::new(channel);
@@ -163,7 +172,9 @@ impl Issuer {
 }
 
 pub(super) fn refused_or_away(status: &tonic::Status) -> IdentityError {
-    use tonic::Code::{AlreadyExists, FailedPrecondition, InvalidArgument, PermissionDenied, Unauthenticated, Unimplemented};
+    use tonic::Code::{
+        AlreadyExists, FailedPrecondition, InvalidArgument, PermissionDenied, Unauthenticated, Unimplemented,
+    };
     let text = link::describe(status);
     match status.code() {
         PermissionDenied | Unauthenticated | InvalidArgument | FailedPrecondition | AlreadyExists | Unimplemented => {
@@ -177,7 +188,10 @@ fn accept(response: IssueCertificateResponse, key: &KeyPair, expected: &SpiffeId
     let chain = response.chain.into_iter().map(weft_certs::CertificateDer::from).collect();
     let svid = Svid::new(chain, key)?;
     if svid.id() != expected {
-        return Err(IdentityError::Refused(format!("the control plane issued {}, but this workload is {expected}", svid.id())));
+        return Err(IdentityError::Refused(format!(
+            "the control plane issued {}, but this workload is {expected}",
+            svid.id()
+        )));
     }
     let bundle = response.bundle.unwrap_or_default();
     let domain: TrustDomain =

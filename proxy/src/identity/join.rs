@@ -46,10 +46,13 @@ impl JoinToken {
         let json = URL_SAFE_NO_PAD
             .decode(encoded.trim_end_matches('='))
             .map_err(|_| "the join token is damaged: not base64url".to_owned())?;
-        let body: Body =
-            serde_json::from_slice(&json).map_err(|_| "the join token is damaged: not the JSON of a token".to_owned())?;
+        let body: Body = serde_json::from_slice(&json)
+            .map_err(|_| "the join token is damaged: not the JSON of a token".to_owned())?;
         if body.v != 1 {
-            return Err(format!("the join token has version {}, this sidecar reads version 1; update one of the two", body.v));
+            return Err(format!(
+                "the join token has version {}, this sidecar reads version 1; update one of the two",
+                body.v
+            ));
         }
         Ok(Self {
             trust_domain: body.td.parse().map_err(|e| format!("the join token's trust domain: {e}"))?,

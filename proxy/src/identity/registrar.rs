@@ -1,8 +1,8 @@
 //! Telling the control plane of the workload: at the start, and whenever a stream to it begins anew, since it may have lost what it
 //! knew. Which services a workload may join is decided by the claims of its token, over there.
 
-use super::issue::{IdentityError, refused_or_away};
 use super::JoinToken;
+use super::issue::{IdentityError, refused_or_away};
 use crate::config::{Protocol, Workload};
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -38,9 +38,19 @@ impl Renewal {
         bundles: watch::Receiver<Bundles>,
         registry: &Registry,
     ) -> Self {
-        let renewals = registry.counter("weft_certificate_renewals_total", "Attempts to renew the certificate.", &["result"]);
+        let renewals =
+            registry.counter("weft_certificate_renewals_total", "Attempts to renew the certificate.", &["result"]);
         let met = live.current().svid.not_before().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        Self { expiry: expiry(registry), renewed: renewals.with(&["ok"]), failed: renewals.with(&["failed"]), issuer, live, channel, bundles, met }
+        Self {
+            expiry: expiry(registry),
+            renewed: renewals.with(&["ok"]),
+            failed: renewals.with(&["failed"]),
+            issuer,
+            live,
+            channel,
+            bundles,
+            met,
+        }
     }
 
     /// Runs until the future is dropped.
@@ -130,7 +140,11 @@ impl Renewal {
 /// The gauge of the certificate's end.
 pub(super) fn expiry(registry: &Registry) -> Gauge {
     registry
-        .gauge("weft_certificate_expiry_seconds", "When the workload's certificate ends, in seconds since the Unix epoch.", &[])
+        .gauge(
+            "weft_certificate_expiry_seconds",
+            "When the workload's certificate ends, in seconds since the Unix epoch.",
+            &[],
+        )
         .with(&[])
 }
 

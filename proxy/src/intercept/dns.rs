@@ -293,8 +293,7 @@ async fn ask_udp(upstream: SocketAddr, question: &[u8], message: &Message) -> io
 }
 
 async fn ask_tcp(upstream: SocketAddr, question: &[u8]) -> io::Result<Vec<u8>> {
-    let socket =
-        if upstream.is_ipv4() { tokio::net::TcpSocket::new_v4()? } else { tokio::net::TcpSocket::new_v6()? };
+    let socket = if upstream.is_ipv4() { tokio::net::TcpSocket::new_v4()? } else { tokio::net::TcpSocket::new_v6()? };
     super::exempt(&socket)?;
     let mut stream = socket.connect(upstream).await?;
     write_framed(&mut stream, question).await?;

@@ -1,0 +1,207 @@
+//! Every socket of the process, bound before anything runs: what fails here fails at the start, with the name of the setting.
+
+use crate::config::{Settings, TcpOutbound};
+use crate::listen;
+use serde_json::json;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+/// A listener of the data path: one socket a worker.
+#[derive(Debug)]
+pub struct Bound {
+    /// The address, with the port that was given.
+    pub address: SocketAddr,
+    /// As many as there are workers.
+    pub listeners: Vec<TcpListener>,
+}
+
+/// All of them.
+#[derive(Debug)]
+pub struct Sockets {
+    /// The application's calls; more than one where IPv4 and IPv6 are redirected.
+    pub outbound: Vec<Bound>,
+    /// Named TCP outbounds.
+    pub tcp: Vec<(TcpOutbound, Bound)>,
+    /// Peers; `None` without an identity to answer with.
+    pub tunnel: Option<Bound>,
+    /// Redirected plaintext.
+    pub plaintext: Vec<Bound>,
+    /// Readiness and metrics.
+    pub admin: (SocketAddr, TcpListener),
+    /// The private socket.
+    pub socket: Option<(PathBuf, UnixListener)>,
+    /// DNS.
+    pub dns: Option<(UdpSocket, TcpListener)>,
+    /// Where DNS listens.
+    pub dns_address: Option<SocketAddr>,
+}
+
+impl Sockets {
+    /// Binds everything that the settings ask for.
+    ///
+    /// # Errors
+    /// The setting, the address and the system's reason.
+    pub fn bind(settings: &Settings, tunnel: bool) -> Result<Self, String> {
+        let workers = usize::from(settings.workers.0);
+        let bind = |field: &str, address: SocketAddr| {
+            listen::bind(address, workers, settings.transparent)
+                .map(|(address, listeners)| Bound { address, listeners })
+                .map_err(|e| cannot(field, address, &e))
+        };
+        let both = |field: &str, address: SocketAddr| -> Result<Vec<Bound>, String> {
+            let first = bind(field, address)?;
+            let twin = twin(first.address).filter(|_| settings.transparent);
+            // Where there is no IPv6 there is nothing to redirect there.
+            let second = twin.and_then(|twin| bind(field, twin).ok());
+            Ok([first].into_iter().chain(second).collect())
+        };
+        let outbound = both("outbound.listen", settings.outbound.listen)?;
+        let mut tcp = Vec::new();
+        for (i, named) in settings.outbound.tcp.iter().enumerate() {
+            tcp.push((named.clone(), bind(&format!("outbound.tcp[{i}].listen"), named.listen)?));
+        }
+        let tunnel = tunnel.then(|| bind("inbound.tunnel", settings.inbound.tunnel)).transpose()?;
+        let plaintext = match settings.inbound.plaintext {
+            Some(address) => both("inbound.plaintext", address)?,
+            None => Vec::new(),
+        };
+        let (address, mut listeners) = listen::bind(settings.admin.listen, 1, false)
+            .map_err(|e| cannot("admin.listen", settings.admin.listen, &e))?;
+        let admin = (address, listeners.pop().ok_or("admin.listen: no socket")?);
+        let socket = match settings.socket() {
+            Some(path) => {
+                let listener = unix(&path).map_err(|e| format!("admin.socket: cannot bind {}: {e}", path.display()))?;
+                Some((path, listener))
+            }
+            None => None,
+        };
+        let (dns_address, dns) = match settings.dns.listen {
+            Some(address) => {
+                let (bound, udp, tcp) = dns(address).map_err(|e| cannot("dns.listen", address, &e))?;
+                (Some(bound), Some((udp, tcp)))
+            }
+            None => (None, None),
+        };
+        Ok(Self { outbound, tcp, tunnel, plaintext, admin, socket, dns, dns_address })
+    }
+
+    /// Every address that is the sidecar's own, which is never a destination.
+    #[must_use]
+    pub fn own(&self) -> Vec<SocketAddr> {
+        let data =
+            self.outbound.iter().chain(&self.tunnel).chain(&self.plaintext).chain(self.tcp.iter().map(|(_, b)| b));
+        let mut own: Vec<SocketAddr> = data.map(|bound| bound.address).collect();
+        own.push(self.admin.0);
+        own.extend(self.dns_address);
+        own
+    }
+
+    /// Writes `ready.json`, atomically: whoever waits for it knows where to go.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn announce(&self, path: &Path) -> Result<(), String> {
+        let tcp: Vec<_> =
+            self.tcp.iter().map(|(named, bound)| json!({ "listen": bound.address, "host": named.host })).collect();
+        let text = json!({
+            "pid": std::process::id(),
+            "outbound": self.outbound.first().map(|b| b.address),
+            "tunnel": self.tunnel.as_ref().map(|b| b.address),
+            "plaintext": self.plaintext.first().map(|b| b.address),
+            "admin": self.admin.0,
+            "dns": self.dns_address,
+            "socket": self.socket.as_ref().map(|(path, _)| path),
+            "tcp": tcp,
+        });
+        weft_certs::files::write_private(path, format!("{text:#}\n").as_bytes()).map_err(|e| e.to_string())
+    }
+}
+
+fn cannot(field: &str, address: SocketAddr, error: &io::Error) -> String {
+    format!("{field}: cannot bind {address}: {error}")
+}
+
+/// The same place in IPv6: redirected connections arrive at the loopback (or any) address of their own family.
+fn twin(address: SocketAddr) -> Option<SocketAddr> {
+    match address.ip() {
+        IpAddr::V4(Ipv4Addr::LOCALHOST) => Some((Ipv6Addr::LOCALHOST, address.port()).into()),
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Some((Ipv6Addr::UNSPECIFIED, address.port()).into()),
+        _ => None,
+    }
+}
+
+fn unix(path: &Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    // The mode of its first moment: nobody else may connect in between. Nothing else runs yet.
+    let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
+    let listener = UnixListener::bind(path);
+    rustix::process::umask(before);
+    let listener = listener?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+fn dns(address: SocketAddr) -> io::Result<(SocketAddr, UdpSocket, TcpListener)> {
+    // One port for both: with port 0 the one that UDP got may be taken for TCP, so another is tried.
+    let mut last = io::Error::other("no port is free for both UDP and TCP");
+    for _ in 0..16 {
+        let udp = UdpSocket::bind(address)?;
+        let bound = udp.local_addr()?;
+        match listen::bind(bound, 1, false) {
+            Ok((_, mut listeners)) => {
+                udp.set_nonblocking(true)?;
+                let tcp = listeners.pop().ok_or_else(|| io::Error::other("no socket"))?;
+                return Ok((bound, udp, tcp));
+            }
+            Err(error) => last = error,
+        }
+        if address.port() != 0 {
+            break;
+        }
+    }
+    Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn ephemeral(dir: &Path) -> Settings {
+        let mut settings = Settings { state_dir: Some(dir.to_owned()), ..Settings::default() };
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        (settings.outbound.listen, settings.inbound.tunnel, settings.admin.listen) = (any, any, any);
+        settings.dns.listen = Some(any);
+        settings
+    }
+
+    #[test]
+    fn ready_json_names_the_ports_that_were_given_and_the_socket_is_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let sockets = Sockets::bind(&ephemeral(dir.path()), true).unwrap();
+        let ready = dir.path().join("ready.json");
+        sockets.announce(&ready).unwrap();
+        let read: serde_json::Value = serde_json::from_slice(&std::fs::read(ready).unwrap()).unwrap();
+        assert_eq!(read["outbound"], sockets.outbound[0].address.to_string());
+        assert_ne!(sockets.outbound[0].address.port(), 0);
+        assert_eq!(read["pid"], std::process::id());
+        let mode = std::fs::metadata(dir.path().join("admin.sock")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(sockets.own().len(), 4);
+    }
+
+    #[test]
+    fn a_port_that_is_taken_is_an_error_that_names_the_setting() {
+        let dir = tempfile::tempdir().unwrap();
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut settings = ephemeral(dir.path());
+        settings.admin.listen = taken.local_addr().unwrap();
+        let error = Sockets::bind(&settings, true).unwrap_err();
+        assert!(error.starts_with("admin.listen: cannot bind"), "{error}");
+    }
+}

@@ -1,0 +1,295 @@
+//! Worker threads: each its own current-thread runtime, sockets, connections and pools, so that no call ever waits for another thread.
+//! What they share is atomics and the snapshots of discovery.
+
+use super::sockets::{Bound, Sockets};
+use crate::codec::Limits;
+use crate::config::Settings;
+use crate::discovery::Directory;
+use crate::drain::{Drain, Side};
+use crate::endpoint::connect::{self, Connector};
+use crate::exchange::Exchange;
+use crate::inbound::{self, Inbound};
+use crate::listen::{self, Gate};
+use crate::outbound::{self, Outbound};
+use crate::telemetry::{Direction, Telemetry};
+use std::future::Future;
+use std::net::{SocketAddr, TcpListener};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, mpsc};
+use weft_certs::LiveIdentity;
+use weft_certs::tls::ClientConfigs;
+use weft_policy::limit::Bulkhead;
+
+/// What all workers share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    settings: Arc<Settings>,
+    directory: Directory,
+    identity: Option<Arc<LiveIdentity>>,
+    drain: Drain,
+    telemetry: Arc<Telemetry>,
+    own: Vec<SocketAddr>,
+    ports: Arc<inbound::Ports>,
+    outbound_limit: Arc<Bulkhead>,
+    inbound_limit: Arc<Bulkhead>,
+    outbound_permits: Arc<Semaphore>,
+    inbound_permits: Arc<Semaphore>,
+}
+
+/// Ports that interception rules must know.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ports {
+    pub outbound: u16,
+    pub plaintext: Option<u16>,
+    pub dns: Option<u16>,
+    pub direct: Vec<u16>,
+}
+
+/// The running workers.
+pub(super) struct Workers {
+    threads: Vec<std::thread::JoinHandle<()>>,
+    ended: mpsc::UnboundedReceiver<String>,
+    pub ports: Ports,
+}
+
+/// One accept loop.
+type Loop = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl Shared {
+    pub(super) fn new(
+        settings: &Settings,
+        directory: &Directory,
+        identity: Option<&Arc<LiveIdentity>>,
+        drain: &Drain,
+        telemetry: &Arc<Telemetry>,
+        own: Vec<SocketAddr>,
+    ) -> Self {
+        let limits = &settings.limits;
+        Self {
+            directory: directory.clone(),
+            identity: identity.cloned(),
+            drain: drain.clone(),
+            telemetry: telemetry.clone(),
+            own,
+            ports: inbound::Ports::new(),
+            outbound_limit: Arc::new(Bulkhead::new(limits.requests)),
+            inbound_limit: Arc::new(Bulkhead::new(limits.requests)),
+            outbound_permits: Arc::new(Semaphore::new(limits.outbound_connections as usize)),
+            inbound_permits: Arc::new(Semaphore::new(limits.inbound_connections as usize)),
+            settings: Arc::new(settings.clone()),
+        }
+    }
+
+    /// Whom metrics name as the source of outbound calls: the first service, else the workload, else nobody.
+    fn source(&self) -> String {
+        let Some(workload) = &self.settings.workload else {
+            let snapshot = self.directory.snapshot();
+            return snapshot.inbound.as_ref().map(|i| i.workload.to_string()).unwrap_or_default();
+        };
+        match workload.services.first() {
+            Some(service) => format!("{}/{service}", workload.namespace),
+            None => workload.uid(),
+        }
+    }
+
+    fn gate(&self, side: Side, kind: &'static str) -> Gate {
+        let (direction, permits) = match side {
+            Side::Inbound => (Direction::Inbound, &self.inbound_permits),
+            Side::Outbound => (Direction::Outbound, &self.outbound_permits),
+        };
+        let (drain, telemetry) = (self.drain.clone(), self.telemetry.clone());
+        Gate { direction, kind, permits: permits.clone(), drain, telemetry }
+    }
+
+    /// The accept loops of one worker. Called on its thread: connections and pools belong to its runtime.
+    fn loops(&self, sockets: WorkerSockets) -> Result<Vec<Loop>, String> {
+        let source = self.source();
+        let mark = (self.settings.transparent && self.settings.interception.exempt_uid.is_none())
+            .then_some(crate::intercept::MARK);
+        let connector = Connector::new(
+            connect::Settings { source: source.clone(), limits: Limits::default(), mark, own: self.own.clone() },
+            self.identity.clone().map(|live| Arc::new(ClientConfigs::new(live))),
+        );
+        let exchange = Arc::new(Exchange {
+            connector,
+            directory: self.directory.clone(),
+            telemetry: self.telemetry.clone(),
+            source: source.into(),
+            identity: self.identity.as_ref().map_or_else(|| "".into(), |live| live.id().as_str().into()),
+            outbound_limit: self.outbound_limit.clone(),
+            inbound_limit: self.inbound_limit.clone(),
+        });
+        let outbound = Outbound::new(
+            exchange.clone(),
+            outbound::Settings {
+                credentials: (self.settings.outbound.credentials.as_ref())
+                    .map(|c| outbound::Credentials::new(&c.user, &c.password)),
+                own: self.own.clone(),
+                workload: (self.settings.workload.as_ref()).map(|w| w.address).filter(|_| self.settings.transparent),
+                limits: Limits::default(),
+            },
+            self.drain.graceful(Side::Outbound),
+        );
+        let inbound = Inbound::new(
+            exchange,
+            self.ports.clone(),
+            self.identity.as_ref(),
+            inbound::Settings { own: self.own.clone(), limits: Limits::default() },
+            self.drain.graceful(Side::Inbound),
+        )
+        .map_err(|e| e.to_string())?;
+
+        let mut loops: Vec<Loop> = Vec::new();
+        for listener in sockets.outbound {
+            let (listener, outbound, transparent) = (adopt(listener)?, outbound.clone(), self.settings.transparent);
+            let gate = self.gate(Side::Outbound, if transparent { "transparent" } else { "explicit" });
+            loops.push(Box::pin(async move {
+                gate.serve(listener, |accepted| {
+                    let outbound = outbound.clone();
+                    async move {
+                        let original = transparent.then(|| listen::original_destination(&accepted.stream)).flatten();
+                        match original {
+                            Some(to) => outbound.transparent(accepted, Some(to)).await,
+                            // What nobody redirected came by itself, and says where it wants to go.
+                            None => outbound.explicit(accepted).await,
+                        }
+                    }
+                })
+                .await;
+            }));
+        }
+        for (listener, host, port) in sockets.tcp {
+            let (listener, outbound) = (adopt(listener)?, outbound.clone());
+            let gate = self.gate(Side::Outbound, "named");
+            loops.push(Box::pin(async move {
+                gate.serve(listener, |accepted| outbound.clone().named(accepted, host.clone(), port)).await;
+            }));
+        }
+        if let Some(listener) = sockets.tunnel {
+            let (listener, inbound) = (adopt(listener)?, inbound.clone());
+            let gate = self.gate(Side::Inbound, "tunnel");
+            loops.push(Box::pin(async move {
+                gate.serve(listener, |accepted| inbound.clone().tunnel(accepted)).await;
+            }));
+        }
+        for listener in sockets.plaintext {
+            let (listener, inbound) = (adopt(listener)?, inbound.clone());
+            let gate = self.gate(Side::Inbound, "plaintext");
+            loops.push(Box::pin(async move {
+                gate.serve(listener, |accepted| inbound.clone().plaintext(accepted)).await;
+            }));
+        }
+        Ok(loops)
+    }
+}
+
+fn adopt(listener: TcpListener) -> Result<tokio::net::TcpListener, String> {
+    tokio::net::TcpListener::from_std(listener).map_err(|e| e.to_string())
+}
+
+/// The sockets of one worker.
+#[derive(Default)]
+struct WorkerSockets {
+    outbound: Vec<TcpListener>,
+    tcp: Vec<(TcpListener, Arc<str>, u16)>,
+    tunnel: Option<TcpListener>,
+    plaintext: Vec<TcpListener>,
+}
+
+impl Workers {
+    /// Starts a thread for each set of sockets.
+    pub(super) fn start(shared: Shared, sockets: Sockets) -> Result<Self, String> {
+        let ports = Ports {
+            outbound: sockets.outbound.first().map_or(0, |b| b.address.port()),
+            plaintext: sockets.plaintext.first().map(|b| b.address.port()),
+            dns: shared.settings.dns.listen.and_then(|_| Some(sockets.dns_address?.port())),
+            direct: sockets.tunnel.iter().map(|b| b.address.port()).chain([sockets.admin.0.port()]).collect(),
+        };
+        let (report, ended) = mpsc::unbounded_channel();
+        let mut threads = Vec::new();
+        for (n, sockets) in divide(sockets, usize::from(shared.settings.workers.0)).into_iter().enumerate() {
+            let (shared, report) = (shared.clone(), report.clone());
+            let thread = std::thread::Builder::new().name(format!("weft-worker-{n}")).spawn(move || {
+                // Reported by its drop, so that a panic is as well.
+                let mut end = Ended { report, reason: format!("worker {n} panicked") };
+                end.reason = work(&shared, sockets).err().unwrap_or_else(|| format!("worker {n} ended"));
+            });
+            threads.push(thread.map_err(|e| format!("worker {n}: {e}"))?);
+        }
+        Ok(Self { threads, ended, ports })
+    }
+
+    /// The first worker that ended. Before the drain is over, none should. Pending for ever once all of them have.
+    pub(super) async fn died(&mut self) -> String {
+        match self.ended.recv().await {
+            Some(reason) => reason,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Waits for the threads, at most `patience`: what still runs then is a connection that does not heed the cut.
+    pub(super) async fn join(self, patience: Duration) {
+        let until = tokio::time::Instant::now() + patience;
+        while self.threads.iter().any(|thread| !thread.is_finished()) {
+            if tokio::time::Instant::now() >= until {
+                tracing::warn!("a worker did not end in time");
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+struct Ended {
+    report: mpsc::UnboundedSender<String>,
+    reason: String,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.report.send(std::mem::take(&mut self.reason));
+    }
+}
+
+fn work(shared: &Shared, sockets: WorkerSockets) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    runtime.block_on(async {
+        let loops = shared.loops(sockets)?;
+        // Polled by one task each would cost a wake-up more; there are a handful of them.
+        let mut running = tokio::task::JoinSet::new();
+        for one in loops {
+            running.spawn(one);
+        }
+        while let Some(ended) = running.join_next().await {
+            ended.map_err(|e| e.to_string())?;
+        }
+        Ok(())
+    })
+}
+
+fn divide(sockets: Sockets, workers: usize) -> Vec<WorkerSockets> {
+    let mut all: Vec<WorkerSockets> = (0..workers.max(1)).map(|_| WorkerSockets::default()).collect();
+    let mut deal = |bound: Bound, place: &mut dyn FnMut(&mut WorkerSockets, TcpListener)| {
+        for (worker, listener) in all.iter_mut().zip(bound.listeners) {
+            place(worker, listener);
+        }
+    };
+    for bound in sockets.outbound {
+        deal(bound, &mut |worker, listener| worker.outbound.push(listener));
+    }
+    for (named, bound) in sockets.tcp {
+        // Settings were validated: a host without a port does not come here.
+        let Some((host, port)) = named.target() else { continue };
+        let host: Arc<str> = host.into();
+        deal(bound, &mut |worker, listener| worker.tcp.push((listener, host.clone(), port)));
+    }
+    if let Some(bound) = sockets.tunnel {
+        deal(bound, &mut |worker, listener| worker.tunnel = Some(listener));
+    }
+    for bound in sockets.plaintext {
+        deal(bound, &mut |worker, listener| worker.plaintext.push(listener));
+    }
+    all
+}
