@@ -92,8 +92,12 @@ fn finish(mut schema: Value) -> Value {
         properties.insert("kind".into(), json!({ "type": "string", "description": "What the object is." }));
         properties.insert(
             "metadata".into(),
-            json!({ "type": "object", "description": "Names, labels, annotations and the life of the object." }),
+            json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true,
+                "description": "Names, labels, annotations and the life of the object." }),
         );
+    }
+    if let Some(Value::Array(required)) = schema.get_mut("required") {
+        required.retain(|field| field != "metadata");
     }
     if let Value::Object(map) = &mut schema {
         map.insert("type".into(), "object".into());
