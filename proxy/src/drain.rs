@@ -263,3 +263,87 @@ impl Drain {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(30);
+
+    /// Lets the other tasks run until they wait.
+    async fn settle() {
+        for _ in 0..16 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn started() -> (Drain, tokio::task::JoinHandle<u64>) {
+        let drain = Drain::new();
+        let running = drain.clone();
+        (drain, tokio::spawn(async move { running.run(DEADLINE).await }))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn inbound_ends_first_and_outbound_stays_until_the_application_is_gone() {
+        let (drain, running) = started();
+        let (inbound, outbound) = (drain.session(Side::Inbound), drain.session(Side::Outbound));
+        settle().await;
+        assert_eq!(drain.stage(), Stage::Serving);
+        drain.begin();
+        settle().await;
+        assert_eq!(drain.stage(), Stage::Withdrawing);
+        assert!(!drain.graceful(Side::Inbound).is_cancelled(), "everything is still accepted");
+        drain.withdrawal_acknowledged();
+        settle().await;
+        assert_eq!(drain.stage(), Stage::Inbound);
+        assert!(drain.graceful(Side::Inbound).is_cancelled() && !drain.graceful(Side::Outbound).is_cancelled());
+        drop(inbound);
+        settle().await;
+        assert_eq!(drain.stage(), Stage::Outbound);
+        assert!(!drain.graceful(Side::Outbound).is_cancelled(), "the application is still there");
+        drain.application_gone();
+        settle().await;
+        assert_eq!(drain.stage(), Stage::Closing);
+        assert!(drain.graceful(Side::Outbound).is_cancelled() && !drain.cut(Side::Outbound).is_cancelled());
+        drop(outbound);
+        assert_eq!(running.await.unwrap(), 0);
+        assert_eq!(drain.stage(), Stage::Done);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_withdrawal_that_nobody_acknowledges_holds_new_connections_for_five_seconds() {
+        let (drain, _running) = started();
+        drain.begin();
+        settle().await;
+        tokio::time::sleep(Drain::WITHDRAWAL - Duration::from_millis(1)).await;
+        assert_eq!(drain.stage(), Stage::Withdrawing);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        assert!(drain.graceful(Side::Inbound).is_cancelled());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_outlives_the_deadline_is_cut_and_counted() {
+        let (drain, running) = started();
+        let _stuck = (drain.session(Side::Inbound), drain.session(Side::Inbound), drain.session(Side::Outbound));
+        drain.begin();
+        drain.withdrawal_acknowledged();
+        let began = Instant::now();
+        assert_eq!(running.await.unwrap(), 3);
+        assert_eq!(began.elapsed(), DEADLINE + Duration::from_secs(1), "outbound gets a moment of its own");
+        assert!(drain.cut(Side::Inbound).is_cancelled() && drain.cut(Side::Outbound).is_cancelled());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_application_that_went_first_is_not_waited_for() {
+        let (drain, running) = started();
+        let outbound = drain.session(Side::Outbound);
+        let began = Instant::now();
+        drain.application_gone();
+        settle().await;
+        assert_eq!(drain.stage(), Stage::Withdrawing, "peers are still told");
+        tokio::time::sleep(Drain::LATE_WITHDRAWAL).await;
+        drop(outbound);
+        assert_eq!(running.await.unwrap(), 0);
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    }
+}

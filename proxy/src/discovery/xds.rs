@@ -27,6 +27,8 @@ const PERSIST: Duration = Duration::from_secs(1);
 pub(crate) const LARGEST: usize = 64 << 20;
 /// Requests that may wait for the stream; a control plane that reads none of so many is as good as gone.
 const OUTSTANDING: usize = 1024;
+/// A stream that lasted this long was a good one, even if nothing had to be said on it.
+const SOUND: Duration = Duration::from_secs(10);
 /// gRPC INVALID_ARGUMENT, the code of a refusal.
 const INVALID_ARGUMENT: i32 = 3;
 
@@ -46,7 +48,7 @@ pub struct Options {
 /// What the stream does, counted; read by metrics and dumps.
 #[derive(Clone, Debug, Default)]
 pub struct Status {
-    /// Whether a stream is open and has answered.
+    /// Whether a stream is open.
     pub connected: bool,
     /// Streams opened so far.
     pub streams: u64,
@@ -204,8 +206,15 @@ impl Client {
             Ok(Err(status)) => return super::describe(&status),
             Err(_) => return format!("the control plane did not accept the stream within {OPEN:?}"),
         };
+        // Not only once something was sent: a stream that resumes with everything held may stay quiet for hours.
         self.state.connected = true;
-        self.status.send_modify(|status| status.streams += 1);
+        self.status.send_modify(|status| {
+            status.connected = true;
+            status.streams += 1;
+            status.last_error = None;
+        });
+        let opened = Instant::now();
+        tracing::info!("xDS stream open");
         loop {
             if session.sync(&self.state).is_err() {
                 return "the control plane does not read its stream".to_owned();
@@ -217,8 +226,14 @@ impl Client {
             };
             let response = match event {
                 Ok(Some(response)) => response,
-                Ok(None) => return "the control plane ended the stream".to_owned(),
-                Err(status) => return super::describe(&status),
+                ended => {
+                    if opened.elapsed() >= SOUND {
+                        backoff.reset();
+                    }
+                    return ended
+                        .err()
+                        .map_or_else(|| "the control plane ended the stream".to_owned(), |s| super::describe(&s));
+                }
             };
             let (acknowledgement, good) = self.take(response);
             if good {
@@ -260,8 +275,6 @@ impl Client {
         self.settle();
         self.persist_at.get_or_insert(Instant::now() + PERSIST);
         self.status.send_modify(|status| {
-            status.connected = true;
-            status.last_error = None;
             *status.responses.entry(url.map_or("unknown", short)).or_default() += 1;
             status.resources += count as u64;
             status.refusals += refusals.len() as u64;

@@ -326,3 +326,7 @@ pub fn system_upstream(text: &str, own: &[SocketAddr]) -> Vec<SocketAddr> {
         .take(3)
         .collect()
 }
+
+#[cfg(test)]
+#[path = "dns_tests.rs"]
+mod tests;
