@@ -112,11 +112,6 @@ impl Plan<'_> {
         }
     }
 
-    const fn protocol(&self) -> Protocol {
-        match self {
-            Self::Outbound { protocol, .. } | Self::Inbound { protocol, .. } => *protocol,
-        }
-    }
 
     fn service(&self) -> &Arc<str> {
         match self {
