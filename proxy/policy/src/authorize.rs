@@ -1,5 +1,6 @@
-//! Who may call: deny, then allow; audit rules only watch. By peer identity and namespace at connect, by method and path for each request. Fails closed: what
-//! cannot be decided narrows nothing and admits nothing. Nothing here terminates TLS or logs.
+//! Who may call: deny, then allow; audit rules only watch. By peer identity and namespace at connect, by method and
+//! path for each request. Fails closed: what cannot be decided narrows nothing and admits nothing. Nothing here
+//! terminates TLS or logs.
 
 use std::sync::Arc;
 
@@ -111,18 +112,21 @@ impl Policies {
         self.deny.is_empty() && self.allow.is_empty() && self.audit.is_empty()
     }
 
-    /// An HTTP connection, before its first request: denied only if every request on it would be. `peer` is the verified SPIFFE id.
+    /// An HTTP connection, before its first request: denied only if every request on it would be. `peer` is the
+    /// verified SPIFFE id.
     pub fn connection(&self, peer: Option<&str>) -> Decision<'_> {
         self.decide(peer, Question::Connection)
     }
 
-    /// An opaque connection. Of a DENY rule, methods and paths are ignored (it denies more); an ALLOW rule that has any does not match.
+    /// An opaque connection. Of a DENY rule, methods and paths are ignored (it denies more); an ALLOW rule that has any
+    /// does not match.
     pub fn opaque(&self, peer: Option<&str>) -> Decision<'_> {
         self.decide(peer, Question::Opaque)
     }
 
-    /// A request. `path` is without query and as on the wire. Where it has another reading (dot segments, doubled slashes, backslashes, percent-encoding),
-    /// a DENY or audit rule matches if either reading does, an ALLOW rule only if both do. Allocates only for such a path.
+    /// A request. `path` is without query and as on the wire. Where it has another reading (dot segments, doubled
+    /// slashes, backslashes, percent-encoding), a DENY or audit rule matches if either reading does, an ALLOW rule only
+    /// if both do. Allocates only for such a path.
     pub fn request(&self, peer: Option<&str>, method: &str, path: &str) -> Decision<'_> {
         if !self.reads_paths || is_plain(path) {
             return self.decide(peer, Question::Request { method, path, normal: None });
@@ -230,12 +234,14 @@ fn is_plain(path: &str) -> bool {
     !suspicious && !path.contains("//") && !path.contains("/.")
 }
 
-/// Whether the literal part of a pattern is what [`normalize`] leaves of a path: otherwise no normal path would ever begin with it.
+/// Whether the literal part of a pattern is what [`normalize`] leaves of a path: otherwise no normal path would ever
+/// begin with it.
 pub(crate) fn is_normal(literal: &str) -> bool {
     literal.is_empty() || is_plain(literal) || normalize(literal) == literal
 }
 
-/// The path as an application might read it: percent-decoded once, backslashes as slashes, path parameters dropped, dot segments resolved (RFC 3986 §5.2.4), slashes merged.
+/// The path as an application might read it: percent-decoded once, backslashes as slashes, path parameters dropped, dot
+/// segments resolved (RFC 3986 §5.2.4), slashes merged.
 fn normalize(path: &str) -> String {
     let mut bytes = Vec::with_capacity(path.len());
     let mut rest = path.as_bytes();

@@ -1,4 +1,5 @@
-//! Deadlines: of the whole call, of each try, of silence, and the one that the caller's hop passed on. A deadline only ever tightens. Nothing here waits.
+//! Deadlines: of the whole call, of each try, of silence, and the one that the caller's hop passed on. A deadline only
+//! ever tightens. Nothing here waits.
 
 use std::time::{Duration, Instant};
 
@@ -79,7 +80,8 @@ pub const GRPC_TIMEOUT: http::HeaderName = http::HeaderName::from_static("grpc-t
 /// The header that carries any other: `weft-deadline-ms`, what is left in milliseconds.
 pub const WEFT_DEADLINE_MS: http::HeaderName = http::HeaderName::from_static("weft-deadline-ms");
 
-/// Reads `grpc-timeout`: at most eight digits and a unit, `H M S m u n` (gRPC over HTTP/2, “Timeout”). `None`: malformed.
+/// Reads `grpc-timeout`: at most eight digits and a unit, `H M S m u n` (gRPC over HTTP/2, “Timeout”). `None`:
+/// malformed.
 pub fn parse_grpc_timeout(value: &[u8]) -> Option<Duration> {
     let (unit, digits) = value.split_last()?;
     let amount = digits_within(digits, 8)?;

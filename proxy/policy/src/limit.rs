@@ -1,5 +1,5 @@
-//! Bulkheads and rates: how much may be under way at once, and how often something may begin. Permits release themselves when dropped. Nothing here queues or
-//! waits: what is over the limit is told so at once.
+//! Bulkheads and rates: how much may be under way at once, and how often something may begin. Permits release
+//! themselves when dropped. Nothing here queues or waits: what is over the limit is told so at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,4 +1,5 @@
-//! What is known of an endpoint's load: calls in flight and a peak-sensitive moving average of its latency. Lock-free; a race loses a sample at worst.
+//! What is known of an endpoint's load: calls in flight and a peak-sensitive moving average of its latency. Lock-free;
+//! a race loses a sample at worst.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -27,7 +28,8 @@ pub struct InFlight {
 }
 
 impl Load {
-    /// A load without history. Against another endpoint it is taken to be as fast as that one: it gets calls at once, and no stampede.
+    /// A load without history. Against another endpoint it is taken to be as fast as that one: it gets calls at once,
+    /// and no stampede.
     pub fn new(now: Instant) -> Self {
         Load { origin: now, average: AtomicU64::new(0), stamp: AtomicU64::new(0), in_flight: AtomicU32::new(0) }
     }
@@ -38,8 +40,9 @@ impl Load {
         InFlight { load: Arc::clone(self) }
     }
 
-    /// Takes a latency (to the response head) into the average: a peak at once, an improvement with time (Finagle's peak EWMA). A failure is observed with the time it took, or a
-    /// penalty of the caller's choice: an endpoint that fails fast must not look attractive.
+    /// Takes a latency (to the response head) into the average: a peak at once, an improvement with time (Finagle's
+    /// peak EWMA). A failure is observed with the time it took, or a penalty of the caller's choice: an endpoint that
+    /// fails fast must not look attractive.
     pub fn observe(&self, latency: Duration, now: Instant) {
         let at = self.nanos(now);
         let sample = (latency.as_nanos() as f64).max(1.0);

@@ -1,8 +1,9 @@
 //! Which endpoint a call goes to.
 //!
-//! A [`Roster`] is made when the endpoints change: it knows who may get calls (health, panic threshold) and the weights. [`Balancer::pick`] then draws from
-//! it for each call and asks the endpoints' live [`View`]s for load and availability. Nothing here ejects an endpoint (that is [`crate::breaker`]) or counts
-//! permits (that is [`crate::limit`]).
+//! A [`Roster`] is made when the endpoints change: it knows who may get calls (health, panic threshold) and the
+//! weights. [`Balancer::pick`] then draws from it for each call and asks the endpoints' live [`View`]s for load and
+//! availability. Nothing here ejects an endpoint (that is [`crate::breaker`]) or counts permits (that is
+//! [`crate::limit`]).
 
 mod load;
 #[cfg(test)]
@@ -40,7 +41,8 @@ pub trait View {
 /// Below this share of ready endpoints readiness is no longer believed, and all but the draining get calls.
 pub const PANIC_PERCENT: usize = 50;
 
-/// Who may be drawn, and how likely. Made anew whenever endpoints change; the indices are those of the endpoints it was made from.
+/// Who may be drawn, and how likely. Made anew whenever endpoints change; the indices are those of the endpoints it was
+/// made from.
 #[derive(Clone, Debug, Default)]
 pub struct Roster {
     /// Indices of the endpoints that may be drawn.
@@ -65,7 +67,8 @@ pub struct Balancer {
 const DRAWS: usize = 8;
 
 impl Roster {
-    /// From health and weight of every endpoint, in the order of the views that will be passed to [`Balancer::pick`]. A weight of 0 counts as 1.
+    /// From health and weight of every endpoint, in the order of the views that will be passed to [`Balancer::pick`]. A
+    /// weight of 0 counts as 1.
     pub fn new(endpoints: impl IntoIterator<Item = (Health, u32)>) -> Self {
         let all: Vec<(Health, u32)> = endpoints.into_iter().collect();
         let is_ready = |health: Health| matches!(health, Health::Ready | Health::Unknown);
@@ -147,8 +150,8 @@ impl Balancer {
         self.algorithm
     }
 
-    /// The index of the endpoint to try, `None` when none is available. Those that `avoid` names (already tried) are taken only when there is no other.
-    /// `random` yields uniform `u64`s. Does not allocate.
+    /// The index of the endpoint to try, `None` when none is available. Those that `avoid` names (already tried) are
+    /// taken only when there is no other. `random` yields uniform `u64`s. Does not allocate.
     pub fn pick<V: View>(
         &self,
         roster: &Roster,
@@ -219,7 +222,8 @@ impl<V: View, A: Fn(&V) -> bool> Draw<'_, V, A> {
         let start = if self.roster.even {
             turn % count
         } else {
-            // A stride coprime to the total visits every point once, far from its neighbours: turns of one member are spread out.
+            // A stride coprime to the total visits every point once, far from its neighbours: turns of one member are
+            // spread out.
             let point = (turn as u64 % total).wrapping_mul(self.roster.stride) % total;
             self.roster.sums.partition_point(|sum| *sum <= point)
         };
@@ -228,8 +232,8 @@ impl<V: View, A: Fn(&V) -> bool> Draw<'_, V, A> {
 
     /// The cheaper of two random members (power of two choices).
     ///
-    /// With equal weights the two differ. Otherwise both are drawn by weight and may be the same: endpoints that perform alike then get exactly their shares, and
-    /// one that is slow gets no more than its share's square.
+    /// With equal weights the two differ. Otherwise both are drawn by weight and may be the same: endpoints that
+    /// perform alike then get exactly their shares, and one that is slow gets no more than its share's square.
     fn better_of_two(&self, random: &mut impl FnMut() -> u64, latency: impl Fn(&Load) -> Option<f64>) -> Option<usize> {
         let first = self.one(random)?;
         let second = if self.roster.even { self.other_than(Some(first), random) } else { self.one(random) };

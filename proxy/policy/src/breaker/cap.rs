@@ -2,11 +2,13 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Counts the ejected endpoints of a backend: at most max(1, ⌊n/2⌋) of n, and a lone endpoint only where there is a fallback.
+/// Counts the ejected endpoints of a backend: at most max(1, ⌊n/2⌋) of n, and a lone endpoint only where there is a
+/// fallback.
 #[derive(Debug)]
 pub struct Ejections {
     most: AtomicUsize,
-    /// Invariant: one for each breaker of the backend that is open or half-open; at most `most` once every breaker was looked at since it last shrank.
+    /// Invariant: one for each breaker of the backend that is open or half-open; at most `most` once every breaker was
+    /// looked at since it last shrank.
     ejected: AtomicUsize,
 }
 
@@ -16,7 +18,8 @@ impl Ejections {
         Ejections { most: AtomicUsize::new(most(members, false)), ejected: AtomicUsize::new(0) }
     }
 
-    /// The endpoints changed, or whether there is a fallback did. Breakers that are over the new cap close when next looked at.
+    /// The endpoints changed, or whether there is a fallback did. Breakers that are over the new cap close when next
+    /// looked at.
     pub fn resize(&self, members: usize, fallback: bool) {
         self.most.store(most(members, fallback), Ordering::Relaxed);
     }

@@ -1,7 +1,7 @@
 //! The breaker's state machine, without locks: closed → open → half-open. [`super::Breaker`] puts it behind one.
 //!
-//! Every change of state begins a new epoch. A call remembers the epoch it was admitted in, and its report counts only in that one: what was sent
-//! before the state changed says nothing about the endpoint after it.
+//! Every change of state begins a new epoch. A call remembers the epoch it was admitted in, and its report counts only
+//! in that one: what was sent before the state changed says nothing about the endpoint after it.
 
 use std::time::{Duration, Instant};
 
@@ -90,7 +90,8 @@ impl Machine {
         }
     }
 
-    /// What time alone changes: a probe past its deadline has failed, an open breaker whose time is over is half-open, and one that is over the cap is closed.
+    /// What time alone changes: a probe past its deadline has failed, an open breaker whose time is over is half-open,
+    /// and one that is over the cap is closed.
     pub(super) fn settle(&mut self, settings: &Settings, cap: &Ejections, now: Instant) {
         if self.state() != State::Closed && (!settings.enabled || cap.release_excess()) {
             if !settings.enabled {
@@ -126,7 +127,8 @@ impl Machine {
         }
     }
 
-    /// Takes a report into account. Call [`settle`](Self::settle) first: a probe that answers after its deadline is stale.
+    /// Takes a report into account. Call [`settle`](Self::settle) first: a probe that answers after its deadline is
+    /// stale.
     pub(super) fn report(
         &mut self,
         settings: &Settings,

@@ -1,8 +1,8 @@
 //! Circuit breaking of endpoints: closed → open → half-open, and how many of a backend's endpoints may be out at once.
 //!
-//! One [`Breaker`] stands before each endpoint and is shared by all workers; an [`Ejections`] stands over the endpoints of a backend. The state machine itself is
-//! in `machine`, plain and without locks, which a seeded simulation drives. What is a failure of the endpoint is [`Outcome`]'s to say. Nothing here
-//! picks an endpoint.
+//! One [`Breaker`] stands before each endpoint and is shared by all workers; an [`Ejections`] stands over the endpoints
+//! of a backend. The state machine itself is in `machine`, plain and without locks, which a seeded simulation drives.
+//! What is a failure of the endpoint is [`Outcome`]'s to say. Nothing here picks an endpoint.
 
 mod cap;
 mod machine;
@@ -97,7 +97,8 @@ struct Inner {
     retired: bool,
 }
 
-/// Leave to make one call. Report how it ended; dropped without a report it says nothing about the endpoint (the caller went away), and a probe's place is free again.
+/// Leave to make one call. Report how it ended; dropped without a report it says nothing about the endpoint (the caller
+/// went away), and a probe's place is free again.
 #[derive(Debug)]
 #[must_use = "report how the call ended"]
 pub struct Permit {
@@ -117,7 +118,8 @@ impl Breaker {
         self.closed_epoch().is_some() || self.settled(now, |inner| inner.machine.admits())
     }
 
-    /// Asks leave to make a call. `jitter` is uniform in `[0, 1)` and only used should this call turn out a probe that never answers.
+    /// Asks leave to make a call. `jitter` is uniform in `[0, 1)` and only used should this call turn out a probe that
+    /// never answers.
     pub fn admit(self: &Arc<Self>, now: Instant, jitter: f64) -> Option<Permit> {
         let admission = match self.closed_epoch() {
             Some(epoch) => Some(Admission { epoch, probe: None }),
@@ -145,7 +147,8 @@ impl Breaker {
         self.settled(now, |_| ());
     }
 
-    /// The endpoint has gone: its place among the ejected is free at once, even while calls to it linger. Dropping the breaker does the same.
+    /// The endpoint has gone: its place among the ejected is free at once, even while calls to it linger. Dropping the
+    /// breaker does the same.
     pub fn retire(&self) {
         let mut inner = self.inner.lock();
         inner.retired = true;
@@ -185,8 +188,8 @@ impl Permit {
         self.admission.probe.is_some()
     }
 
-    /// Reports how the call ended. `jitter` is uniform in `[0, 1)`. A report from before the state last changed is ignored. Returns the change it caused, if any, for
-    /// metrics and logs.
+    /// Reports how the call ended. `jitter` is uniform in `[0, 1)`. A report from before the state last changed is
+    /// ignored. Returns the change it caused, if any, for metrics and logs.
     pub fn report(self, outcome: Outcome, now: Instant, jitter: f64) -> Option<Transition> {
         let report = (self.admission, outcome);
         let breaker = &self.breaker;

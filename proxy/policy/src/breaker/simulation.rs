@@ -1,5 +1,6 @@
-//! A million seeded steps over the breakers of a backend whose endpoints fail, recover, come and go, with calls that answer early, late or never. After each step the
-//! invariants of `FEATURES` are asserted against what the test itself remembers, not against the machine's own fields. The same seed replays the same run.
+//! A million seeded steps over the breakers of a backend whose endpoints fail, recover, come and go, with calls that
+//! answer early, late or never. After each step the invariants of `FEATURES` are asserted against what the test itself
+//! remembers, not against the machine's own fields. The same seed replays the same run.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -265,7 +266,8 @@ impl World {
         self.cap.resize(self.endpoints.len(), false);
     }
 
-    /// Looks at every breaker, takes what time alone has changed into what is remembered, and asserts what holds at every moment.
+    /// Looks at every breaker, takes what time alone has changed into what is remembered, and asserts what holds at
+    /// every moment.
     fn observe(&mut self) {
         let now = self.now;
         let mut out = 0;
@@ -333,7 +335,8 @@ impl Endpoint {
         assert_eq!(state, self.state);
     }
 
-    /// Necessary for opening by rate: within the window enough calls, and enough failures among them for some part of it to be below the mark.
+    /// Necessary for opening by rate: within the window enough calls, and enough failures among them for some part of
+    /// it to be below the mark.
     fn rate_is_low(&self, now: Instant, settings: &Settings) -> bool {
         let (mut calls, mut failures) = (0_u64, 0_u64);
         self.reports.iter().rev().take_while(|(at, _)| now - *at <= settings.window).any(|(_, failed)| {

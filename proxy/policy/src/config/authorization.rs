@@ -1,4 +1,5 @@
-//! `weft.v1.Authorization`: checks policies and compiles them into [`crate::authorize::Policies`]. What cannot be read is refused, never narrowed.
+//! `weft.v1.Authorization`: checks policies and compiles them into [`crate::authorize::Policies`]. What cannot be read
+//! is refused, never narrowed.
 
 use weft_proto::v1;
 

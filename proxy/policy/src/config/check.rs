@@ -1,5 +1,5 @@
-//! The checks that several resources share: names, ports, addresses, durations, identities. Each names the field it was given and nothing else: callers
-//! put the path before it with [`Refusal::under`].
+//! The checks that several resources share: names, ports, addresses, durations, identities. Each names the field it was
+//! given and nothing else: callers put the path before it with [`Refusal::under`].
 
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use super::Refusal;
 
-/// `namespace/name`: a DNS label and a DNS subdomain, in lower case; the name may begin with `~` (a workload's own address).
+/// `namespace/name`: a DNS label and a DNS subdomain, in lower case; the name may begin with `~` (a workload's own
+/// address).
 pub fn is_namespaced_name(text: &str) -> bool {
     let Some((namespace, name)) = text.split_once('/') else { return false };
     is_label(namespace) && is_subdomain(name.strip_prefix('~').unwrap_or(name))
 }
 
-/// Trust domain, namespace and service account of `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`; `None` for any other shape
-/// (SPIFFE-ID §2: no query, no fragment, no empty or dot segment, no percent-encoding).
+/// Trust domain, namespace and service account of `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`; `None`
+/// for any other shape (SPIFFE-ID §2: no query, no fragment, no empty or dot segment, no percent-encoding).
 pub fn identity_parts(identity: &str) -> Option<(&str, &str, &str)> {
     let rest = identity.strip_prefix("spiffe://").filter(|_| identity.len() <= 2048)?;
     let mut parts = rest.split('/');

@@ -1,5 +1,5 @@
-//! `weft.v1.Inbound`: what one workload's sidecar enforces on the way in. Authorities and server names are only keys: what is in no
-//! port's list reaches nothing.
+//! `weft.v1.Inbound`: what one workload's sidecar enforces on the way in. Authorities and server names are only keys:
+//! what is in no port's list reaches nothing.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -1,8 +1,8 @@
 //! Wire → domain conversion of every `weft.v1` resource, **with all validation**.
 //!
-//! The control plane runs the same conversion before it pushes, so that a push is never refused; the sidecar runs it on everything it
-//! receives or reads from a file. What comes out needs no further checks: ports are ports, addresses parsed, regexes compiled, keys unique.
-//! Nothing here resolves, fetches or remembers.
+//! The control plane runs the same conversion before it pushes, so that a push is never refused; the sidecar runs it on
+//! everything it receives or reads from a file. What comes out needs no further checks: ports are ports, addresses
+//! parsed, regexes compiled, keys unique. Nothing here resolves, fetches or remembers.
 
 mod authorization;
 mod backend;
@@ -31,7 +31,8 @@ pub use service::{Frontend, Service, ServicePort};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {reason}")]
 pub struct Refusal {
-    /// Path of the field in camelCase, from the resource down: `ports[0].frontend.routes[1].rules[0].matches[0].pathRegex`.
+    /// Path of the field in camelCase, from the resource down:
+    /// `ports[0].frontend.routes[1].rules[0].matches[0].pathRegex`.
     pub field: String,
     /// What is wrong, as a sentence without a full stop that makes sense after the field.
     pub reason: String,
@@ -89,7 +90,8 @@ impl Protocol {
     }
 }
 
-/// What a `--resources` file holds: the same resources without a control plane. Names are unique, and what refers to another resource finds it.
+/// What a `--resources` file holds: the same resources without a control plane. Names are unique, and what refers to
+/// another resource finds it.
 #[derive(Clone, Debug, Default)]
 pub struct Resources {
     /// Services, as listed.

@@ -1,5 +1,5 @@
-//! `weft.v1.Frontend` and its routes: checks them and compiles them into a [`crate::route::Table`]. Precedence is the table's business; what a
-//! rule may say, and what it inherits, is decided here.
+//! `weft.v1.Frontend` and its routes: checks them and compiles them into a [`crate::route::Table`]. Precedence is the
+//! table's business; what a rule may say, and what it inherits, is decided here.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -179,8 +179,8 @@ fn timeouts(
     }
 }
 
-/// What the rule says, else what the port says, else the built-in default. Across authors the shorter wins, except that nobody chose the built-in
-/// default: a longer chosen try stretches it.
+/// What the rule says, else what the port says, else the built-in default. Across authors the shorter wins, except that
+/// nobody chose the built-in default: a longer chosen try stretches it.
 fn effective_timeouts(request: Span, backend_request: Span, defaults: &Defaults) -> Timeouts {
     let each = backend_request.or(defaults.backend_request).given();
     let request = match request.or(defaults.request) {
@@ -298,7 +298,8 @@ fn route_match(wire: &v1::RouteMatch, kind: Kind) -> Result<Match, Refusal> {
     Ok(Match { path, method, headers, queries })
 }
 
-/// Gateway API's own validation of `HTTPPathMatch.value` for `Exact` and `PathPrefix`: such a path could never be told from its other readings.
+/// Gateway API's own validation of `HTTPPathMatch.value` for `Exact` and `PathPrefix`: such a path could never be told
+/// from its other readings.
 fn literal_path<'a>(field: &str, path: &'a str) -> Result<&'a str, Refusal> {
     if !path.starts_with('/') {
         return Err(Refusal::new(field, format!("{path:?} does not begin with '/'")));

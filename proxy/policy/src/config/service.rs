@@ -1,5 +1,5 @@
-//! `weft.v1.Service`: names, addresses and ports of a service as one client namespace sees it. Routes are compiled by [`super::rules`], backends converted
-//! by [`super::backend`].
+//! `weft.v1.Service`: names, addresses and ports of a service as one client namespace sees it. Routes are compiled by
+//! [`super::rules`], backends converted by [`super::backend`].
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! What is accepted becomes what it says, and what is refused says which field and why. One mistake at a time is made in resources that are otherwise good.
+//! What is accepted becomes what it says, and what is refused says which field and why. One mistake at a time is made
+//! in resources that are otherwise good.
 
 use std::time::Duration;
 

@@ -25,8 +25,8 @@ impl Default for BudgetSettings {
 
 /// A retry budget, shared by all workers.
 ///
-/// A retry is charged to the percentage if there is room, else to the floor. The floor is a token bucket of one second's worth: it would otherwise pay out a whole window at
-/// once, which is a storm on its own.
+/// A retry is charged to the percentage if there is room, else to the floor. The floor is a token bucket of one
+/// second's worth: it would otherwise pay out a whole window at once, which is a storm on its own.
 #[derive(Debug)]
 pub struct Budget {
     ledger: Mutex<Ledger>,
@@ -107,7 +107,8 @@ impl Ledger {
         false
     }
 
-    /// The slot of `now`, with those that have left the window empty. Time does not run backwards: what comes late is counted as now.
+    /// The slot of `now`, with those that have left the window empty. Time does not run backwards: what comes late is
+    /// counted as now.
     fn slot(&mut self, now: Instant) -> &mut Slot {
         let width = (self.settings.window.as_nanos() / u128::from(SLOTS)).max(1);
         let elapsed = now.saturating_duration_since(self.origin).as_nanos();
@@ -124,7 +125,8 @@ impl Ledger {
         &mut self.slots[(self.current % count) as usize]
     }
 
-    /// Originals of no more than a window, retries of no less: whatever the slots cut off, it is never in favour of a retry.
+    /// Originals of no more than a window, retries of no less: whatever the slots cut off, it is never in favour of a
+    /// retry.
     fn sums(&self) -> (u64, u64, u64) {
         let oldest = (self.current + 1) % (SLOTS + 1);
         let mut sums = (0, 0, 0);

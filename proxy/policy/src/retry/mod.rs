@@ -1,5 +1,5 @@
-//! What may be sent again, when, and how often: the route's [`Policy`], the [`Budget`] that keeps retries from becoming a storm, and full-jitter backoff that never
-//! reaches past the deadline. Nothing here sends, waits or keeps a body.
+//! What may be sent again, when, and how often: the route's [`Policy`], the [`Budget`] that keeps retries from becoming
+//! a storm, and full-jitter backoff that never reaches past the deadline. Nothing here sends, waits or keeps a body.
 
 mod budget;
 #[cfg(test)]
@@ -107,7 +107,8 @@ pub enum Stop {
 }
 
 impl Policy {
-    /// Whether a failed attempt is to be followed by another. Charges the budget when it says so: ask last. `random` is uniform in `[0, 1)`.
+    /// Whether a failed attempt is to be followed by another. Charges the budget when it says so: ask last. `random` is
+    /// uniform in `[0, 1)`.
     pub fn judge(
         &self,
         attempt: &Attempt<'_>,
@@ -139,8 +140,8 @@ impl Policy {
 
     /// Whether this failure could be retried at all: what to keep a response back for.
     ///
-    /// What was surely not processed may be sent again, whatever it is. What may have been processed only if doing it twice is harmless: an idempotent
-    /// method (RFC 9110 §9.2.2), or one that the route opts in.
+    /// What was surely not processed may be sent again, whatever it is. What may have been processed only if doing it
+    /// twice is harmless: an idempotent method (RFC 9110 §9.2.2), or one that the route opts in.
     pub fn retryable(&self, method: &Method, sent: Sent, failure: Failure) -> bool {
         if self.attempts == 0 {
             return false;
@@ -152,7 +153,8 @@ impl Policy {
             // "Connection errors and backend timeouts even with none listed" (GEP-1731).
             Failure::Transport | Failure::Timeout => self.may_repeat(method),
             Failure::Status(status) => self.codes.binary_search(&status).is_ok() && self.may_repeat(method),
-            // A gRPC call is a POST: listing codes is the route's opt-in for exactly those, listing POST for UNAVAILABLE.
+            // A gRPC call is a POST: listing codes is the route's opt-in for exactly those, listing POST for
+            // UNAVAILABLE.
             Failure::Grpc(code) => {
                 let listed = code < u32::BITS && self.grpc_codes >> code & 1 == 1;
                 listed || (code == UNAVAILABLE && (self.grpc_codes != 0 || self.may_repeat(method)))
@@ -173,14 +175,15 @@ impl Policy {
 
 const UNAVAILABLE: u32 = 14;
 
-/// Full jitter: uniform between nothing and `base` × 2ʳᵉᵗʳⁱᵉˢ, at most ten times `base`. `random` is uniform in `[0, 1)`.
+/// Full jitter: uniform between nothing and `base` × 2ʳᵉᵗʳⁱᵉˢ, at most ten times `base`. `random` is uniform in `[0,
+/// 1)`.
 pub fn backoff(base: Duration, retries: u32, random: f64) -> Duration {
     let factor = 2_u32.saturating_pow(retries).min(10);
     base.saturating_mul(factor).mul_f64(random.clamp(0.0, 1.0))
 }
 
-/// Reads `Retry-After` (RFC 9110 §10.2.3): seconds, or a date in the preferred format (§5.6.7). `unix_now` is in seconds since the Unix epoch; a date
-/// in the past is no wait. `None`: malformed.
+/// Reads `Retry-After` (RFC 9110 §10.2.3): seconds, or a date in the preferred format (§5.6.7). `unix_now` is in
+/// seconds since the Unix epoch; a date in the past is no wait. `None`: malformed.
 pub fn retry_after(value: &[u8], unix_now: u64) -> Option<Duration> {
     let text = std::str::from_utf8(value).ok()?.trim_ascii();
     if (1..=9).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit()) {
@@ -204,7 +207,8 @@ fn imf_fixdate(text: &str) -> Option<u64> {
     if !valid || year < 1970 {
         return None;
     }
-    // Days since 1970-03-01 shifted so that leap days end a year (Hinnant, "chrono-compatible low-level date algorithms").
+    // Days since 1970-03-01 shifted so that leap days end a year (Hinnant, "chrono-compatible low-level date
+    // algorithms").
     let (year, shifted) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let (era, of_era) = (year / 400, year % 400);
     let of_year = (153 * shifted + 2) / 5 + day - 1;

@@ -1,4 +1,5 @@
-//! The matches of a rule and how each part compares with a request. Which of several matches wins is decided in [`super::table`].
+//! The matches of a rule and how each part compares with a request. Which of several matches wins is decided in
+//! [`super::table`].
 
 use http::{HeaderName, Method};
 use regex::Regex;
@@ -121,7 +122,8 @@ impl TextMatch {
         }
     }
 
-    /// As [`holds`](Self::holds), of a text in `application/x-www-form-urlencoded`. Only an expression over an encoded text needs a buffer.
+    /// As [`holds`](Self::holds), of a text in `application/x-www-form-urlencoded`. Only an expression over an encoded
+    /// text needs a buffer.
     fn holds_encoded(&self, raw: &str) -> bool {
         match self {
             TextMatch::Exact(exact) => decoded(raw).eq(exact.bytes()),
@@ -149,7 +151,8 @@ fn trim(value: &[u8]) -> &[u8] {
     value.trim_ascii()
 }
 
-/// The first parameter of that name: "if a query param is repeated … implementations should match against the first value".
+/// The first parameter of that name: "if a query param is repeated … implementations should match against the first
+/// value".
 fn parameter<'q>(query: &'q str, name: &str) -> Option<&'q str> {
     query.split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));

@@ -1,8 +1,8 @@
 //! Gateway API routing: which rule a call meets and which backend its share goes to.
 //!
-//! A [`Table`] is compiled once from the routes of a service port and matched without allocation. What a call looks like is seen
-//! through [`Request`]. Precedence and ties are the Gateway API's (v1.6, `HTTPRouteRule.matches` and `GRPCRouteRule.matches`). Nothing here
-//! applies a filter, starts a timer or knows endpoints.
+//! A [`Table`] is compiled once from the routes of a service port and matched without allocation. What a call looks
+//! like is seen through [`Request`]. Precedence and ties are the Gateway API's (v1.6, `HTTPRouteRule.matches` and
+//! `GRPCRouteRule.matches`). Nothing here applies a filter, starts a timer or knows endpoints.
 
 mod matching;
 mod table;

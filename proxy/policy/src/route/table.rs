@@ -64,7 +64,8 @@ pub struct Table {
     patterns: Range<usize>,
     /// Entries with a prefix, by that prefix…
     prefixes: Index,
-    /// …and the lengths that prefixes have, longest first: a request is cut there and nowhere else, however many segments it has.
+    /// …and the lengths that prefixes have, longest first: a request is cut there and nowhere else, however many
+    /// segments it has.
     prefix_lengths: Vec<usize>,
     /// Entries for every path.
     any: Range<usize>,
@@ -81,9 +82,11 @@ struct Entry {
 }
 
 impl Table {
-    /// Settles precedence. Without `routes`, `implicit` takes everything; with HTTP or gRPC routes it still takes opaque connections, which such routes say nothing about.
+    /// Settles precedence. Without `routes`, `implicit` takes everything; with HTTP or gRPC routes it still takes
+    /// opaque connections, which such routes say nothing about.
     pub fn compile(kind: Kind, mut routes: Vec<RouteSpec>, implicit: RuleSpec) -> Self {
-        // "The oldest Route based on creation timestamp. The Route appearing first in alphabetical order by {namespace}/{name}."
+        // "The oldest Route based on creation timestamp. The Route appearing first in alphabetical order by
+        // {namespace}/{name}."
         routes.sort_by(|a, b| a.created.cmp(&b.created).then_with(|| a.name.cmp(&b.name)));
         let (mut rules, mut entries) = (Vec::new(), Vec::new());
         for route in routes {
@@ -94,7 +97,8 @@ impl Table {
                 rules.push(Arc::new(Rule::new(Arc::clone(&route.name), index, spec)));
             }
         }
-        // The sort is stable: within equal specificity the order above stands, then "the first matching rule (in list order)".
+        // The sort is stable: within equal specificity the order above stands, then "the first matching rule (in list
+        // order)".
         entries.sort_by(|a, b| compare(&a.matching, &b.matching));
 
         let run = |wanted: fn(&PathMatch) -> bool| {
@@ -141,8 +145,8 @@ impl Table {
         if self.is_implicit() { std::slice::from_ref(&self.implicit) } else { &self.rules }
     }
 
-    /// The rule that a call meets, before a share is drawn. Does not allocate, except to decode a percent-encoded query parameter
-    /// that a regular expression looks at.
+    /// The rule that a call meets, before a share is drawn. Does not allocate, except to decode a percent-encoded query
+    /// parameter that a regular expression looks at.
     pub fn find<R: Request + ?Sized>(&self, request: &R) -> Option<&Arc<Rule>> {
         if self.is_implicit() {
             return Some(&self.implicit);
@@ -175,7 +179,8 @@ impl Table {
         Self::draw(self.find(request), random)
     }
 
-    /// What becomes of an opaque connection: the first rule of the oldest TCPRoute takes it, else the implicit rule (HTTP routes say nothing about it).
+    /// What becomes of an opaque connection: the first rule of the oldest TCPRoute takes it, else the implicit rule
+    /// (HTTP routes say nothing about it).
     pub fn decide_tcp(&self, random: u64) -> Decision<'_> {
         let routed = self.rules.first().filter(|_| self.kind == Kind::Tcp);
         Self::draw(Some(routed.unwrap_or(&self.implicit)), random)
@@ -222,9 +227,10 @@ fn index(entries: &[Entry], text: impl Fn(&PathMatch) -> Option<&Box<str>>) -> I
 
 /// Which of two matches is looked at first, if both could hold.
 ///
-/// `HTTPRouteRule.matches`: "Exact path match. Prefix path match with largest number of characters. Method match. Largest number of header matches.
-/// Largest number of query param matches." Where regular expressions stand is left to implementations: after exact, before prefixes, so that a catch-all prefix
-/// does not hide them; the longer pattern first. `GRPCRouteRule.matches`: characters in the service, in the method, number of header matches.
+/// `HTTPRouteRule.matches`: "Exact path match. Prefix path match with largest number of characters. Method match.
+/// Largest number of header matches. Largest number of query param matches." Where regular expressions stand is left to
+/// implementations: after exact, before prefixes, so that a catch-all prefix does not hide them; the longer pattern
+/// first. `GRPCRouteRule.matches`: characters in the service, in the method, number of header matches.
 fn compare(a: &Match, b: &Match) -> Ordering {
     let path = rank(&a.path).cmp(&rank(&b.path)).then_with(|| match (&a.path, &b.path) {
         (PathMatch::Exact(a), PathMatch::Exact(b)) => a.cmp(b),

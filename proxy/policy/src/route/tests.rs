@@ -1,7 +1,9 @@
-//! Precedence, ties and shares: one line a case, named after the rule of the Gateway API that it shows. Routes go through [`crate::config`], as they do in the sidecar.
+//! Precedence, ties and shares: one line a case, named after the rule of the Gateway API that it shows. Routes go
+//! through [`crate::config`], as they do in the sidecar.
 //!
-//! A match is written `METHOD =/exact|/prefix|~regex h:name=value h:name~regex ?name=value ?name~regex`, for gRPC `s=service m=method s~regex m~regex`;
-//! `or` stands between the matches of a rule. A request is `METHOD target name:value…`.
+//! A match is written `METHOD =/exact|/prefix|~regex h:name=value h:name~regex ?name=value ?name~regex`, for gRPC
+//! `s=service m=method s~regex m~regex`; `or` stands between the matches of a rule. A request is `METHOD target
+//! name:value…`.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use proptest::prelude::*;

@@ -1,5 +1,5 @@
-//! Trace context: W3C `traceparent`/`tracestate` and B3 (single and multi), read, continued and written; and request ids. Nothing here exports spans or
-//! decides on sampling by itself; randomness is an argument.
+//! Trace context: W3C `traceparent`/`tracestate` and B3 (single and multi), read, continued and written; and request
+//! ids. Nothing here exports spans or decides on sampling by itself; randomness is an argument.
 
 mod b3;
 #[cfg(test)]
@@ -49,7 +49,8 @@ pub struct Incoming {
     pub formats: Formats,
 }
 
-/// Reads the trace headers. `header` gives the value of a header that occurs exactly once. `tracestate` is not asked for: it has no bearing on the context.
+/// Reads the trace headers. `header` gives the value of a header that occurs exactly once. `tracestate` is not asked
+/// for: it has no bearing on the context.
 pub fn read<'a>(header: impl Fn(&HeaderName) -> Option<&'a [u8]>) -> Incoming {
     let mut incoming = Incoming::default();
     if let Some(context) = header(&w3c::TRACEPARENT).and_then(w3c::read) {
@@ -72,7 +73,8 @@ impl Incoming {
         self.sampled = self.sampled.or(b3.sampled);
     }
 
-    /// The context of the call at this hop: a child of what came in, or a new trace. `sample` decides on a new trace, or one whose caller left it open.
+    /// The context of the call at this hop: a child of what came in, or a new trace. `sample` decides on a new trace,
+    /// or one whose caller left it open.
     pub fn proceed(&self, random: [u64; 3], sample: bool) -> Context {
         let [high, low, span] = random;
         // Zero is invalid in every format; 2⁻⁶⁴ of the time it is drawn all the same.
@@ -102,8 +104,8 @@ impl Context {
         self.debug || self.sampled == Some(true)
     }
 
-    /// Hands each header to write to `write`: in the formats that came in, or W3C when none did. `tracestate` is not among them: it travels as it came, and is to be dropped only
-    /// when no valid `traceparent` came with it.
+    /// Hands each header to write to `write`: in the formats that came in, or W3C when none did. `tracestate` is not
+    /// among them: it travels as it came, and is to be dropped only when no valid `traceparent` came with it.
     pub fn write(&self, formats: Formats, mut write: impl FnMut(HeaderName, &str)) {
         if formats.w3c || formats == Formats::default() {
             write(w3c::TRACEPARENT, &w3c::write(self));
@@ -140,7 +142,8 @@ pub fn request_id(random: [u64; 2]) -> Text<36> {
     ))
 }
 
-/// Exactly as many lower-case hexadecimal digits as the text has, 32 at most: HEXDIGLC of W3C Trace Context §3.2.1. B3 is read with the same strictness.
+/// Exactly as many lower-case hexadecimal digits as the text has, 32 at most: HEXDIGLC of W3C Trace Context §3.2.1. B3
+/// is read with the same strictness.
 fn hex(text: &[u8]) -> Option<u128> {
     if text.is_empty() || text.len() > 32 {
         return None;

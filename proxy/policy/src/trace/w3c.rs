@@ -36,7 +36,8 @@ pub(super) fn write(context: &Context) -> Text<VERSION_00_LENGTH> {
     Text::format(format_args!("00-{:032x}-{:016x}-{flags:02x}", context.trace_id, context.span_id))
 }
 
-/// Whether a combined `tracestate` is well-formed (§3.3) and may travel on: at most 32 members and 512 characters, no key twice.
+/// Whether a combined `tracestate` is well-formed (§3.3) and may travel on: at most 32 members and 512 characters, no
+/// key twice.
 pub fn is_tracestate(value: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(value) else { return false };
     let members = || text.split(',').map(str::trim_ascii).filter(|member| !member.is_empty());
