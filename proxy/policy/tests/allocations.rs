@@ -1,6 +1,7 @@
 //! What is decided for every call allocates nothing: counted, not believed. Each decision runs once to warm up (a
 //! regular expression makes its cache on first use), then again under the count.
 #![expect(unsafe_code, reason = "a global allocator that counts is the only witness")]
+#![expect(clippy::unwrap_used, reason = "a panic in a test is the report, in its fixtures too")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
