@@ -11,7 +11,7 @@ use weft_integration::rig::{program, python_env, run, wait_for};
 fn was_mtls(service: &Service, metric: &str) {
     wait_for(&format!("{} counted mTLS in {metric}", service.name), || {
         let all = service.sidecar.metric(metric, &["direction=\"inbound\""]);
-        let mutual = service.sidecar.metric(metric, &["direction=\"inbound\"", "tls=\"mtls\""]);
+        let mutual = service.sidecar.metric(metric, &["direction=\"inbound\"", "tls=\"mutual\""]);
         if all >= 1.0 && (all - mutual).abs() < 0.5 {
             Ok(())
         } else {
