@@ -143,11 +143,16 @@ fn ports(service: Option<&Service>, name: &str, parent: &ParentRef, kind: Kind) 
         let text = format!("Service {name} has no port{by_port}{by_name}");
         return Err(Condition::refused("NoMatchingParent", text));
     }
-    let opaque =
-        |p: &&k8s_openapi::api::core::v1::ServicePort| service::declared_protocol(p) == Some(v1::Protocol::Tcp);
-    let (tcp, usable): (Vec<_>, Vec<_>) = matching.into_iter().partition(opaque);
-    if let (true, Some(port)) = (usable.is_empty(), tcp.first()) {
-        let text = format!("port {} of Service {name} is declared as TCP: no {} applies to it", port.port, kind.name());
+    let wrong = |p: &&k8s_openapi::api::core::v1::ServicePort| match service::declared_protocol(p) {
+        Some(v1::Protocol::Tcp) => Some("TCP"),
+        Some(v1::Protocol::Http1) if kind == Kind::GrpcRoute => Some("HTTP/1.1"),
+        _ => None,
+    };
+    let (unusable, usable): (Vec<_>, Vec<_>) = matching.into_iter().partition(|p| wrong(p).is_some());
+    if let (true, Some(port)) = (usable.is_empty(), unusable.first()) {
+        let declared = wrong(port).unwrap_or_default();
+        let text =
+            format!("port {} of Service {name} is declared as {declared}: no {} applies to it", port.port, kind.name());
         return Err(Condition::refused("UnsupportedValue", text));
     }
     Ok(usable.into_iter().filter_map(|p| u16::try_from(p.port).ok()).collect())

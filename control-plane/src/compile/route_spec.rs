@@ -298,12 +298,12 @@ pub fn parents(spec: &Value) -> Vec<(ParentRef, Value)> {
     refs.into_iter().flatten().filter_map(read).collect()
 }
 
-/// The rules of a route. An absent list is the default rule of an HTTPRoute (everything), and none of a GRPCRoute's.
+/// The rules of a route; never none: an absent list means one rule that matches everything and leads nowhere.
 ///
 /// # Errors
 /// The first thing that the sidecar could not do.
 pub fn rules(kind: Kind, spec: &Value) -> Result<Vec<Rule>, Unsupported> {
-    let rules: Vec<Rule> = if kind == Kind::GrpcRoute {
+    let mut rules: Vec<Rule> = if kind == Kind::GrpcRoute {
         let rules = strictly::<Spec<GrpcRule>>(spec)?.rules.into_iter();
         let rule = |r: GrpcRule| Rule {
             name: r.name,
@@ -326,6 +326,9 @@ pub fn rules(kind: Kind, spec: &Value) -> Result<Vec<Rule>, Unsupported> {
         };
         rules.map(rule).collect()
     };
+    if rules.is_empty() {
+        rules.push(Rule::default());
+    }
     for (i, rule) in rules.iter().enumerate() {
         let filters = rule.filters.iter().enumerate().map(|(j, f)| (format!("spec.rules[{i}].filters[{j}]"), f));
         let of_backends = rule.backends.iter().enumerate().flat_map(|(b, backend)| {
@@ -384,7 +387,7 @@ mod tests {
             (
                 json!({"rules": [{}, {"filters": [{"type": "RequestHeaderModifier", "requestHeaderModifier": {}},
                     {"type": "RequestMirror", "requestMirror": {}}]}]}),
-                "spec.rules[1].filters[1].type",
+                "spec.rules[1].filters[1].requestMirror",
             ),
             (
                 json!({"rules": [{"backendRefs": [{"name": "a", "filters": [{"type": "RequestHeaderModifier"}]}]}]}),

@@ -121,7 +121,9 @@ fn protocol(port: &ServicePort, number: u16, service: &str, members: &Members, a
         .filter(|t| t.service_port == number)
         .map(|t| t.protocol);
     let first = spoken.next().unwrap_or_default();
-    if first != v1::Protocol::Detect && spoken.all(|p| p == first) {
+    // A route says that HTTP is spoken, whatever workloads say.
+    let plausible = first != v1::Protocol::Tcp || attached.is_empty();
+    if first != v1::Protocol::Detect && plausible && spoken.all(|p| p == first) {
         return first;
     }
     if attached.is_empty() && OPAQUE.contains(&number) { v1::Protocol::Tcp } else { v1::Protocol::Detect }

@@ -290,6 +290,10 @@ kind: Service
 metadata: {{name: db}}
 spec: {{clusterIP: 198.18.0.9, ports: [{{port: 5432, appProtocol: tcp}}]}}
 ---
+kind: GRPCRoute
+metadata: {{name: g}}
+spec: {{parentRefs: [{{group: "", kind: Service, name: catalog}}], rules: [{{}}]}}
+---
 kind: HTTPRoute
 metadata: {{name: r}}
 spec: {{parentRefs: [{parent}], rules: [{{}}]}}"#
@@ -308,7 +312,9 @@ spec: {{parentRefs: [{parent}], rules: [{{}}]}}"#
         let accepted = condition(&output, "r", "Accepted");
         assert_eq!((accepted.status, accepted.reason), (false, reason), "{parent}: {}", accepted.message);
     }
-    assert!(more("{name: edge}").verdicts.is_empty(), "a Gateway's route is somebody else's");
+    let edge = more("{name: edge}");
+    assert!(!edge.verdicts.iter().any(|v| v.name == "r"), "a Gateway's route is somebody else's");
+    assert!(condition(&edge, "g", "Accepted").message.contains("HTTP/1.1"), "gRPC is not spoken there");
     assert!(!more("{name: edge}").services.contains_key("shop/outside"));
 }
 
@@ -324,7 +330,7 @@ fn what_is_not_implemented_is_refused_and_what_was_in_force_stays() {
     for (rule, field) in [
         (
             "{filters: [{type: RequestRedirect, requestRedirect: {hostname: example.com}}]}",
-            "spec.rules[0].filters[0].type",
+            "spec.rules[0].filters[0].requestRedirect",
         ),
         ("{sessionPersistence: {}, backendRefs: [{name: catalog, port: 80}]}", "spec.rules[0].sessionPersistence"),
         (
@@ -371,21 +377,26 @@ spec:
 fn a_grpc_route_comes_before_http_routes_on_the_same_port() {
     let (output, _) = with(
         r#"
+kind: Service
+metadata: {name: api}
+spec: {clusterIP: 198.18.0.30, ports: [{name: api, port: 80}]}
+---
 kind: HTTPRoute
 metadata: {name: http}
-spec: {parentRefs: [{group: "", kind: Service, name: catalog}], rules: [{backendRefs: [{name: catalog, port: 80}]}]}
+spec: {parentRefs: [{group: "", kind: Service, name: api}], rules: [{backendRefs: [{name: catalog, port: 80}]}]}
 ---
 kind: GRPCRoute
 metadata: {name: grpc}
 spec:
-  parentRefs: [{group: "", kind: Service, name: catalog}]
+  parentRefs: [{group: "", kind: Service, name: api}]
   rules:
   - matches: [{method: {service: shop.Catalog, method: Get}, headers: [{name: x, value: y}]}]
     backendRefs: [{name: catalog, port: 80}]"#,
     );
-    assert_eq!(routes(&output.services["shop/catalog"].default), ["shop/grpc"]);
+    assert!(condition(&output, "grpc", "Accepted").status, "{}", condition(&output, "grpc", "Accepted").message);
+    let api = &output.services["shop/api"].default;
+    assert_eq!((routes(api), api.ports[0].protocol), (vec!["shop/grpc"], v1::Protocol::Grpc.into()));
     assert_eq!(condition(&output, "http", "Accepted").reason, "Conflicted");
-    assert!(condition(&output, "grpc", "Accepted").status);
 }
 
 #[test]

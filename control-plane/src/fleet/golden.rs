@@ -248,8 +248,7 @@ impl Golden {
             let key =
                 Key { inbound, source: stats.source, destination: stats.destination, endpoint, route: stats.route };
             if self.series.len() >= MAX_SERIES && !self.series.contains_key(&key) {
-                let oldest = coarse.saturating_sub(COARSE_KEPT);
-                self.series.retain(|_, s| s.last > oldest);
+                self.series.retain(|_, s| s.last + COARSE_KEPT > coarse);
                 if self.series.len() >= MAX_SERIES {
                     self.dropped += 1;
                     continue;
