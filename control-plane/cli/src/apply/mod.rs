@@ -11,7 +11,7 @@ use crate::failure::Failure;
 use crate::output::{self, Format};
 use crate::Global;
 use conditions::Fate;
-pub use documents::{Document, read};
+pub use documents::{Document, parse, read};
 use http::Method;
 use serde_json::{Value, json};
 use std::collections::HashSet;
