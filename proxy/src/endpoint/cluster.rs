@@ -9,7 +9,7 @@ use crate::error::{Kind, ProxyError};
 use arc_swap::ArcSwap;
 use foldhash::{HashMap, HashMapExt};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use weft_certs::SpiffeId;
 use weft_policy::balance::{Balancer, InFlight, Load, Roster, View};
 use weft_policy::breaker::{self, Breaker, Ejections, Outcome, Transition};
@@ -346,10 +346,10 @@ impl Pick {
         }
     }
 
-    /// How long the attempt has taken.
+    /// When the attempt began.
     #[must_use]
-    pub fn elapsed(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.started)
+    pub const fn began(&self) -> Instant {
+        self.started
     }
 
     /// Gives back the places of a call, when what goes on is a long-lived stream of bytes that only counts as a connection.

@@ -56,7 +56,9 @@ pub(super) async fn open(call: Call, to: &TunnelTo, source: &str) -> Result<Io, 
     }
     let reason = answer.headers.text(&REASON).unwrap_or("no reason given");
     let text = format!("{} refused the tunnel to {}: {} {reason}", to.addr, to.authority, answer.status.as_u16());
-    Err(ProxyError::because(Kind::TunnelRefused, text))
+    // What policy forbids, another endpoint forbids as well; and it says nothing against this one.
+    let kind = if answer.status == StatusCode::FORBIDDEN { Kind::Denied } else { Kind::TunnelRefused };
+    Err(ProxyError::because(kind, text))
 }
 
 /// What a peer's sidecar asks for: a stream of bytes to `authority`.

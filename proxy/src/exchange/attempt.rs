@@ -102,7 +102,7 @@ impl Attempt<'_, '_> {
     ) -> Result<Step, ProxyError> {
         let mut pick = self.way.cluster.pick(now(), &mut rand::random::<u64>, self.tried)?;
         seen.picked(&pick);
-        let until = self.limits.request.tighten(now(), self.limits.per_try);
+        let until = self.limits.head.tighten(now(), self.limits.per_try);
         let protocol = wire_protocol(self.way, pick.endpoint().protocol, head);
         pick.connecting()?;
         let connecting = self.exchange.connector.http(pick.target(), protocol);
@@ -112,7 +112,7 @@ impl Attempt<'_, '_> {
             Ok(upstream) => upstream,
             Err(error) => return self.broken(error, &head.method, &mut pick, seen),
         };
-        headers::address(head, pick.is_mtls(), protocol == Protocol::Http2, &self.exchange.source, self.limits.request);
+        headers::address(head, pick.is_mtls(), protocol == Protocol::Http2, &self.exchange.source, self.limits.whole);
         let end = replay.is_empty();
         if let Err(error) = reply.while_open(self.within(until, upstream.send_head(head, end))).await? {
             return self.broken(error, &head.method, &mut pick, seen);
@@ -146,7 +146,7 @@ impl Attempt<'_, '_> {
     fn expired(&self, expired: Expired) -> ProxyError {
         let kind = match expired {
             Expired::Silence => Kind::IdleTimeout,
-            Expired::Deadline if self.limits.request.is_over(now()) => Kind::RequestTimeout,
+            Expired::Deadline if self.limits.head.is_over(now()) => Kind::RequestTimeout,
             Expired::Deadline => Kind::TryTimeout,
         };
         ProxyError::new(kind).sent(Sent::Sent)
@@ -224,9 +224,7 @@ impl Attempt<'_, '_> {
             pick.report(Outcome::Success, now(), rand::random());
             return Ok(Driven::Done);
         }
-        if !self.limits.whole {
-            clock.set(self.limits.per_try.and_then(|limit| now().checked_add(limit)));
-        }
+        clock.set(self.limits.whole.tighten(pick.began(), self.limits.per_try).at());
         let probe = pick.is_probe();
         let ended = {
             let mut down = pin!(download(&mut recv, reply, flow));
@@ -373,7 +371,7 @@ impl Attempt<'_, '_> {
             retry_after,
         };
         let random = crate::endpoint::cluster::unit(rand::random());
-        match rule.retry.judge(&attempt, self.budget?, self.limits.request.at(), now(), random) {
+        match rule.retry.judge(&attempt, self.budget?, self.limits.head.at(), now(), random) {
             Verdict::Retry { after } => {
                 seen.retried(reason, false);
                 Some(after)

@@ -112,7 +112,6 @@ impl Plan<'_> {
         }
     }
 
-
     fn service(&self) -> &Arc<str> {
         match self {
             Self::Outbound { service, .. } | Self::Inbound { service, .. } => service,
@@ -123,11 +122,11 @@ impl Plan<'_> {
 /// When a call is over, and what says so.
 #[derive(Clone, Copy)]
 struct Limits {
-    /// Spans all attempts. One that nobody chose holds until the response head: it guards against an upstream that does not answer, and
-    /// must not cut a long download.
-    request: Deadline,
-    /// Whether `request` still holds once the response has begun.
-    whole: bool,
+    /// Until the response head. A limit that nobody chose holds no longer than that: it guards against an upstream that does not
+    /// answer, and must not cut a long download.
+    head: Deadline,
+    /// The whole call, all attempts; what the next hop is told.
+    whole: Deadline,
     /// Each attempt.
     per_try: Option<Duration>,
     /// Silence in both directions.
@@ -172,7 +171,7 @@ impl Exchange {
         let flow = Flow::default();
         let mut seen = Observation::unrouted(self, direction, head, &flow);
         if let Some(peer) = peer {
-            seen.from_peer(peer);
+            seen.called_by(peer);
         }
         seen.failed(error);
         self.telemetry.refused.with(&[direction.name(), error.label()]).increment();
@@ -199,7 +198,7 @@ impl Exchange {
         let propagated = headers::prepare(head, plan, seen);
         let way = decide(plan, head, seen)?;
         let limits = limits(&way, head, propagated, now);
-        if limits.request.is_over(now) {
+        if limits.head.is_over(now) {
             return Err(ProxyError::because(Kind::RequestTimeout, "the deadline had passed before the call was sent"));
         }
         if let Some(rule) = way.rule {
@@ -280,13 +279,14 @@ fn decide<'p>(plan: &'p Plan<'_>, head: &RequestHead, seen: &mut Observation<'_>
 
 fn limits(way: &Way<'_>, head: &RequestHead, propagated: Deadline, now: Instant) -> Limits {
     let Some(rule) = way.rule else {
-        return Limits { request: propagated, whole: true, per_try: None, idle: None };
+        return Limits { head: propagated, whole: propagated, per_try: None, idle: None };
     };
     let streaming = head.upgrade || head.is_grpc() || head.method == http::Method::CONNECT;
+    let limit = rule.timeouts.request(streaming);
     let chosen = !matches!(rule.timeouts.request, weft_policy::route::RequestTimeout::Default(_));
     Limits {
-        request: propagated.tighten(now, rule.timeouts.request(streaming)),
-        whole: chosen || propagated.at().is_some(),
+        head: propagated.tighten(now, limit),
+        whole: if chosen { propagated.tighten(now, limit) } else { propagated },
         per_try: rule.timeouts.backend_request,
         idle: rule.timeouts.idle,
     }

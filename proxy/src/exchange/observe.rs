@@ -47,7 +47,7 @@ impl<'e> Observation<'e> {
         let mut seen = Self::unrouted(exchange, plan.direction(), head, flow);
         seen.destination = Arc::clone(plan.service());
         if let Plan::Inbound { peer, .. } = plan {
-            seen.from_peer(peer);
+            seen.called_by(peer);
         }
         seen
     }
@@ -87,7 +87,7 @@ impl<'e> Observation<'e> {
     }
 
     /// The call comes from this peer.
-    pub(super) fn from_peer(&mut self, peer: &Peer) {
+    pub(super) fn called_by(&mut self, peer: &Peer) {
         self.source = Arc::clone(&peer.source);
         self.source_identity.clone_from(&peer.identity);
         self.mtls = peer.identity.is_some();

@@ -18,7 +18,10 @@ const TCP_IDLE: Duration = Duration::from_secs(3600);
 
 /// Clusters by port number.
 #[derive(Debug, Default)]
-pub struct Ports(RwLock<HashMap<u16, (Arc<InboundPort>, Arc<Cluster>)>>);
+pub struct Ports(RwLock<HashMap<u16, Port>>);
+
+/// A port's cluster, and the configuration that it was last updated with.
+type Port = (Arc<InboundPort>, Arc<Cluster>);
 
 impl Ports {
     /// None yet.

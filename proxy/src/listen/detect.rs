@@ -17,7 +17,7 @@ pub const SILENCE: Duration = Duration::from_millis(10);
 /// How long a client may pause in the middle of what could still become HTTP or TLS.
 const UNDECIDED: Duration = Duration::from_secs(1);
 /// How long a client of a port that is declared to speak HTTP may take for its first byte.
-const FIRST_BYTE: Duration = Duration::from_secs(3600);
+const FIRST_BYTE: Duration = Duration::from_secs(300);
 /// Bytes that detection may hold: a preface or the first words of a request line need far less.
 const BOUND: usize = 4096;
 /// Connection preface of HTTP/2 (RFC 9113, section 3.4).

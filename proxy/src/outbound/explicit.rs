@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 /// How long a client may take for its first byte.
-const FIRST_BYTE: Duration = Duration::from_secs(3600);
+const FIRST_BYTE: Duration = Duration::from_secs(300);
 
 /// Serves one connection to its end.
 pub(super) async fn serve(outbound: &Outbound, mut io: Io, peer: SocketAddr) {

@@ -161,11 +161,14 @@ async fn an_idempotent_call_that_meets_a_503_is_tried_at_another_endpoint_and_a_
     let (_mesh, sidecar) = direct(&[&bad, &good], |port| {
         port.backend.as_mut().unwrap().breaker =
             Some(v1::CircuitBreaker { disabled: Some(true), ..Default::default() });
+        let retry_budget = Some(v1::RetryBudget { percent: Some(100), ..Default::default() });
+        port.frontend = Some(v1::Frontend { retry_budget, ..Default::default() });
     })
     .await;
     let mut client = Client::connect(sidecar.outbound).await;
     for _ in 0..40 {
-        assert_eq!(client.get("http://orders/").await.status(), 200);
+        let answer = client.get("http://orders/").await;
+        assert_eq!(answer.status(), 200, "{answer:?}");
     }
     let retried = bad.count();
     assert!(retried > 0, "the bad endpoint was never drawn");
