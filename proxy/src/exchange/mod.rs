@@ -174,8 +174,12 @@ impl Exchange {
             seen.called_by(peer);
         }
         seen.failed(error);
-        self.telemetry.refused.with(&[direction.name(), error.label()]).increment();
-        tracing::info!(direction = direction.name(), reason = error.label(), "call refused: {}", error.explanation());
+        let who = match (direction, peer) {
+            (Direction::Outbound, _) => &*self.source,
+            (Direction::Inbound, Some(peer)) => &*peer.source,
+            (Direction::Inbound, None) => "a peer without a certificate",
+        };
+        self.telemetry.refuse(direction, error, &who);
         refuse(error, head.is_grpc(), head, reply, &mut seen).await;
     }
 

@@ -15,6 +15,8 @@ use crate::exchange::{Exchange, Peer, Plan};
 use crate::listen::detect::{self, First, Protocol, Way};
 use crate::listen::{self, Accepted};
 use crate::telemetry::Direction;
+use crate::telemetry::metrics::Counter;
+use parking_lot::Mutex;
 use std::fmt::Display;
 use std::future::pending;
 use std::net::SocketAddr;
@@ -166,7 +168,7 @@ impl Inbound {
             if let Err(error) = self.connect(port, peer, false) {
                 return self.refuse(io, &error, address);
             }
-            let calls = Calls { inbound: self, key, peer };
+            let calls = Calls { inbound: self, key, peer, counted: Counted::default() };
             tokio::select! {
                 () = self.http(io, version, &calls) => {}
                 error = self.revoked(key, peer, false) => {
@@ -180,6 +182,7 @@ impl Inbound {
         if let Err(error) = self.connect(port, peer, true) {
             return self.refuse(io, &error, address);
         }
+        self.count(port, peer, &connection(port, peer, true), &Counted::default());
         let cluster = self.ports.cluster(&self.exchange, port);
         match self.exchange.dial(&plan(&cluster, port, peer)).await {
             Ok(dialled) => self.exchange.carry(io, dialled, self.revoked(key, peer, true)).await,
@@ -224,32 +227,29 @@ impl Inbound {
         }
     }
 
-    /// Authorization before the first byte: of an opaque connection for good, of an HTTP one only if every request would be denied.
-    fn connect(&self, port: &InboundPort, peer: &Peer, opaque: bool) -> Result<(), ProxyError> {
-        let identity = peer.identity.as_deref();
-        let decision =
-            if opaque { port.authorization.opaque(identity) } else { port.authorization.connection(identity) };
-        if opaque || !decision.is_allowed() {
-            self.count(port, peer, &decision);
+    /// Authorization before the first byte: of an opaque connection for good, of an HTTP one only if every request would be denied. What
+    /// is admitted is counted when it is used: an opaque connection when it is dialled, calls each.
+    fn connect(&self, port: &Arc<InboundPort>, peer: &Peer, opaque: bool) -> Result<(), ProxyError> {
+        let decision = connection(port, peer, opaque);
+        if !decision.is_allowed() {
+            self.count(port, peer, &decision, &Counted::default());
         }
         verdict(&decision, peer)
     }
 
-    fn count(&self, port: &InboundPort, peer: &Peer, decision: &Decision<'_>) {
+    fn count(&self, port: &Arc<InboundPort>, peer: &Peer, decision: &Decision<'_>, counted: &Counted) {
         let authz = &self.exchange.telemetry.authz;
         let (policy, name) = match decision.verdict {
-            Verdict::Unrestricted => return self.audited(port, peer, decision),
+            Verdict::Unrestricted => ("", ""),
             Verdict::Allowed(cause) => (cause.policy, "allow"),
             Verdict::Denied(cause) => (cause.policy, "deny"),
             Verdict::NotAllowed { policy } => (policy, "deny"),
         };
-        authz.with(&[&port.service, &peer.source, policy, name]).increment();
-        self.audited(port, peer, decision);
-    }
-
-    fn audited(&self, port: &InboundPort, peer: &Peer, decision: &Decision<'_>) {
+        if !name.is_empty() {
+            counted.increment(port, policy, name, || authz.with(&[&port.service, &peer.source, policy, name]));
+        }
         if let Some(cause) = decision.audit {
-            self.exchange.telemetry.authz.with(&[&port.service, &peer.source, cause.policy, "audit"]).increment();
+            authz.with(&[&port.service, &peer.source, cause.policy, "audit"]).increment();
         }
     }
 
@@ -261,10 +261,7 @@ impl Inbound {
                 if port.tls == TlsMode::Strict && peer.identity.is_none() {
                     return Err(ProxyError::because(Kind::PlaintextRefused, "the port has become strict"));
                 }
-                let identity = peer.identity.as_deref();
-                let policies = &port.authorization;
-                let decision = if opaque { policies.opaque(identity) } else { policies.connection(identity) };
-                verdict(&decision, peer)
+                verdict(&connection(&port, peer, opaque), peer)
             });
             if let Err(error) = still {
                 return error;
@@ -296,6 +293,36 @@ fn plan<'p>(cluster: &'p Arc<crate::endpoint::Cluster>, port: &'p InboundPort, p
     Plan::Inbound { cluster, service: &port.service, protocol: port.protocol, peer }
 }
 
+/// The decision on a connection, before anything is said on it.
+fn connection<'p>(port: &'p InboundPort, peer: &Peer, opaque: bool) -> Decision<'p> {
+    let (policies, identity) = (&port.authorization, peer.identity.as_deref());
+    if opaque { policies.opaque(identity) } else { policies.connection(identity) }
+}
+
+/// The counter of a connection's last decision: calls of one peer are mostly decided by one rule.
+#[derive(Default)]
+struct Counted(Mutex<Option<Decided>>);
+
+/// A port, the address of a policy's name in it, and what the policy decided; and where that is counted.
+type Decided = (Arc<InboundPort>, usize, &'static str, Counter);
+
+impl Counted {
+    fn increment(&self, port: &Arc<InboundPort>, policy: &str, name: &'static str, resolve: impl FnOnce() -> Counter) {
+        // Policies live in the port, which is kept: an equal address is an equal name.
+        let policy = policy.as_ptr().addr();
+        let mut last = self.0.lock();
+        if let Some((known, of, as_name, counter)) = &*last
+            && Arc::ptr_eq(known, port)
+            && (*of, *as_name) == (policy, name)
+        {
+            return counter.increment();
+        }
+        let counter = resolve();
+        counter.increment();
+        *last = Some((Arc::clone(port), policy, name, counter));
+    }
+}
+
 fn verdict(decision: &Decision<'_>, peer: &Peer) -> Result<(), ProxyError> {
     let who = peer.identity.as_deref().unwrap_or("a peer without a certificate");
     let why = match decision.verdict {
@@ -314,6 +341,7 @@ struct Calls<'i> {
     inbound: &'i Inbound,
     key: &'i Key,
     peer: &'i Peer,
+    counted: Counted,
 }
 
 impl Handler for Calls<'_> {
@@ -330,7 +358,7 @@ impl Handler for Calls<'_> {
         let admitted = inbound.port(self.key).and_then(|port| {
             let (path, _) = split_target(&head.path);
             let decision = port.authorization.request(peer.identity.as_deref(), head.method.as_str(), path);
-            inbound.count(&port, peer, &decision);
+            inbound.count(&port, peer, &decision, &self.counted);
             verdict(&decision, peer).map(|()| port)
         });
         match admitted {

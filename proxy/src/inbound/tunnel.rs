@@ -2,7 +2,7 @@
 //!
 //! A peer that says anything else, or names a port that is not the workload's, gets an answer in its protocol, a log line and a metric.
 
-use super::{Calls, Inbound, Key};
+use super::{Calls, Counted, Inbound, Key};
 use crate::codec::{self, Handler, Io, Reply, RequestBody, RequestHead, ResponseHead};
 use crate::endpoint::tls_io;
 use crate::error::{Kind, ProxyError, Side};
@@ -126,7 +126,7 @@ async fn native(inbound: &Inbound, io: Io, sni: Option<String>, identity: &Spiff
     if let Err(error) = admitted {
         return inbound.refuse(io, &error, &address);
     }
-    let calls = Calls { inbound, key: &key, peer: &peer };
+    let calls = Calls { inbound, key: &key, peer: &peer, counted: Counted::default() };
     tokio::select! {
         served = codec::h2::serve(io, &inbound.settings.limits, &inbound.drain, &calls) => {
             if let Err(error) = served {
@@ -156,7 +156,6 @@ impl Handler for Hbone<'_> {
             Ok(admitted) => admitted,
             Err(error) => {
                 let exchange = &self.inbound.exchange;
-                tracing::warn!(peer = %self.identity, address = %self.address, "tunnel refused: {error}");
                 return exchange.turn_away(Direction::Inbound, Some(&peer), &error, &head, &mut reply).await;
             }
         };

@@ -12,15 +12,18 @@ use crate::endpoint::Cluster;
 use access_log::AccessLog;
 use foldhash::HashMap;
 use metrics::{Counter, Family, Gauge, Histogram, Registry};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use std::fmt::Write as _;
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
+use weft_policy::limit::TokenBucket;
 
 /// Series of calls that are kept apart; what comes after is counted without route, endpoint and source.
 const CALL_SERIES: usize = 4096;
+/// Lines a second that refusals may write: they are made by peers, who may be many. All are counted.
+const REFUSAL_LINES: f64 = 20.0;
 
 /// Which way a call crosses the sidecar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -304,6 +307,8 @@ pub struct Telemetry {
     request_bytes: Family<Counter>,
     response_bytes: Family<Counter>,
     tcp: TcpFamilies,
+    /// What keeps refusals from flooding the log, and how many lines it has kept back.
+    lines: Mutex<(TokenBucket, u64)>,
     hasher: foldhash::fast::RandomState,
     series: RwLock<HashMap<u64, Vec<Arc<Series>>>>,
 }
@@ -374,6 +379,7 @@ impl Telemetry {
                 &["direction", "outcome"],
             ),
             connections: registry.gauge("weft_connections", "Accepted connections now open.", &["direction", "kind"]),
+            lines: Mutex::new((TokenBucket::new(REFUSAL_LINES, REFUSAL_LINES, Instant::now()), 0)),
             hasher: foldhash::fast::RandomState::default(),
             series: RwLock::default(),
             registry,
@@ -440,10 +446,23 @@ impl Telemetry {
         }
     }
 
-    /// Counts and logs a connection or tunnel that was refused: never a bare reset without a line and a metric.
+    /// Counts and logs a connection, tunnel or call that was refused: never a bare reset without a metric and, unless there are very many,
+    /// a line.
     pub fn refuse(&self, direction: Direction, error: &crate::ProxyError, peer: &dyn std::fmt::Display) {
         self.refused.with(&[direction.name(), error.label()]).increment();
-        tracing::warn!(direction = direction.name(), reason = error.label(), %peer, "refused: {}", error.explanation());
+        let kept_back = {
+            let mut lines = self.lines.lock();
+            if lines.0.take(1, Instant::now()).is_err() {
+                lines.1 += 1;
+                return;
+            }
+            std::mem::take(&mut lines.1)
+        };
+        let (direction, reason) = (direction.name(), error.label());
+        if kept_back > 0 {
+            tracing::warn!(kept_back, "more was refused than is logged; weft_refused_total has it all");
+        }
+        tracing::warn!(direction, reason, %peer, "refused: {}", error.explanation());
     }
 
     /// The scrape: every family, and the state of every endpoint's breaker as it is now.

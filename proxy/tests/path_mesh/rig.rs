@@ -59,6 +59,21 @@ impl Mesh {
         self.sidecar_with(account, resources, None, &[]).await
     }
 
+    /// A sidecar to which each of these destinations was redirected, in the order of `Sidecar::redirected`.
+    pub async fn intercepting(&self, account: &str, resources: v1::Resources, to: &[SocketAddr]) -> Sidecar {
+        let mut sidecar = self.sidecar(account, resources).await;
+        for to in to {
+            let (address, mut listeners) = listen::bind(SocketAddr::from(([127, 0, 0, 1], 0)), 1, false).unwrap();
+            let listener = TcpListener::from_std(listeners.remove(0)).unwrap();
+            let (gate, outbound, to) = (sidecar.gate.clone(), Arc::clone(&sidecar.outbound_side), *to);
+            sidecar.tasks.spawn(async move {
+                gate.serve(listener, |a| Arc::clone(&outbound).transparent(a, Some(to))).await;
+            });
+            sidecar.redirected.push(address);
+        }
+        sidecar
+    }
+
     pub async fn sidecar_with(
         &self,
         account: &str,
@@ -130,6 +145,7 @@ impl Mesh {
             drain: drain.clone(),
             telemetry: Arc::clone(&telemetry),
         };
+        let transparent = gate(Direction::Outbound, "transparent");
         let mut tasks = JoinSet::new();
         tasks.spawn(source.follow());
         let (g, o) = (gate(Direction::Outbound, "explicit"), Arc::clone(&outbound));
@@ -155,7 +171,10 @@ impl Mesh {
             directory,
             path,
             log,
-            _tasks: tasks,
+            redirected: Vec::new(),
+            gate: transparent,
+            outbound_side: outbound,
+            tasks,
             _dumps,
         }
     }
@@ -182,7 +201,10 @@ pub struct Sidecar {
     pub directory: Directory,
     path: PathBuf,
     log: PathBuf,
-    _tasks: JoinSet<()>,
+    pub redirected: Vec<SocketAddr>,
+    gate: Gate,
+    outbound_side: Arc<Outbound>,
+    tasks: JoinSet<()>,
     _dumps: tokio::sync::mpsc::Sender<weft_proxy::discovery::DumpRequest>,
 }
 

@@ -3,7 +3,7 @@
 use crate::rig::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use weft_proto::v1::Protocol;
+use weft_proto::v1::{self, Protocol};
 
 async fn read(stream: &mut TcpStream) -> Vec<u8> {
     let mut all = Vec::new();
@@ -89,7 +89,7 @@ async fn a_connection_that_no_endpoint_takes_ends_and_says_so_in_metrics_and_log
     let dead = Server::always("").await;
     let at = dead.at;
     let mesh = Mesh::new();
-    let resources = weft_proto::v1::Resources {
+    let resources = v1::Resources {
         services: vec![service("orders", Protocol::Tcp, |_| {})],
         endpoints: vec![slice("orders", vec![bare("orders-1", at)])],
         ..Default::default()
@@ -101,4 +101,39 @@ async fn a_connection_that_no_endpoint_takes_ends_and_says_so_in_metrics_and_log
     assert_eq!(ended.unwrap_or(0), 0);
     assert_eq!(client.logged("connect_failed").await[0]["attempts"], 3);
     assert_eq!(client.count("weft_tcp_connections_closed_total", &["connect_failed"]), 1.0);
+}
+
+#[tokio::test]
+async fn a_redirected_connection_goes_to_the_service_whose_address_it_had_and_others_pass_or_are_refused() {
+    let app = Server::always("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nmeshed").await;
+    let outside = Server::always("HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\noutside").await;
+    let mesh = Mesh::new();
+    let server = mesh.sidecar("orders", inbound(&mesh, "orders", app.at, Protocol::Http1, |_| {})).await;
+    let mut orders = service("orders", Protocol::Http1, |_| {});
+    orders.vips = vec!["192.0.2.10".into()];
+    let mut resources = v1::Resources {
+        services: vec![orders],
+        endpoints: vec![slice("orders", vec![meshed("orders-1", app.at, server.tunnel, mesh.id("orders"))])],
+        ..Default::default()
+    };
+    let to = ["192.0.2.10:80".parse().unwrap(), outside.at, "192.0.2.99:80".parse().unwrap()];
+    let client = mesh.intercepting("storefront", resources.clone(), &to).await;
+    // The address decides, not what the request says.
+    let by_address = Client::connect(client.redirected[0]).await.send("GET /vip HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert_eq!(by_address.body, "meshed");
+    assert_eq!(client.logged("/vip").await[0]["mtls"], true);
+    let passed = Client::connect(client.redirected[1]).await.send("GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await;
+    assert_eq!(passed.body, "outside");
+    assert_eq!(client.logged("passthrough").await[0]["authority"], outside.at.to_string());
+    resources.settings = Some(v1::MeshSettings {
+        trust_domain: "weft.local".into(),
+        domain: "cluster.local".into(),
+        egress: v1::Egress::RegisteredOnly.into(),
+        ..Default::default()
+    });
+    client.update(resources).await;
+    let mut refused = TcpStream::connect(client.redirected[2]).await.unwrap();
+    let ended = tokio::time::timeout(PATIENCE, refused.read(&mut [0; 1])).await.expect("in time");
+    assert_eq!(ended.unwrap_or(0), 0);
+    assert_eq!(client.count("weft_refused_total", &["forbidden_destination"]), 1.0);
 }
