@@ -103,7 +103,7 @@ impl Attempt<'_, '_> {
         let mut pick = self.way.cluster.pick(now(), &mut rand::random::<u64>, self.tried)?;
         seen.picked(&pick);
         let until = self.limits.head.tighten(now(), self.limits.per_try);
-        let protocol = wire_protocol(self.way, pick.endpoint().protocol, head);
+        let protocol = wire_protocol(self.way, pick.endpoint(), head);
         pick.connecting()?;
         let connecting = self.exchange.connector.http(pick.target(), protocol);
         let connected = reply.while_open(self.within(until, connecting)).await?;

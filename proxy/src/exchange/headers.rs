@@ -6,6 +6,7 @@
 use super::Plan;
 use super::observe::Observation;
 use crate::codec::{Headers, RequestHead, ResponseHead};
+use crate::endpoint::hbone::SOURCE;
 use http::header::{self, HeaderName, HeaderValue};
 use weft_policy::deadline::{self, Deadline};
 use weft_policy::route::{HeaderEdit, Request, split_target};
@@ -15,8 +16,6 @@ use weft_policy::trace;
 pub const WEFT_ERROR: HeaderName = HeaderName::from_static("weft-error");
 /// On an answer of a peer's sidecar: its application certainly did not see the request, so it may be sent again.
 pub const WEFT_UNSENT: HeaderName = HeaderName::from_static("weft-unsent");
-/// "namespace/name" of the calling service, between sidecars, for metrics only.
-pub const WEFT_SOURCE: HeaderName = HeaderName::from_static("weft-source");
 
 /// Does the name belong to the mesh?
 fn is_ours(name: &HeaderName) -> bool {
@@ -108,9 +107,9 @@ pub(super) fn address(head: &mut RequestHead, trusted: bool, native: bool, sourc
         head.headers.remove(&deadline::WEFT_DEADLINE_MS);
     }
     if trusted && native {
-        set(&mut head.headers, WEFT_SOURCE, source);
+        set(&mut head.headers, SOURCE, source);
     } else {
-        head.headers.remove(&WEFT_SOURCE);
+        head.headers.remove(&SOURCE);
     }
 }
 

@@ -25,7 +25,7 @@ use observe::Observation;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stream::Flow;
-use weft_policy::config::{Frontend, Protocol};
+use weft_policy::config::{Endpoint, Frontend, Protocol};
 use weft_policy::deadline::Deadline;
 use weft_policy::limit::Bulkhead;
 use weft_policy::retry;
@@ -298,10 +298,12 @@ fn limits(way: &Way<'_>, head: &RequestHead, propagated: Deadline, now: Instant)
 
 /// In which protocol the call travels on: what the endpoint or the port is declared to speak, else what the caller speaks. gRPC is
 /// HTTP/2 whatever was declared.
-fn wire_protocol(way: &Way<'_>, endpoint: Option<Protocol>, head: &RequestHead) -> connect::Protocol {
+fn wire_protocol(way: &Way<'_>, endpoint: &Endpoint, head: &RequestHead) -> connect::Protocol {
     let native = head.version == Version::Http2;
-    match endpoint.unwrap_or(way.protocol) {
+    match endpoint.protocol.unwrap_or(way.protocol) {
         _ if native && head.is_grpc() => connect::Protocol::Http2,
+        // A peer without a name for native streams takes CONNECT streams only.
+        _ if endpoint.tunnel.as_ref().is_some_and(|tunnel| tunnel.server_name.is_empty()) => connect::Protocol::Http1,
         // An upgrade in the manner of HTTP/1 has no counterpart on an h2 connection of ours.
         _ if head.upgrade && !native => connect::Protocol::Http1,
         Protocol::Http1 => connect::Protocol::Http1,

@@ -4,13 +4,13 @@
 
 use super::{Calls, Counted, Inbound, Key};
 use crate::codec::{self, Handler, Io, Reply, RequestBody, RequestHead, ResponseHead};
+use crate::endpoint::hbone::SOURCE;
 use crate::endpoint::tls_io;
 use crate::error::{Kind, ProxyError, Side};
 use crate::exchange::Peer;
 use crate::listen::detect::{self, Detected, Protocol};
 use crate::telemetry::Direction;
 use bytes::BytesMut;
-use http::header::HeaderName;
 use http::{Method, StatusCode};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,7 +21,6 @@ use weft_certs::{LiveIdentity, SpiffeId};
 
 /// From accept to the end of the handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-const WEFT_SOURCE: HeaderName = HeaderName::from_static("weft-source");
 
 /// TLS of the listener: certificates demanded, both protocols offered, HBONE first.
 pub(super) fn server_config(identity: &Arc<LiveIdentity>) -> Result<Arc<rustls::ServerConfig>, weft_certs::Error> {
@@ -110,7 +109,7 @@ fn name(identity: &SpiffeId, said: Option<&str>) -> Arc<str> {
 /// The peer of a call that names its source itself, as native HTTP/2 does in each request.
 pub(super) fn source(head: &RequestHead, peer: &Peer) -> Option<Peer> {
     let identity = peer.identity.as_ref()?;
-    let said = head.headers.text(&WEFT_SOURCE)?;
+    let said = head.headers.text(&SOURCE)?;
     let source = if *said == *peer.source {
         return None;
     } else {
@@ -150,7 +149,7 @@ impl Handler for Hbone<'_> {
     async fn call<'c>(&'c self, head: RequestHead, body: RequestBody<'c>, mut reply: Reply<'c>) {
         let peer = Peer {
             identity: Some(self.identity.as_str().into()),
-            source: name(&self.identity, head.headers.text(&WEFT_SOURCE)),
+            source: name(&self.identity, head.headers.text(&SOURCE)),
         };
         let (key, port) = match self.admit(&head, &peer) {
             Ok(admitted) => admitted,
