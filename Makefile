@@ -22,7 +22,9 @@ demo:
 	@$(CARGO) build --locked --bin weft --bin weft-proxy --bin weft-shop 1>&2
 	@exec $(TARGET)/debug/weft demo $(DEMO_FLAGS)
 
+# The programs first: the end-to-end tests run them as users do.
 test: tools
+	$(CARGO) build --workspace --bins --locked
 	$(CARGO) test --workspace --locked
 
 # The sidecar and its core alone: no Kubernetes client, no store, no root.
