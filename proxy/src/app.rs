@@ -18,6 +18,7 @@ use crate::intercept::{self, dns, nft};
 use crate::telemetry::{Telemetry, access_log};
 use sockets::Sockets;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -102,13 +103,19 @@ fn start(error: impl std::fmt::Display) -> AppError {
 ///
 /// # Errors
 /// Why it could not start, or what failed.
-pub fn run(settings: Settings) -> Result<(), AppError> {
+pub fn run(mut settings: Settings) -> Result<(), AppError> {
+    // What others are told of (`ready.json`) must mean the same in their working directory.
+    settings.state_dir = settings.state_dir.map(std::path::absolute).transpose().map_err(start)?;
     let filter = settings.log.clone().or_else(|| std::env::var("WEFT_LOG").ok()).unwrap_or_else(|| "info".to_owned());
     let set_log = log::init(&filter).map_err(|e| crate::config::refuse("log", e))?;
     let token = join_token(&settings)?;
     let _lock = settings.state_dir.as_deref().map(own_state_dir).transpose()?;
     let descriptors = raise_descriptors();
     let source = settings.source()?;
+    if let Source::File(path) = &source {
+        // Before anything listens: nobody should have to stop a sidecar that cannot serve.
+        crate::discovery::file::read(path)?;
+    }
     let telemetry = Telemetry::new(&access_log_options(&settings))
         .map_err(|e| crate::config::refuse("accessLog.path", format!("{}: {e}", settings.access_log.path)))?;
     let has_identity = matches!(source, Source::ControlPlane(..)) || settings.certificates.is_some();
@@ -340,10 +347,8 @@ impl Process {
         let tls = ClientConfigs::new(live.clone()).to_control_plane(&[ALPN_GRPC]).map_err(start)?;
         let channel = link::channel(control.address, tls);
         let registrar = Registrar::new(channel.clone(), &workload, tunnel, issuer.token());
-        if !remembered {
-            // A workload that nobody knows must be told why it is not let in, rather than wait for ever.
-            register_first(&registrar).await?;
-        }
+        // A workload that nobody knows must be told why it is not let in, rather than wait for ever.
+        let registered = AtomicBool::new(!remembered && register_first(&registrar).await?);
         let uid = workload.uid();
         let options = xds::Options {
             uid: uid.clone(),
@@ -354,11 +359,10 @@ impl Process {
         let bundles = publisher.bundles();
         let drain = self.drain.clone();
         let prepare: xds::Prepare = Box::new(move || {
-            let (registrar, draining) = (registrar.clone(), drain.begun());
-            Box::pin(async move {
-                // Registering again would take back a withdrawal.
-                if draining { Ok(()) } else { registrar.register().await.map_err(|e| e.to_string()) }
-            })
+            let registrar = registrar.clone();
+            // For the first stream it was just done; and once the drain has begun it would take back the withdrawal.
+            let done = registered.swap(false, Ordering::Relaxed) || drain.begun();
+            Box::pin(async move { if done { Ok(()) } else { registrar.register().await.map_err(|e| e.to_string()) } })
         });
         let dumps = self.dump_requests.take().ok_or_else(|| start("started twice"))?;
         let (client, status) = xds::Client::new(options, channel.clone(), prepare, publisher, asks, dumps);
@@ -422,7 +426,7 @@ impl Process {
 /// What a control plane is told at the start.
 struct Plan {
     control: ControlPlane,
-    workload: Workload,
+    workload: Box<Workload>,
     tunnel: std::net::SocketAddr,
     token: Option<JoinToken>,
 }
@@ -480,19 +484,20 @@ async fn join(issuer: &Issuer) -> Result<weft_certs::Identity, AppError> {
                     tracing::warn!("no certificate yet: {reason}; trying on");
                     told = reason;
                 }
-                tokio::time::sleep(backoff.next()).await;
+                tokio::time::sleep(backoff.wait()).await;
             }
         }
     }
 }
 
-async fn register_first(registrar: &Registrar) -> Result<(), AppError> {
+/// Whether it is registered; if not yet, the control plane is away and the stream tries again.
+async fn register_first(registrar: &Registrar) -> Result<bool, AppError> {
     match registrar.register().await {
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(true),
         Err(IdentityError::Refused(reason)) => Err(start(format!("the workload is refused: {reason}"))),
         Err(IdentityError::Unavailable(reason)) => {
             tracing::warn!("the workload is not registered yet: {reason}");
-            Ok(())
+            Ok(false)
         }
     }
 }

@@ -419,7 +419,7 @@ impl<'de> Deserialize<'de> for Span {
 impl Serialize for Span {
     fn serialize<S: serde::Serializer>(&self, output: S) -> Result<S::Ok, S::Error> {
         let millis = self.0.as_millis();
-        if millis % 1000 == 0 {
+        if millis.is_multiple_of(1000) {
             output.collect_str(&format_args!("{}s", millis / 1000))
         } else {
             output.collect_str(&format_args!("{millis}ms"))
@@ -443,7 +443,7 @@ fn default_account() -> String {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Source {
     /// xDS. The workload is known.
-    ControlPlane(ControlPlane, Workload),
+    ControlPlane(ControlPlane, Box<Workload>),
     /// A watched file.
     File(PathBuf),
 }
@@ -471,8 +471,8 @@ impl Settings {
     /// # Errors
     /// Malformed text, an unknown field, a wrong type.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let value: serde_json::Value =
-            serde_saphyr::from_str(text).map_err(|e| refuse("settings", e.to_string().trim()))?;
+        let value: serde_json::Value = serde_saphyr::from_str(text)
+            .map_err(|e| refuse("settings", crate::discovery::file::first_line(&e.to_string())))?;
         if value.is_null() {
             return Ok(Self::default());
         }
@@ -572,7 +572,7 @@ impl Settings {
                 let workload = self.workload.clone().ok_or_else(|| {
                     refuse("workload", "is required with controlPlane: namespace, serviceAccount and name")
                 })?;
-                Ok(Source::ControlPlane(control.clone(), workload))
+                Ok(Source::ControlPlane(control.clone(), Box::new(workload)))
             }
         }
     }

@@ -42,7 +42,7 @@ pub struct Control {
     /// Where configuration dumps are made.
     pub dumps: mpsc::Sender<DumpRequest>,
     /// Sets the process's log filter.
-    pub set_log: Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>,
+    pub set_log: crate::admin::SetLog,
 }
 
 fn up(message: control_up::Message) -> ControlUp {
@@ -60,7 +60,7 @@ impl Control {
             if began.elapsed() > Duration::from_secs(5) {
                 backoff.reset();
             }
-            let wait = backoff.next();
+            let wait = backoff.wait();
             tracing::debug!(retry_in = ?wait, "control stream: {ended}");
             tokio::time::sleep(wait).await;
         }

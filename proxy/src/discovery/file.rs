@@ -186,11 +186,84 @@ pub fn read(path: &Path) -> Result<v1::Resources, FileError> {
 /// As [`read`].
 pub fn parse(text: &str) -> Result<v1::Resources, config::Refusal> {
     let value: serde_json::Value =
-        serde_saphyr::from_str(text).map_err(|e| config::Refusal::new("", e.to_string().trim()))?;
+        serde_saphyr::from_str(text).map_err(|e| config::Refusal::new("", first_line(&e.to_string())))?;
     let mut track = serde_path_to_error::Track::new();
     let tracked = serde_path_to_error::Deserializer::new(value, &mut track);
     let read = weft_proto::json::deserialize("weft.v1.Resources", tracked);
     let wire: v1::Resources = read.map_err(|e| config::Refusal::new(track.path().to_string(), e.to_string()))?;
     config::Resources::from_wire(&wire)?;
     Ok(wire)
+}
+
+/// Parsers draw the place below their message; one line has line and column already.
+pub(crate) fn first_line(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    line.strip_prefix("error: ").unwrap_or(line).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Alias, Publisher, Resolution};
+    use super::*;
+
+    const GOOD: &str = "
+services:
+- name: shop/catalog
+  hostnames: [catalog]
+  ports: [{ port: 80, frontend: {}, backend: { slices: ['shop/catalog:80/0'] } }]
+endpoints:
+- name: shop/catalog:80/0
+  endpoints: [{ uid: shop/catalog-1, address: 192.0.2.1, port: 8080, health: HEALTH_READY }]
+";
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_is_in_force_and_a_bad_file_leaves_the_last_good_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mesh.yaml");
+        std::fs::write(&path, GOOD).unwrap();
+        let (directory, publisher, _asks) = Publisher::new();
+        let source = FileSource::open(&path, publisher, mpsc::channel(1).1).unwrap();
+        let known = |host: &str| directory.snapshot().host(host).unwrap();
+        assert!(matches!(known("catalog"), Resolution::Found(_)));
+        assert!(matches!(known("orders"), Resolution::Absent), "a file lists everything");
+        let cluster = directory.snapshot().cluster("shop/catalog", 80).unwrap().clone();
+
+        let mut changes = directory.changes();
+        changes.borrow_and_update();
+        let following = tokio::spawn(source.follow());
+        std::fs::write(&path, GOOD.replace("[catalog]", "[catalog: 1]")).unwrap();
+        tokio::time::sleep(INTERVAL * 3).await;
+        assert!(!changes.has_changed().unwrap());
+        assert!(matches!(known("catalog"), Resolution::Found(_)));
+
+        // By an atomic rename, as editors and Kubernetes do it.
+        let beside = dir.path().join("new.yaml");
+        std::fs::write(&beside, GOOD.replace("[catalog]", "[catalog, books]")).unwrap();
+        std::fs::rename(&beside, &path).unwrap();
+        changes.changed().await.unwrap();
+        assert!(matches!(known("books"), Resolution::Found(_)));
+        let same = directory.snapshot().cluster("shop/catalog", 80).unwrap().clone();
+        assert!(std::sync::Arc::ptr_eq(&cluster, &same), "load and breakers survive a change of configuration");
+
+        std::fs::write(&path, "services: []").unwrap();
+        changes.changed().await.unwrap();
+        assert!(matches!(known("books"), Resolution::Absent));
+        assert!(directory.snapshot().cluster("shop/catalog", 80).is_none());
+        following.abort();
+        let deadline = std::time::Instant::now() + Duration::from_secs(1);
+        assert!(matches!(directory.resolve(Alias::Host("x".into()), deadline).await, Resolution::Absent));
+    }
+
+    #[test]
+    fn an_error_names_the_field() {
+        for (from, to, field) in [
+            ("port: 80,", "port: 80000,", "services[0].ports[0].port"),
+            ("hostnames", "hostname", "services[0]"),
+            ("address: 192.0.2.1", "address: here", "endpoints[0].endpoints[0].address"),
+        ] {
+            let refusal = parse(&GOOD.replace(from, to)).unwrap_err();
+            assert_eq!(refusal.field, field, "{refusal}");
+        }
+        assert!(parse("a: [").unwrap_err().reason.contains("line 1"));
+    }
 }

@@ -89,7 +89,7 @@ impl Backoff {
     }
 
     /// How long to wait now.
-    pub fn next(&mut self) -> Duration {
+    pub fn wait(&mut self) -> Duration {
         let ceiling = self.base.saturating_mul(1 << self.attempt.min(16)).min(self.cap);
         self.attempt = self.attempt.saturating_add(1);
         ceiling.mul_f64(rand::random::<f64>())
@@ -109,10 +109,10 @@ mod tests {
     fn waits_grow_to_the_cap_and_a_good_answer_makes_them_short_again() {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(15));
         for n in 0..40_u32 {
-            let wait = backoff.next();
+            let wait = backoff.wait();
             assert!(wait <= Duration::from_millis(100 << n.min(10)).min(Duration::from_secs(15)), "{n}: {wait:?}");
         }
         backoff.reset();
-        assert!(backoff.next() <= Duration::from_millis(100));
+        assert!(backoff.wait() <= Duration::from_millis(100));
     }
 }

@@ -175,7 +175,7 @@ impl Client {
                 status.connected = false;
                 status.last_error = Some(ended.clone());
             });
-            let wait = backoff.next();
+            let wait = backoff.wait();
             if repeated {
                 tracing::debug!(retry_in = ?wait, "xDS: {ended}");
             } else {

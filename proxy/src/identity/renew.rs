@@ -83,7 +83,7 @@ impl Renewal {
                     }
                     Err(error) => {
                         self.failed.increment();
-                        let wait = backoff.next().max(Duration::from_millis(500));
+                        let wait = backoff.wait().max(Duration::from_millis(500));
                         not_before = Instant::now() + wait;
                         let left = svid.not_after().duration_since(SystemTime::now()).unwrap_or_default();
                         tracing::warn!(retry_in = ?wait, valid_for = ?left, "certificate not renewed: {error}");
