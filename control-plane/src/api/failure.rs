@@ -76,19 +76,6 @@ impl Failure {
         Self::new(StatusCode::CONFLICT, "Conflict", message).about(kind, name)
     }
 
-    /// Another manager owns what an apply would change; `causes` are (manager, field).
-    pub fn apply_conflict(kind: &Kind, name: &str, conflicts: &[(String, String)]) -> Self {
-        let described: Vec<String> =
-            conflicts.iter().map(|(manager, field)| format!("conflict with {manager:?}: {field}")).collect();
-        let message = format!("Apply failed with {} conflicts: {}", conflicts.len(), described.join("; "));
-        let mut failure = Self::new(StatusCode::CONFLICT, "Conflict", message).about(kind, name);
-        let causes = conflicts.iter().map(|(manager, field)| {
-            json!({ "reason": "FieldManagerConflict", "message": format!("conflict with {manager:?}"), "field": field })
-        });
-        failure.details["causes"] = causes.collect();
-        failure
-    }
-
     pub fn stale(kind: &Kind, name: &str) -> Self {
         let why = "the object has been modified; please apply your changes to the latest version and try again";
         Self::conflict(kind, name, why)

@@ -214,8 +214,8 @@ fn counts_generations(kind: &Kind, document: &Value) -> bool {
     document.get("spec").is_some() && kind.plural != "namespaces"
 }
 
-/// Makes the document the successor of the object as it is: what cannot change stays, what the request does not write stays, and the
-/// generation counts up when what is wanted changed. The caller checked the resource version, which is gone from `old`.
+/// Makes the document the successor of the object as it is: what cannot change stays, and what the request does not write
+/// stays. The caller checked the resource version, which is gone from `old`.
 pub(super) fn succeeded(kind: &Kind, old: &Value, new: &mut Value, part: Part) -> Result<()> {
     let sent = std::mem::take(new);
     *new = match part {
@@ -254,7 +254,6 @@ pub(super) fn succeeded(kind: &Kind, old: &Value, new: &mut Value, part: Part) -
         let label = was["name"].clone();
         metadata(new)?.entry("labels").or_insert_with(|| json!({}))["kubernetes.io/metadata.name"] = label;
     }
-    let changed = content(old) != content(new);
     let metadata = metadata(new)?;
     metadata.remove("selfLink");
     metadata.remove("resourceVersion");
@@ -272,9 +271,6 @@ pub(super) fn succeeded(kind: &Kind, old: &Value, new: &mut Value, part: Part) -
             None => drop(metadata.remove(field)),
         }
     }
-    if changed && let Some(generation) = was["generation"].as_u64() {
-        metadata.insert("generation".into(), (generation + 1).into());
-    }
     if was.get("deletionTimestamp").is_some() {
         let before = was["finalizers"].as_array().map_or(&[][..], Vec::as_slice);
         let added =
@@ -287,6 +283,15 @@ pub(super) fn succeeded(kind: &Kind, old: &Value, new: &mut Value, part: Part) -
         }
     }
     Ok(())
+}
+
+/// Counts the generation up when what is wanted changed. Comes last, after defaults, which are no change.
+pub(super) fn count(old: &Value, new: &mut Value) {
+    if content(old) != content(new)
+        && let Some(generation) = old["metadata"]["generation"].as_u64()
+    {
+        new["metadata"]["generation"] = (generation + 1).into();
+    }
 }
 
 /// What a generation counts: everything but metadata and status.
@@ -331,13 +336,16 @@ mod tests {
         labelled["metadata"]["uid"] = Value::Null;
         labelled["status"] = json!({"conditions": []});
         succeeded(kind, &old, &mut labelled, Part::Main).unwrap();
+        count(&old, &mut labelled);
         assert_eq!((&labelled["metadata"]["generation"], labelled.get("status")), (&json!(1), None));
         let mut respecified = old.clone();
         respecified["spec"]["retry"] = json!({"attempts": 1});
         succeeded(kind, &old, &mut respecified, Part::Main).unwrap();
+        count(&old, &mut respecified);
         assert_eq!(respecified["metadata"]["generation"], 2);
         let mut reported = json!({"metadata": {"name": "p"}, "spec": {}, "status": {"conditions": []}});
         succeeded(kind, &old, &mut reported, Part::Status).unwrap();
+        count(&old, &mut reported);
         assert_eq!(reported["spec"], old["spec"]);
         assert_eq!(reported["metadata"]["generation"], 1);
         assert_eq!(reported["status"], json!({"conditions": []}));

@@ -115,9 +115,14 @@ async fn answer(api: &Inner, request: Request<Body>, caller: Caller, stopping: S
         let body = read(body, api.settings.max_body).await?;
         resource::serve(api, &parts.method, &call, body).await
     };
-    tokio::time::timeout(api.settings.deadline, work)
+    let result = tokio::time::timeout(api.settings.deadline, work)
         .await
-        .map_err(|_| Failure::timeout("the request took too long; what it wrote may have been written"))?
+        .unwrap_or_else(|_| Err(Failure::timeout("the request took too long; what it wrote may have been written")));
+    if parts.method != Method::GET {
+        let code = result.as_ref().map_or_else(|f| f.code, Response::status).as_u16();
+        tracing::debug!(caller = %call.caller, method = %parts.method, %path, code, "the resource API was asked to write");
+    }
+    result
 }
 
 /// Documents that are not about objects; `None`: the path is of a resource.

@@ -248,7 +248,7 @@ mod tests {
         let mut unknown: Vec<String> = found.unknown.iter().map(ToString::to_string).collect();
         unknown.sort();
         assert_eq!(unknown, [r#"unknown field "spec.retries""#, r#"unknown field "spec.targetRefs[0].nam""#]);
-        assert_eq!(policy["spec"], json!({"targetRefs": [{"group": "", "kind": "Service", "name": "a"}]}));
+        assert_eq!(policy["spec"], json!({"targetRefs": [{"kind": "Service", "name": "a"}]}));
     }
 
     #[test]

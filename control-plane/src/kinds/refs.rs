@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "camelCase")]
 pub struct TargetRef {
     /// Group of the target: empty for Service, `weft.mesh` for Workload.
-    #[serde(default)]
+    // No default in the schema: kubectl would find every object with a reference changed on each apply.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 253))]
     pub group: String,
     /// Kind of the target.

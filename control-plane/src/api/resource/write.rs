@@ -206,7 +206,7 @@ async fn change(
         if is_service(kind) {
             allocate(api, call, Some(&old), &mut document).await?;
         }
-        // What the judgement added (defaults) may be what differed.
+        object::count(&old, &mut document);
         if old == document {
             return answer(call, StatusCode::OK, current, &warnings);
         }
