@@ -9,6 +9,7 @@ use crate::endpoint::tls_io::{ClientTls, ServerTls};
 use bytes::{Buf, Bytes, BytesMut};
 use std::future::Future;
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
@@ -140,6 +141,19 @@ impl Io {
         let mut buffer = ReadBuf::new(&mut byte);
         let mut cx = Context::from_waker(Waker::noop());
         Pin::new(self).poll_read(&mut cx, &mut buffer).is_ready()
+    }
+
+    /// Asks the kernel whether a socket has ended or holds bytes that the reactor has not reported yet.
+    pub(crate) fn has_ended(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        match &self.kind {
+            // The socket does not block, so an open and silent one says so at once.
+            Kind::Tcp(tcp) => !matches!(
+                socket2::SockRef::from(tcp).peek(&mut byte),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock
+            ),
+            _ => false,
+        }
     }
 
     /// Appends what is there to `buffer`, at most `most` bytes: 0 at the end of file. The buffer is allocated once the socket is

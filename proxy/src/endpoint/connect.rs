@@ -392,4 +392,4 @@ fn is_same_listener(own: SocketAddr, addr: SocketAddr) -> bool {
 
 #[cfg(test)]
 #[path = "connect_tests.rs"]
-mod tests;
+pub(in crate::endpoint) mod tests;

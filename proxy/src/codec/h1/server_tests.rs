@@ -40,7 +40,9 @@ impl Handler for App {
                 }
                 _ => {}
             }
-            response.headers.append(HeaderName::from_static("x-path"), HeaderValue::from_str(&head.path).expect("valid"));
+            response
+                .headers
+                .append(HeaderName::from_static("x-path"), HeaderValue::from_str(&head.path).expect("valid"));
             let length = body.known_length();
             if let Some(length) = length.filter(|_| head.path != "/chunked") {
                 response.headers.append(header::CONTENT_LENGTH, HeaderValue::from(length));
@@ -139,11 +141,15 @@ async fn chunks_and_trailers_pass_in_both_directions() {
 async fn a_body_is_asked_for_only_when_it_is_wanted() {
     let server = server(Limits::default()).await;
     let mut tcp = connect(&server).await;
-    tcp.write_all(b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n").await.expect("written");
+    tcp.write_all(b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+        .await
+        .expect("written");
     let text = until(&mut tcp, "x-path: /x\r\ncontent-length: 3\r\nconnection: close\r\n\r\n").await;
     assert!(!text.contains("100 Continue"), "the final head was on its way: {text}");
     let mut tcp = connect(&server).await;
-    tcp.write_all(b"POST /early HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n").await.expect("written");
+    tcp.write_all(b"POST /early HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+        .await
+        .expect("written");
     let text = rest(&mut tcp).await;
     assert!(text.starts_with("HTTP/1.1 413") && text.contains("connection: close"), "{text}");
 }
@@ -161,7 +167,9 @@ async fn hints_precede_the_answer_and_old_callers_get_none() {
 async fn an_upgraded_connection_carries_raw_bytes_the_early_ones_first() {
     let server = server(Limits::default()).await;
     let mut tcp = connect(&server).await;
-    tcp.write_all(b"GET /upgrade HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nearly ").await.expect("written");
+    tcp.write_all(b"GET /upgrade HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nearly ")
+        .await
+        .expect("written");
     until(&mut tcp, "upgrade: echo\r\nConnection: Upgrade\r\n\r\nearly ").await;
     tcp.write_all(b"late").await.expect("written");
     tcp.shutdown().await.expect("half closed");
@@ -187,7 +195,9 @@ async fn a_malformed_head_is_answered_and_ends_the_connection() {
 async fn a_malformed_chunk_cuts_the_connection() {
     let server = server(Limits::default()).await;
     let mut tcp = connect(&server).await;
-    tcp.write_all(b"POST /chunked HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n").await.expect("written");
+    tcp.write_all(b"POST /chunked HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
+        .await
+        .expect("written");
     let mut text = Vec::new();
     let _ = timeout(Duration::from_secs(10), tcp.read_to_end(&mut text)).await.expect("in time");
     assert!(!String::from_utf8_lossy(&text).ends_with("0\r\n\r\n"), "no orderly end");
@@ -236,7 +246,10 @@ async fn a_caller_that_leaves_is_noticed_while_it_waits() {
 async fn old_callers_get_what_they_understand() {
     let server = server(Limits::default()).await;
     let text = ask(&server, "POST /chunked HTTP/1.0\r\nContent-Length: 2\r\n\r\nhi").await;
-    assert!(!text.contains("transfer-encoding") && text.ends_with("\r\n\r\nhi"), "the end of the connection ends it: {text}");
+    assert!(
+        !text.contains("transfer-encoding") && text.ends_with("\r\n\r\nhi"),
+        "the end of the connection ends it: {text}"
+    );
     let mut tcp = connect(&server).await;
     tcp.write_all(b"GET /1 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").await.expect("written");
     until(&mut tcp, "connection: keep-alive\r\n\r\n").await;
@@ -251,7 +264,8 @@ async fn a_large_body_passes_whole() {
     let body = vec![b'x'; 4 << 20];
     let (mut read, mut write) = tcp.split();
     let sending = async {
-        let head = format!("POST /big HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+        let head =
+            format!("POST /big HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
         write.write_all(head.as_bytes()).await.expect("written");
         write.write_all(&body).await.expect("written");
     };

@@ -70,7 +70,7 @@ pub async fn serve<H: Handler>(
         leaving: false,
     };
     let mut calls = FuturesUnordered::new();
-    poll_fn(|cx| {
+    let ended = poll_fn(|cx| {
         loop {
             while let Poll::Ready(Some(())) = calls.poll_next_unpin(cx) {}
             match driver.poll_accept(cx) {
@@ -85,6 +85,12 @@ pub async fn serve<H: Handler>(
             cx.waker().wake_by_ref();
         }
         driver.poll_rest(cx, calls.is_empty(), limits)
+    })
+    .await;
+    // The calls that are left learn from their streams that the caller has gone; those that still do not end are dropped.
+    poll_fn(|cx| {
+        while let Poll::Ready(Some(())) = calls.poll_next_unpin(cx) {}
+        Poll::Ready(ended.clone())
     })
     .await
 }

@@ -119,7 +119,9 @@ impl AsyncWrite for Tunnel {
 
 impl Drop for Tunnel {
     fn drop(&mut self) {
-        if !self.write_ended || !(self.read_ended || self.recv.is_end_stream()) {
+        // After an orderly END_STREAM the crate itself resets what the peer still sends, behind the data that is queued; a reset of
+        // ours would overtake and discard it.
+        if !self.write_ended {
             self.send.send_reset(Reason::CANCEL);
         }
     }
