@@ -123,18 +123,21 @@ pub async fn run_until(
 ) -> Result<(), Error> {
     let parts = Parts::open(&settings).await?;
     let endpoints = parts.endpoints.clone();
+    let store = parts.store.clone();
     let mut tasks = parts.spawn(&settings, &shutdown)?;
     write_public(&settings.data_dir.join("endpoints.json"), &endpoints)?;
     tracing::info!(api = %endpoints.api, grpc = %endpoints.grpc, trust_domain = %endpoints.trust_domain, "the control plane is up");
     started(&endpoints);
     let result = tokio::select! {
+        // First: parts end by themselves because of it.
+        biased;
+        () = shutdown.cancelled() => Ok(()),
         ended = tasks.join_next() => match ended {
             Some(Ok((part, Ok(())))) => Err(Error(format!("{part} ended by itself"))),
             Some(Ok((part, Err(error)))) => Err(Error(format!("{part}: {error}"))),
             Some(Err(panicked)) => Err(Error(format!("a part of the control plane panicked: {panicked}"))),
             None => Ok(()),
         },
-        () = shutdown.cancelled() => Ok(()),
     };
     shutdown.cancel();
     let ended = tokio::time::timeout(DRAIN, async { while tasks.join_next().await.is_some() {} }).await;
@@ -142,8 +145,21 @@ pub async fn run_until(
         tracing::warn!("parts of the control plane did not end in time and are cut");
         tasks.shutdown().await;
     }
+    if !closed(store).await {
+        tracing::warn!("connections still hold the store open");
+    }
     tracing::info!("the control plane has ended");
     result
+}
+
+/// Waits until nobody else holds the store, so that a successor can open it; false when somebody does for too long.
+async fn closed(store: Arc<dyn Store>) -> bool {
+    let alone = async {
+        while Arc::strong_count(&store) > 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(DRAIN, alone).await.is_ok()
 }
 
 type Tasks = JoinSet<(&'static str, Result<(), String>)>;
@@ -151,6 +167,7 @@ type Tasks = JoinSet<(&'static str, Result<(), String>)>;
 /// Everything opened and bound, nothing running yet.
 struct Parts {
     endpoints: Endpoints,
+    store: Arc<dyn Store>,
     api: api::Api,
     api_tls: Arc<rustls::ServerConfig>,
     api_listener: TcpListener,
@@ -185,7 +202,7 @@ impl Parts {
             hosts: vec![settings.api.ip().to_string()],
             ..api::Settings::default()
         };
-        let api = api::Api::open(store, api_settings).await.map_err(failed("resource API"))?;
+        let api = api::Api::open(store.clone(), api_settings).await.map_err(failed("resource API"))?;
 
         let ports = dir.join("ports.json");
         let remembered = listen::Ports::load(&ports);
@@ -215,7 +232,19 @@ impl Parts {
             roots: authority.ca().bundle().to_der(),
             reissue_after: 0,
         };
-        Ok(Self { endpoints, api, api_tls, api_listener, grpc_listener, grpc_tls, authority, tokens, mesh, reserved })
+        Ok(Self {
+            endpoints,
+            store,
+            api,
+            api_tls,
+            api_listener,
+            grpc_listener,
+            grpc_tls,
+            authority,
+            tokens,
+            mesh,
+            reserved,
+        })
     }
 
     fn spawn(self, settings: &Settings, shutdown: &CancellationToken) -> Result<Tasks, Error> {

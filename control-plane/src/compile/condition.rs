@@ -106,6 +106,8 @@ pub struct Verdict {
     pub namespace: String,
     /// Its name.
     pub name: String,
+    /// `metadata.uid`: another object of the same name has another fate.
+    pub uid: String,
     /// `metadata.generation` of the edition that was compiled.
     pub generation: i64,
     /// One for each parent that is ours, in the order written; kinds without parents have exactly one.

@@ -193,6 +193,7 @@ impl<'w> Guards<'w> {
             kind,
             namespace: meta.namespace.clone().unwrap_or_default(),
             name: meta.name.clone().unwrap_or_default(),
+            uid: meta.uid.clone().unwrap_or_default(),
             generation: meta.generation.unwrap_or_default(),
             parents: vec![ParentVerdict { parent: None, conditions, shapes }],
         });

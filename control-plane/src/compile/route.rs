@@ -205,6 +205,7 @@ fn verdicts(pending: Vec<Pending<'_>>) -> Vec<Verdict> {
             kind: p.route.kind,
             namespace: p.route.namespace.clone(),
             name: p.route.name.clone(),
+            uid: p.route.uid.clone(),
             generation: p.route.generation,
             parents: Vec::new(),
         });

@@ -52,6 +52,7 @@ fn add(world: &mut World, object: Value, created: i64) {
             kind: if kind == "HTTPRoute" { Kind::HttpRoute } else { Kind::GrpcRoute },
             namespace,
             name,
+            uid: String::new(),
             generation: 1,
             created,
             spec: object["spec"].clone(),

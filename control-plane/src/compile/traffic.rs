@@ -82,6 +82,7 @@ impl Policies {
             kind: Kind::TrafficPolicy,
             namespace: namespace.clone(),
             name: own.clone(),
+            uid: policy.metadata.uid.clone().unwrap_or_default(),
             generation: policy.metadata.generation.unwrap_or_default(),
             parents: vec![ParentVerdict {
                 parent: None,

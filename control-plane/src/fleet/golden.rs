@@ -52,7 +52,7 @@ impl Counts {
             attempts: stats.attempts,
             failed_attempts: stats.failed_attempts.min(stats.attempts),
             retries: stats.retries,
-            mtls: stats.mtls.min(stats.calls.saturating_add(stats.tcp_connections)),
+            mtls: stats.mtls.min(stats.calls),
             tcp_connections: stats.tcp_connections,
             bytes_sent: stats.bytes_sent,
             bytes_received: stats.bytes_received,
@@ -142,12 +142,14 @@ struct Series {
 pub struct Golden {
     began: Instant,
     series: BTreeMap<Key, Series>,
+    /// Source → sidecars that report calls of it: whose breakers belong to an edge.
+    speakers: BTreeMap<String, BTreeSet<String>>,
     dropped: u64,
 }
 
 impl Default for Golden {
     fn default() -> Self {
-        Self { began: Instant::now(), series: BTreeMap::new(), dropped: 0 }
+        Self { began: Instant::now(), series: BTreeMap::new(), speakers: BTreeMap::new(), dropped: 0 }
     }
 }
 
@@ -177,7 +179,7 @@ pub struct Numbers {
     pub p95_ms: Option<f64>,
     /// Latency in milliseconds.
     pub p99_ms: Option<f64>,
-    /// Share of calls and TCP connections whose hop was mutually authenticated, 0 to 1.
+    /// Share of calls whose hop was mutually authenticated, 0 to 1.
     pub mtls: Option<f64>,
     /// TCP connections opened.
     pub tcp_connections: u64,
@@ -244,6 +246,12 @@ impl Golden {
                 self.dropped += 1;
                 continue;
             }
+            if !inbound && (self.speakers.len() < MAX_SERIES || self.speakers.contains_key(&stats.source)) {
+                let speakers = self.speakers.entry(stats.source.clone()).or_default();
+                if speakers.len() < MAX_SERIES && !speakers.contains(sidecar) {
+                    speakers.insert(sidecar.to_owned());
+                }
+            }
             let endpoint = if inbound { sidecar.to_owned() } else { stats.endpoint };
             let key =
                 Key { inbound, source: stats.source, destination: stats.destination, endpoint, route: stats.route };
@@ -307,7 +315,7 @@ impl Golden {
             let concerns = |b: &&Breaker| {
                 b.backend.rsplit_once(':').map_or(b.backend.as_str(), |(s, _)| s) == key.destination
                     && (key.endpoint.is_empty() || b.endpoint == key.endpoint)
-                    && (key.source.is_empty() || b.sidecar == key.source)
+                    && (key.source.is_empty() || self.speakers.get(&key.source).is_some_and(|s| s.contains(&b.sidecar)))
             };
             let of_it: Vec<&Breaker> = breakers.iter().filter(concerns).collect();
             Row {
@@ -348,7 +356,7 @@ fn numbers(counts: &Counts, seconds: f64) -> Numbers {
         p50_ms: counts.percentile(0.50),
         p95_ms: counts.percentile(0.95),
         p99_ms: counts.percentile(0.99),
-        mtls: share(counts.mtls, counts.calls + counts.tcp_connections),
+        mtls: share(counts.mtls, counts.calls),
         tcp_connections: counts.tcp_connections,
         bytes_sent: counts.bytes_sent,
         bytes_received: counts.bytes_received,
@@ -437,6 +445,7 @@ mod tests {
         let stat = golden.stat(now, Duration::from_secs(10), &[breaker]);
         assert_eq!((stat.services[0].open_breakers, stat.services[0].breaker_openings), (1, 3));
         assert_eq!(stat.endpoints[0].open_breakers, 1);
+        assert_eq!(stat.edges[0].open_breakers, 1);
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use super::registration;
 use super::token::{Refusal, Tokens};
 use super::{Authority, Peer, SYSTEM_NAMESPACE};
-use crate::kinds::Workload;
-use kube::api::{Api, PostParams};
+use crate::kinds::{Phase, Workload};
+use kube::api::{Api, Patch, PatchParams, PostParams};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -127,7 +127,10 @@ impl IdentityService {
                 }
             };
             match written {
-                Ok(_) => {
+                Ok(written) => {
+                    if written.status.is_some() {
+                        self.begin_again(&api, &request.name).await?;
+                    }
                     tracing::info!(workload = %format!("{}/{}", peer.namespace, request.name), peer = %peer.identity, "registered");
                     return Ok(format!("{}/{}", peer.namespace, request.name));
                 }
@@ -142,6 +145,18 @@ impl IdentityService {
             }
         }
         Err(Status::aborted(format!("workload {}/{} is being written by others", peer.namespace, request.name)))
+    }
+}
+
+impl IdentityService {
+    /// A workload that registers differently has started anew: what was known of its predecessor's readiness says nothing of it.
+    async fn begin_again(&self, api: &Api<Workload>, name: &str) -> Result<(), Status> {
+        let status = serde_json::json!({ "status": { "phase": Phase::Pending, "conditions": [] } });
+        match api.patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(e)) if e.code == 404 => Ok(()),
+            Err(error) => Err(unavailable(error)),
+        }
     }
 }
 

@@ -39,6 +39,8 @@ pub struct Route {
     pub namespace: String,
     /// Name.
     pub name: String,
+    /// `metadata.uid`
+    pub uid: String,
     /// `metadata.generation`
     pub generation: i64,
     /// `metadata.creationTimestamp`, seconds since the Unix epoch.

@@ -106,7 +106,8 @@ fn resource(kind: Kind) -> ApiResource {
     }
 }
 
-type Object = (Kind, String, String);
+/// Kind, namespace, name and uid: an object that was made anew has no status yet, whatever its predecessor was told.
+type Object = (Kind, String, String, String);
 
 /// Writes statuses until `shutdown`.
 pub async fn run(
@@ -156,7 +157,7 @@ async fn write_all(
     let mut seen = HashMap::with_capacity(verdicts.len());
     for verdict in verdicts {
         let of_parents: Vec<Progress> = progress.by_ref().take(verdict.parents.len()).collect();
-        let object = (verdict.kind, verdict.namespace.clone(), verdict.name.clone());
+        let object = (verdict.kind, verdict.namespace.clone(), verdict.name.clone(), verdict.uid.clone());
         let before = written.remove(&object).unwrap_or_else(|| there(latest, verdict));
         let wanted = if verdict.kind.is_route() {
             routes(verdict, &of_parents, &before, &now)
@@ -262,6 +263,7 @@ mod tests {
             kind: Kind::HttpRoute,
             namespace: "shop".into(),
             name: "r".into(),
+            uid: String::new(),
             generation: 2,
             parents: vec![ParentVerdict { parent: Some(parent), ..verdict(Condition::accepted()) }],
         };

@@ -102,6 +102,7 @@ fn route(kind: Kind, object: &DynamicObject) -> Route {
         kind,
         namespace: object.metadata.namespace.clone().unwrap_or_default(),
         name: object.metadata.name.clone().unwrap_or_default(),
+        uid: object.metadata.uid.clone().unwrap_or_default(),
         generation: object.metadata.generation.unwrap_or_default(),
         created: created(&object.metadata),
         spec: object.data.get("spec").cloned().unwrap_or_default(),
