@@ -22,13 +22,21 @@ pub struct Stat {
 #[serde(rename_all = "camelCase", default)]
 pub struct Service {
     /// `namespace/name`
-    pub name: String,
+    pub service: String,
     /// Calls a second.
-    pub rps: Option<f64>,
+    pub rps: f64,
+    /// Calls in the window.
+    pub calls: u64,
+    /// Of them, failed after retries.
+    pub failures: u64,
+    /// Attempts sent.
+    pub attempts: u64,
+    /// Attempts after the first.
+    pub retries: u64,
     /// Share of calls that succeeded, after retries, 0 to 1.
-    pub success_rate: Option<f64>,
-    /// The same of attempts: before retries.
-    pub attempt_success_rate: Option<f64>,
+    pub success: Option<f64>,
+    /// The same of attempts: what success would be without retries.
+    pub success_before_retries: Option<f64>,
     /// Latency, milliseconds.
     pub p50_ms: Option<f64>,
     /// Latency, milliseconds.
@@ -36,31 +44,23 @@ pub struct Service {
     /// Latency, milliseconds.
     pub p99_ms: Option<f64>,
     /// Share of calls over mutually authenticated hops, 0 to 1.
-    pub mtls_rate: Option<f64>,
-    /// Retries a second.
-    pub retries_per_second: Option<f64>,
-    /// Endpoints that some caller has taken out of balancing.
-    pub open_breakers: Option<u32>,
-    /// Its endpoints.
-    pub endpoints: Option<Endpoints>,
-}
-
-/// How many endpoints there are.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Endpoints {
-    /// Those that get calls.
-    pub ready: u32,
-    /// All.
-    pub total: u32,
+    pub mtls: Option<f64>,
+    /// Breakers of callers that are not closed.
+    pub open_breakers: u32,
+    /// Endpoints that get calls.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ready_endpoints: Option<u32>,
+    /// All endpoints.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoints: Option<u32>,
 }
 
 /// One breaker.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Breaker {
-    /// Who reports it, `namespace/name` of a workload.
-    pub workload: String,
+    /// Whose sidecar holds it, `namespace/name` of a workload.
+    pub sidecar: String,
     /// `namespace/name:port`
     pub backend: String,
     /// Workload uid of the endpoint.
@@ -95,10 +95,9 @@ pub struct Check {
     pub hint: Option<String>,
 }
 
-/// Golden signals of the last `window` ("10s"), of all namespaces or one.
-pub async fn stat(client: &Client, window: &str, namespace: Option<&str>) -> Result<Stat, Error> {
-    let namespace = namespace.map(|name| format!("&namespace={}", encode(name))).unwrap_or_default();
-    client.read(&format!("/weft/v1/stat?window={}{namespace}", encode(window))).await
+/// Golden signals of the last `window` ("10s").
+pub async fn stat(client: &Client, window: &str) -> Result<Stat, Error> {
+    client.read(&format!("/weft/v1/stat?window={}", encode(window))).await
 }
 
 /// What the control plane says of itself and its sidecars.

@@ -34,16 +34,19 @@ pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
     let window = format!("{}ms", args.window.as_millis());
     let live = args.watch && args.output == Format::Table && std::io::stdout().is_terminal();
     loop {
-        let mut stat = fleet::stat(&client, &window, args.namespace.as_deref())
+        let mut stat = fleet::stat(&client, &window)
             .await
             .map_err(|error| error.into_failure("read statistics"))?;
+        if let Some(namespace) = &args.namespace {
+            stat.services.retain(|row| row.service.split('/').next() == Some(namespace.as_str()));
+        }
         // `weft stat services` and `weft stat` are one; other words are names.
         let named: Vec<&str> =
             args.names.iter().map(String::as_str).filter(|name| !["services", "service", "svc"].contains(name)).collect();
         if !named.is_empty() {
-            stat.services.retain(|service| named.iter().any(|name| is_named(&service.name, name)));
+            stat.services.retain(|row| named.iter().any(|name| is_named(&row.service, name)));
         }
-        if let Some(missing) = named.iter().find(|name| !stat.services.iter().any(|s| is_named(&s.name, name))) {
+        if let Some(missing) = named.iter().find(|name| !stat.services.iter().any(|row| is_named(&row.service, name))) {
             return Err(Failure::not_well(format!("no service '{missing}'")).hint("list them with: weft get services -A"));
         }
         let text = match args.output {
@@ -53,7 +56,7 @@ pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
             }
             Format::Json => output::json(&stat)?,
             Format::Yaml => output::yaml(&stat)?,
-            Format::Name => stat.services.iter().map(|service| format!("service/{}\n", service.name)).collect(),
+            Format::Name => stat.services.iter().map(|row| format!("service/{}\n", row.service)).collect(),
         };
         output::print(&text)?;
         if !args.watch {
@@ -70,24 +73,29 @@ fn is_named(service: &str, name: &str) -> bool {
 /// The table of services; `-` where there is no data.
 pub fn table(stat: &Stat) -> String {
     let header = ["SERVICE", "READY", "RPS", "SUCCESS", "UNRETRIED", "P50", "P95", "P99", "MTLS", "RETRIES", "OPEN"];
-    let rows: Vec<Vec<String>> = stat.services.iter().map(row).collect();
+    let rows: Vec<Vec<String>> = stat.services.iter().map(|service| row(service, stat.window_seconds)).collect();
     output::table(&header, &rows, &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10])
 }
 
-fn row(service: &Service) -> Vec<String> {
+fn row(service: &Service, seconds: f64) -> Vec<String> {
     let cell = |value: Option<f64>, text: fn(f64) -> String| value.map_or_else(|| "-".to_owned(), text);
+    let called = service.calls > 0;
+    let retries = u32::try_from(service.retries).map_or(f64::MAX, f64::from) / seconds.max(0.001);
     vec![
-        service.name.clone(),
-        service.endpoints.map_or_else(|| "-".to_owned(), |e| format!("{}/{}", e.ready, e.total)),
-        cell(service.rps, |value| format!("{value:.1}/s")),
-        cell(service.success_rate, percent),
-        cell(service.attempt_success_rate, percent),
+        service.service.clone(),
+        match (service.ready_endpoints, service.endpoints) {
+            (Some(ready), Some(all)) => format!("{ready}/{all}"),
+            _ => "-".to_owned(),
+        },
+        cell(called.then_some(service.rps), |value| format!("{value:.1}/s")),
+        cell(service.success, percent),
+        cell(service.success_before_retries, percent),
         cell(service.p50_ms, milliseconds),
         cell(service.p95_ms, milliseconds),
         cell(service.p99_ms, milliseconds),
-        cell(service.mtls_rate, percent),
-        cell(service.retries_per_second, |value| format!("{value:.1}/s")),
-        service.open_breakers.map_or_else(|| "-".to_owned(), |count| count.to_string()),
+        cell(service.mtls, percent),
+        cell(called.then_some(retries), |value| format!("{value:.1}/s")),
+        service.open_breakers.to_string(),
     ]
 }
 
@@ -115,27 +123,30 @@ mod tests {
         let stat = Stat {
             services: vec![
                 Service {
-                    name: "shop/payments".into(),
-                    rps: Some(30.04),
-                    success_rate: Some(0.99996),
-                    attempt_success_rate: Some(0.951),
+                    service: "shop/payments".into(),
+                    rps: 30.04,
+                    calls: 300,
+                    retries: 15,
+                    success: Some(0.99996),
+                    success_before_retries: Some(0.951),
                     p50_ms: Some(1.24),
                     p95_ms: Some(18.4),
                     p99_ms: Some(1203.0),
-                    mtls_rate: Some(1.0),
-                    retries_per_second: Some(1.5),
-                    open_breakers: Some(0),
-                    endpoints: Some(fleet::Endpoints { ready: 1, total: 1 }),
+                    mtls: Some(1.0),
+                    ready_endpoints: Some(1),
+                    endpoints: Some(1),
+                    ..Service::default()
                 },
-                Service { name: "shop/users".into(), ..Service::default() },
+                Service { service: "shop/users".into(), ..Service::default() },
             ],
+            window_seconds: 10.0,
             ..Stat::default()
         };
         assert_eq!(
             table(&stat),
             "SERVICE        READY     RPS  SUCCESS  UNRETRIED    P50   P95    P99  MTLS  RETRIES  OPEN\n\
              shop/payments    1/1  30.0/s   99.99%     95.10%  1.2ms  18ms  1.20s  100%    1.5/s     0\n\
-             shop/users         -       -        -          -      -     -      -     -        -     -\n"
+             shop/users         -       -        -          -      -     -      -     -        -     0\n"
         );
     }
 

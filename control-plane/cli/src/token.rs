@@ -179,7 +179,7 @@ async fn list(client: &Client, format: Format) -> Result<u8, Failure> {
                         limit => format!("{} of {limit}", text(item, "used")),
                     };
                     let identity = format!("{}/{}", text(item, "namespace"), text(item, "serviceAccount"));
-                    let expires = item.get("expiresAt").and_then(Value::as_i64);
+                    let expires = item.get("expiresAt").and_then(Value::as_str).and_then(output::epoch);
                     vec![text(item, "id"), identity, text(item, "services"), uses, expiry(expires, output::now())]
                 })
                 .collect();

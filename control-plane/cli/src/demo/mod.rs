@@ -461,7 +461,7 @@ mod tests {
 
     #[test]
     fn the_policies_in_the_binary_are_objects() {
-        assert_eq!(apply::parse("shop.yaml", SHOP).unwrap().len(), 11);
+        assert_eq!(apply::parse("shop.yaml", SHOP).unwrap().len(), 12);
         for (origin, text) in [("v1", CATALOG_V1), ("canary", CATALOG_CANARY)] {
             let documents = apply::parse(origin, text).unwrap();
             assert_eq!((documents[0].kind.as_str(), documents[0].name.as_str()), ("HTTPRoute", "catalog"));

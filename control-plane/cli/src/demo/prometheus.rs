@@ -97,20 +97,31 @@ impl Scrape {
                 .iter()
                 .map(|(bound, count)| (bound.0, (count - before.buckets.get(bound).unwrap_or(&0.0)).max(0.0)))
                 .collect();
-            let open = self.breakers.values().filter(|(backend, state)| backend == name && *state > 0).count();
+            // Endpoints as its callers hold them; several may hold the same one.
+            let mut endpoints: BTreeMap<&str, bool> = BTreeMap::new();
+            let held = self.breakers.iter().filter(|(_, (backend, _))| backend == name);
+            for ((_, endpoint), (_, state)) in held {
+                *endpoints.entry(endpoint).or_insert(true) &= *state == 0;
+            }
+            let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+            let closed = endpoints.values().filter(|closed| **closed).count();
             let unencrypted = delta(|t| t.plaintext);
             Service {
-                name: name.clone(),
-                rps: Some(calls / seconds.max(0.001)),
-                success_rate: share(failures, calls),
-                attempt_success_rate: share(failures + retries, calls + retries),
-                p50_ms: quantile(&buckets, 0.5),
-                p95_ms: quantile(&buckets, 0.95),
-                p99_ms: quantile(&buckets, 0.99),
-                mtls_rate: share(unencrypted, delta(|t| t.mutual) + unencrypted),
-                retries_per_second: Some(retries / seconds.max(0.001)),
-                open_breakers: u32::try_from(open).ok(),
-                endpoints: None,
+                service: name.clone(),
+                rps: rounded(calls / seconds.max(0.001)),
+                calls: whole(calls),
+                failures: whole(failures),
+                attempts: whole(calls + retries),
+                retries: whole(retries),
+                success: share(failures, calls),
+                success_before_retries: share(failures + retries, calls + retries),
+                p50_ms: quantile(&buckets, 0.5).map(rounded),
+                p95_ms: quantile(&buckets, 0.95).map(rounded),
+                p99_ms: quantile(&buckets, 0.99).map(rounded),
+                mtls: share(unencrypted, delta(|t| t.mutual) + unencrypted),
+                open_breakers: count(endpoints.len() - closed),
+                ready_endpoints: Some(count(closed)),
+                endpoints: Some(count(endpoints.len())),
             }
         });
         Stat { window_seconds: seconds, services: rows.collect(), breakers: vec![] }
@@ -136,6 +147,18 @@ fn bound(text: &str) -> Option<Bound> {
     // Bounds are whole microseconds and small: the cast is exact.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked above: finite, not negative")]
     Some(Bound((seconds * 1e6).round() as u64))
+}
+
+/// To hundredths: what is measured is not finer.
+fn rounded(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
+}
+
+/// A count as the integer it is.
+fn whole(count: f64) -> u64 {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts are whole and not negative")]
+    let whole = count.round() as u64;
+    whole
 }
 
 /// Milliseconds below which the share `q` of calls lies, interpolated within the bucket, from cumulative counts.
@@ -231,14 +254,14 @@ weft_breaker_state{destination=\"shop/inventory\",port=\"80\",endpoint=\"shop/in
         let names = ["shop/payments".to_owned(), "shop/inventory".to_owned()];
         let stat = scrape.since(&Scrape::default(), 10.0, &names);
         let payments = &stat.services[0];
-        assert_eq!(payments.rps, Some(10.0));
-        assert_eq!(payments.success_rate, Some(0.99));
-        assert!((payments.attempt_success_rate.unwrap() - 99.0 / 105.0).abs() < 1e-9);
-        assert_eq!(payments.mtls_rate, Some(1.0), "a call that reached nobody went over no wire");
+        assert_eq!((payments.rps, payments.calls, payments.attempts), (10.0, 100, 105));
+        assert_eq!(payments.success, Some(0.99));
+        assert!((payments.success_before_retries.unwrap() - 99.0 / 105.0).abs() < 1e-9);
+        assert_eq!(payments.mtls, Some(1.0), "a call that reached nobody went over no wire");
         assert_eq!(payments.p50_ms, Some(1.0));
         assert!((payments.p99_ms.unwrap() - 9.82).abs() < 0.01);
-        assert_eq!(stat.services[1].open_breakers, Some(1));
-        assert_eq!(stat.services[1].success_rate, None, "no calls, no rate");
+        assert_eq!(stat.services[1].open_breakers, 1);
+        assert_eq!(stat.services[1].success, None, "no calls, no rate");
         assert_eq!(scrape.served["orders-1"], 7.0);
     }
 

@@ -10,8 +10,8 @@ pub const LOAD: &str = "load-1";
 pub const VICTIM: &str = "inventory-2";
 /// The workload that calls the victim.
 pub const VICTIMS_CALLER: &str = "orders-1";
-/// Services that the summary speaks of.
-pub const SERVICES: [&str; 6] = ["storefront", "catalog", "orders", "inventory", "payments", "users"];
+/// Services that answer calls, and that the summary speaks of: catalog's calls are answered by one of its two versions.
+pub const SERVICES: [&str; 7] = ["storefront", "catalog-v1", "catalog-v2", "orders", "inventory", "payments", "users"];
 
 /// One instance of a service.
 #[derive(Clone, Copy, Debug)]

@@ -2,6 +2,7 @@
 //! knows the sidecar process, `supervise` lives with both.
 
 mod join;
+mod netns;
 pub mod ports;
 pub mod sidecar;
 mod supervise;
@@ -19,6 +20,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// Last part of the full names of services, as `weft up` has it by default.
+const CLUSTER_DOMAIN: &str = "cluster.local";
 
 /// Flags of `weft run`.
 #[derive(clap::Args, Debug)]
@@ -47,7 +51,7 @@ pub struct Args {
     /// Local listener whose connections go to one service: 127.0.0.1:5432=db.shop:5432 (repeat for several)
     #[arg(long, value_name = "LISTEN=HOST:PORT")]
     tcp: Vec<TcpOutbound>,
-    /// none: the program finds the mesh by http_proxy and --tcp
+    /// How far the program is apart from the host
     #[arg(long, value_enum, default_value = "none")]
     isolation: Isolation,
     /// Address at which other hosts reach this workload
@@ -88,8 +92,10 @@ pub struct Args {
 /// How far the program is apart from the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Isolation {
-    /// Not at all: explicit mode, no privileges needed
+    /// Not at all: it finds the mesh by http_proxy and --tcp; no privileges needed
     None,
+    /// A network namespace, an address and names of its own; every connection is intercepted (root)
+    Netns,
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
@@ -111,6 +117,10 @@ pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
     let name = args.name.clone().unwrap_or_else(|| format!("{base}-{}", random(5)));
     let control_plane = join::control_plane(global, args.control_plane)?;
     let state = State::open(global, args.state_dir.as_deref(), &namespace, &name, !named)?;
+    let netns = match args.isolation {
+        Isolation::None => None,
+        Isolation::Netns => Some(netns::Netns::create(&state.dir, &namespace, CLUSTER_DOMAIN)?),
+    };
 
     let subject =
         join::Subject { namespace: &namespace, service_account: &account, services: &args.services, ports: &ports };
@@ -133,6 +143,13 @@ pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
     };
     renew().await?;
 
+    // The control plane's loopback is not that of the namespace.
+    let relay = match &netns {
+        Some(netns) if control_plane.ip().is_loopback() => {
+            Some(netns::relay::start(netns.gateway(), control_plane).await?)
+        }
+        _ => None,
+    };
     let (user, password) = ("weft".to_owned(), random(24));
     let labels: BTreeMap<String, String> = args.labels.iter().cloned().collect();
     let socket = state.socket()?;
@@ -144,9 +161,9 @@ pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
         ports: &ports,
         labels: &labels,
         zone: &args.zone,
-        address: args.address,
+        address: netns.as_ref().map_or(args.address, |netns| netns.address().into()),
         local: IpAddr::V4(Ipv4Addr::LOCALHOST),
-        control_plane,
+        control_plane: relay.as_ref().map_or(control_plane, |relay| relay.address),
         state_dir: &state.dir,
         socket: &socket,
         credentials: Some((&user, &password)),
@@ -158,45 +175,50 @@ pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
     if token_file.is_file() && let Some(object) = settings.as_object_mut() {
         object.insert("joinTokenFile".into(), token_file.display().to_string().into());
     }
-    let plan = Plan { program, prefix: vec![], state_dir: state.dir.clone(), settings, death: args.death };
+    if let Some(netns) = &netns {
+        netns.intercept(&mut settings);
+    }
+    let prefix = netns.as_ref().map(netns::Netns::enter).unwrap_or_default();
+    let plan = Plan { program, prefix, state_dir: state.dir.clone(), settings, death: args.death };
     let patience =
         supervise::Patience { ready: args.ready_timeout, drain: args.drain_deadline, stop: args.stop_timeout };
     let launch = async |ready: &sidecar::Ready| {
         // The secret has done its work.
         let _ = std::fs::remove_file(&token_file);
         output::progress(&format!("weft: {namespace}/{name} has joined the mesh; starting the program"));
-        let proxy = format!("http://{user}:{password}@{}", ready.outbound);
+        // Where everything is intercepted nobody needs to be told.
+        let proxy = netns.is_none().then(|| format!("http://{user}:{password}@{}", ready.outbound));
         let service = args.services.first().map(String::as_str).unwrap_or_default();
-        let environment = environment(&proxy, &namespace, service, &name, &account, ready);
-        start(&args.command, args.death, environment)
+        let environment = environment(proxy.as_deref(), &namespace, service, &name, &account, ready);
+        let mut words = netns.as_ref().map(netns::Netns::enter_with_names).unwrap_or_default();
+        words.extend(args.command.iter().cloned());
+        start(&words, args.death, environment)
     };
     supervise::supervise(plan, patience, launch, renew).await
 }
 
 /// What the program finds in its environment.
 fn environment(
-    proxy: &str,
+    proxy: Option<&str>,
     namespace: &str,
     service: &str,
     name: &str,
     account: &str,
     ready: &sidecar::Ready,
 ) -> Vec<(&'static str, String)> {
-    // What programs ask of this host is theirs; everything else goes through the sidecar. Not https_proxy: a TLS connection to
-    // the outside is nothing the sidecar could help with.
-    let local = "localhost,127.0.0.1,::1";
     let mut environment = vec![
-        ("http_proxy", proxy.to_owned()),
-        ("HTTP_PROXY", proxy.to_owned()),
-        ("grpc_proxy", proxy.to_owned()),
-        ("no_proxy", local.to_owned()),
-        ("NO_PROXY", local.to_owned()),
-        ("no_grpc_proxy", local.to_owned()),
         ("WEFT_NAMESPACE", namespace.to_owned()),
         ("WEFT_WORKLOAD", name.to_owned()),
         ("WEFT_SERVICE_ACCOUNT", account.to_owned()),
         ("WEFT_ADMIN", format!("http://{}", ready.admin)),
     ];
+    if let Some(proxy) = proxy {
+        // What programs ask of this host is theirs; everything else goes through the sidecar. Not https_proxy: a TLS connection
+        // to the outside is nothing the sidecar could help with.
+        let local = "localhost,127.0.0.1,::1";
+        environment.extend(["http_proxy", "HTTP_PROXY", "grpc_proxy"].map(|name| (name, proxy.to_owned())));
+        environment.extend(["no_proxy", "NO_PROXY", "no_grpc_proxy"].map(|name| (name, local.to_owned())));
+    }
     if !service.is_empty() {
         environment.push(("WEFT_SERVICE", service.to_owned()));
     }
@@ -255,7 +277,7 @@ impl State {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(bad)?;
         let dir = dir.canonicalize().map_err(bad)?;
         let bad = |error: std::io::Error| Failure::not_well(format!("state directory {}: {error}", dir.display()));
-        let lock = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("lock")).map_err(bad)?;
+        let lock = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("run.lock")).map_err(bad)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(std::fs::TryLockError::WouldBlock) => {
@@ -325,11 +347,20 @@ mod tests {
             socket: "/s".into(),
         };
         let environment: BTreeMap<_, _> =
-            environment("http://weft:x@127.0.0.1:4001", "shop", "", "load-1", "load", &ready).into_iter().collect();
+            environment(Some("http://weft:x@127.0.0.1:4001"), "shop", "", "load-1", "load", &ready).into_iter().collect();
         assert_eq!(environment["grpc_proxy"], "http://weft:x@127.0.0.1:4001");
         assert_eq!(environment["WEFT_ADMIN"], "http://127.0.0.1:4003");
         assert!(!environment.contains_key("WEFT_SERVICE"));
         assert!(environment["no_proxy"].contains("127.0.0.1"));
+    }
+
+    #[test]
+    fn an_intercepted_program_is_told_of_no_proxy() {
+        let any = "127.0.0.1:1".parse().unwrap();
+        let ready = sidecar::Ready { pid: 1, outbound: any, tunnel: any, admin: any, socket: "/s".into() };
+        let environment = environment(None, "shop", "cart", "cart-1", "cart", &ready);
+        assert!(environment.iter().all(|(name, _)| !name.to_lowercase().contains("proxy")));
+        assert!(environment.contains(&("WEFT_SERVICE", "cart".to_owned())));
     }
 
     #[test]

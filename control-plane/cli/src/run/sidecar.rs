@@ -86,6 +86,9 @@ impl Plan {
         let mut words = words.into_iter();
         let first = words.next().unwrap_or_default();
         let mut command = trampoline::command(Path::new(&first), self.death)?;
+        if !self.prefix.is_empty() {
+            command.env("PATH", super::netns::path());
+        }
         let mut child = command
             .args(words)
             .arg("--config")
