@@ -128,8 +128,11 @@ async fn connection(stream: TcpStream, api: Api, tls: TlsAcceptor, stopping: Can
     let result = tokio::select! {
         result = &mut served => result,
         () = stopping.cancelled() => {
-            let stop = graceful.shutdown();
-            tokio::join!(stop, served).1
+            // Told to end; it says itself when it has. The shutdown would also wait for `served` to be dropped, which lives on here.
+            tokio::select! {
+                result = &mut served => result,
+                () = graceful.shutdown() => Ok(()),
+            }
         }
     };
     if let Err(error) = result {
