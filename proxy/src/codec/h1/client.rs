@@ -25,7 +25,7 @@ pub(crate) struct Idle(Arc<Conn>);
 impl Idle {
     /// May it carry another exchange? Not when the peer closed it, or sent bytes nobody asked for. A `thorough` look asks the kernel.
     pub(crate) fn is_fresh(&self, thorough: bool) -> bool {
-        self.0.lock().io.as_mut().is_some_and(|io| !io.is_stale() && !(thorough && io.has_ended()))
+        self.0.lock().io.as_mut().is_some_and(|io| !(io.is_stale() || thorough && io.has_ended()))
     }
 
     /// Starts the next exchange.

@@ -158,16 +158,13 @@ fn headers(head: &Bytes, parsed: &[httparse::Header<'_>], limits: &Limits) -> Re
     for line in parsed {
         let (name, raw, value) = field(head, line)?;
         match name {
-            header::HOST => {
-                if seen.host.replace(head.slice_ref(line.value)).is_some() {
-                    return Err(Refusal::Malformed("there are two Host headers"));
-                }
+            header::HOST if seen.host.is_some() => return Err(Refusal::Malformed("there are two Host headers")),
+            header::HOST => seen.host = Some(head.slice_ref(line.value)),
+            // RFC 9110 §8.6 lets a recipient accept equal values; a peer that sends two is not worth the ambiguity.
+            header::CONTENT_LENGTH if seen.length.is_some() => {
+                return Err(Refusal::Malformed("there are two Content-Length headers"));
             }
-            header::CONTENT_LENGTH => {
-                if seen.length.replace(length(line.value)?).is_some() {
-                    return Err(Refusal::Malformed("there are two Content-Length headers"));
-                }
-            }
+            header::CONTENT_LENGTH => seen.length = Some(length(line.value)?),
             header::TRANSFER_ENCODING => {
                 codings += 1;
                 // Only "chunked", once: any other coding would have to be decoded to know where the body ends.

@@ -64,12 +64,12 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
-    fn len(&self) -> usize {
+    fn waiting(&self) -> usize {
         self.queued + self.tail.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.len() == 0 && !self.unflushed
+        self.waiting() == 0 && !self.unflushed
     }
 
     pub(super) fn push(&mut self, data: Bytes) {
@@ -105,7 +105,7 @@ impl Outgoing {
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>, io: &mut Io) -> Poll<io::Result<()>> {
-        while self.len() > 0 {
+        while self.waiting() > 0 {
             let mut slices = [IoSlice::new(&[]); SLICES];
             let mut count = 0;
             for (slot, bytes) in slices.iter_mut().zip(self.segments.iter().map(|b| &b[..])) {
@@ -222,7 +222,12 @@ impl Wire {
             return Poll::Ready(Ok(0));
         }
         let Some(io) = &mut self.io else { return Poll::Ready(Ok(0)) };
-        match ready!(io.poll_fill(cx, &mut self.inbound, self.read_size)) {
+        let filled = io.poll_fill(cx, &mut self.inbound, self.read_size);
+        if filled.is_pending() && self.inbound.is_empty() {
+            // Whatever was reserved in vain is not kept while the connection waits.
+            self.inbound = BytesMut::new();
+        }
+        match ready!(filled) {
             Ok(0) => {
                 self.eof = true;
                 Poll::Ready(Ok(0))
@@ -247,9 +252,9 @@ impl Wire {
             return Poll::Ready(Ok(()));
         }
         let Some(io) = &mut self.io else { return Poll::Ready(Ok(())) };
-        let before = self.out.len();
+        let before = self.out.waiting();
         let result = self.out.poll_flush(cx, io);
-        self.wrote |= self.out.len() < before;
+        self.wrote |= self.out.waiting() < before;
         match ready!(result) {
             Ok(()) => Poll::Ready(Ok(())),
             Err(error) => {
@@ -261,7 +266,7 @@ impl Wire {
 
     /// Ready when more may be queued.
     pub(super) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ProxyError>> {
-        if self.out.len() < HIGH_WATER { Poll::Ready(Ok(())) } else { self.poll_flush(cx) }
+        if self.out.waiting() < HIGH_WATER { Poll::Ready(Ok(())) } else { self.poll_flush(cx) }
     }
 
     /// Gives read buffers back between messages.
