@@ -210,13 +210,10 @@ pub fn mariadb(place: &Place, name: &'static str, port: u16, protocol: &str) {
         format!("--bind-address={bind}"),
     );
     let pid = format!("--pid-file={}", text(&folder.path().join("pid")));
-    // Root may come from anywhere: a sidecar's connection is local in one place and not in the other.
+    // A sidecar's connection is local in one place and not in the other: the user may come from anywhere. One statement a line.
     let grant = folder.path().join("init.sql");
-    std::fs::write(
-        &grant,
-        "create user 'shop'@'%'; grant all on *.* to 'shop'@'%'; create user 'shop'@'localhost'; flush privileges;\n",
-    )
-    .unwrap();
+    let statements = ["create user 'shop'@'%'", "grant all on *.* to 'shop'@'%'", "flush privileges"];
+    std::fs::write(&grant, statements.map(|s| format!("{s};\n")).concat()).unwrap();
     let init = format!("--init-file={}", text(&grant));
     let command =
         [text(&server), "--no-defaults", "--user=root", "--skip-name-resolve", &data, &socket, &at, &bind, &pid, &init];
