@@ -1,4 +1,5 @@
 //! The control plane as sidecars meet it: a whole one in a directory of its own, real sockets, real certificates.
+#![allow(clippy::unwrap_used, reason = "a panic in a test is the report")]
 
 mod plane_support;
 

@@ -37,13 +37,16 @@ pub struct Member {
     pub targets: Vec<Target>,
 }
 
+/// A service that a workload belongs to, and what of it that service's ports lead to.
+type Belongs = (Arc<Service>, Vec<Target>);
+
 /// Who belongs to what, both ways.
 #[derive(Debug, Default)]
 pub struct Members {
     /// Service → its members in order of uid.
     by_service: BTreeMap<String, Vec<Member>>,
     /// Workload uid → services it belongs to, with the targets.
-    by_workload: BTreeMap<String, Vec<(Arc<Service>, Vec<Target>)>>,
+    by_workload: BTreeMap<String, Vec<Belongs>>,
 }
 
 impl Members {
@@ -74,7 +77,7 @@ impl Members {
 
     /// Services of a workload.
     #[must_use]
-    pub fn of_workload(&self, uid: &str) -> &[(Arc<Service>, Vec<Target>)] {
+    pub fn of_workload(&self, uid: &str) -> &[Belongs] {
         self.by_workload.get(uid).map_or(&[], Vec::as_slice)
     }
 }

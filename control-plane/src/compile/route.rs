@@ -230,7 +230,7 @@ fn compile(world: &World, route: &Route) -> (Result<v1::Route, Condition>, Condi
     let resolved = Condition::resolved(&unresolved);
     match check(&compiled) {
         Ok(()) => (Ok(compiled), resolved),
-        Err(text) => (Err(Condition::refused("UnsupportedValue", text)), resolved),
+        Err(text) => (Err(Condition::refused("Invalid", text)), resolved),
     }
 }
 

@@ -98,7 +98,7 @@ impl Policies {
         let Some(of_service) = self.parts.get(service) else { return Part::default() };
         let by_name = port.and_then(|p| of_service.get(&Some(p.to_owned())));
         let parts = by_name.into_iter().flatten().chain(of_service.get(&None).into_iter().flatten());
-        parts.fold(Part::default(), |merged, next| merge(merged, next))
+        parts.fold(Part::default(), merge)
     }
 
     /// What the policies learn.
@@ -114,13 +114,13 @@ fn merge(mut to: Part, from: &Part) -> Part {
     f.backend_request_timeout = f.backend_request_timeout.or(g.backend_request_timeout);
     f.idle_timeout = f.idle_timeout.or(g.idle_timeout);
     f.retry = f.retry.take().or_else(|| g.retry.clone());
-    f.retry_budget = f.retry_budget.take().or_else(|| g.retry_budget.clone());
+    f.retry_budget = f.retry_budget.or(g.retry_budget);
     let (b, c) = (&mut to.backend, &from.backend);
     if b.balancer == i32::from(v1::Balancer::Default) {
         b.balancer = c.balancer;
     }
-    b.breaker = b.breaker.take().or_else(|| c.breaker.clone());
-    b.limits = b.limits.take().or_else(|| c.limits.clone());
+    b.breaker = b.breaker.or(c.breaker);
+    b.limits = b.limits.or(c.limits);
     b.connect_timeout = b.connect_timeout.or(c.connect_timeout);
     b.tcp_idle_timeout = b.tcp_idle_timeout.or(c.tcp_idle_timeout);
     to

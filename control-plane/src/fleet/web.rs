@@ -41,7 +41,6 @@ pub struct Sources {
 }
 
 /// The routes, all under `/weft/v1`.
-#[must_use]
 pub fn router(sources: Sources) -> Router {
     Router::new()
         .route("/weft/v1/stat", get(stat))

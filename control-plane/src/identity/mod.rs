@@ -38,7 +38,6 @@ impl Peer {
     ///
     /// # Errors
     /// `UNAUTHENTICATED` when it presented no certificate, `PERMISSION_DENIED` when its id is not that of a workload.
-    #[expect(clippy::result_large_err, reason = "tonic's own type: what the caller returns")]
     pub fn of<T>(request: &Request<T>) -> Result<Self, Status> {
         Self::find(request)?.ok_or_else(|| {
             Status::unauthenticated(
@@ -51,7 +50,6 @@ impl Peer {
     ///
     /// # Errors
     /// `PERMISSION_DENIED` when its id is not that of a workload.
-    #[expect(clippy::result_large_err, reason = "tonic's own type: what the caller returns")]
     pub fn find<T>(request: &Request<T>) -> Result<Option<Self>, Status> {
         let info = request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>();
         let Some(chain) = info.and_then(TlsConnectInfo::peer_certs).filter(|chain| !chain.is_empty()) else {

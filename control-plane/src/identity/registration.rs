@@ -261,7 +261,8 @@ mod tests {
     #[test]
     fn nonsense_is_refused_by_field() {
         let cart = peer("cart");
-        let broken: [(&str, fn(&mut v1::RegisterRequest)); 7] = [
+        type Spoil = fn(&mut v1::RegisterRequest);
+        let broken: [(&str, Spoil); 7] = [
             ("name", |r| r.name = "Cart_1".into()),
             ("address", |r| r.address = "cart.shop".into()),
             ("tunnel", |r| r.tunnel = "192.0.2.7".into()),

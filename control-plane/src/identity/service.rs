@@ -1,7 +1,7 @@
 //! `weft.v1.Identity` behind tonic: certificates for who proves who they are, and registrations within what they may claim.
 
 use super::registration;
-use super::token::{Refusal, Tokens};
+use super::token::{Refusal, Tokens, is_label};
 use super::{Authority, Peer, SYSTEM_NAMESPACE};
 use crate::kinds::{Phase, Workload};
 use kube::api::{Api, Patch, PatchParams, PostParams};
@@ -99,6 +99,10 @@ impl IdentityService {
             && self.reserved.contains(address)
         {
             return Err(Status::invalid_argument(format!("address: {address} is in the range of Services' addresses")));
+        }
+        // Before it becomes part of a path.
+        if !is_label(&request.name) {
+            return Err(Status::invalid_argument(format!("name: {:?} is not a DNS label", request.name)));
         }
         let api: Api<Workload> = Api::namespaced(self.client.clone(), &peer.namespace);
         for _ in 0..TRIES {

@@ -1,6 +1,7 @@
 //! A control plane in a directory of its own, and the two clients that tests talk to it with: an administrator of the API and a sidecar
 //! over real mTLS. Every wait has a deadline.
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
+#![allow(dead_code, missing_docs, unreachable_pub, reason = "each test binary uses a part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic in a test is the report")]
 
 use base64::Engine as _;
 use bytes::Bytes;
