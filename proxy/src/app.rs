@@ -3,6 +3,8 @@
 //! One control thread (the caller's) runs discovery, identity, admin and telemetry; each worker thread runs the data path on its own
 //! runtime and sockets. What remembered configuration and certificates allow is served before the control plane is even asked.
 
+mod host;
+mod join;
 mod log;
 mod sockets;
 mod worker;
@@ -13,11 +15,13 @@ use crate::discovery::control::Control;
 use crate::discovery::file::{FileError, FileSource};
 use crate::discovery::{Directory, DumpRequest, Keep, Publisher, link, metrics, xds};
 use crate::drain::Drain;
-use crate::identity::{Files, IdentityError, Issuer, JoinToken, Registrar, Renewal};
+use crate::identity::{Files, Issuer, JoinToken, Registrar, Renewal};
 use crate::intercept::{self, dns, nft};
-use crate::telemetry::{Telemetry, access_log};
+use crate::telemetry::Telemetry;
+use host::{access_log_options, join_token, own_state_dir, raise_descriptors};
+use join::{join, register_first};
 use sockets::Sockets;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -26,7 +30,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use weft_certs::tls::ALPN_GRPC;
 use weft_certs::tls::ClientConfigs;
-use weft_certs::{LiveIdentity, files};
+use weft_certs::LiveIdentity;
 use worker::Workers;
 
 /// Services that are not called for this long leave the stream.
@@ -465,99 +469,5 @@ async fn watch_readiness(directory: Directory, complete: bool, ready: watch::Sen
         if changes.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
-    }
-}
-
-async fn join(issuer: &Issuer) -> Result<weft_certs::Identity, AppError> {
-    let mut backoff = link::Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
-    let mut told = String::new();
-    loop {
-        match issuer.join().await {
-            Ok(identity) => {
-                issuer.save(&identity).map_err(start)?;
-                tracing::info!(id = %identity.svid.id(), "certificate issued");
-                return Ok(identity);
-            }
-            Err(IdentityError::Refused(reason)) => return Err(start(format!("no certificate: {reason}"))),
-            Err(IdentityError::Unavailable(reason)) => {
-                if told != reason {
-                    tracing::warn!("no certificate yet: {reason}; trying on");
-                    told = reason;
-                }
-                tokio::time::sleep(backoff.wait()).await;
-            }
-        }
-    }
-}
-
-/// Whether it is registered; if not yet, the control plane is away and the stream tries again.
-async fn register_first(registrar: &Registrar) -> Result<bool, AppError> {
-    match registrar.register().await {
-        Ok(()) => Ok(true),
-        Err(IdentityError::Refused(reason)) => Err(start(format!("the workload is refused: {reason}"))),
-        Err(IdentityError::Unavailable(reason)) => {
-            tracing::warn!("the workload is not registered yet: {reason}");
-            Ok(false)
-        }
-    }
-}
-
-fn join_token(settings: &Settings) -> Result<Option<JoinToken>, AppError> {
-    let (text, field) = match &settings.join_token_file {
-        Some(path) => (
-            Some(files::read(path).map_err(|e| crate::config::refuse("joinTokenFile", e.to_string()))?),
-            "joinTokenFile",
-        ),
-        None => (std::env::var("WEFT_JOIN_TOKEN").ok().filter(|t| !t.is_empty()), "WEFT_JOIN_TOKEN"),
-    };
-    let Some(text) = text else { return Ok(None) };
-    let token = JoinToken::parse(&text).map_err(|e| crate::config::refuse(field, e))?;
-    let pin = settings.control_plane.as_ref().and_then(|c| c.ca_fingerprint.as_deref());
-    if pin.is_some_and(|pin| !pin.eq_ignore_ascii_case(&token.root.to_string())) {
-        return Err(crate::config::refuse("controlPlane.caFingerprint", "the join token pins another CA").into());
-    }
-    Ok(Some(token))
-}
-
-/// Makes the state directory and claims it for this process until the value is dropped.
-fn own_state_dir(dir: &Path) -> Result<std::fs::File, AppError> {
-    files::private_dir(dir).map_err(start)?;
-    let path: PathBuf = dir.join("lock");
-    let file = std::fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(|e| start(format!("{}: {e}", path.display())))?;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-        .map_err(|_| start(format!("stateDir: another weft-proxy uses {}", dir.display())))?;
-    Ok(file)
-}
-
-/// As many descriptors as the system allows: two for each call that is proxied.
-fn raise_descriptors() -> u64 {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    let now = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };
-    now.unwrap_or(u64::MAX)
-}
-
-fn access_log_options(settings: &Settings) -> access_log::Options {
-    use crate::config::AccessLogFormat;
-    let log = &settings.access_log;
-    access_log::Options {
-        output: match log.path.as_str() {
-            "off" => access_log::Output::Off,
-            "stdout" => access_log::Output::Stdout,
-            "stderr" => access_log::Output::Stderr,
-            path => access_log::Output::File(path.into()),
-        },
-        layout: match log.format {
-            AccessLogFormat::Json => access_log::Layout::Json,
-            AccessLogFormat::Apache => access_log::Layout::Apache,
-        },
-        errors_only: log.errors_only,
-        sample: log.sample,
     }
 }

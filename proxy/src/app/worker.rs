@@ -257,7 +257,6 @@ fn work(shared: &Shared, sockets: WorkerSockets) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     runtime.block_on(async {
         let loops = shared.loops(sockets)?;
-        // Polled by one task each would cost a wake-up more; there are a handful of them.
         let mut running = tokio::task::JoinSet::new();
         for one in loops {
             running.spawn(one);

@@ -69,6 +69,10 @@ pub(crate) fn describe(status: &tonic::Status) -> String {
         }
         _ => format!("the control plane says {:?}: {}", status.code(), status.message()),
     };
+    // rustls explains this one with a link to its manual.
+    if text.contains("close_notify") {
+        return "the control plane closed the connection".to_owned();
+    }
     text.replace('\n', " ")
 }
 

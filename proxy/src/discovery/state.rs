@@ -5,9 +5,11 @@
 //! answered, or [`WARMING`] has passed, so that a shift of weights never meets an empty backend. What is refused keeps its last good
 //! version; what is idle leaves the stream and stays remembered.
 
+mod memory;
+mod subscriptions;
+
 use super::Alias;
-use super::held::{Held, HeldService, Slot, accept, accept_service};
-use foldhash::{HashMap, HashMapExt};
+use super::held::{HeldService, Slot, accept, accept_service};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -307,68 +309,6 @@ impl State {
         )
     }
 
-    /// The names to be subscribed to, by type. Types without a name are not in it: a first subscription is never empty.
-    #[must_use]
-    pub fn wanted(&self) -> BTreeMap<&'static str, BTreeSet<String>> {
-        let mut wanted: BTreeMap<&'static str, BTreeSet<String>> = BTreeMap::new();
-        let mut want = |url: &'static str, name: String| {
-            wanted.entry(url).or_default().insert(name);
-        };
-        if let Some((uid, trust_domain)) = &self.own {
-            want(type_url::TRUST_BUNDLE, trust_domain.clone());
-            want(type_url::MESH_SETTINGS, "mesh".to_owned());
-            want(type_url::INBOUND, uid.clone());
-        }
-        for alias in self.asks.keys() {
-            want(type_url::SERVICE, alias.to_string());
-        }
-        let fronted = self.fronted();
-        for (name, slot) in self.services.iter().filter(|(_, slot)| slot.parked.is_none()) {
-            let versions = [&slot.latest, &slot.active].into_iter().flatten();
-            for held in versions {
-                for slice in held.slices() {
-                    want(type_url::ENDPOINTS, slice.to_string());
-                }
-                if fronted.has(name) {
-                    for (backend, _) in held.refs.iter().filter(|(backend, _)| backend != name) {
-                        want(type_url::SERVICE, backend.clone());
-                    }
-                }
-            }
-        }
-        wanted
-    }
-
-    /// Versions to offer when a stream begins: what is held of `type_url` and still wanted.
-    #[must_use]
-    pub fn versions(&self, type_url: &str) -> BTreeMap<String, String> {
-        fn of<T>(slots: &BTreeMap<String, Slot<T>>) -> BTreeMap<String, String> {
-            slots.iter().filter_map(|(name, slot)| Some((name.clone(), slot.version()?))).collect()
-        }
-        let wanted = self.wanted().remove(type_url).unwrap_or_default();
-        let fronted = self.fronted();
-        match type_url {
-            type_url::SERVICE => self
-                .services
-                .iter()
-                .filter(|(name, slot)| slot.parked.is_none() && (fronted.has(name) || wanted.contains(*name)))
-                .filter_map(|(name, slot)| Some((name.clone(), slot.latest.as_ref()?.held.resource.version.clone())))
-                .collect(),
-            type_url::ENDPOINTS => {
-                let mut held = of(&self.slices);
-                held.retain(|name, _| wanted.contains(name));
-                held
-            }
-            type_url::TRUST_BUNDLE => of(&self.bundles),
-            type_url::INBOUND => {
-                let name = self.own.as_ref().map(|(uid, _)| uid.clone());
-                name.zip(self.inbound.version()).into_iter().collect()
-            }
-            type_url::MESH_SETTINGS => self.settings.version().map(|v| ("mesh".to_owned(), v)).into_iter().collect(),
-            _ => BTreeMap::new(),
-        }
-    }
-
     /// Moves what is ready into force and forgets what nobody needs. Call after every change and when [`State::wake`] says so.
     pub fn settle(&mut self, now: Instant) {
         // Slots must exist before readiness is judged, and activation changes who is needed: two rounds reach the end, because
@@ -499,73 +439,7 @@ impl State {
         };
         self.services.values().filter(waiting).filter_map(|slot| slot.until).min()
     }
-
-    /// What each alias means, for a snapshot: a service in force, or absent; with the mark of its use.
-    pub(super) fn aliases(&self) -> HashMap<Alias, (Option<Arc<HeldService>>, Arc<AtomicBool>)> {
-        let mut map = HashMap::new();
-        let fronted = self.fronted();
-        for (name, slot) in &self.services {
-            let Some(active) = slot.active.as_ref().filter(|_| fronted.has(name)) else { continue };
-            for alias in &active.aliases {
-                map.entry(alias.clone()).or_insert_with(|| (Some(active.clone()), slot.used.clone()));
-            }
-        }
-        for (alias, ask) in &self.asks {
-            match &ask.answer {
-                Answer::Service(name) => {
-                    if let Some(slot) = self.services.get(name)
-                        && let Some(active) = &slot.active
-                    {
-                        map.insert(alias.clone(), (Some(active.clone()), slot.used.clone()));
-                    }
-                }
-                Answer::Absent => {
-                    map.insert(alias.clone(), (None, ask.used.clone()));
-                }
-                Answer::Pending => {}
-            }
-        }
-        map
-    }
-
-    /// Everything held, as it came over the wire, by type in subscription order, and the aliases in use: what is worth remembering.
-    #[must_use]
-    pub fn remember(&self) -> (Vec<Delta>, Vec<Alias>) {
-        fn of<T>(url: &str, slots: impl Iterator<Item = Option<Arc<Held<T>>>>) -> Delta {
-            let resources = slots.flatten().map(|held| held.resource.clone()).collect();
-            Delta { type_url: url.to_owned(), resources, removed: Vec::new() }
-        }
-        let deltas = vec![
-            of(type_url::TRUST_BUNDLE, self.bundles.values().map(|s| s.held.clone())),
-            of(type_url::MESH_SETTINGS, std::iter::once(self.settings.held.clone())),
-            of(type_url::INBOUND, std::iter::once(self.inbound.held.clone())),
-            of(type_url::SERVICE, self.services.values().map(|s| s.latest.as_ref().map(|l| l.held.clone()))),
-            of(type_url::ENDPOINTS, self.slices.values().map(|s| s.held.clone())),
-        ];
-        let used = self.asks.iter().filter(|(_, ask)| matches!(ask.answer, Answer::Service(_)));
-        (deltas, used.map(|(alias, _)| alias.clone()).collect())
-    }
-
-    /// Puts remembered resources in force at once: validated as ever, warming skipped. Returns what is refused now.
-    pub fn recall(&mut self, now: Instant, deltas: &[Delta], aliases: Vec<Alias>) -> Vec<v1::ResourceRefusal> {
-        let (slices, rest): (Vec<&Delta>, Vec<&Delta>) =
-            deltas.iter().partition(|delta| delta.type_url == type_url::ENDPOINTS);
-        let mut refusals: Vec<_> = rest.into_iter().flat_map(|delta| self.apply(now, delta)).collect();
-        for alias in aliases {
-            self.ask(now, alias);
-        }
-        refusals.extend(slices.into_iter().flat_map(|delta| self.apply(now, delta)));
-        for slot in self.services.values_mut() {
-            slot.until = Some(now);
-            slot.last_used = Some(now);
-        }
-        self.settle(now);
-        // A refusal that the disk caused is not the control plane's: it will send the resource again.
-        self.refused.clear();
-        refusals
-    }
 }
 
 #[cfg(test)]
-#[path = "state_tests.rs"]
 mod tests;

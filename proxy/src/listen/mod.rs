@@ -60,10 +60,7 @@ fn socket(address: SocketAddr, share: bool, transparent: bool) -> io::Result<std
 /// Where a redirected connection wanted to go; `None` when nothing redirected it.
 #[must_use]
 pub fn original_destination(stream: &TcpStream) -> Option<SocketAddr> {
-    let socket = socket2::SockRef::from(stream);
-    let local = stream.local_addr().ok()?;
-    let found = if local.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
-    found.ok().and_then(|address| address.as_socket()).filter(|destination| *destination != local)
+    crate::intercept::original_destination(stream).ok().flatten()
 }
 
 /// What every accept loop of a direction shares.

@@ -1,0 +1,41 @@
+//! The first steps of a workload that nobody knows yet: a certificate, and a place in the registry.
+
+use super::{AppError, start};
+use crate::discovery::link;
+use crate::identity::{IdentityError, Issuer, Registrar};
+use std::time::Duration;
+
+/// A first certificate, however long the control plane is away.
+pub(super) async fn join(issuer: &Issuer) -> Result<weft_certs::Identity, AppError> {
+    let mut backoff = link::Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+    let mut told = String::new();
+    loop {
+        match issuer.join().await {
+            Ok(identity) => {
+                issuer.save(&identity).map_err(start)?;
+                tracing::info!(id = %identity.svid.id(), "certificate issued");
+                return Ok(identity);
+            }
+            Err(IdentityError::Refused(reason)) => return Err(start(format!("no certificate: {reason}"))),
+            Err(IdentityError::Unavailable(reason)) => {
+                if told != reason {
+                    tracing::warn!("no certificate yet: {reason}; trying on");
+                    told = reason;
+                }
+                tokio::time::sleep(backoff.wait()).await;
+            }
+        }
+    }
+}
+
+/// Whether it is registered; if not yet, the control plane is away and the stream tries again.
+pub(super) async fn register_first(registrar: &Registrar) -> Result<bool, AppError> {
+    match registrar.register().await {
+        Ok(()) => Ok(true),
+        Err(IdentityError::Refused(reason)) => Err(start(format!("the workload is refused: {reason}"))),
+        Err(IdentityError::Unavailable(reason)) => {
+            tracing::warn!("the workload is not registered yet: {reason}");
+            Ok(false)
+        }
+    }
+}
