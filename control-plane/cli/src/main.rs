@@ -52,7 +52,7 @@ enum Command {
     /// Start a mesh and a sample shop on loopback, and show it live
     Demo(demo::Args),
     /// Run any program with a sidecar
-    Run(run::Args),
+    Run(Box<run::Args>),
     /// Create or change resources from files, directories or stdin
     Apply(apply::Args),
     /// Show resources
@@ -76,7 +76,6 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    // Before anything else, threads above all: what dies with its parent must know its parent from the start.
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -103,7 +102,7 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         // One thread for the rest. For `run` and `demo` it matters: the kernel ties a child's death signal to the thread that
         // started it, and the main thread lives as long as the process does.
         Command::Demo(args) => single(demo::run(args)),
-        Command::Run(args) => single(run::run(&global, args)),
+        Command::Run(args) => single(run::run(&global, *args)),
         Command::Apply(args) => single(apply::run(&global, args)),
         Command::Get(args) => single(get::run(&global, args)),
         Command::Describe(args) => single(describe::run(&global, args)),

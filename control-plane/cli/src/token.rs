@@ -105,6 +105,12 @@ pub async fn make(client: &Client, claims: &Claims<'_>) -> Result<Made, Failure>
     client.create(TOKENS, &body).await.map_err(|error| error.into_failure("create a join token"))
 }
 
+/// Ends a token. Who has joined with it stays.
+pub async fn revoke(client: &Client, id: &str) -> Result<(), Failure> {
+    let answer: Result<Value, _> = client.request(Method::DELETE, &format!("{TOKENS}/{}", encode(id)), None).await;
+    answer.map(drop).map_err(|error| error.into_failure(&format!("revoke {id}")))
+}
+
 /// Does what was asked.
 pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
     let client = Client::new(global)?;
@@ -113,10 +119,7 @@ pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
         Command::List(args) => list(&client, args.output).await,
         Command::Revoke(args) => {
             for id in &args.ids {
-                client
-                    .request::<Value>(Method::DELETE, &format!("{TOKENS}/{}", encode(id)), None)
-                    .await
-                    .map_err(|error| error.into_failure(&format!("revoke {id}")))?;
+                revoke(&client, id).await?;
                 output::print(&format!("token/{id} revoked\n"))?;
             }
             Ok(0)

@@ -390,12 +390,14 @@ impl<'a> Show<'a> {
         let millis = |since: Instant| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
         match (self.killed, self.restarted) {
             (None, _) => self.seen_in_balance |= breaker == Some(0),
-            (Some(killed), None) if self.evidence.ejected_after_ms.is_none() => {
-                // Open, or no longer among the endpoints at all.
-                if self.seen_in_balance && breaker.is_none_or(|state| state > 0) {
-                    self.evidence.ejected_after_ms = Some(millis(killed));
-                    self.screen.say(&format!("{} takes no more calls", topology::VICTIM));
-                }
+            // Open, or no longer among the endpoints at all.
+            (Some(killed), None)
+                if self.evidence.ejected_after_ms.is_none()
+                    && self.seen_in_balance
+                    && breaker.is_none_or(|state| state > 0) =>
+            {
+                self.evidence.ejected_after_ms = Some(millis(killed));
+                self.screen.say(&format!("{} takes no more calls", topology::VICTIM));
             }
             (Some(_), Some(restarted)) if self.evidence.returned_after_ms.is_none() => {
                 let serves = scrape.served.get(topology::VICTIM).is_some_and(|calls| *calls > 0.0);

@@ -52,7 +52,7 @@ impl Screen {
         if !self.terminal {
             if self.last_plain.is_none_or(|last| last.elapsed() >= PLAIN) {
                 self.last_plain = Some(Instant::now());
-                eprint!("{table}{users}\n");
+                eprintln!("{table}{users}");
             }
             return;
         }

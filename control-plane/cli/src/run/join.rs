@@ -11,8 +11,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How long a token that `weft run` makes for itself may be used: one start of a sidecar.
-const TOKEN_LIFE: Duration = Duration::from_secs(600);
+/// How long a token that `weft run` makes for itself lives, at most: as long as a sidecar that was cut off from the control plane,
+/// and forgotten by it, may still register again. It is revoked when the program has ended.
+const TOKEN_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// For how many certificates: one would do, if an answer were never lost on its way.
+const TOKEN_USES: u32 = 4;
+/// How long revoking it may hold up the end.
+const REVOKE: Duration = Duration::from_secs(2);
 
 /// Where the secret of a join comes from.
 pub enum Source {
@@ -24,6 +29,14 @@ pub enum Source {
     Kubeconfig(Box<Client>),
     /// Nowhere: an identity of an earlier run must do.
     Stored,
+}
+
+/// The secret of a join.
+pub struct Secret {
+    /// What the sidecar presents.
+    pub text: String,
+    /// Id of a token that we made and that goes with us.
+    pub revocable: Option<String>,
 }
 
 /// The workload as far as joining is concerned.
@@ -145,12 +158,12 @@ async fn create(client: &Client, collection: &str, name: &str, object: &Value) -
 }
 
 /// Gets a secret that is fresh enough for one start of the sidecar. `None`: the stored identity must do.
-pub async fn token(source: &Source, subject: &Subject<'_>, stored: bool) -> Result<Option<String>, Failure> {
+pub async fn token(source: &Source, subject: &Subject<'_>, stored: bool) -> Result<Option<Secret>, Failure> {
     match source {
         Source::File(file) => std::fs::read_to_string(file)
-            .map(|text| Some(text.trim().to_owned()))
+            .map(|text| Some(Secret { text: text.trim().to_owned(), revocable: None }))
             .map_err(|error| Failure::usage(format!("--join-token-file {}: {error}", file.display()))),
-        Source::Environment(token) => Ok(Some(token.clone())),
+        Source::Environment(token) => Ok(Some(Secret { text: token.clone(), revocable: None })),
         Source::Stored => Ok(None),
         Source::Kubeconfig(client) => {
             let claims = Claims {
@@ -158,16 +171,22 @@ pub async fn token(source: &Source, subject: &Subject<'_>, stored: bool) -> Resu
                 service_account: subject.service_account,
                 services: subject.services,
                 ttl: TOKEN_LIFE,
-                // One would do, if an answer were never lost on its way.
-                uses: Some(4),
+                uses: Some(TOKEN_USES),
             };
             match token::make(client, &claims).await {
-                Ok(made) => Ok(Some(made.token)),
+                Ok(made) => Ok(Some(Secret { text: made.token, revocable: Some(made.id) })),
                 // The control plane is away, and we have been here before: last-known-good is what it is for.
                 Err(failure) if stored && failure.exit == Exit::Unreachable => Ok(None),
                 Err(failure) => Err(failure),
             }
         }
+    }
+}
+
+/// Ends a token that we made. What cannot be reached now forgets it by itself.
+pub async fn revoke(source: &Source, id: &str) {
+    if let Source::Kubeconfig(client) = source {
+        let _ = tokio::time::timeout(REVOKE, token::revoke(client, id)).await;
     }
 }
 

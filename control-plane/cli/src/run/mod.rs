@@ -134,12 +134,14 @@ pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
             other => other?,
         }
     }
-    let token_file = state.dir.join("join-token");
+    let token_file = state.dir.join(sidecar::TOKEN_FILE);
+    let revocable = std::cell::RefCell::new(None);
     let renew = async || -> Result<(), Failure> {
-        match join::token(&source, &subject, stored).await? {
-            Some(token) => private_file(&token_file, token.as_bytes()),
-            None => Ok(()),
+        let Some(secret) = join::token(&source, &subject, state.has_identity()).await? else { return Ok(()) };
+        if let Some(before) = revocable.replace(secret.revocable) {
+            join::revoke(&source, &before).await;
         }
+        private_file(&token_file, secret.text.as_bytes())
     };
     renew().await?;
 
@@ -169,12 +171,9 @@ pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
         credentials: Some((&user, &password)),
         tcp: &args.tcp,
         access_log: &args.access_log,
-        drain: args.drain_deadline,
+        drain: args.drain_deadline + args.stop_timeout,
         log: args.sidecar_log.as_deref(),
     });
-    if token_file.is_file() && let Some(object) = settings.as_object_mut() {
-        object.insert("joinTokenFile".into(), token_file.display().to_string().into());
-    }
     if let Some(netns) = &netns {
         netns.intercept(&mut settings);
     }
@@ -183,8 +182,6 @@ pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
     let patience =
         supervise::Patience { ready: args.ready_timeout, drain: args.drain_deadline, stop: args.stop_timeout };
     let launch = async |ready: &sidecar::Ready| {
-        // The secret has done its work.
-        let _ = std::fs::remove_file(&token_file);
         output::progress(&format!("weft: {namespace}/{name} has joined the mesh; starting the program"));
         // Where everything is intercepted nobody needs to be told.
         let proxy = netns.is_none().then(|| format!("http://{user}:{password}@{}", ready.outbound));
@@ -194,7 +191,12 @@ pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
         words.extend(args.command.iter().cloned());
         start(&words, args.death, environment)
     };
-    supervise::supervise(plan, patience, launch, renew).await
+    let outcome = supervise::supervise(plan, patience, launch, renew).await;
+    let last = revocable.take();
+    if let Some(id) = last {
+        join::revoke(&source, &id).await;
+    }
+    outcome
 }
 
 /// What the program finds in its environment.
@@ -291,7 +293,7 @@ impl State {
 
     /// Whether a sidecar has joined from here before.
     fn has_identity(&self) -> bool {
-        ["identity", "key.pem", "identity.json"].iter().any(|name| self.dir.join(name).exists())
+        self.dir.join("identity.pem").exists()
     }
 
     /// Where the private socket belongs: paths of sockets end at 107 bytes.

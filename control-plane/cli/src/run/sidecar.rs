@@ -19,6 +19,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::process::{Child, ChildStdin};
 use tokio::time::Instant;
 
+/// Name of the join token's file in a state directory.
+pub const TOKEN_FILE: &str = "join-token";
+
 /// What a sidecar writes once its listeners are bound.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -70,7 +73,7 @@ impl Plan {
     pub async fn start(&self, timeout: Duration) -> Result<Sidecar, Failure> {
         let deadline = Instant::now() + timeout;
         let settings = self.state_dir.join("settings.json");
-        private_file(&settings, self.settings.to_string().as_bytes())?;
+        private_file(&settings, self.settings_now().to_string().as_bytes())?;
         let ready_file = self.state_dir.join("ready.json");
         match std::fs::remove_file(&ready_file) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -93,6 +96,8 @@ impl Plan {
             .args(words)
             .arg("--config")
             .arg(&settings)
+            // The file says it, where there is one.
+            .env_remove("WEFT_JOIN_TOKEN")
             .stdin(Stdio::piped())
             .stdout(log.try_clone().map_err(|error| Failure::not_well(error.to_string()))?)
             .stderr(log)
@@ -114,13 +119,32 @@ impl Plan {
             }
         };
         match outcome {
-            Ok(ready) => Ok(Sidecar { child, stdin, ready }),
+            Ok(ready) => {
+                // The secret has done its work.
+                let _ = std::fs::remove_file(self.token_file());
+                Ok(Sidecar { child, stdin, ready })
+            }
             Err(what) => {
                 let end = tail(&self.log_file(), log_start);
                 Err(Failure::not_well(format!("{what}{end}"))
                     .hint(format!("its whole log is {}", self.log_file().display())))
             }
         }
+    }
+
+    /// Where a fresh join token lies for the next start; without one the identity of an earlier start must do.
+    pub fn token_file(&self) -> PathBuf {
+        self.state_dir.join(TOKEN_FILE)
+    }
+
+    fn settings_now(&self) -> Value {
+        let mut settings = self.settings.clone();
+        if let Some(object) = settings.as_object_mut()
+            && self.token_file().is_file()
+        {
+            object.insert("joinTokenFile".into(), self.token_file().display().to_string().into());
+        }
+        settings
     }
 
     /// Pins the ports that the sidecar bound, so that after a restart it is where the application and peers know it.
@@ -296,7 +320,7 @@ pub struct Wanted<'a> {
     pub tcp: &'a [super::ports::TcpOutbound],
     /// Access log: `off`, or a path.
     pub access_log: &'a str,
-    /// Drain deadline.
+    /// How long a drain may take in all: the inbound part, and the program's own end.
     pub drain: Duration,
     /// What the sidecar logs.
     pub log: Option<&'a str>,

@@ -102,7 +102,7 @@ pub async fn supervise(
             status = sidecar.exited() => {
                 let what = status.map_or_else(|error| error.to_string(), |status| status.to_string());
                 match revive(&plan, patience, &what, &mut backoff, &mut program, &mut signals, &refresh).await? {
-                    Revived::Sidecar(started) => sidecar = started,
+                    Revived::Sidecar(started) => sidecar = *started,
                     Revived::ProgramEnded(code) => return Ok(code),
                 }
             }
@@ -130,7 +130,7 @@ impl Backoff {
 }
 
 enum Revived {
-    Sidecar(Sidecar),
+    Sidecar(Box<Sidecar>),
     ProgramEnded(u8),
 }
 
@@ -176,7 +176,7 @@ async fn revive(
             }
         };
         match started {
-            Ok(sidecar) => return Ok(Revived::Sidecar(sidecar)),
+            Ok(sidecar) => return Ok(Revived::Sidecar(Box::new(sidecar))),
             Err(failure) => what = failure.message,
         }
     }
