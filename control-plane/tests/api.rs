@@ -1,5 +1,7 @@
 //! The resource API as client libraries meet it: `kube::Client` within the process, and HTTP over TLS as it is on the wire.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a panic in a test is the report")]
+
 mod support;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -96,19 +98,22 @@ async fn reflectors_follow_through_both_kinds_of_lists() {
             workloads.create(&PostParams::default(), &workload(&format!("w{i}"), "192.0.2.1")).await.unwrap();
         }
         let (reader, writer) = reflector::store();
-        let stream = watcher(workloads.clone(), config).reflect(writer).touched_objects();
-        tokio::pin!(stream);
-        while reader.len() < 3 {
-            soon(stream.try_next()).await.unwrap();
-        }
+        let stream = watcher(workloads.clone(), config).reflect(writer);
+        let mut following = tokio::task::JoinSet::new();
+        following.spawn(stream.for_each(|event| async move { drop(event.unwrap()) }));
+        let until = async |count: usize| {
+            let reached = async {
+                while reader.len() != count {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+            };
+            soon(reached).await;
+        };
+        until(3).await;
         workloads.delete("w0", &DeleteParams::default()).await.unwrap();
-        while reader.len() != 2 {
-            soon(stream.try_next()).await.unwrap();
-        }
+        until(2).await;
         workloads.delete_collection(&DeleteParams::default(), &ListParams::default()).await.unwrap();
-        while !reader.is_empty() {
-            soon(stream.try_next()).await.unwrap();
-        }
+        until(0).await;
     }
     server.stop().await;
 }

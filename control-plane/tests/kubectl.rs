@@ -3,6 +3,8 @@
 //! Which kubectl: every one that `WEFT_KUBECTL` names (a list joined by `:`), else the `kubectl` of the `PATH`. Without any the tests fail:
 //! what kubectl does cannot be checked without it.
 
+#![expect(clippy::unwrap_used, reason = "a panic in a test is the report")]
+
 mod support;
 
 use std::{

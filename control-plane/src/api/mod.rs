@@ -148,15 +148,6 @@ impl Api {
         }
         route::handle(&self.0, request).await
     }
-
-    /// The API as a router, for one server with other pages.
-    pub fn router(&self) -> axum::Router {
-        let api = self.clone();
-        axum::Router::new().fallback(move |request: Request<Body>| {
-            let api = api.clone();
-            async move { api.handle(request).await }
-        })
-    }
 }
 
 /// A client of this very process: the same requests and answers as over the network, as `system:weft-control`. Its default namespace is

@@ -1,7 +1,8 @@
 //! The three ways in which a client says what should change: JSON patch (RFC 6902), merge patch (RFC 7396), and Kubernetes' strategic
 //! merge, which knows from the schema which lists merge by which key.
 //!
-//! Pure functions from a document and a patch to a document. Server-side apply, which needs to know who owns what, is in `apply`.
+//! Pure functions from a document and a patch to a document. Server-side apply, which needs to know who owns
+//! what, is not here.
 
 use serde_json::{Map, Value};
 

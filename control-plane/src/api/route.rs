@@ -105,9 +105,7 @@ async fn answer(api: &Inner, request: Request<Body>, caller: Caller, stopping: S
         return document;
     }
     let call = Call { query, headers: parts.headers, caller, ..locate(&segments)? };
-    if parts.method == Method::GET
-        && call.part == Part::Main
-        && (call.query.flag("watch")? || segments.contains(&"watch"))
+    if parts.method == Method::GET && call.part == Part::Main && (call.query.flag("watch")? || is_old_watch(&segments))
     {
         return watch::open(api, call, stopping.0).await;
     }
@@ -184,6 +182,11 @@ fn decode(part: &str) -> Option<String> {
     String::from_utf8(decoded).ok()
 }
 
+/// `/api/v1/watch/…`: the form of a watch before there was a parameter for it.
+fn is_old_watch(segments: &[&str]) -> bool {
+    matches!(segments, ["api", _, "watch", ..] | ["apis", _, _, "watch", ..])
+}
+
 /// Which resource a path means.
 fn locate(segments: &[&str]) -> Result<Call> {
     let (group, version, rest) = match segments {
@@ -191,8 +194,7 @@ fn locate(segments: &[&str]) -> Result<Call> {
         ["apis", group, version, rest @ ..] => (*group, *version, rest),
         _ => return Err(Failure::no_such_path()),
     };
-    // The old form of a watch, which kubectl's generators still know.
-    let rest = rest.strip_prefix(&["watch"]).unwrap_or(rest);
+    let rest = if is_old_watch(segments) { &rest[1..] } else { rest };
     let (namespace, rest) = match rest {
         ["namespaces", namespace, plural, rest @ ..] if *plural != "status" && *plural != "finalize" => {
             (Some((*namespace).to_owned()), (*plural, rest))

@@ -96,9 +96,9 @@ pub struct CircuitBreaker {
     /// Turns the breaker off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disabled: Option<bool>,
-    /// Failures in a row that open it. 0: not by this rule.
+    /// Failures in a row that open it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 100_000))]
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub consecutive_failures: Option<u32>,
     /// Open when fewer than this percentage of the window's calls succeed. 0: not by this rule.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     ops::Bound,
+    os::unix::fs::OpenOptionsExt,
     path::Path,
     sync::Arc,
 };
@@ -77,6 +78,9 @@ impl Embedded {
     /// # Errors
     /// When the file cannot be opened, is locked by another process, or holds what this version cannot read.
     pub fn open(path: &Path, options: Options) -> Result<Self> {
+        // Objects may be secrets: the file is its owner's alone from its first moment.
+        let private = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+        drop(private.map_err(failed)?);
         let database = Database::builder().set_cache_size(1 << 20).create(path).map_err(failed)?;
         let write = database.begin_write().map_err(failed)?;
         {
@@ -183,9 +187,8 @@ impl Inner {
     fn prepare(&self, writes: Vec<Write>) -> Result<Vec<Arc<Event>>> {
         let state = self.state.read();
         let mut seen: BTreeMap<Key, Option<Arc<Record>>> = BTreeMap::new();
-        let mut revision = state.revision;
         let mut events = Vec::with_capacity(writes.len());
-        for Write { key, expect, value } in writes {
+        for (revision, Write { key, expect, value }) in (state.revision + 1..).zip(writes) {
             let before = seen.get(&key).cloned().unwrap_or_else(|| state.objects.get(&key).cloned());
             let matches = match expect {
                 Expect::Absent => before.is_none(),
@@ -194,7 +197,6 @@ impl Inner {
             if !matches {
                 return Err(StoreError::Conflict { key, found: before });
             }
-            revision += 1;
             let after = value.map(|value| Arc::new(Record { key: key.clone(), revision, value }));
             seen.insert(key.clone(), after.clone());
             events.push(Arc::new(Event { revision, key, before, after }));

@@ -151,6 +151,9 @@ pub(super) async fn update(api: &Inner, call: &Call, body: &Bytes) -> Result<Res
 pub(super) async fn patch(api: &Inner, call: &Call, body: &Bytes) -> Result<Response<Body>> {
     let (how, kind) = (validation(call)?, call.kind);
     let content = content_type(call);
+    if matches!(content.as_str(), "application/apply-patch+yaml" | "application/apply-patch+cbor") {
+        return Err(Failure::no_server_side_apply());
+    }
     if !patch_types(kind).contains(&content.as_str()) {
         return Err(Failure::unsupported_media_type(patch_types(kind)));
     }

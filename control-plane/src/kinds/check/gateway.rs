@@ -156,7 +156,8 @@ fn is_path(value: &str) -> bool {
     while let Some(byte) = bytes.next() {
         let plain = byte.is_ascii_alphanumeric() || b"-/._~!$&'()*+,;=:@".contains(&byte);
         let mut hex = || bytes.next().is_some_and(|b| b.is_ascii_hexdigit());
-        if !plain && !(byte == b'%' && hex() && hex()) {
+        let escaped = byte == b'%' && hex() && hex();
+        if !(plain || escaped) {
             return false;
         }
     }

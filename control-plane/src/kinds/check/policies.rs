@@ -36,22 +36,33 @@ pub fn workload(object: &Value, findings: &mut Findings) {
     unique(findings, ports.iter().filter(|(_, p)| has(p, "name")).map(|(at, p)| (format!("{at}.name"), &p["name"])));
 }
 
+/// What the sidecar accepts (`weft_policy::config` refuses the rest): section, field, least, most.
+const SPANS: &[(&str, &str, &str, &str)] = &[
+    ("circuitBreaker", "window", "1s", "1h"),
+    ("circuitBreaker", "baseOpen", "10ms", "24h"),
+    ("circuitBreaker", "maxOpen", "10ms", "24h"),
+    ("retry", "backoff", "0s", "1m"),
+    ("retryBudget", "window", "1s", "1h"),
+    ("timeouts", "connect", "1ms", "5m"),
+];
+
+fn span(text: &str) -> Duration {
+    text.parse().unwrap_or_default()
+}
+
 /// Targets are Services; durations and percentages fit together.
 pub fn traffic_policy(object: &Value, findings: &mut Findings) {
     let spec = &object["spec"];
     targets(spec, &[("", "Service")], findings);
-    for section in ["circuitBreaker", "retryBudget"] {
-        if duration(&spec[section], "window").is_some_and(|d| d.is_zero()) {
-            findings.invalid(format!("spec.{section}.window"), &spec[section]["window"], "must be longer than 0s");
+    for (section, field, least, most) in SPANS {
+        if let Some(given) = duration(&spec[*section], field)
+            && !(span(least)..=span(most)).contains(&given)
+        {
+            let why = format_args!("must be between {least} and {most}");
+            findings.invalid(format!("spec.{section}.{field}"), &spec[*section][*field], why);
         }
     }
     let breaker = &spec["circuitBreaker"];
-    for field in ["baseOpen", "maxOpen"] {
-        if duration(breaker, field).is_some_and(|d| d.is_zero()) {
-            let why = "must be longer than 0s; set disabled to turn the breaker off";
-            findings.invalid(format!("spec.circuitBreaker.{field}"), &breaker[field], why);
-        }
-    }
     if let (Some(base), Some(max)) = (duration(breaker, "baseOpen"), duration(breaker, "maxOpen"))
         && base > max
     {
@@ -71,13 +82,6 @@ pub fn traffic_policy(object: &Value, findings: &mut Findings) {
     {
         let why = format_args!("must not exceed request ({whole})");
         findings.invalid("spec.timeouts.backendRequest", &timeouts["backendRequest"], why);
-    }
-    if duration(timeouts, "connect").is_some_and(|d| d.is_zero()) {
-        findings.invalid(
-            "spec.timeouts.connect",
-            &timeouts["connect"],
-            "must be longer than 0s: a connect is always bounded",
-        );
     }
 }
 
