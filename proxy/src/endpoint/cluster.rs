@@ -230,6 +230,7 @@ impl Cluster {
                     pending: None,
                     pending_limit: Arc::clone(&self.limits.pending),
                     started: now,
+                    latency_from: now,
                 });
             }
         }
@@ -272,6 +273,7 @@ pub struct Pick {
     pending: Option<limit::Permit>,
     pending_limit: Arc<limit::Bulkhead>,
     started: Instant,
+    latency_from: Instant,
 }
 
 impl std::fmt::Debug for Pick {
@@ -316,15 +318,21 @@ impl Pick {
         self.pending = None;
     }
 
+    /// The request goes out now: its latency counts from here. What a connection cost is paid once, and says nothing of the calls that
+    /// follow on it: an endpoint would be shunned for its handshake until that peak has decayed.
+    pub fn sending(&mut self, now: Instant) {
+        self.latency_from = now;
+    }
+
     /// The response head has come: its latency goes into the average.
     pub fn answered(&self, now: Instant) {
-        self.member.load.observe(now.saturating_duration_since(self.started), now);
+        self.member.load.observe(now.saturating_duration_since(self.latency_from), now);
     }
 
     /// The attempt failed before an answer. A failure must not look fast, or it would attract calls: it counts for no less than the
     /// connect timeout.
     pub fn unanswered(&self, now: Instant) {
-        let took = now.saturating_duration_since(self.started);
+        let took = now.saturating_duration_since(self.latency_from);
         self.member.load.observe(took.max(self.member.target.connect_timeout), now);
     }
 
@@ -362,6 +370,7 @@ impl Pick {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
     use weft_policy::config::{Health, Service};
 
     fn endpoint(uid: &str, port: u16) -> Endpoint {
@@ -410,6 +419,17 @@ mod tests {
         }
         let lone = cluster(&[endpoint("shop/orders-1", 1)]);
         assert!(pick(&lone, &["shop/orders-1".into()]).is_ok());
+    }
+
+    #[test]
+    fn what_a_connection_cost_is_not_held_against_an_endpoint() {
+        let one = cluster(&[endpoint("shop/orders-1", 1)]);
+        let mut pick = pick(&one, &[]).unwrap();
+        let start = Instant::now();
+        pick.sending(start + Duration::from_secs(2));
+        pick.answered(start + Duration::from_millis(2001));
+        let latency = pick.member.load.latency(start + Duration::from_millis(2001));
+        assert_eq!(latency.as_millis(), 1, "{latency:?}");
     }
 
     #[test]

@@ -112,6 +112,7 @@ impl Attempt<'_, '_> {
             Ok(upstream) => upstream,
             Err(error) => return self.broken(error, &head.method, &mut pick, seen),
         };
+        pick.sending(now());
         headers::address(head, pick.is_mtls(), protocol == Protocol::Http2, &self.exchange.source, self.limits.whole);
         let end = replay.is_empty();
         if let Err(error) = reply.while_open(self.within(until, upstream.send_head(head, end))).await? {
