@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// A control plane and its directory. Dropped, everything in it ends.
@@ -247,17 +248,11 @@ impl Sidecar {
     /// Waits until the sidecar says that it is ready.
     #[track_caller]
     pub fn wait_ready(&mut self) {
-        let process = &mut self.process;
-        let state = self.state.join("ready.json");
         wait_for("the sidecar is ready", || {
-            process.assert_running();
-            let file: Value = serde_json::from_slice(&std::fs::read(&state).map_err(|e| e.to_string())?)
-                .map_err(|e| e.to_string())?;
-            let admin = file["admin"].as_str().ok_or("ready.json names no admin address")?;
-            match super::http_get(admin, "/ready") {
-                Ok((200, _)) => Ok(()),
-                Ok((code, body)) => Err(format!("/ready says {code}: {body}")),
-                Err(error) => Err(error),
+            self.process.assert_running();
+            match self.ask("/ready")? {
+                (200, _) => Ok(()),
+                (code, body) => Err(format!("/ready says {code}: {body}")),
             }
         });
     }
@@ -265,9 +260,7 @@ impl Sidecar {
     /// What `/metrics` says.
     #[track_caller]
     pub fn metrics(&self) -> String {
-        let file = self.ready_file().expect("the sidecar wrote its ready file");
-        let admin = file["admin"].as_str().expect("ready.json names the admin address");
-        super::http_get(admin, "/metrics").expect("the sidecar answers /metrics").1
+        self.ask("/metrics").expect("the sidecar answers /metrics").1
     }
 
     /// Sum of the samples of `name` whose labels contain all of `labels` (`direction="outbound"`).
@@ -281,10 +274,16 @@ impl Sidecar {
     /// # Errors
     /// When the socket does not answer.
     pub fn admin(&self, path: &str) -> Result<String, String> {
+        self.ask(path).map(|(_, body)| body)
+    }
+
+    /// A GET on the sidecar's socket, which can be reached from outside its network namespace: status and body.
+    fn ask(&self, path: &str) -> Result<(u16, String), String> {
         let file = self.ready_file().ok_or("no ready file")?;
         let socket = file["socket"].as_str().ok_or("ready.json names no socket")?;
         let stream = UnixStream::connect(socket).map_err(|e| format!("{socket}: {e}"))?;
-        super::exchange(stream, "sidecar", path).map(|(_, body)| body)
+        stream.set_read_timeout(Some(Duration::from_secs(5))).map_err(|e| e.to_string())?;
+        super::exchange(stream, "sidecar", path)
     }
 
     /// The access log's lines.

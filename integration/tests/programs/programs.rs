@@ -4,6 +4,7 @@ use crate::place::{Place, Service};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Mutex;
 use weft_integration::rig::{program, python_env, run, wait_for};
 
 /// The sidecar of `service` counted calls or connections, every one of them mutually authenticated.
@@ -194,16 +195,21 @@ pub fn postgresql(place: &Place) {
     was_mtls(&service, "weft_tcp_connections_opened_total");
 }
 
+static INSTALLING: Mutex<()> = Mutex::new(());
+
 /// The server speaks first. `protocol` empty: nobody declared what the port speaks.
 pub fn mariadb(place: &Place, name: &'static str, port: u16, protocol: &str) {
     let (bind, listens) = place.bind(port);
     let folder = open_folder("weft-maria-");
     let (install, server, client) = (program("mariadb-install-db"), program("mariadbd"), program("mariadb"));
     let data = format!("--datadir={}", text(&folder.path().join("data")));
+    // Two installations at once have been seen to fail each other.
+    let alone = INSTALLING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     run(Command::new(&install)
         .args(["--no-defaults", &data, "--auth-root-authentication-method=normal", "--skip-test-db", "--user=root"])
         .env("HOME", folder.path()))
     .ok();
+    drop(alone);
     let (socket, at, bind) = (
         format!("--socket={}", text(&folder.path().join("socket"))),
         format!("--port={listens}"),
