@@ -28,9 +28,9 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use weft_certs::LiveIdentity;
 use weft_certs::tls::ALPN_GRPC;
 use weft_certs::tls::ClientConfigs;
-use weft_certs::LiveIdentity;
 use worker::Workers;
 
 /// Services that are not called for this long leave the stream.

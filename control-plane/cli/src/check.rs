@@ -123,7 +123,11 @@ fn render(health: &Health) -> String {
         }
     }
     let bad = health.checks.iter().filter(|check| !check.ok).count();
-    text.push_str(&if bad == 0 { "the mesh is well\n".to_owned() } else { format!("{bad} of {} are not well\n", health.checks.len()) });
+    text.push_str(&if bad == 0 {
+        "the mesh is well\n".to_owned()
+    } else {
+        format!("{bad} of {} are not well\n", health.checks.len())
+    });
     text
 }
 
@@ -133,7 +137,12 @@ mod tests {
 
     #[test]
     fn what_is_not_well_comes_with_what_to_do() {
-        let bad = Check { name: "sidecars are connected".into(), ok: false, detail: "1 of 2".into(), hint: Some("look".into()) };
+        let bad = Check {
+            name: "sidecars are connected".into(),
+            ok: false,
+            detail: "1 of 2".into(),
+            hint: Some("look".into()),
+        };
         let health = Health { ok: false, checks: vec![good("a", "b"), bad] };
         assert_eq!(
             render(&health),

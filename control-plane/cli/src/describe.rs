@@ -52,7 +52,8 @@ fn describe(object: &Value) -> Result<String, Failure> {
     }
     text.push_str(&format!("\ncreated {}\n", at("/metadata/creationTimestamp")));
     if let Some(labels) = object.pointer("/metadata/labels").and_then(Value::as_object).filter(|l| !l.is_empty()) {
-        let pairs: Vec<String> = labels.iter().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect();
+        let pairs: Vec<String> =
+            labels.iter().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect();
         text.push_str(&format!("labels {}\n", pairs.join(", ")));
     }
     let mut rows = Vec::new();

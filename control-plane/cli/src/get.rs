@@ -167,9 +167,8 @@ fn table(answer: &Value, wide: bool, with_namespace: bool) -> (Vec<String>, Vec<
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    let namespace = |object: &Value| {
-        object.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or("-").to_owned()
-    };
+    let namespace =
+        |object: &Value| object.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or("-").to_owned();
     let mut header = if with_namespace { vec!["NAMESPACE".to_owned()] } else { vec![] };
     let array = |key: &str| answer.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
     let mut rows = Vec::new();
@@ -195,10 +194,8 @@ fn table(answer: &Value, wide: bool, with_namespace: bool) -> (Vec<String>, Vec<
     let items = if answer.get("items").is_some() { array("items") } else { vec![answer.clone()] };
     for item in items {
         let created = item.pointer("/metadata/creationTimestamp").and_then(Value::as_str).and_then(output::epoch);
-        let age = created.map_or_else(
-            || "-".to_owned(),
-            |created| output::age(u64::try_from(output::now() - created).unwrap_or(0)),
-        );
+        let age = created
+            .map_or_else(|| "-".to_owned(), |created| output::age(u64::try_from(output::now() - created).unwrap_or(0)));
         let mut line = if with_namespace { vec![namespace(&item)] } else { vec![] };
         line.extend([name(&item).to_owned(), age]);
         rows.push(line);

@@ -158,15 +158,13 @@ mod tests {
     #[test]
     fn a_table_is_aligned_and_has_no_trailing_blanks() {
         let rows = vec![vec!["catalog".into(), "12.5".into()], vec!["users".into(), "3.0".into()]];
-        assert_eq!(
-            table(&["NAME", "RPS"], &rows, &[1]),
-            "NAME      RPS\ncatalog  12.5\nusers     3.0\n"
-        );
+        assert_eq!(table(&["NAME", "RPS"], &rows, &[1]), "NAME      RPS\ncatalog  12.5\nusers     3.0\n");
     }
 
     #[test]
     fn ages_are_written_as_kubectl_writes_them() {
-        let cases = [(0, "0s"), (119, "119s"), (120, "2m"), (125, "2m5s"), (700, "11m"), (11_100, "3h5m"), (200_000, "2d7h")];
+        let cases =
+            [(0, "0s"), (119, "119s"), (120, "2m"), (125, "2m5s"), (700, "11m"), (11_100, "3h5m"), (200_000, "2d7h")];
         for (seconds, text) in cases {
             assert_eq!(age(seconds), text);
         }

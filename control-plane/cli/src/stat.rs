@@ -34,20 +34,24 @@ pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
     let window = format!("{}ms", args.window.as_millis());
     let live = args.watch && args.output == Format::Table && std::io::stdout().is_terminal();
     loop {
-        let mut stat = fleet::stat(&client, &window)
-            .await
-            .map_err(|error| error.into_failure("read statistics"))?;
+        let mut stat = fleet::stat(&client, &window).await.map_err(|error| error.into_failure("read statistics"))?;
         if let Some(namespace) = &args.namespace {
             stat.services.retain(|row| row.service.split('/').next() == Some(namespace.as_str()));
         }
         // `weft stat services` and `weft stat` are one; other words are names.
-        let named: Vec<&str> =
-            args.names.iter().map(String::as_str).filter(|name| !["services", "service", "svc"].contains(name)).collect();
+        let named: Vec<&str> = args
+            .names
+            .iter()
+            .map(String::as_str)
+            .filter(|name| !["services", "service", "svc"].contains(name))
+            .collect();
         if !named.is_empty() {
             stat.services.retain(|row| named.iter().any(|name| is_named(&row.service, name)));
         }
         if let Some(missing) = named.iter().find(|name| !stat.services.iter().any(|row| is_named(&row.service, name))) {
-            return Err(Failure::not_well(format!("no service '{missing}'")).hint("list them with: weft get services -A"));
+            return Err(
+                Failure::not_well(format!("no service '{missing}'")).hint("list them with: weft get services -A")
+            );
         }
         let text = match args.output {
             Format::Table | Format::Wide => {

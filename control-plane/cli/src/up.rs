@@ -53,14 +53,12 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
 
 fn log(filter: &str, json: bool) -> Result<(), Failure> {
     use std::io::IsTerminal;
-    let filter = tracing_subscriber::EnvFilter::try_new(filter)
-        .map_err(|error| Failure::usage(format!("--log {filter}: {error}")).hint("write --log info,weft_control=debug"))?;
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| {
+        Failure::usage(format!("--log {filter}: {error}")).hint("write --log info,weft_control=debug")
+    })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // Fails only when a subscriber is set already, which then stays.
-    let _ = if json {
-        builder.json().try_init()
-    } else {
-        builder.with_ansi(std::io::stderr().is_terminal()).try_init()
-    };
+    let _ =
+        if json { builder.json().try_init() } else { builder.with_ansi(std::io::stderr().is_terminal()).try_init() };
     Ok(())
 }

@@ -6,7 +6,8 @@ use tokio::sync::watch;
 
 /// Records a client's status until the client is gone.
 pub async fn record(registry: &Registry, mut status: watch::Receiver<Status>) {
-    let connected = registry.gauge("weft_xds_connected", "Whether a stream to the control plane is open.", &[]).with(&[]);
+    let connected =
+        registry.gauge("weft_xds_connected", "Whether a stream to the control plane is open.", &[]).with(&[]);
     let streams = registry.counter("weft_xds_streams_total", "Streams opened.", &[]).with(&[]);
     let responses = registry.counter("weft_xds_responses_total", "Responses applied.", &["type"]);
     let resources = registry.counter("weft_xds_resources_total", "Resources received.", &[]).with(&[]);

@@ -15,8 +15,8 @@ mod publish;
 pub mod state;
 pub mod xds;
 
-use dump::dump;
 pub use dump::DumpRequest;
+use dump::dump;
 pub use keep::Keep;
 use link::{Backoff, describe};
 pub use publish::{Bundles, Publisher};

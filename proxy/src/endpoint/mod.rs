@@ -10,4 +10,3 @@ pub mod pool;
 pub mod tls_io;
 
 pub use cluster::{Cluster, Pick};
-

@@ -56,7 +56,9 @@ fn of_conditions(conditions: &[Value], generation: i64) -> Fate {
     let Some(accepted) = find("Accepted").filter(|condition| is_current(condition)) else {
         return Fate::Pending("not looked at yet".into());
     };
-    for condition in [Some(accepted), find("ResolvedRefs"), find("TargetsResolved")].into_iter().flatten().filter(|c| is_current(c)) {
+    for condition in
+        [Some(accepted), find("ResolvedRefs"), find("TargetsResolved")].into_iter().flatten().filter(|c| is_current(c))
+    {
         if text(condition, "status") == "False" {
             let (name, reason, message) =
                 (text(condition, "type"), text(condition, "reason"), text(condition, "message"));
@@ -101,7 +103,8 @@ mod tests {
 
     #[test]
     fn an_old_refusal_says_nothing_about_a_new_generation() {
-        let object = json!({"metadata": {"generation": 2}, "status": {"conditions": [condition("Accepted", "False", 1)]}});
+        let object =
+            json!({"metadata": {"generation": 2}, "status": {"conditions": [condition("Accepted", "False", 1)]}});
         assert!(matches!(fate(&object), Fate::Pending(_)));
     }
 }

@@ -42,7 +42,8 @@ pub fn read(sources: &[PathBuf], recursive: bool) -> Result<Vec<Document>, Failu
             continue;
         }
         for file in files(source, recursive)? {
-            let bad = |error: &dyn std::fmt::Display| Failure::usage(format!("cannot read {}: {error}", file.display()));
+            let bad =
+                |error: &dyn std::fmt::Display| Failure::usage(format!("cannot read {}: {error}", file.display()));
             if std::fs::metadata(&file).map_err(|error| bad(&error))?.len() > MAX_FILE {
                 return Err(bad(&"larger than 16 MiB"));
             }

@@ -13,7 +13,9 @@ pub fn recorded(wanted: &Value) -> Value {
     let mut record = wanted.clone();
     if let Some(annotations) = record.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
         annotations.remove(LAST_APPLIED);
-        if annotations.is_empty() && let Some(metadata) = record.get_mut("metadata").and_then(Value::as_object_mut) {
+        if annotations.is_empty()
+            && let Some(metadata) = record.get_mut("metadata").and_then(Value::as_object_mut)
+        {
             metadata.remove("annotations");
         }
     }

@@ -5,11 +5,11 @@ pub mod conditions;
 mod documents;
 mod merge;
 
+use crate::Global;
 use crate::client::kinds::{Kind, Kinds};
 use crate::client::{Client, Error};
 use crate::failure::Failure;
 use crate::output::{self, Format};
-use crate::Global;
 use conditions::Fate;
 pub use documents::{Document, parse, read};
 use http::Method;
@@ -160,7 +160,8 @@ pub async fn apply(
                 return Err(if done.is_empty() || dry_run {
                     failure
                 } else {
-                    failure.hint(format!("applied before that: {done}; run the same command again once the cause is gone"))
+                    failure
+                        .hint(format!("applied before that: {done}; run the same command again once the cause is gone"))
                 });
             }
         }
@@ -193,7 +194,9 @@ async fn resolve(client: &Client, documents: Vec<Document>, flag: Option<&str>) 
         }
         let namespace = document.namespace.clone().unwrap_or_else(|| client.namespace(flag));
         let mut document = document;
-        if kind.namespaced && let Some(metadata) = document.value.get_mut("metadata").and_then(Value::as_object_mut) {
+        if kind.namespaced
+            && let Some(metadata) = document.value.get_mut("metadata").and_then(Value::as_object_mut)
+        {
             metadata.insert("namespace".into(), Value::String(namespace.clone()));
         }
         let item = Item { document, kind: kind.clone(), namespace };
@@ -241,10 +244,7 @@ fn in_new_namespace(error: &Error, item: &Item, items: &[Item]) -> bool {
 }
 
 async fn step(client: &Client, item: &Item, dry_run: bool) -> Result<Applied, Error> {
-    let query = format!(
-        "?fieldManager=weft-apply&fieldValidation=Strict{}",
-        if dry_run { "&dryRun=All" } else { "" }
-    );
+    let query = format!("?fieldManager=weft-apply&fieldValidation=Strict{}", if dry_run { "&dryRun=All" } else { "" });
     let live: Option<Value> = match client.read(&item.path()).await {
         Ok(live) => Some(live),
         Err(error) if error.is_not_found() => None,
@@ -285,8 +285,10 @@ pub async fn wait(client: &Client, applied: &[Applied], timeout: Duration) -> Re
         let mut pause = Duration::from_millis(25);
         let mut said = false;
         loop {
-            let object: Value =
-                client.read(&done.path).await.map_err(|error| error.into_failure(&format!("wait for {}", done.name)))?;
+            let object: Value = client
+                .read(&done.path)
+                .await
+                .map_err(|error| error.into_failure(&format!("wait for {}", done.name)))?;
             let pending = match conditions::fate(&object) {
                 Fate::InForce(message) => {
                     if said {

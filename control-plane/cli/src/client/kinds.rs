@@ -60,7 +60,8 @@ impl Kind {
             || self.short.iter().any(|own| own.eq_ignore_ascii_case(name));
         named
             && group.is_none_or(|group| {
-                group == self.group || group.strip_prefix(&self.version).is_some_and(|rest| rest == format!(".{}", self.group))
+                group == self.group
+                    || group.strip_prefix(&self.version).is_some_and(|rest| rest == format!(".{}", self.group))
             })
     }
 }

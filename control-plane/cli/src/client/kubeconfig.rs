@@ -107,8 +107,10 @@ pub fn find(global: &Global) -> Option<PathBuf> {
 /// Reads the context that applies.
 pub fn load(global: &Global) -> Result<Context, Failure> {
     let path = find(global).ok_or_else(|| {
-        Failure::unreachable("no kubeconfig: neither --kubeconfig nor $KUBECONFIG is given, and ./.weft/kubeconfig is not there")
-            .hint("start a control plane here with: weft up   (or name the file of a running one with --kubeconfig)")
+        Failure::unreachable(
+            "no kubeconfig: neither --kubeconfig nor $KUBECONFIG is given, and ./.weft/kubeconfig is not there",
+        )
+        .hint("start a control plane here with: weft up   (or name the file of a running one with --kubeconfig)")
     })?;
     let text = std::fs::read_to_string(&path).map_err(|error| {
         Failure::unreachable(format!("cannot read the kubeconfig {}: {error}", path.display()))

@@ -119,11 +119,19 @@ fn ejection(evidence: &Evidence) -> Check {
     let victim = super::topology::VICTIM;
     match (evidence.ejected_after_ms, evidence.returned_after_ms) {
         (Some(out), Some(back)) => {
-            let detail = format!("{victim} was out {} after its end, and served again {} after its start", seconds(out), seconds(back));
+            let detail = format!(
+                "{victim} was out {} after its end, and served again {} after its start",
+                seconds(out),
+                seconds(back)
+            );
             check(name, true, detail)
         }
-        (Some(out), None) => check(name, false, format!("{victim} was out after {} and did not come back", seconds(out))),
-        (None, _) => check(name, false, format!("no breaker of {} opened for {victim}", super::topology::VICTIMS_CALLER)),
+        (Some(out), None) => {
+            check(name, false, format!("{victim} was out after {} and did not come back", seconds(out)))
+        }
+        (None, _) => {
+            check(name, false, format!("no breaker of {} opened for {victim}", super::topology::VICTIMS_CALLER))
+        }
     }
 }
 
@@ -174,7 +182,12 @@ mod tests {
                 total: 2000,
                 ok: 1999,
                 failed: 1,
-                failures: vec![Failed { at_ms: 1500, method: "POST".into(), path: "/checkout".into(), cause: INJECTED.into() }],
+                failures: vec![Failed {
+                    at_ms: 1500,
+                    method: "POST".into(),
+                    path: "/checkout".into(),
+                    cause: INJECTED.into(),
+                }],
                 ..Report::default()
             },
             at_shift: counts(200, 0),

@@ -106,7 +106,8 @@ struct Interrupts([Signal; 3]);
 
 impl Interrupts {
     fn new() -> Result<Self, Failure> {
-        let listen = |kind| signal(kind).map_err(|error| Failure::not_well(format!("cannot listen for signals: {error}")));
+        let listen =
+            |kind| signal(kind).map_err(|error| Failure::not_well(format!("cannot listen for signals: {error}")));
         Ok(Self([listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?, listen(SignalKind::hangup())?]))
     }
 
@@ -169,7 +170,8 @@ impl<'a> Show<'a> {
         let kubeconfig = self.stage.kubeconfig();
         self.screen.say(&format!("the shop is open; the API is at {api}. Try in another terminal:"));
         self.screen.say(&format!("export KUBECONFIG={}", kubeconfig.display()));
-        self.screen.say("weft stat -w   ·   weft get httproute,trafficpolicy -n shop   ·   kubectl get workloads -n shop");
+        self.screen
+            .say("weft stat -w   ·   weft get httproute,trafficpolicy -n shop   ·   kubectl get workloads -n shop");
         let opened = Instant::now();
         let Some(duration) = duration else {
             self.screen.say("Ctrl-C stops everything");
@@ -271,7 +273,8 @@ impl<'a> Show<'a> {
             let list: Value = client.read(&path).await.map_err(|error| error.into_failure("list workloads"))?;
             let items = list.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
             let phase = |name: &str| {
-                let object = items.iter().find(|item| item.pointer("/metadata/name").and_then(Value::as_str) == Some(name));
+                let object =
+                    items.iter().find(|item| item.pointer("/metadata/name").and_then(Value::as_str) == Some(name));
                 object.and_then(|item| item.pointer("/status/phase")?.as_str()).unwrap_or("not registered").to_owned()
             };
             let mut waiting = Vec::new();

@@ -257,7 +257,8 @@ fn ports() -> Result<BTreeMap<&'static str, u16>, Failure> {
             let port = rng.random_range(20_000..32_000);
             TcpListener::bind(("127.0.0.1", port)).ok().map(|listener| (port, listener))
         });
-        let (port, listener) = found.ok_or_else(|| Failure::not_well("no free port on 127.0.0.1 from 20000 to 31999"))?;
+        let (port, listener) =
+            found.ok_or_else(|| Failure::not_well("no free port on 127.0.0.1 from 20000 to 31999"))?;
         held.push(listener);
         ports.insert(workload.name, port);
     }

@@ -148,11 +148,11 @@ async fn create(client: &Client, collection: &str, name: &str, object: &Value) -
     match client.create::<Value>(&format!("{collection}?fieldManager=weft-run"), object).await {
         Ok(_) => Ok(None),
         // Another `weft run` was faster: then it is there.
-        Err(error) if error.is_already_exists() => client.read(&path).await.map(Some).map_err(|e| e.into_failure(&what)),
-        Err(Error::Refused(refusal)) => {
-            Err(Failure::not_well(format!("create {path}: {}", refusal.describe()))
-                .hint("create what the workload belongs to with weft apply, and give --join-token-file"))
+        Err(error) if error.is_already_exists() => {
+            client.read(&path).await.map(Some).map_err(|e| e.into_failure(&what))
         }
+        Err(Error::Refused(refusal)) => Err(Failure::not_well(format!("create {path}: {}", refusal.describe()))
+            .hint("create what the workload belongs to with weft apply, and give --join-token-file")),
         Err(error) => Err(error.into_failure(&what)),
     }
 }

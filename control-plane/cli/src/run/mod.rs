@@ -270,7 +270,13 @@ struct State {
 }
 
 impl State {
-    fn open(global: &Global, flag: Option<&Path>, namespace: &str, name: &str, transient: bool) -> Result<Self, Failure> {
+    fn open(
+        global: &Global,
+        flag: Option<&Path>,
+        namespace: &str,
+        name: &str,
+        transient: bool,
+    ) -> Result<Self, Failure> {
         let dir = match flag {
             Some(dir) => dir.to_owned(),
             None => default_state(global).join("run").join(format!("{namespace}.{name}")),
@@ -349,7 +355,9 @@ mod tests {
             socket: "/s".into(),
         };
         let environment: BTreeMap<_, _> =
-            environment(Some("http://weft:x@127.0.0.1:4001"), "shop", "", "load-1", "load", &ready).into_iter().collect();
+            environment(Some("http://weft:x@127.0.0.1:4001"), "shop", "", "load-1", "load", &ready)
+                .into_iter()
+                .collect();
         assert_eq!(environment["grpc_proxy"], "http://weft:x@127.0.0.1:4001");
         assert_eq!(environment["WEFT_ADMIN"], "http://127.0.0.1:4003");
         assert!(!environment.contains_key("WEFT_SERVICE"));

@@ -83,7 +83,8 @@ impl Plan {
         }
         let log_start = std::fs::metadata(self.log_file()).map_or(0, |meta| meta.len());
         let log = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(self.log_file());
-        let log = log.map_err(|error| Failure::not_well(format!("cannot write {}: {error}", self.log_file().display())))?;
+        let log =
+            log.map_err(|error| Failure::not_well(format!("cannot write {}: {error}", self.log_file().display())))?;
         let mut words = self.prefix.clone();
         words.push(self.program.clone().into());
         let mut words = words.into_iter();

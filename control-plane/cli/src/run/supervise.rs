@@ -146,7 +146,11 @@ async fn revive(
     let mut what = format!("the sidecar ended ({what})");
     loop {
         let pause = backoff.next(Instant::now());
-        eprintln!("weft: {what}; starting it again in {} ms (its log: {})", pause.as_millis(), plan.log_file().display());
+        eprintln!(
+            "weft: {what}; starting it again in {} ms (its log: {})",
+            pause.as_millis(),
+            plan.log_file().display()
+        );
         let start = async {
             tokio::time::sleep(pause).await;
             // Without a fresh token the identity on disk may do.

@@ -30,7 +30,8 @@ impl Lease {
     }
 
     fn take_in(dir: PathBuf, parent: u64) -> Result<Self, Failure> {
-        let bad = |error: std::io::Error| Failure::not_well(format!("cannot keep addresses in {}: {error}", dir.display()));
+        let bad =
+            |error: std::io::Error| Failure::not_well(format!("cannot keep addresses in {}: {error}", dir.display()));
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(bad)?;
         for number in (FIRST..=LAST).filter(|number| !matches!(number & 0xff, 0 | 0xff)) {
             let lock = open(dir.join(number.to_string())).map_err(bad)?;

@@ -100,7 +100,8 @@ impl Netns {
     pub fn intercept(&self, settings: &mut Value) {
         let at = |port: u16| Value::from(SocketAddr::new(self.address().into(), port).to_string());
         let Some(settings) = settings.as_object_mut() else { return };
-        let tcp = settings.get("outbound").and_then(|outbound| outbound.get("tcp")).cloned().unwrap_or_else(|| json!([]));
+        let tcp =
+            settings.get("outbound").and_then(|outbound| outbound.get("tcp")).cloned().unwrap_or_else(|| json!([]));
         settings.insert("outbound".into(), json!({"listen": "127.0.0.1:15001", "tcp": tcp}));
         settings.insert("inbound".into(), json!({"tunnel": at(15008), "plaintext": at(15006)}));
         settings.insert("dns".into(), json!({"listen": "127.0.0.1:15053"}));
@@ -160,8 +161,15 @@ fn require() -> Result<(), Failure> {
         let names: Vec<&str> = missing.iter().map(|(name, _)| *name).collect();
         let mut packages: Vec<&str> = missing.iter().map(|(_, package)| *package).collect();
         packages.dedup();
-        return Err(Failure::not_well(format!("--isolation netns needs {}, which this host lacks", names.join(" and ")))
-            .hint(format!("install {} (Debian: apt-get install {}), {none}", names.join(" and "), packages.join(" "))));
+        return Err(Failure::not_well(format!(
+            "--isolation netns needs {}, which this host lacks",
+            names.join(" and ")
+        ))
+        .hint(format!(
+            "install {} (Debian: apt-get install {}), {none}",
+            names.join(" and "),
+            packages.join(" ")
+        )));
     }
     if !rustix::process::geteuid().is_root() {
         return Err(Failure::not_well(
@@ -186,7 +194,9 @@ fn bridge() -> Result<(), Failure> {
 }
 
 fn resolv_conf(namespace: &str, domain: &str) -> String {
-    format!("# The sidecar's names (weft run).\nnameserver 127.0.0.1\nsearch {namespace}.svc.{domain} svc.{domain} {domain}\n")
+    format!(
+        "# The sidecar's names (weft run).\nnameserver 127.0.0.1\nsearch {namespace}.svc.{domain} svc.{domain} {domain}\n"
+    )
 }
 
 fn ip(arguments: &[&str]) -> Result<(), Failure> {
@@ -205,7 +215,8 @@ fn ip(arguments: &[&str]) -> Result<(), Failure> {
 
 /// What a program printed; the error is what it said on stderr.
 fn output(program: &str, arguments: &[&str]) -> Result<String, String> {
-    let output = Command::new(program).args(arguments).env("PATH", path()).output().map_err(|error| error.to_string())?;
+    let output =
+        Command::new(program).args(arguments).env("PATH", path()).output().map_err(|error| error.to_string())?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
