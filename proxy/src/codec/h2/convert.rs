@@ -18,12 +18,16 @@ pub(super) fn request_in<B>(request: Request<B>) -> Result<(RequestHead, B), &'s
     let uri = parts.uri.into_parts();
     let protocol = parts.extensions.get::<Protocol>().map(|protocol| ByteStr::from(protocol.as_str()));
     let mut map = parts.headers;
+    let plain_connect = parts.method == Method::CONNECT && protocol.is_none();
+    // RFC 9113 §8.5: where a tunnel leads is said by :authority alone.
+    if plain_connect && uri.authority.is_none() {
+        return Err("a CONNECT has no :authority");
+    }
     let authority = authority_in(uri.authority, &mut map)?;
     if map.get_all(header::CONTENT_LENGTH).iter().count() > 1 {
         return Err("there are two Content-Length headers");
     }
     join_cookies(&mut map);
-    let plain_connect = parts.method == Method::CONNECT && protocol.is_none();
     let path = match &uri.path_and_query {
         _ if plain_connect => ByteStr::default(),
         Some(path) => ByteStr::from(path.as_str()),
