@@ -25,7 +25,7 @@ demo:
 # The programs first: the end-to-end tests run them as users do.
 test: tools
 	$(CARGO) build --workspace --bins --locked
-	$(CARGO) test --workspace --locked
+	WEFT_KUBECTL=$$(integration/setup kubectls) $(CARGO) test --workspace --locked
 
 # The sidecar and its core alone: no Kubernetes client, no store, no root.
 unit:
