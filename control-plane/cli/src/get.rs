@@ -91,7 +91,7 @@ pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
         let what = format!("get {}", target.kind.singular);
         if matches!(args.output, Format::Table | Format::Wide) {
             let answer = client.read_as(&path, TABLE).await.map_err(|error| error.into_failure(&what))?;
-            let (header, rows) = table(&answer, args.output == Format::Wide, args.all_namespaces);
+            let (header, rows) = table(&answer, args.output == Format::Wide, args.all_namespaces, &mut Vec::new());
             if rows.is_empty() {
                 continue;
             }
@@ -161,7 +161,14 @@ fn name(object: &Value) -> &str {
 }
 
 /// Columns and rows of an answer: the server's table, or NAME and AGE of plain objects.
-fn table(answer: &Value, wide: bool, with_namespace: bool) -> (Vec<String>, Vec<Vec<String>>) {
+///
+/// A server names the columns of a watch once: `columns` keeps them for the events that follow.
+fn table(
+    answer: &Value,
+    wide: bool,
+    with_namespace: bool,
+    columns: &mut Vec<Value>,
+) -> (Vec<String>, Vec<Vec<String>>) {
     let text = |value: &Value| match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.clone(),
@@ -173,7 +180,10 @@ fn table(answer: &Value, wide: bool, with_namespace: bool) -> (Vec<String>, Vec<
     let array = |key: &str| answer.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
     let mut rows = Vec::new();
     if answer.get("kind").and_then(Value::as_str) == Some("Table") {
-        let columns = array("columnDefinitions");
+        let named = array("columnDefinitions");
+        if !named.is_empty() {
+            *columns = named;
+        }
         let shown: Vec<usize> = (0..columns.len())
             .filter(|index| wide || columns[*index].get("priority").and_then(Value::as_i64).unwrap_or(0) == 0)
             .collect();
@@ -216,11 +226,11 @@ async fn watch(client: &Client, target: &Target, namespace: Option<&str>, args: 
         selectors.push(format!("labelSelector={}", encode(labels)));
     }
     let collection = target.kind.collection(namespace);
-    let mut header = args.no_headers;
+    let mut shown = Shown { header: args.no_headers, columns: Vec::new() };
     loop {
         let list_path = format!("{collection}?{}", selectors.join("&"));
         let list = client.read_as(&list_path, accept).await.map_err(|error| error.into_failure(&what))?;
-        show(&list, target, args, &mut header)?;
+        show(&list, target, args, &mut shown)?;
         let mut version = list.pointer("/metadata/resourceVersion").and_then(Value::as_str).unwrap_or("0").to_owned();
         // A watch ends after some minutes and goes on where it was; only a version too old starts over.
         'resume: loop {
@@ -239,7 +249,7 @@ async fn watch(client: &Client, target: &Target, namespace: Option<&str>, args: 
                 let seen = at("/metadata/resourceVersion").filter(|version| !version.is_empty());
                 version = seen.or(at("/rows/0/object/metadata/resourceVersion")).unwrap_or(version);
                 match event.get("type").and_then(Value::as_str) {
-                    Some("ADDED" | "MODIFIED" | "DELETED") => show(&object, target, args, &mut header)?,
+                    Some("ADDED" | "MODIFIED" | "DELETED") => show(&object, target, args, &mut shown)?,
                     Some("ERROR") if object.get("code").and_then(Value::as_u64) == Some(410) => break 'resume,
                     Some("ERROR") => {
                         let message = object.get("message").and_then(Value::as_str).unwrap_or("the server gave up");
@@ -252,19 +262,25 @@ async fn watch(client: &Client, target: &Target, namespace: Option<&str>, args: 
     }
 }
 
-fn show(answer: &Value, target: &Target, args: &Args, header_done: &mut bool) -> Result<(), Failure> {
+/// What a watch has shown so far.
+struct Shown {
+    header: bool,
+    columns: Vec<Value>,
+}
+
+fn show(answer: &Value, target: &Target, args: &Args, shown: &mut Shown) -> Result<(), Failure> {
     let items = match answer.get("items").and_then(Value::as_array) {
         Some(items) => items.iter().map(|item| typed(&target.kind, item.clone())).collect(),
         None => vec![answer.clone()],
     };
     match args.output {
         Format::Table | Format::Wide => {
-            let (header, rows) = table(answer, args.output == Format::Wide, args.all_namespaces);
+            let (header, rows) = table(answer, args.output == Format::Wide, args.all_namespaces, &mut shown.columns);
             if rows.is_empty() {
                 return Ok(());
             }
             let rendered = output::table(&header, &rows, &[]);
-            let skip = usize::from(std::mem::replace(header_done, true));
+            let skip = usize::from(std::mem::replace(&mut shown.header, true));
             output::print(&rendered.split_inclusive('\n').skip(skip).collect::<String>())
         }
         Format::Name => {
@@ -285,17 +301,26 @@ mod tests {
         let answer = json!({"kind": "Table",
             "columnDefinitions": [{"name": "Name"}, {"name": "Ports"}, {"name": "Selector", "priority": 1}],
             "rows": [{"cells": ["cart", 80, null], "object": {"metadata": {"namespace": "shop"}}}]});
-        let (header, rows) = table(&answer, false, true);
+        let (header, rows) = table(&answer, false, true, &mut Vec::new());
         assert_eq!(header, ["NAMESPACE", "NAME", "PORTS"]);
         assert_eq!(rows, [["shop", "cart", "80"]]);
-        let (header, rows) = table(&answer, true, false);
+        let (header, rows) = table(&answer, true, false, &mut Vec::new());
         assert_eq!((header.len(), rows[0][2].as_str()), (3, "-"));
+    }
+
+    #[test]
+    fn events_of_a_watch_are_shown_in_the_columns_of_the_first() {
+        let first = json!({"kind": "Table", "columnDefinitions": [{"name": "Name"}, {"name": "Phase"}], "rows": []});
+        let event = json!({"kind": "Table", "columnDefinitions": [], "rows": [{"cells": ["cart-1", "Ready"]}]});
+        let mut columns = Vec::new();
+        table(&first, false, false, &mut columns);
+        assert_eq!(table(&event, false, false, &mut columns).1, [["cart-1", "Ready"]]);
     }
 
     #[test]
     fn plain_objects_are_shown_by_name_and_age() {
         let answer = json!({"kind": "ServiceList", "items": [{"metadata": {"name": "cart"}}]});
-        let (header, rows) = table(&answer, false, false);
+        let (header, rows) = table(&answer, false, false, &mut Vec::new());
         assert_eq!((header, rows), (vec!["NAME".into(), "AGE".into()], vec![vec!["cart".into(), "-".into()]]));
     }
 }

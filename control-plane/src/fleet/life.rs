@@ -12,7 +12,7 @@ use crate::xds::Convergence;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use parking_lot::Mutex;
 use serde_json::json;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -141,16 +141,30 @@ impl Life {
         let world = self.compiled.borrow().world.clone();
         let now = Instant::now();
         let mut due = Vec::new();
+        let mut unsaid = Vec::new();
+        let connected: BTreeMap<String, bool> =
+            self.fleet.sidecars().into_iter().map(|s| (s.workload, s.ready && !s.draining)).collect();
         {
             let mut missing = self.missing.lock();
             missing.retain(|uid, _| world.workloads.contains_key(uid));
             for (uid, workload) in &world.workloads {
-                if workload.spec.tunnel.is_none() || self.fleet.is_connected(uid) {
+                let ready = connected.get(uid);
+                // Its readiness may have come before its registration, which begins anew, or could not be written.
+                if ready == Some(&true) && workload.status.as_ref().and_then(|s| s.phase) != Some(Phase::Ready) {
+                    unsaid.push(uid.clone());
+                }
+                if workload.spec.tunnel.is_none() || ready.is_some() {
                     missing.remove(uid);
                     continue;
                 }
                 let since = *missing.entry(uid.clone()).or_insert(now);
                 due.push((uid.clone(), workload.clone(), now.saturating_duration_since(since)));
+            }
+        }
+        for uid in unsaid {
+            // Asked again: it may have begun to drain while the others were written.
+            if self.fleet.sidecars().iter().any(|s| s.workload == uid && s.ready && !s.draining) {
+                self.ready(&uid, true).await;
             }
         }
         for (uid, workload, gone) in due {

@@ -161,6 +161,13 @@ impl Stage {
     /// SIGKILL to a process and what it started, at once.
     pub async fn kill(&mut self, name: &str) {
         if let Some(mut child) = self.processes.remove(name) {
+            // The sidecar first: it would see that the others are gone, and take its leave in order.
+            if let (Some(ready), Some(parent)) = (self.ready(name), pid(&child))
+                && let Some(sidecar) = i32::try_from(ready.pid).ok().and_then(Pid::from_raw)
+                && parent_of(sidecar) == Some(parent)
+            {
+                let _ = kill_process(sidecar, Signal::KILL);
+            }
             signal_group(&child, Signal::KILL);
             let _ = child.wait().await;
         }
@@ -233,6 +240,13 @@ fn pid(child: &Child) -> Option<Pid> {
     child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw)
 }
 
+/// The parent of a process: a number in a file may be somebody else's by now.
+fn parent_of(process: Pid) -> Option<Pid> {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero())).ok()?;
+    // "pid (name) state parent …"; the name may hold anything.
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok().and_then(Pid::from_raw)
+}
+
 fn signal(child: &Child, number: Signal) {
     if let Some(pid) = pid(child) {
         let _ = kill_process(pid, number);
@@ -268,6 +282,12 @@ fn ports() -> Result<BTreeMap<&'static str, u16>, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_knows_its_parent() {
+        let own = Pid::from_raw(i32::try_from(std::process::id()).unwrap()).unwrap();
+        assert_eq!(parent_of(own), rustix::process::getppid());
+    }
 
     #[test]
     fn every_instance_has_a_port_of_its_own() {
