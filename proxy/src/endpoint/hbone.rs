@@ -6,8 +6,8 @@
 use super::connect::TunnelTo;
 use crate::codec::h2::{self, Call};
 use crate::codec::{
-    ByteStr, Form, Handler, Headers, Io, Limits, Reply, RequestBody, RequestHead, ResponseHead, Upstream, UpstreamKind,
-    Version,
+    ByteStr, Form, Frame, Handler, Headers, Io, Limits, Reply, RequestBody, RequestHead, ResponseHead, UpRecv,
+    Upstream, UpstreamKind, Version,
 };
 use crate::error::{Kind, ProxyError, Sent};
 use http::header::{HeaderName, HeaderValue};
@@ -19,6 +19,9 @@ use tokio_util::sync::CancellationToken;
 pub const SOURCE: HeaderName = HeaderName::from_static("weft-source");
 /// Why a tunnel was refused.
 pub const REASON: HeaderName = HeaderName::from_static("weft-error");
+
+/// Bytes of a refusal's text that are read.
+const SAID: usize = 1024;
 
 /// Opens a stream of bytes on `call`.
 pub(super) async fn open(call: Call, to: &TunnelTo, source: &str) -> Result<Io, ProxyError> {
@@ -41,24 +44,38 @@ pub(super) async fn open(call: Call, to: &TunnelTo, source: &str) -> Result<Io, 
     };
     let mut stream = Upstream(UpstreamKind::H2(Box::new(call)));
     stream.send_head(&head, false).await?;
-    let answer = {
+    let (answer, said) = {
         let (_, mut recv) = stream.split();
         loop {
             // No byte of the application's has been sent before the answer.
             let answer = recv.head().await.map_err(|error| error.sent(Sent::NotSent))?;
             if !answer.status.is_informational() {
-                break answer;
+                let said = if answer.status.is_success() { None } else { said(&mut recv).await };
+                break (answer, said);
             }
         }
     };
     if answer.status.is_success() {
         return stream.into_io();
     }
-    let reason = answer.headers.text(&REASON).unwrap_or("no reason given");
+    let reason = said.as_deref().or(answer.headers.text(&REASON)).unwrap_or("no reason given");
     let text = format!("{} refused the tunnel to {}: {} {reason}", to.addr, to.authority, answer.status.as_u16());
     // What policy forbids, another endpoint forbids as well; and it says nothing against this one.
     let kind = if answer.status == StatusCode::FORBIDDEN { Kind::Denied } else { Kind::TunnelRefused };
     Err(ProxyError::because(kind, text))
+}
+
+/// What a sidecar says of its refusal: the line of text in the answer's body. It names the policy, which the callers want to know.
+async fn said(recv: &mut UpRecv<'_>) -> Option<String> {
+    let mut line = Vec::new();
+    while let Some(Ok(Frame::Data(bytes))) = recv.frame().await {
+        line.extend_from_slice(&bytes[..bytes.len().min(SAID - line.len())]);
+        if line.len() == SAID {
+            break;
+        }
+    }
+    let line: String = String::from_utf8_lossy(&line).lines().next()?.chars().filter(|c| !c.is_control()).collect();
+    (!line.is_empty()).then_some(line)
 }
 
 /// What a peer's sidecar asks for: a stream of bytes to `authority`.
