@@ -2,10 +2,11 @@
 //!
 //! Everything that must hold for every request is here: who may ask at all, which `Host` is ours, the bounds on body and time.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use axum::body::Body;
 use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::Value;
@@ -70,14 +71,26 @@ impl Query {
 pub(super) async fn handle(api: &Inner, request: Request<Body>) -> Response<Body> {
     let caller = request.extensions().get::<Caller>().cloned().unwrap_or(Caller::Anonymous);
     let stopping = request.extensions().get::<Stopping>().cloned().unwrap_or_default();
-    match answer(api, request, caller, stopping).await {
-        Ok(response) => response,
-        Err(failure) => failure.response(),
+    let (parts, body) = request.into_parts();
+    let mut body = Some(body);
+    let answered = answer(api, parts, &mut body, caller, stopping).await;
+    if let Some(unread) = body {
+        // A client of HTTP/2 that is answered, and told to stop (RFC 9113 §8.1), before it has sent its body may lose the answer.
+        let _ = tokio::time::timeout(UNREAD, Limited::new(unread, 64 << 10).collect()).await;
     }
+    answered.unwrap_or_else(|failure| failure.response())
 }
 
-async fn answer(api: &Inner, request: Request<Body>, caller: Caller, stopping: Stopping) -> Result<Response<Body>> {
-    let (parts, body) = request.into_parts();
+/// How long the rest of a body that nobody wants may take.
+const UNREAD: Duration = Duration::from_secs(1);
+
+async fn answer(
+    api: &Inner,
+    parts: Parts,
+    body: &mut Option<Body>,
+    caller: Caller,
+    stopping: Stopping,
+) -> Result<Response<Body>> {
     let path = parts.uri.path().to_owned();
     let internal = matches!(&caller, Caller::Known { name, .. } if name == super::CONTROL);
     if !internal && !access::is_ours(&parts.uri, &parts.headers, &api.settings.hosts) {
@@ -110,7 +123,7 @@ async fn answer(api: &Inner, request: Request<Body>, caller: Caller, stopping: S
         return watch::open(api, call, stopping.0).await;
     }
     let work = async {
-        let body = read(body, api.settings.max_body).await?;
+        let body = read(body.take().unwrap_or_default(), api.settings.max_body).await?;
         resource::serve(api, &parts.method, &call, body).await
     };
     let result = tokio::time::timeout(api.settings.deadline, work)
