@@ -329,11 +329,16 @@ impl Pick {
         self.member.load.observe(now.saturating_duration_since(self.latency_from), now);
     }
 
-    /// The attempt failed before an answer. A failure must not look fast, or it would attract calls: it counts for no less than the
-    /// connect timeout.
-    pub fn unanswered(&self, now: Instant) {
-        let took = now.saturating_duration_since(self.latency_from);
-        self.member.load.observe(took.max(self.member.target.connect_timeout), now);
+    /// The attempt failed. How long that took is not how fast the endpoint is: it must not look fast, or it would attract calls, nor so
+    /// slow that the breaker never sees the failures it needs. Where the breaker cannot take it out it counts for no less than the connect
+    /// timeout, and the balancer avoids it.
+    pub fn failed(&self, now: Instant) {
+        if self.member.breaker.is_powerless() {
+            let took = now.saturating_duration_since(self.latency_from);
+            self.member.load.observe(took.max(self.member.target.connect_timeout), now);
+        } else {
+            self.member.load.hold(now);
+        }
     }
 
     /// Whether this attempt probes a breaker that is half-open: it is the only call that the endpoint gets until it is judged.
@@ -346,7 +351,12 @@ impl Pick {
     pub fn report(&mut self, outcome: Outcome, now: Instant, random: u64) {
         let Some(permit) = self.permit.take() else { return };
         let uid = &self.member.endpoint.uid;
-        match permit.report(outcome, now, unit(random)) {
+        let transition = permit.report(outcome, now, unit(random));
+        if transition.is_some() {
+            // Whoever comes back is another: what it was like before would keep calls, and the probe, away from it.
+            self.member.load.forget();
+        }
+        match transition {
             Some(Transition::Opened) => tracing::info!(endpoint = %uid, "breaker opened"),
             Some(Transition::Reopened) => tracing::info!(endpoint = %uid, "breaker stays open: the probe failed"),
             Some(Transition::Closed) => tracing::info!(endpoint = %uid, "breaker closed"),
@@ -452,6 +462,34 @@ mod tests {
         let open: Vec<_> =
             cluster.breakers(Instant::now()).into_iter().filter(|b| b.state() == v1::BreakerState::Open).collect();
         assert_eq!((open.len(), &*open[0].endpoint, open[0].opened), (1, "shop/orders-1", 1));
+    }
+
+    #[test]
+    fn an_idle_caller_finds_out_that_an_endpoint_fails_and_that_it_is_back() {
+        let cluster = cluster(&[endpoint("shop/orders-1", 1), endpoint("shop/orders-2", 2)]);
+        let start = Instant::now();
+        let states = |now| cluster.breakers(now).iter().map(v1::BreakerStatus::state).collect::<Vec<_>>();
+        let mut now = start;
+        // One call at a time, ten a second, answered in a millisecond; orders-1 fails until its breaker has opened, and is well then.
+        let (mut bad, mut served) = (true, 0);
+        for _ in 0..300 {
+            now += Duration::from_millis(100);
+            let Ok(mut pick) = cluster.pick(now, &mut rand::random::<u64>, &[]) else { panic!("orders-2 is there") };
+            let one = &*pick.endpoint().uid == "shop/orders-1";
+            if one && bad {
+                pick.failed(now);
+                pick.report(Outcome::Failure, now, 0);
+            } else {
+                pick.sending(now);
+                pick.answered(now + Duration::from_millis(1));
+                pick.report(Outcome::Success, now, 0);
+                served += usize::from(one);
+            }
+            bad &= states(now)[0] == v1::BreakerState::Closed;
+        }
+        assert!(!bad, "its breaker opened");
+        assert_eq!(states(now)[0], v1::BreakerState::Closed, "and closed again");
+        assert!(served > 10, "{served} calls");
     }
 
     #[test]

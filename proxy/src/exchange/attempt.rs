@@ -277,7 +277,6 @@ impl Attempt<'_, '_> {
         seen: &mut Observation<'_>,
     ) -> Option<Duration> {
         let at = now();
-        pick.answered(at);
         let status = response.status.as_u16();
         // A status without a message comes as a head with END_STREAM: Trailers-Only.
         let grpc = if seen.is_grpc() && recv.is_end() { grpc_status(&response.headers) } else { None };
@@ -290,7 +289,10 @@ impl Attempt<'_, '_> {
         let (sent, failure) = if unsent { (retry::Sent::No, Failure::Transport) } else { (retry::Sent::Yes, failure) };
         if outcome == Outcome::Failure {
             seen.outcome.failed_attempts += 1;
+            pick.failed(at);
             pick.report(Outcome::Failure, at, rand::random());
+        } else {
+            pick.answered(at);
         }
         let rule = self.way.rule?;
         if !unsent && !rule.retry.retryable(&head.method, sent, failure) {
@@ -322,7 +324,7 @@ impl Attempt<'_, '_> {
         }
         let at = now();
         seen.outcome.failed_attempts += 1;
-        pick.unanswered(at);
+        pick.failed(at);
         if error.blames_endpoint() {
             pick.report(Outcome::Failure, at, rand::random());
         }

@@ -203,7 +203,7 @@ impl Exchange {
                 }
                 Err(error) => error,
             };
-            pick.unanswered(now());
+            pick.failed(now());
             if error.blames_endpoint() {
                 pick.report(Outcome::Failure, now(), rand::random());
             }

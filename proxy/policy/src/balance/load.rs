@@ -41,8 +41,7 @@ impl Load {
     }
 
     /// Takes a latency (to the response head) into the average: a peak at once, an improvement with time (Finagle's
-    /// peak EWMA). A failure is observed with the time it took, or a penalty of the caller's choice: an endpoint that
-    /// fails fast must not look attractive.
+    /// peak EWMA). A failure is no latency: see [`Self::hold`].
     pub fn observe(&self, latency: Duration, now: Instant) {
         let at = self.nanos(now);
         let sample = (latency.as_nanos() as f64).max(1.0);
@@ -51,6 +50,17 @@ impl Load {
         let next = if sample > average { sample } else { average * kept + sample * (1.0 - kept) };
         self.average.store(next.to_bits(), Ordering::Relaxed);
         self.stamp.store(at, Ordering::Relaxed);
+    }
+
+    /// A call ended that says nothing of how fast the endpoint is: the average stays, and is not forgotten as in silence.
+    /// So an endpoint that fails fast does not look attractive.
+    pub fn hold(&self, now: Instant) {
+        self.stamp.store(self.nanos(now), Ordering::Relaxed);
+    }
+
+    /// Forgets the average: what comes is taken to be as fast as its rivals.
+    pub fn forget(&self) {
+        self.average.store(0, Ordering::Relaxed);
     }
 
     /// Calls in flight.
@@ -101,6 +111,19 @@ mod tests {
         let later = load.latency(start + Duration::from_secs(10)).as_millis();
         assert!((180..200).contains(&later), "{later}");
         assert!(load.latency(start + Duration::from_secs(200)) < Duration::from_millis(1));
+    }
+
+    #[test]
+    fn failures_neither_raise_nor_lower_the_average_and_it_can_be_forgotten() {
+        let start = Instant::now();
+        let load = Load::new(start);
+        load.observe(Duration::from_millis(10), start);
+        for second in 1..=60 {
+            load.hold(start + Duration::from_secs(second));
+        }
+        assert_eq!(load.latency(start + Duration::from_secs(60)), Duration::from_millis(10));
+        load.forget();
+        assert!(load.latency_nanos(start + Duration::from_secs(60)).is_none());
     }
 
     #[test]

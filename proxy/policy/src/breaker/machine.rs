@@ -180,6 +180,11 @@ impl Machine {
         }
     }
 
+    /// Whether enough calls in a row failed to open it, and the cap keeps it closed.
+    pub(super) fn is_held(&self, settings: &Settings) -> bool {
+        matches!(self.phase, Phase::Closed { consecutive, .. } if consecutive >= settings.consecutive_failures)
+    }
+
     /// The call ended without saying anything about the endpoint: a probe's place is free again.
     pub(super) fn abandon(&mut self, admission: Admission) {
         if let Phase::HalfOpen { probe, probes } = &mut self.phase

@@ -136,6 +136,13 @@ impl Breaker {
         }
     }
 
+    /// Whether the endpoint keeps getting calls however they end: the breaker is disabled, or the cap holds it closed.
+    /// Then avoiding it is the balancer's business.
+    pub fn is_powerless(&self) -> bool {
+        let inner = self.inner.lock();
+        !inner.settings.enabled || inner.machine.is_held(&inner.settings)
+    }
+
     /// Times it opened since it was made.
     pub fn opened(&self) -> u64 {
         self.inner.lock().machine.opened()
