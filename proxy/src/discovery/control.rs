@@ -70,6 +70,9 @@ impl Control {
         let (sender, outgoing) = mpsc::channel(OUTSTANDING);
         let hello = Hello { workload: self.uid.clone(), version: env!("CARGO_PKG_VERSION").to_owned() };
         let mut stages = self.drain.stages();
+        // Seen before it is said: what changes while the stream opens must be said again.
+        stages.borrow_and_update();
+        self.ready.borrow_and_update();
         let first = [up(control_up::Message::Hello(hello)), self.readiness()];
         for message in first {
             if sender.try_send(message).is_err() {
@@ -82,8 +85,6 @@ impl Control {
             Ok(Err(status)) => return describe(&status),
             Err(_) => return format!("not accepted within {OPEN:?}"),
         };
-        stages.borrow_and_update();
-        self.ready.borrow_and_update();
         let mut reports = tokio::time::interval(REPORT);
         reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
