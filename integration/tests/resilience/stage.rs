@@ -1,0 +1,315 @@
+//! The stage of these tests: instances of the shop's catalog, load on them, callers whose application is the test itself, and policies
+//! that are waited for until they are in force.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use std::fmt::Write as _;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use weft_integration::rig::{DEADLINE, Mesh, Run, Sidecar, accepts, binary, free_port, program, wait_for};
+
+/// UTF-8 of a path.
+pub fn text(path: &Path) -> &str {
+    path.to_str().expect("a UTF-8 path")
+}
+
+static FILES: AtomicU32 = AtomicU32::new(0);
+
+/// Writes `yaml` into a file of its own.
+pub fn file(mesh: &Mesh, yaml: &str) -> PathBuf {
+    let path = mesh.folder().join(format!("{}.yaml", FILES.fetch_add(1, Ordering::Relaxed)));
+    std::fs::write(&path, yaml).unwrap();
+    path
+}
+
+/// `weft apply --wait`: returns when every sidecar that needs it runs it.
+#[track_caller]
+pub fn apply(mesh: &Mesh, yaml: &str) -> String {
+    let path = file(mesh, yaml);
+    mesh.weft(&["apply", "--wait", "-f", text(&path)]).ok()
+}
+
+/// A Namespace and Services in it, each with a port 80 of that protocol.
+#[track_caller]
+pub fn services(mesh: &Mesh, namespace: &str, names: &[&str], port: u16, protocol: &str) {
+    let mut yaml = format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {namespace}}}\n");
+    for name in names {
+        write!(
+            yaml,
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
+             spec: {{ports: [{{name: {protocol}, port: {port}, targetPort: {protocol}, appProtocol: {protocol}}}]}}\n"
+        )
+        .unwrap();
+    }
+    apply(mesh, &yaml);
+}
+
+/// A program of the shop beside a sidecar, as an instance of one service.
+pub struct Instance {
+    /// The sidecar.
+    pub sidecar: Sidecar,
+    /// Where the program itself listens.
+    pub port: u16,
+}
+
+impl Instance {
+    /// Starts `weft-shop <what>` as the instance `name` of `service`, and waits until it takes calls.
+    #[track_caller]
+    pub fn start(mesh: &Mesh, service: &str, name: &str, what: &[&str]) -> Self {
+        Self::start_at(mesh, service, name, what, free_port())
+    }
+
+    /// The same on a port that is given.
+    #[track_caller]
+    pub fn start_at(mesh: &Mesh, service: &str, name: &str, what: &[&str], port: u16) -> Self {
+        let shop = binary("weft-shop");
+        let (kind, rest) = what.split_first().expect("which service of the shop");
+        let listen = format!("127.0.0.1:{port}");
+        let mut command = vec![text(&shop), kind, "--listen", &listen];
+        command.extend(rest);
+        let ports = [if *kind == "users" { format!("9000:{port}:grpc") } else { format!("80:{port}:http") }];
+        // Killed, `weft run` takes the program with it.
+        let mut sidecar = mesh.run(&Run {
+            name,
+            services: &[service],
+            ports: &ports,
+            flags: &["--death", "kill"],
+            command: &command,
+            ..Run::default()
+        });
+        sidecar.wait_ready();
+        wait_for("the program listens", || accepts(([127, 0, 0, 1], port).into()));
+        wait_for("the control plane takes it for ready", || {
+            let workload = mesh.object("workload", "shop", name);
+            if workload["status"]["phase"] == "Ready" { Ok(()) } else { Err(workload.to_string()) }
+        });
+        Self { sidecar, port }
+    }
+
+    /// catalog, which says which version it is.
+    #[track_caller]
+    pub fn catalog(mesh: &Mesh, name: &str, version: &str) -> Self {
+        Self::start(mesh, "catalog", name, &["catalog", "--version", version])
+    }
+
+    /// Calls that its sidecar let through to it.
+    pub fn served(&self) -> f64 {
+        self.sidecar.metric("weft_requests_total", &["direction=\"inbound\""])
+    }
+
+    /// SIGKILL to all of it at once, as a machine that dies does it: nobody says goodbye.
+    pub fn die(mut self) {
+        // `weft run` would start the sidecar again, and the sidecar leaves in order when `weft run` is gone.
+        self.sidecar.process.signal(Signal::STOP);
+        kill_sidecar(&self.sidecar);
+        self.sidecar.process.signal(Signal::KILL);
+        self.sidecar.process.wait();
+        wait_for("the program is gone too", || match accepts(([127, 0, 0, 1], self.port).into()) {
+            Ok(()) => Err("it listens".to_owned()),
+            Err(_) => Ok(()),
+        });
+    }
+}
+
+/// SIGKILL to a sidecar alone; `weft run` starts it again.
+pub fn kill_sidecar(sidecar: &Sidecar) {
+    let pid = sidecar.sidecar_pid().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+    kill_process(pid.expect("a ready sidecar has a process"), Signal::KILL).unwrap();
+}
+
+/// The load driver, itself meshed.
+pub struct Load {
+    /// Its sidecar.
+    pub sidecar: Sidecar,
+    report: PathBuf,
+}
+
+impl Load {
+    /// Calls `target` `rps` times a second until it is told to stop.
+    #[track_caller]
+    pub fn start(mesh: &Mesh, target: &str, rps: u32) -> Self {
+        Self::drive(mesh, target, rps, &[])
+    }
+
+    /// Calls `target` for `duration`.
+    #[track_caller]
+    pub fn during(mesh: &Mesh, target: &str, rps: u32, duration: &str) -> Self {
+        Self::drive(mesh, target, rps, &["--duration", duration])
+    }
+
+    fn drive(mesh: &Mesh, target: &str, rps: u32, more: &[&str]) -> Self {
+        let shop = binary("weft-shop");
+        let report = mesh.folder().join("report.json");
+        let rps = rps.to_string();
+        let mut command = vec![text(&shop), "load", "--target", target, "--rps", &rps, "--report", text(&report)];
+        command.extend(more);
+        let sidecar = mesh.run(&Run { name: "load", command: &command, ..Run::default() });
+        Self { sidecar, report }
+    }
+
+    /// The report as it is now.
+    pub fn report(&self) -> Result<Value, String> {
+        let text = std::fs::read(&self.report).map_err(|e| e.to_string())?;
+        serde_json::from_slice(&text).map_err(|e| e.to_string())
+    }
+
+    /// Calls that were made so far.
+    pub fn total(&self) -> u64 {
+        self.report().ok().and_then(|r| r["total"].as_u64()).unwrap_or_default()
+    }
+
+    /// Waits for `more` calls, none of which may fail.
+    #[track_caller]
+    pub fn go_on_well(&mut self, more: u64) {
+        let from = self.total();
+        let process = &mut self.sidecar.process;
+        let report = &self.report;
+        wait_for("the load goes on", || {
+            process.assert_running();
+            let text = std::fs::read(report).map_err(|e| e.to_string())?;
+            let report: Value = serde_json::from_slice(&text).map_err(|e| e.to_string())?;
+            assert_eq!(report["failed"], 0, "{report:#}");
+            let total = report["total"].as_u64().unwrap_or_default();
+            if total >= from + more { Ok(()) } else { Err(format!("{total} calls")) }
+        });
+    }
+
+    /// Stops it by SIGTERM; the last report.
+    #[track_caller]
+    pub fn stop(mut self) -> Value {
+        assert_eq!(self.sidecar.process.stop(), 0, "{}", self.sidecar.process.log());
+        self.last()
+    }
+
+    /// Waits for its end; the last report.
+    #[track_caller]
+    pub fn end(mut self) -> Value {
+        assert_eq!(self.sidecar.process.wait(), 0, "{}", self.sidecar.process.log());
+        self.last()
+    }
+
+    fn last(&self) -> Value {
+        let report = self.report().expect("the load driver wrote its report");
+        assert_eq!(report["done"], true, "{report:#}");
+        report
+    }
+}
+
+/// Nobody who made these calls saw a failure.
+#[track_caller]
+pub fn assert_all_well(report: &Value) {
+    println!("{} calls, {} failed, by variant {}", report["total"], report["failed"], report["variants"]);
+    assert_eq!(report["failed"], 0, "{report:#}");
+    assert!(report["total"].as_u64() > Some(0), "{report:#}");
+}
+
+/// What a call got.
+#[derive(Debug)]
+pub struct Answer {
+    /// Status; 0 when the connection ended without one.
+    pub status: u16,
+    /// Status line and header fields.
+    pub head: String,
+    /// What follows, as it came.
+    pub body: String,
+}
+
+impl Answer {
+    /// A header field's value.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut fields = self.head.lines().filter_map(|line| line.split_once(':'));
+        fields.find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+    }
+}
+
+/// A workload that serves nothing: its application is the test.
+pub struct Caller {
+    /// The sidecar.
+    pub sidecar: Sidecar,
+    namespace: String,
+}
+
+impl Caller {
+    /// Starts the sidecar of the workload `name`, whose service account has that name too.
+    #[track_caller]
+    pub fn start(mesh: &Mesh, namespace: &str, name: &str) -> Self {
+        Self::start_with(mesh, namespace, name, &[])
+    }
+
+    /// The same with more flags of `weft run`.
+    #[track_caller]
+    pub fn start_with(mesh: &Mesh, namespace: &str, name: &str, flags: &[&str]) -> Self {
+        let sleep = program("sleep");
+        let mut all = vec!["--service-account", name];
+        all.extend(flags);
+        let command = [text(&sleep), "infinity"];
+        let sidecar = mesh.run_ready(&Run { name, namespace, flags: &all, command: &command, ..Run::default() });
+        Self { sidecar, namespace: namespace.to_owned() }
+    }
+
+    /// The identity it calls under.
+    pub fn identity(&self, name: &str) -> String {
+        format!("spiffe://weft.local/ns/{}/sa/{name}", self.namespace)
+    }
+
+    /// Where the sidecar takes calls, and the credentials for it.
+    pub fn proxy(&self) -> (String, String) {
+        let ready = self.sidecar.ready_file().expect("a ready sidecar has a ready file");
+        let outbound = ready["outbound"].as_str().expect("ready.json names outbound").to_owned();
+        let settings = std::fs::read(self.sidecar.state.join("settings.json")).unwrap();
+        let settings: Value = serde_json::from_slice(&settings).unwrap();
+        let part = |name: &str| settings["outbound"]["credentials"][name].as_str().expect("weft run sets credentials");
+        (outbound, STANDARD.encode(format!("{}:{}", part("user"), part("password"))))
+    }
+
+    /// One call of a connection of its own; `url` with scheme and host.
+    #[track_caller]
+    pub fn call(&self, method: &str, url: &str, headers: &[&str]) -> Answer {
+        let (outbound, credentials) = self.proxy();
+        let host = url.strip_prefix("http://").and_then(|rest| rest.split('/').next()).expect("an http:// URL");
+        let mut request = format!(
+            "{method} {url} HTTP/1.1\r\nHost: {host}\r\nProxy-Authorization: Basic {credentials}\r\nConnection: close\r\nContent-Length: 0\r\n"
+        );
+        for header in headers {
+            write!(request, "{header}\r\n").unwrap();
+        }
+        request.push_str("\r\n");
+        let mut stream = TcpStream::connect(&outbound).unwrap_or_else(|e| panic!("{outbound}: {e}"));
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut bytes = Vec::new();
+        // A reset after the answer leaves what was read.
+        let _ = stream.read_to_end(&mut bytes);
+        let all = String::from_utf8_lossy(&bytes);
+        let (head, body) = all.split_once("\r\n\r\n").unwrap_or((&all, ""));
+        let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or_default();
+        Answer { status, head: head.to_owned(), body: body.to_owned() }
+    }
+
+    /// A GET.
+    #[track_caller]
+    pub fn get(&self, url: &str) -> Answer {
+        self.call("GET", url, &[])
+    }
+
+    /// Calls until an answer is right; for what is on its way.
+    #[track_caller]
+    pub fn until(&self, what: &str, url: &str, right: impl Fn(&Answer) -> bool) -> Answer {
+        wait_for(what, || {
+            let answer = self.get(url);
+            if right(&answer) { Ok(answer) } else { Err(format!("{answer:?}")) }
+        })
+    }
+}
+
+/// The condition `kind` of an object; of a route, under its first parent.
+pub fn condition(object: &Value, kind: &str) -> Value {
+    let own = object.pointer("/status/conditions").and_then(Value::as_array);
+    let of_parent = object.pointer("/status/parents/0/conditions").and_then(Value::as_array);
+    let mut all = own.into_iter().chain(of_parent).flatten();
+    all.find(|c| c["type"] == kind).cloned().unwrap_or_default()
+}

@@ -1,0 +1,127 @@
+//! An application that the test plays itself: it counts what reaches it, and answers as the test says. HTTP/1.1 with keep-alive.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use weft_integration::rig::{Mesh, Run, Sidecar, program};
+
+use crate::stage::text;
+
+type Respond = dyn Fn() -> (u16, String) + Send + Sync;
+
+/// A server on loopback; it ends with the value.
+pub struct Upstream {
+    /// Where it listens.
+    pub port: u16,
+    seen: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Upstream {
+    /// Answers every request with what `respond` says: status and body.
+    pub fn start(respond: impl Fn() -> (u16, String) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (seen, stop) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
+        let (count, over) = (Arc::clone(&seen), Arc::clone(&stop));
+        let respond: Arc<Respond> = Arc::new(respond);
+        let thread = std::thread::spawn(move || {
+            let mut connections = Vec::new();
+            for stream in listener.incoming() {
+                if over.load(Ordering::SeqCst) {
+                    break;
+                }
+                let (Ok(stream), count, respond) = (stream, Arc::clone(&count), Arc::clone(&respond)) else { continue };
+                let over = Arc::clone(&over);
+                connections.push(std::thread::spawn(move || serve(stream, &count, &over, &*respond)));
+            }
+            for connection in connections {
+                let _ = connection.join();
+            }
+        });
+        Self { port, seen, stop, thread: Some(thread) }
+    }
+
+    /// Requests that reached it.
+    pub fn seen(&self) -> u64 {
+        self.seen.load(Ordering::SeqCst)
+    }
+
+    /// An instance `name` of `service`, port 80, whose application it is.
+    #[track_caller]
+    pub fn instance(&self, mesh: &Mesh, service: &str, name: &str) -> Sidecar {
+        let sleep = program("sleep");
+        mesh.run_ready(&Run {
+            name,
+            services: &[service],
+            ports: &[format!("80:{}:http", self.port)],
+            command: &[text(&sleep), "infinity"],
+            ..Run::default()
+        })
+    }
+}
+
+fn serve(stream: TcpStream, seen: &AtomicU64, over: &AtomicBool, respond: &Respond) {
+    // Looks up now and then, so that it ends with the test.
+    stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let Ok(mut writer) = stream.try_clone() else { return };
+    let mut reader = BufReader::new(stream);
+    while read(&mut reader, over).is_some() {
+        seen.fetch_add(1, Ordering::SeqCst);
+        let (status, body) = respond();
+        let head = format!("HTTP/1.1 {status} Said\r\nContent-Length: {}\r\n\r\n", body.len());
+        if writer.write_all(head.as_bytes()).and_then(|()| writer.write_all(body.as_bytes())).is_err() {
+            return;
+        }
+    }
+}
+
+/// Reads one request; `None` at the end of the connection or of the test.
+fn read(reader: &mut BufReader<TcpStream>, over: &AtomicBool) -> Option<()> {
+    next_line(reader, over)?;
+    let mut length = 0;
+    loop {
+        let field = next_line(reader, over)?;
+        if field.is_empty() {
+            break;
+        }
+        let (name, value) = field.split_once(':')?;
+        if name.eq_ignore_ascii_case("content-length") {
+            length = value.trim().parse().ok()?;
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).ok()
+}
+
+fn next_line(reader: &mut BufReader<TcpStream>, over: &AtomicBool) -> Option<String> {
+    let mut line = String::new();
+    loop {
+        match reader.read_line(&mut line) {
+            Ok(0) => return None,
+            Ok(_) if line.ends_with('\n') => return Some(line.trim_end().to_owned()),
+            Ok(_) => {}
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
+                if over.load(Ordering::SeqCst) {
+                    return None;
+                }
+            }
+            Err(_) => return None,
+        }
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        // Wakes the accept loop.
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
