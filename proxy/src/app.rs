@@ -362,11 +362,18 @@ impl Process {
         };
         let bundles = publisher.bundles();
         let drain = self.drain.clone();
+        let (told, registrations) = watch::channel(0);
         let prepare: xds::Prepare = Box::new(move || {
-            let registrar = registrar.clone();
+            let (registrar, told) = (registrar.clone(), told.clone());
             // For the first stream it was just done; and once the drain has begun it would take back the withdrawal.
             let done = registered.swap(false, Ordering::Relaxed) || drain.begun();
-            Box::pin(async move { if done { Ok(()) } else { registrar.register().await.map_err(|e| e.to_string()) } })
+            Box::pin(async move {
+                if !done {
+                    registrar.register().await.map_err(|e| e.to_string())?;
+                    told.send_modify(|n| *n += 1);
+                }
+                Ok(())
+            })
         });
         let dumps = self.dump_requests.take().ok_or_else(|| start("started twice"))?;
         let (client, status) = xds::Client::new(options, channel.clone(), prepare, publisher, asks, dumps);
@@ -391,6 +398,7 @@ impl Process {
             directory: directory.clone(),
             drain: self.drain.clone(),
             ready: self.ready.subscribe(),
+            registrations,
             dumps: self.dumps.clone(),
             set_log: self.set_log.clone(),
         };

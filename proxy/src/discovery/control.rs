@@ -39,6 +39,9 @@ pub struct Control {
     pub drain: Drain,
     /// Whether the sidecar is ready.
     pub ready: watch::Receiver<bool>,
+    /// Changes with every registration. One that differs from what was known begins the workload's life anew, so readiness is said after it
+    /// even if it was said before.
+    pub registrations: watch::Receiver<u64>,
     /// Where configuration dumps are made.
     pub dumps: mpsc::Sender<DumpRequest>,
     /// Sets the process's log filter.
@@ -98,6 +101,7 @@ impl Control {
                     Err(status) => return describe(&status),
                 },
                 Ok(()) = self.ready.changed() => self.readiness(),
+                Ok(()) = self.registrations.changed() => self.readiness(),
                 Ok(()) = stages.changed() => self.readiness(),
                 _ = reports.tick() => {
                     // A report is taken only when there is room for it: what was taken and not sent would be lost.
