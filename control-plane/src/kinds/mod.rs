@@ -1,14 +1,16 @@
 //! The kinds that the resource API serves: their Rust types, their OpenAPI schemas, what is checked beyond a schema, and the columns of
 //! their tables.
 //!
-//! Kubernetes' own types come from `k8s-openapi`, Gateway API's from `gateway-api` (their schemas are the published v1.6 ones, in
-//! `gateway/`), Weft's own are derived here. Nothing here does I/O or knows of the server or the compiler.
+//! Kubernetes' own types come from `k8s-openapi`, Gateway API's from `gateway-api`, Weft's own are written here. Every schema is derived
+//! from its type; what the types of others do not say is in `registry` and `routes`. Nothing here does I/O or knows of the server or the
+//! compiler.
 
 pub mod check;
 pub mod column;
 mod duration;
 mod refs;
 pub mod registry;
+mod routes;
 mod security;
 mod structural;
 mod traffic;

@@ -6,11 +6,11 @@ use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
 use super::{
-    AuthorizationPolicy, EndpointSlice, GATEWAY_GROUP, GROUP, MeshTls, Namespace, Service, ServiceAccount,
-    TrafficPolicy, Workload,
+    AuthorizationPolicy, EndpointSlice, GATEWAY_GROUP, GROUP, GrpcRoute, HttpRoute, MeshTls, Namespace, Service,
+    ServiceAccount, TrafficPolicy, Workload,
     check::{self, Findings},
     column::{self, Column},
-    structural,
+    routes, structural,
 };
 
 /// What names of a kind's objects must be.
@@ -125,7 +125,7 @@ fn build() -> Vec<Kind> {
         columns,
         check,
     };
-    let gateway = |kind, plural, singular, schema: &str, check| Kind {
+    let gateway = |kind, plural, singular, schema, check| Kind {
         group: GATEWAY_GROUP,
         version: "v1",
         kind,
@@ -137,7 +137,7 @@ fn build() -> Vec<Kind> {
         status: true,
         builtin: false,
         naming: Naming::Subdomain,
-        schema: structural::published(schema),
+        schema,
         columns: column::route(),
         check,
     };
@@ -209,8 +209,20 @@ fn build() -> Vec<Kind> {
                 check::endpoint_slice,
             )
         },
-        gateway("GRPCRoute", "grpcroutes", "grpcroute", include_str!("gateway/grpcroutes.json"), check::grpc_route),
-        gateway("HTTPRoute", "httproutes", "httproute", include_str!("gateway/httproutes.json"), check::http_route),
+        gateway(
+            "GRPCRoute",
+            "grpcroutes",
+            "grpcroute",
+            structural::route(&GrpcRoute::crd(), routes::grpc_route()),
+            check::grpc_route,
+        ),
+        gateway(
+            "HTTPRoute",
+            "httproutes",
+            "httproute",
+            structural::route(&HttpRoute::crd(), routes::http_route()),
+            check::http_route,
+        ),
         weft(
             "AuthorizationPolicy",
             "authorizationpolicies",
@@ -349,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn gateway_types_read_what_their_published_schema_allows() {
+    fn gateway_types_read_a_route_of_a_service() {
         let route = json!({
             "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "a"},
             "spec": {"parentRefs": [{"group": "", "kind": "Service", "name": "catalog", "port": 80}], "rules": [{

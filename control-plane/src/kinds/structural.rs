@@ -1,6 +1,7 @@
 //! Structural schemas: whole (no `$ref`), every object with its properties, as Kubernetes demands of custom resources.
 //!
-//! They come from three places: `k8s-openapi`'s types with an overlay, the CRDs that Weft's types derive, and the published Gateway API.
+//! All of them are derived from Rust types: those of `k8s-openapi` and `gateway-api` with an overlay of what their types do not say,
+//! Weft's own as they are.
 
 use k8s_openapi::{
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
@@ -10,20 +11,16 @@ use kube::core::schema::{OptionalEnum, OptionalIntOrString, StructuralSchemaRewr
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
-use super::registry::Overlay;
+use super::{registry::Overlay, routes};
 
 /// The schema of a type of Kubernetes itself.
 pub fn builtin<T: JsonSchema>(overlay: Overlay) -> Value {
     let mut schema = generate::<T>();
-    for (pointer, addition) in overlay() {
-        if let (Some(Value::Object(target)), Value::Object(addition)) = (schema.pointer_mut(pointer), addition) {
-            target.extend(addition);
-        }
-    }
+    lay_over(&mut schema, overlay());
     finish(schema)
 }
 
-/// The schema that a type of ours derives.
+/// The schema that a custom resource's type derives.
 pub fn derived(crd: &CustomResourceDefinition) -> Value {
     let schema = crd.spec.versions.first().and_then(|v| v.schema.as_ref()?.open_api_v3_schema.as_ref());
     let mut schema = serde_json::to_value(schema).unwrap_or_default();
@@ -31,12 +28,42 @@ pub fn derived(crd: &CustomResourceDefinition) -> Value {
     finish(schema)
 }
 
-/// A schema of the Gateway API's bundle, as its CRD has it (`gateway/README.md`).
-pub fn published(text: &str) -> Value {
-    let mut schema = serde_json::from_str(text).unwrap_or_default();
-    // Rules in CEL are checked by `check::gateway` instead.
-    strip(&mut schema, "x-kubernetes-validations");
-    finish(schema)
+/// The schema of a route of the Gateway API: what its type derives, and what is added to it (`routes`). Of the type's documentation the
+/// first sentences stay.
+pub fn route(crd: &CustomResourceDefinition, additions: routes::Additions) -> Value {
+    let mut schema = derived(crd);
+    lay_over(&mut schema, additions);
+    walk(&mut schema, &mut |map| {
+        if let Some(Value::String(text)) = map.get_mut("description") {
+            *text = first_sentence(text);
+        }
+    });
+    schema
+}
+
+fn lay_over<P: AsRef<str>>(schema: &mut Value, additions: Vec<(P, Value)>) {
+    for (pointer, addition) in additions {
+        if let (Some(Value::Object(target)), Value::Object(addition)) = (schema.pointer_mut(pointer.as_ref()), addition)
+        {
+            target.extend(addition);
+        }
+    }
+}
+
+/// On one line; a full stop ends a sentence when a capital follows (`e.g. a` does not).
+fn first_sentence(text: &str) -> String {
+    let paragraph = text.split("\n\n").next().unwrap_or_default();
+    let mut sentence = String::new();
+    for word in paragraph.split_whitespace() {
+        if sentence.ends_with('.') && word.starts_with(|c: char| c.is_uppercase()) {
+            break;
+        }
+        if !sentence.is_empty() {
+            sentence.push(' ');
+        }
+        sentence.push_str(word);
+    }
+    sentence
 }
 
 /// The schema of `metadata`.
@@ -110,13 +137,16 @@ fn clean(schema: &mut Value) {
     for keyword in ["title", "$schema", "definitions", "components", "nullable"] {
         strip(schema, keyword);
     }
-    // schemars writes unsigned formats, which no Kubernetes client knows.
-    fn formats(schema: &mut Map<String, Value>) {
+    // schemars writes unsigned formats, which no Kubernetes client knows, and `null` among the values of an optional enumeration.
+    fn values(schema: &mut Map<String, Value>) {
         if schema.get("format").and_then(Value::as_str).is_some_and(|f| f.starts_with("uint")) {
             schema.insert("format".into(), "int64".into());
         }
+        if let Some(Value::Array(known)) = schema.get_mut("enum") {
+            known.retain(|value| !value.is_null());
+        }
     }
-    walk(schema, &mut formats);
+    walk(schema, &mut values);
 }
 
 fn strip(schema: &mut Value, keyword: &str) {
@@ -136,5 +166,17 @@ fn walk(schema: &mut Value, visit: &mut dyn FnMut(&mut Map<String, Value>)) {
             ("allOf" | "anyOf" | "oneOf", Value::Array(list)) => list.iter_mut().for_each(|s| walk(s, visit)),
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sentence_ends_before_a_capital() {
+        assert_eq!(first_sentence("Names, e.g. one\nof two. Or three.\n\nMore."), "Names, e.g. one of two.");
+        assert_eq!(first_sentence("No end"), "No end");
+        assert_eq!(first_sentence(""), "");
     }
 }

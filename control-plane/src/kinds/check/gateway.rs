@@ -1,4 +1,8 @@
-//! HTTPRoute and GRPCRoute: the rules of Gateway API v1.6 that its schemas write in CEL, in their words.
+//! HTTPRoute and GRPCRoute: what the Gateway API specification asks of several fields together, and of texts whose alphabet depends on
+//! another field.
+//!
+//! Bounds and defaults of single fields are in `routes`. Whether a service exists, or a filter is one that Weft applies, is no question
+//! here.
 
 use serde_json::Value;
 
@@ -28,7 +32,7 @@ pub fn http_route(object: &Value, findings: &mut Findings) {
         let filters = items(rule, "filters", &path);
         check_filters(&filters, HTTP_FILTERS, findings);
         if !backends.is_empty() && filters.iter().any(|(_, f)| has(f, "requestRedirect")) {
-            let why = "RequestRedirect filter must not be used together with backendRefs";
+            let why = "a rule that redirects sends nothing to backends: leave one of them out";
             findings.invalid(path.clone(), &Value::from("backendRefs"), why);
         }
         prefix_replacement(rule, &path, &filters, findings);
@@ -43,7 +47,7 @@ pub fn http_route(object: &Value, findings: &mut Findings) {
             && !whole.is_zero()
             && each > whole
         {
-            let why = "backendRequest timeout cannot be longer than request timeout";
+            let why = "backendRequest may not be longer than request, which it is a part of";
             findings.invalid(format!("{path}.timeouts"), timeouts, why);
         }
     }
@@ -75,7 +79,7 @@ fn route(spec: &Value, findings: &mut Findings) {
     let rules = items(spec, "rules", "spec");
     let matches: usize = rules.iter().map(|(_, r)| r["matches"].as_array().map_or(0, Vec::len)).sum();
     if matches > 128 {
-        let why = "the total number of matches across all rules in a route must be at most 128";
+        let why = "a route may have at most 128 matches, all its rules together";
         findings.invalid("spec.rules", &Value::from(matches), why);
     }
     let named = rules.iter().filter(|(_, r)| has(r, "name"));
@@ -86,7 +90,7 @@ fn route(spec: &Value, findings: &mut Findings) {
         }
         let persistence = &rule["sessionPersistence"];
         if has(persistence, "cookieConfig") && text(persistence, "type") != "Cookie" {
-            let why = "cookieConfig can only be set with type Cookie";
+            let why = "cookieConfig needs type Cookie";
             findings.invalid(format!("{path}.sessionPersistence"), &persistence["type"], why);
         }
     }
@@ -95,7 +99,7 @@ fn route(spec: &Value, findings: &mut Findings) {
 /// A reference to a Service names its port.
 fn service_port(path: &str, reference: &Value, findings: &mut Findings) {
     if text(reference, "group").is_empty() && text(reference, "kind") == "Service" && !has(reference, "port") {
-        findings.required(format!("{path}.port"), "Must have port for Service reference");
+        findings.required(format!("{path}.port"), "a reference to a Service names one of its ports");
     }
 }
 
@@ -111,10 +115,10 @@ fn parents(spec: &Value, findings: &mut Findings) {
             let set =
                 |p: &Value| !text(p, "sectionName").is_empty() || p["port"].as_u64().is_some_and(|port| port != 0);
             if !set(a) || !set(b) {
-                let why = "sectionName or port must be specified when parentRefs includes 2 or more references to the same parent";
+                let why = "refers to the same parent as another entry: each of them needs a sectionName or a port";
                 findings.invalid(path.clone(), a, why);
             } else if same("sectionName") && a["port"] == b["port"] {
-                let why = "sectionName or port must be unique when parentRefs includes 2 or more references to the same parent";
+                let why = "refers to the same parent, sectionName and port as another entry";
                 findings.invalid(path.clone(), a, why);
             }
         }
@@ -128,17 +132,14 @@ fn path_match(path: &str, matched: &Value, findings: &mut Findings) {
         "RegularExpression" => regex(findings, &at, &matched["value"]),
         "Exact" | "PathPrefix" => {
             let wrong = if !value.starts_with('/') {
-                Some(
-                    "value must be an absolute path and start with '/' when type one of ['Exact', 'PathPrefix']"
-                        .to_owned(),
-                )
+                Some("must start with '/'".to_owned())
             } else if let Some(part) = ["//", "/./", "/../", "%2f", "%2F", "#"].into_iter().find(|p| value.contains(p))
             {
-                Some(format!("must not contain '{part}' when type one of ['Exact', 'PathPrefix']"))
+                Some(format!("must not contain '{part}': paths are compared once they are normalised"))
             } else if let Some(end) = ["/..", "/."].into_iter().find(|e| value.ends_with(e)) {
-                Some(format!("must not end with '{end}' when type one of ['Exact', 'PathPrefix']"))
+                Some(format!("must not end with '{end}': paths are compared once they are normalised"))
             } else if !is_path(value) {
-                Some("must only contain valid characters for types ['Exact', 'PathPrefix']".to_owned())
+                Some("must be a path as RFC 3986 writes it, other characters percent-encoded".to_owned())
             } else {
                 None
             };
@@ -150,7 +151,7 @@ fn path_match(path: &str, matched: &Value, findings: &mut Findings) {
     }
 }
 
-/// `^(?:[-A-Za-z0-9/._~!$&'()*+,;=:@]|[%][0-9a-fA-F]{2})+$`
+/// Slashes and RFC 3986 `pchar`: unreserved characters, sub-delimiters, `:`, `@`, and bytes percent-encoded.
 fn is_path(value: &str) -> bool {
     let mut bytes = value.bytes();
     while let Some(byte) = bytes.next() {
@@ -169,7 +170,7 @@ fn grpc_method(path: &str, method: &Value, findings: &mut Findings) {
         return;
     }
     if !has(method, "service") && !has(method, "method") {
-        findings.invalid(path, method, "One or both of 'service' or 'method' must be specified");
+        findings.invalid(path, method, "needs a service, a method or both");
     }
     let word = |w: &str| {
         let mut bytes = w.bytes();
@@ -215,17 +216,18 @@ fn check_filters(filters: &[(String, &Value)], known: &[(&str, &str)], findings:
         let kind = text(filter, "type");
         for (name, field) in known {
             if has(filter, field) && kind != *name {
-                let why = format_args!("filter.{field} must be nil if the filter.type is not {name}");
+                let why = format_args!("{field} needs type {name}");
                 findings.invalid(format!("{path}.{field}"), &filter["type"], why);
             } else if !has(filter, field) && kind == *name {
-                findings.required(
-                    format!("{path}.{field}"),
-                    format_args!("filter.{field} must be specified for {name} filter.type"),
-                );
+                findings.required(format!("{path}.{field}"), format_args!("type {name} needs it"));
             }
         }
         if !REPEATABLE.contains(&kind) && filters[..i].iter().any(|(_, f)| text(f, "type") == kind) {
-            findings.invalid(path.clone(), &filter["type"], format_args!("{kind} filter cannot be repeated"));
+            findings.invalid(
+                path.clone(),
+                &filter["type"],
+                format_args!("a list of filters has at most one of type {kind}"),
+            );
         }
         headers(&format!("{path}.requestHeaderModifier"), &filter["requestHeaderModifier"], findings);
         headers(&format!("{path}.responseHeaderModifier"), &filter["responseHeaderModifier"], findings);
@@ -236,7 +238,7 @@ fn check_filters(filters: &[(String, &Value)], known: &[(&str, &str)], findings:
     }
     let find = |kind| filters.iter().find(|(_, f)| text(f, "type") == kind);
     if let (Some((path, filter)), Some(_)) = (find("RequestRedirect"), find("URLRewrite")) {
-        let why = "May specify either httpRouteFilterRequestRedirect or httpRouteFilterRequestRewrite, but not both";
+        let why = "a request is either redirected or rewritten: RequestRedirect and URLRewrite exclude each other";
         findings.invalid(path.clone(), &filter["type"], why);
     }
 }
@@ -262,12 +264,9 @@ fn replacement(path: &str, modifier: &Value, findings: &mut Findings) {
             return;
         }
         if text(modifier, "type") == kind && !has(modifier, field) {
-            findings.required(
-                format!("{path}.{field}"),
-                format_args!("{field} must be specified when type is set to '{kind}'"),
-            );
+            findings.required(format!("{path}.{field}"), format_args!("type {kind} needs it"));
         } else if has(modifier, field) && text(modifier, "type") != kind {
-            findings.invalid(path, &modifier["type"], format_args!("type must be '{kind}' when {field} is set"));
+            findings.invalid(path, &modifier["type"], format_args!("{field} needs type {kind}"));
         }
     }
 }
@@ -278,11 +277,11 @@ fn mirror(path: &str, mirror: &Value, findings: &mut Findings) {
     }
     service_port(&format!("{path}.backendRef"), &mirror["backendRef"], findings);
     if has(mirror, "percent") && has(mirror, "fraction") {
-        findings.forbidden(path, "Only one of percent or fraction may be specified in HTTPRequestMirrorFilter");
+        findings.forbidden(path, "percent and fraction exclude each other");
     }
     let fraction = &mirror["fraction"];
     if fraction["numerator"].as_u64() > Some(fraction["denominator"].as_u64().unwrap_or(100)) {
-        findings.invalid(format!("{path}.fraction"), fraction, "numerator must be less than or equal to denominator");
+        findings.invalid(format!("{path}.fraction"), fraction, "numerator may not be greater than denominator");
     }
 }
 
@@ -298,7 +297,7 @@ fn prefix_replacement(rule: &Value, path: &str, filters: &[(String, &Value)], fi
     for (field, name) in [("requestRedirect", "RequestRedirect"), ("urlRewrite", "URLRewrite")] {
         if by_prefix(field) && !single {
             let why = format_args!(
-                "When using {name} filter with path.replacePrefixMatch, exactly one PathPrefix match must be specified"
+                "{name} replaces the prefix that was matched (replacePrefixMatch): the rule needs exactly one match, of type PathPrefix"
             );
             findings.invalid(format!("{path}.matches"), &Value::from(matches.len()), why);
         }
