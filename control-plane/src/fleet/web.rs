@@ -5,7 +5,7 @@
 use super::{CommandError, Fleet};
 use crate::compile::Kind;
 use crate::identity::token::{Claims, Refusal, Token, Tokens, unix};
-use crate::kinds::Phase;
+use crate::kinds::{Phase, Workload};
 use crate::world::World;
 use crate::world::reconcile::Compiled;
 use crate::xds::Hub;
@@ -183,7 +183,9 @@ async fn check(State(sources): State<Sources>) -> Json<Value> {
         ok: compiled.generation > 0,
         detail: format!("{} resources, compilation {}", compiled.snapshot.len(), compiled.generation),
     }];
-    let meshed = compiled.world.workloads.iter().filter(|(_, w)| w.spec.tunnel.is_some());
+    // One that is leaving has said so; that its stream ends is no fault.
+    let leaving = |w: &Workload| w.status.as_ref().and_then(|s| s.phase) == Some(Phase::Draining);
+    let meshed = compiled.world.workloads.iter().filter(|(_, w)| w.spec.tunnel.is_some() && !leaving(w));
     let lost: Vec<_> =
         meshed.clone().filter(|(uid, _)| !sources.fleet.is_connected(uid)).map(|(uid, _)| uid.as_str()).collect();
     checks.push(Check {
