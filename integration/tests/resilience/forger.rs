@@ -153,7 +153,7 @@ fn falsified(mut response: DeltaDiscoveryResponse) -> DeltaDiscoveryResponse {
             let path = Some(v1::route_match::Path::PathRegex(EXPRESSION.to_owned()));
             rule.matches = vec![v1::RouteMatch { path, ..Default::default() }];
         }
-        any.value = service.encode_to_vec().into();
+        any.value = service.encode_to_vec();
     }
     response
 }

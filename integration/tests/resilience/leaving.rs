@@ -4,9 +4,11 @@ use crate::stage::{Caller, Instance, Load, assert_all_well, text};
 use crate::upstream::Upstream;
 use rustix::process::Signal;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use weft_integration::rig::{DEADLINE, Mesh, Run, Sidecar, program, wait_for};
+use weft_integration::shop::proto::FindRequest;
+use weft_integration::shop::proto::users_client::UsersClient;
 
 #[test]
 fn an_instance_that_is_asked_to_leave_under_load_fails_no_call() {
@@ -26,6 +28,60 @@ fn an_instance_that_is_asked_to_leave_under_load_fails_no_call() {
     assert_all_well(&report);
     assert_eq!(code, 0, "the program ended in order: {}", one.sidecar.process.log());
     assert!(mesh.object("workload", "shop", "catalog-1")["status"]["phase"] != "Ready");
+}
+
+#[test]
+fn an_instance_of_a_grpc_service_that_is_asked_to_leave_fails_no_call() {
+    let mesh = Mesh::start();
+    let mut one = Instance::start(&mesh, "users", "users-1", &["users"]);
+    let two = Instance::start(&mesh, "users", "users-2", &["users"]);
+    let caller = Caller::start(&mesh, "shop", "caller");
+    let (done, calls) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (code, served) = std::thread::scope(|threads| {
+        // Each has a connection of its own, and one call at a time on it: Find is not what HTTP calls idempotent.
+        let callers: Vec<_> = (0..4)
+            .map(|_| {
+                threads.spawn(|| {
+                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                    runtime.block_on(async {
+                        let mut users = UsersClient::new(caller.tunnel("users:9000"));
+                        while !done.load(Ordering::SeqCst) {
+                            let answer = users.find(FindRequest { id: 7 }).await;
+                            assert_eq!(answer.map(|user| user.into_inner().id).map_err(|e| e.to_string()), Ok(7));
+                            calls.fetch_add(1, Ordering::SeqCst);
+                        }
+                    });
+                })
+            })
+            .collect();
+        let go_on = |more: u64| {
+            let from = calls.load(Ordering::SeqCst);
+            wait_for("calls go on", || {
+                assert!(callers.iter().all(|caller| !caller.is_finished()), "a call failed");
+                let now = calls.load(Ordering::SeqCst);
+                if now >= from + more { Ok(()) } else { Err(format!("{now} calls")) }
+            });
+        };
+        // However it ends, the callers end too.
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            go_on(300);
+            let served = (one.served(), two.served());
+            let code = one.sidecar.process.stop();
+            go_on(300);
+            (code, served)
+        }));
+        done.store(true, Ordering::SeqCst);
+        for caller in callers {
+            caller.join().unwrap();
+        }
+        outcome.unwrap()
+    });
+    println!(
+        "{} calls, none failed; {served:?} served before the first left with {code}",
+        calls.load(Ordering::SeqCst)
+    );
+    assert!(served.0 > 0.0 && served.1 > 0.0, "both get calls: {served:?}");
+    assert_eq!(code, 0, "{}", one.sidecar.process.log());
 }
 
 #[test]

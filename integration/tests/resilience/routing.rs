@@ -1,11 +1,8 @@
 //! Where calls go: weights, consumer routes, matches, timeouts, references to nothing, gRPC by method. Each as its callers see it.
 
 use crate::stage::{Caller, Instance, Load, apply, condition, services};
-use hyper_util::rt::TokioIo;
 use std::fmt::Write as _;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
 use weft_integration::rig::{DEADLINE, Mesh};
 use weft_integration::shop::proto::users_client::UsersClient;
@@ -175,31 +172,6 @@ fn a_reference_to_nothing_fails_its_share_only_and_the_status_says_so() {
     assert!(resolved["message"].as_str().unwrap_or_default().contains("shop/nowhere"), "{resolved}");
 }
 
-/// A channel to `authority` through the caller's sidecar, by CONNECT.
-fn tunnelled(caller: &Caller, authority: &'static str) -> Channel {
-    let proxy = caller.proxy();
-    let connect = tower::service_fn(move |_: Uri| {
-        let (outbound, credentials) = proxy.clone();
-        async move {
-            let mut stream = tokio::net::TcpStream::connect(outbound).await?;
-            let ask = format!(
-                "CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\nProxy-Authorization: Basic {credentials}\r\n\r\n"
-            );
-            stream.write_all(ask.as_bytes()).await?;
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                head.push(stream.read_u8().await?);
-            }
-            if head.starts_with(b"HTTP/1.1 200") {
-                Ok(TokioIo::new(stream))
-            } else {
-                Err(std::io::Error::other(String::from_utf8_lossy(&head).into_owned()))
-            }
-        }
-    });
-    Endpoint::from_static("http://users:9000").connect_with_connector_lazy(connect)
-}
-
 #[test]
 fn a_grpc_route_chooses_by_method() {
     let mesh = Mesh::start();
@@ -216,7 +188,7 @@ fn a_grpc_route_chooses_by_method() {
     let caller = Caller::start(&mesh, "shop", "caller");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let refused: Status = runtime.block_on(async {
-        let mut users = UsersClient::new(tunnelled(&caller, "users:9000"));
+        let mut users = UsersClient::new(caller.tunnel("users:9000"));
         let calls = async {
             for id in 1..=10 {
                 assert_eq!(users.find(FindRequest { id }).await.unwrap().into_inner().id, id);

@@ -3,6 +3,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use hyper_util::rt::TokioIo;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::fmt::Write as _;
@@ -10,6 +11,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tonic::transport::{Channel, Endpoint, Uri};
 use weft_integration::rig::{DEADLINE, Mesh, Run, Sidecar, accepts, binary, free_port, program, wait_for};
 
 /// UTF-8 of a path.
@@ -288,6 +291,31 @@ impl Caller {
         let (head, body) = all.split_once("\r\n\r\n").unwrap_or((&all, ""));
         let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or_default();
         Answer { status, head: head.to_owned(), body: body.to_owned() }
+    }
+
+    /// A channel to `authority` by CONNECT through the sidecar, for gRPC.
+    pub fn tunnel(&self, authority: &'static str) -> Channel {
+        let proxy = self.proxy();
+        let connect = tower::service_fn(move |_: Uri| {
+            let (outbound, credentials) = proxy.clone();
+            async move {
+                let mut stream = tokio::net::TcpStream::connect(outbound).await?;
+                let ask = format!(
+                    "CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\nProxy-Authorization: Basic {credentials}\r\n\r\n"
+                );
+                stream.write_all(ask.as_bytes()).await?;
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await?);
+                }
+                if head.starts_with(b"HTTP/1.1 200") {
+                    Ok(TokioIo::new(stream))
+                } else {
+                    Err(std::io::Error::other(String::from_utf8_lossy(&head).into_owned()))
+                }
+            }
+        });
+        Endpoint::from_static("http://mesh").connect_with_connector_lazy(connect)
     }
 
     /// A GET.
