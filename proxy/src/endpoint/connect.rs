@@ -12,7 +12,7 @@ use crate::error::{Kind, ProxyError};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -384,10 +384,12 @@ impl Dialer {
     }
 }
 
-/// Would connecting to `addr` reach the listener at `own`?
-fn is_same_listener(own: SocketAddr, addr: SocketAddr) -> bool {
-    let local = addr.ip().is_loopback() || addr.ip().is_unspecified();
-    own.port() == addr.port() && (own.ip() == addr.ip() || (own.ip().is_unspecified() && local))
+/// Would connecting to `addr` reach the listener at `own`? IPv4-mapped addresses are IPv4's, and the unspecified address is loopback's.
+pub(crate) fn is_same_listener(own: SocketAddr, addr: SocketAddr) -> bool {
+    let (host, ip) = (own.ip().to_canonical(), addr.ip().to_canonical());
+    let local = |ip: IpAddr| ip.is_loopback() || ip.is_unspecified();
+    let wild = host.is_unspecified() || ip.is_unspecified();
+    own.port() == addr.port() && (host == ip || (wild && local(host) && local(ip)))
 }
 
 #[cfg(test)]

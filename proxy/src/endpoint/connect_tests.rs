@@ -282,7 +282,7 @@ async fn the_sidecar_never_dials_itself() {
     let own: SocketAddr = "127.0.0.1:15001".parse().expect("valid");
     let wide: SocketAddr = "0.0.0.0:15008".parse().expect("valid");
     let connector = connector_with(Settings { own: vec![own, wide], ..Settings::default() });
-    for addr in ["127.0.0.1:15001", "127.0.0.1:15008", "0.0.0.0:15008"] {
+    for addr in ["127.0.0.1:15001", "[::ffff:127.0.0.1]:15001", "0.0.0.0:15001", "127.0.0.1:15008", "0.0.0.0:15008"] {
         let target = plain(addr.parse().expect("valid"));
         let error = connector.tcp(&target).await.expect_err("refused");
         assert_eq!(error.kind, Kind::ForbiddenDestination, "{addr}");

@@ -10,6 +10,7 @@ mod tunnel;
 pub use ports::Ports;
 
 use crate::codec::{self, Handler, Io, Limits, Reply, RequestBody, RequestHead, Version};
+use crate::endpoint::connect::is_same_listener;
 use crate::error::{Kind, ProxyError};
 use crate::exchange::{Exchange, Peer, Plan};
 use crate::listen::detect::{self, First, Protocol, Way};
@@ -144,7 +145,7 @@ impl Inbound {
         let Some(port) = found else {
             return Err(ProxyError::because(Kind::UnknownPort, format!("{key} is none of this workload's ports")));
         };
-        if self.settings.own.contains(&port.local) {
+        if self.settings.own.iter().any(|own| is_same_listener(*own, port.local)) {
             let why = format!("{key} leads to {}, a listener of the sidecar itself", port.local);
             return Err(ProxyError::because(Kind::ForbiddenDestination, why));
         }
