@@ -30,8 +30,8 @@ pub struct Args {
     /// Service that the program serves (repeat for several); none: it only calls others
     #[arg(long = "service", value_name = "NAME")]
     services: Vec<String>,
-    /// Port that the program listens on: [NAME=][SERVICEPORT:]PORT[:http|http2|grpc|tcp|detect] (repeat for several)
-    #[arg(long = "port", value_name = "PORT")]
+    /// Port that the program listens on; the protocol is http, http2, grpc, tcp or detect (repeat for several)
+    #[arg(long = "port", value_name = "[NAME=][SERVICEPORT:]PORT[:PROTOCOL]")]
     ports: Vec<Port>,
     /// Namespace (default: the kubeconfig's, else default)
     #[arg(short, long, value_name = "NAME")]
