@@ -88,29 +88,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
 
     /// The next frame; settings and pings are acknowledged on the way. `None` at the end of the connection.
     async fn frame(&mut self) -> io::Result<Option<(u8, u8, u32, Vec<u8>)>> {
-        loop {
-            let mut head = [0; 9];
-            match self.0.read_exact(&mut head).await {
-                Ok(_) => {}
-                Err(error) if is_end(&error) => return Ok(None),
-                Err(error) => return Err(error),
-            }
-            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
-            let mut payload = vec![0; length];
-            match self.0.read_exact(&mut payload).await {
-                Ok(_) => {}
-                Err(error) if is_end(&error) => return Ok(None),
-                Err(error) => return Err(error),
-            }
-            let (kind, flags) = (head[3], head[4]);
-            if matches!(kind, SETTINGS | PING) && flags & ACK == 0 {
-                let echo = if kind == PING { payload.as_slice() } else { &[] };
-                self.0.write_all(&frame(kind, ACK, 0, echo)).await?;
-                self.0.flush().await?;
-            }
-            let stream = u32::from_be_bytes([head[5] & 0x7f, head[6], head[7], head[8]]);
-            return Ok(Some((kind, flags, stream, payload)));
+        let mut head = [0; 9];
+        let mut payload = Vec::new();
+        let mut read = self.0.read_exact(&mut head).await;
+        if read.is_ok() {
+            payload.resize(u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize, 0);
+            read = self.0.read_exact(&mut payload).await;
         }
+        match read {
+            Ok(_) => {}
+            Err(error) if is_end(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        let (kind, flags) = (head[3], head[4]);
+        if matches!(kind, SETTINGS | PING) && flags & ACK == 0 {
+            let echo = if kind == PING { payload.as_slice() } else { &[] };
+            self.0.write_all(&frame(kind, ACK, 0, echo)).await?;
+            self.0.flush().await?;
+        }
+        let stream = u32::from_be_bytes([head[5] & 0x7f, head[6], head[7], head[8]]);
+        Ok(Some((kind, flags, stream, payload)))
     }
 }
 

@@ -16,6 +16,7 @@ use tokio_rustls::rustls::ServerConfig;
 use weft_certs::tls::{ALPN_GRPC, ClientAuth, server_config};
 use weft_certs::{Identity, LiveIdentity, MeshCa, Svid, TrustBundle};
 use weft_integration::rig::{Mesh, Process, binary, wait_for};
+use weft_proto::type_url;
 
 /// What one connection brought: the failure of its handshake, or the bytes that followed it.
 type Visit = Result<Vec<u8>, String>;
@@ -174,6 +175,12 @@ fn a_sidecar_that_has_joined_refuses_it_as_well_and_goes_on_with_what_it_has() {
     let (mesh, impostor, _, file) = scene();
     let mut process = sidecar(&mesh, "settled", "settled-1", mesh.grpc(), Some(&file));
     wait_for("the sidecar is ready", || if is_ready(&mesh, "settled") { Ok(()) } else { Err(process.log()) });
+    let kept = mesh.folder().join("settled-state/last-known-good");
+    wait_for("what it knows is on disk", || {
+        let content = std::fs::read(&kept).map_err(|e| e.to_string())?;
+        let inbound = content.windows(type_url::INBOUND.len()).any(|w| w == type_url::INBOUND.as_bytes());
+        if inbound { Ok(()) } else { Err("no Inbound in it".to_owned()) }
+    });
     process.signal(Signal::KILL);
     process.wait();
     let ready = mesh.folder().join("settled-state/ready.json");

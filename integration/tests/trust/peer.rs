@@ -17,7 +17,7 @@ use tokio_rustls::{TlsConnector, rustls};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint, Uri};
 use weft_certs::tls::{ALPN_GRPC, ClientConfigs, bootstrap_client_config};
-use weft_certs::{CertificateDer, Identity, KeyPair, LiveIdentity, SpiffeId, Svid, TrustBundle};
+use weft_certs::{CertificateDer, Identity, KeyPair, LiveIdentity, MeshCa, SpiffeId, Svid, TrustBundle};
 use weft_integration::rig::{DEADLINE, Mesh};
 use weft_proto::v1;
 use weft_proto::v1::identity_client::IdentityClient;
@@ -90,7 +90,7 @@ pub async fn issue(
     token: Option<&str>,
 ) -> Result<v1::IssueCertificateResponse, Status> {
     let proof = token.map(|token| Proof::JoinToken(token.to_owned()));
-    let request = v1::IssueCertificateRequest { csr: csr.into(), requested_ttl: None, proof };
+    let request = v1::IssueCertificateRequest { csr, requested_ttl: None, proof };
     let mut client = IdentityClient::new(channel);
     tokio::time::timeout(Duration::from_secs(20), client.issue_certificate(request))
         .await
@@ -124,6 +124,14 @@ impl Peer {
         let trust = TrustBundle::from_der(DOMAIN.parse().unwrap(), roots.iter().map(|r| r.to_vec())).unwrap();
         let live = LiveIdentity::new(Identity::new(Svid::new(chain.clone(), &key).unwrap(), trust));
         Ok(Self { configs: ClientConfigs::new(live), control: mesh.grpc(), chain, roots, key })
+    }
+
+    /// Has what a stolen authority of the mesh would sign.
+    pub fn holding(mesh: &Mesh, svid: Svid, ca: &MeshCa) -> Self {
+        let (chain, roots) = (svid.chain().to_vec(), ca.bundle().roots().to_vec());
+        let key = KeyPair::from_pem("key", svid.key_pem()).unwrap();
+        let live = LiveIdentity::new(Identity::new(svid, ca.bundle().clone()));
+        Self { configs: ClientConfigs::new(live), control: mesh.grpc(), chain, roots, key }
     }
 
     /// The id that its certificate bears.

@@ -11,11 +11,12 @@ use weft_integration::rig::{DEADLINE, Mesh, accepts, wait_for};
 
 /// A caller's sidecar, a service that it may call, and somebody else's program on the same host.
 struct Scene {
-    mesh: Mesh,
     caller: StandIn,
     cart: StandIn,
     neighbour: Listener,
     credentials: String,
+    // Dropped last: the sidecars are of it.
+    mesh: Mesh,
 }
 
 impl Scene {

@@ -112,14 +112,15 @@ impl StandIn {
     pub fn start(mesh: &Mesh, name: &str, protocol: &str) -> Self {
         let application = Listener::bind();
         let ports = [format!("{PORT}:{}:{protocol}", application.port())];
-        let sleep = program("sleep");
-        let sidecar = mesh.run_ready(&Run {
+        let shell = program("sh");
+        let mut sidecar = mesh.run_ready(&Run {
             name,
             services: &[name],
             ports: &ports,
-            command: &[text(&sleep), "infinity"],
+            command: &[text(&shell), "-c", "echo the program runs; exec sleep infinity"],
             ..Run::default()
         });
+        sidecar.process.wait_for_log("the program runs");
         let ready = sidecar.ready_file().expect("a ready sidecar has a ready file");
         let at = |key: &str| ready[key].as_str().and_then(|a| a.parse().ok()).expect("ready.json names its listeners");
         let (outbound, tunnel, admin) = (at("outbound"), at("tunnel"), at("admin"));
@@ -140,5 +141,14 @@ impl StandIn {
     pub fn own_ports(&self) -> Vec<u16> {
         assert!(self.ready["socket"].is_string(), "{}", self.ready);
         vec![self.outbound.port(), self.tunnel.port(), self.admin.port()]
+    }
+}
+
+impl Drop for StandIn {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- sidecar of {} ---\n{}", self.ready, self.log());
+            self.sidecar.access().iter().for_each(|line| eprintln!("{line}"));
+        }
     }
 }

@@ -2,26 +2,30 @@
 //! server names are only keys into what the workload serves.
 
 use crate::frames::{Met, Raw};
-use crate::peer::{Peer, block, id};
+use crate::peer::{Peer, Token, block, id};
 use crate::stage::{Listener, PORT, StandIn};
+use crate::tokens::is_ready;
+use serde_json::json;
 use std::io;
 use std::net::SocketAddr;
+use std::process::Command;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use weft_certs::tls::{ALPN_HBONE, ALPN_NATIVE};
-use weft_integration::rig::{Mesh, accepts};
+use weft_integration::rig::{Mesh, Process, accepts, binary, free_port, wait_for};
 
 const HBONE: &[&[u8]] = &[ALPN_HBONE];
 const NATIVE: &[&[u8]] = &[ALPN_NATIVE];
 
 /// The sidecar of `cart`, a peer of the mesh, and what it must not reach.
 struct Scene {
-    mesh: Mesh,
     cart: StandIn,
     peer: Peer,
     /// Somebody else's program on the same host.
     neighbour: Listener,
+    // Dropped last: the sidecar is of it.
+    mesh: Mesh,
 }
 
 impl Scene {
@@ -246,4 +250,61 @@ fn a_protocol_that_is_not_spoken_between_sidecars_is_refused() {
         assert!(text.contains("peer is spiffe://weft.local/ns/shop/sa/cart") && text.contains("sa/payments"), "{text}");
     });
     scene.assert_nothing_reached();
+}
+
+#[test]
+fn a_port_that_leads_to_the_sidecars_own_listeners_reaches_nothing() {
+    let mesh = Mesh::start();
+    mesh.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n").ok();
+    let token = mesh.folder().join("token");
+    std::fs::write(&token, Token::create(&mesh, "cart", &[]).0).unwrap();
+    let own = free_port();
+    let neighbour = Listener::bind();
+    // Port 7000 leads where it should; the others are spellings of the sidecar's own readiness and metrics.
+    let spellings = ["127.0.0.1", "[::ffff:127.0.0.1]"];
+    let mut ports = vec![json!({"port": 7000, "protocol": "http", "local": format!("127.0.0.1:{}", neighbour.port())})];
+    for (i, host) in spellings.iter().enumerate() {
+        for (j, protocol) in ["http", "tcp", "detect"].iter().enumerate() {
+            ports.push(json!({"port": 7001 + 3 * i + j, "protocol": protocol, "local": format!("{host}:{own}")}));
+        }
+    }
+    let settings = json!({
+        "workload": {"namespace": "shop", "name": "cart", "serviceAccount": "cart", "ports": ports},
+        "controlPlane": {"address": mesh.grpc()},
+        "joinTokenFile": token,
+        "stateDir": mesh.folder().join("cart-state"),
+        "outbound": {"listen": "127.0.0.1:0"},
+        "inbound": {"tunnel": "127.0.0.1:0"},
+        "admin": {"listen": format!("127.0.0.1:{own}")},
+    });
+    let file = mesh.folder().join("settings.json");
+    std::fs::write(&file, settings.to_string()).unwrap();
+    let sidecar = Process::start(mesh.folder(), "cart", Command::new(binary("weft-proxy")).arg("--config").arg(&file));
+    wait_for("the sidecar is ready", || if is_ready(&mesh, "cart") { Ok(()) } else { Err(sidecar.log()) });
+    let ready = std::fs::read(mesh.folder().join("cart-state/ready.json")).unwrap();
+    let ready: serde_json::Value = serde_json::from_slice(&ready).unwrap();
+    let tunnel: SocketAddr = ready["tunnel"].as_str().unwrap().parse().unwrap();
+    let peer = block(Peer::join(&mesh, "storefront"));
+    let ask = async |port: usize| -> io::Result<Vec<u8>> {
+        let mut raw = Raw::open(peer.dial(tunnel, &id("cart"), HBONE, None).await?).await?;
+        if raw.request(&connect(format!("127.0.0.1:{port}").as_bytes()), false).await?.is_refusal() {
+            return Ok(Vec::new());
+        }
+        raw.send(b"GET /metrics HTTP/1.1\r\nHost: cart\r\nConnection: close\r\n\r\n").await?;
+        raw.receive().await
+    };
+    std::thread::scope(|scope| {
+        let answering = scope.spawn(|| neighbour.answer("weft_is_here"));
+        let answer = block(ask(7000)).unwrap();
+        assert!(answer.ends_with(b"weft_is_here"), "{}", String::from_utf8_lossy(&answer));
+        answering.join().unwrap();
+    });
+    block(async {
+        for port in 7001..7001 + 3 * spellings.len() {
+            let answer = tokio::time::timeout(Duration::from_secs(20), ask(port)).await.expect("the sidecar answers");
+            // A reset is a refusal as well.
+            let answer = String::from_utf8(answer.unwrap_or_default()).unwrap();
+            assert!(!answer.contains("weft_") && !answer.contains("200 OK"), "port {port}: {answer}");
+        }
+    });
 }

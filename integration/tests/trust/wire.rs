@@ -3,7 +3,7 @@
 use crate::capture::{Capture, Flow};
 use crate::stage::text;
 use std::path::Path;
-use weft_integration::rig::{Mesh, Run, free_port, python_env, wait_for};
+use weft_integration::rig::{Mesh, Run, python_env, wait_for};
 
 const MARKER: &str = "saffron-thread-5f1c0b7e";
 
@@ -13,7 +13,8 @@ fn between_two_sidecars_no_plaintext_crosses_the_wire() {
     let capture = Capture::start(&mesh);
     let python = python_env("grpc");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/trust/witness.py");
-    let (web, raw, grpc, outbound) = (free_port(), free_port(), free_port(), free_port());
+    // In a namespace of its own every port is free but those that the system gives out, which are higher.
+    let (web, raw, grpc, outbound) = (18_080_u16, 19_000_u16, 18_051_u16, 17_000_u16);
     let ports = [format!("web=8080:{web}:http"), format!("raw=9000:{raw}:tcp"), format!("rpc=50051:{grpc}:grpc")];
     let (web_, raw_, grpc_) = (web.to_string(), raw.to_string(), grpc.to_string());
     let mut server = mesh.run(&Run {
