@@ -124,7 +124,8 @@ impl Tokens {
     /// When the claims make no sense or the store fails.
     pub async fn create(&self, claims: Claims, now: SystemTime) -> Result<(Token, String), Refusal> {
         check(&claims, now)?;
-        let (id, secret) = (random::<10>(), random::<32>());
+        // An id is an argument of commands: it must not begin with a dash.
+        let (id, secret) = (hex(&random::<10>()), URL_SAFE_NO_PAD.encode(random::<32>()));
         let token = Token { id: id.clone(), claims, used: 0, created_at: unix(now) };
         let stored = Stored { token: token.clone(), hash: hash(&secret) };
         let write = Write { key: key(&id), expect: Expect::Absent, value: Some(encode(&stored)?) };
@@ -243,14 +244,18 @@ fn encode(stored: &Stored) -> Result<bytes::Bytes, Refusal> {
 
 fn hash(secret: &str) -> String {
     let digest = digest::digest(&digest::SHA256, secret.as_bytes());
-    digest.as_ref().iter().map(|b| format!("{b:02x}")).collect()
+    hex(digest.as_ref())
 }
 
-fn random<const N: usize>() -> String {
+fn random<const N: usize>() -> [u8; N] {
     use rand::Rng as _;
     let mut bytes = [0; N];
     rand::rng().fill_bytes(&mut bytes);
-    URL_SAFE_NO_PAD.encode(bytes)
+    bytes
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn parse(text: &str) -> Result<Text, Refusal> {
@@ -339,7 +344,7 @@ mod tests {
         let now = SystemTime::now();
         let (_, text) = tokens.create(claims(), now).await.unwrap();
         let mut inner: Text = parse(&text).unwrap();
-        inner.secret = random::<32>();
+        inner.secret = URL_SAFE_NO_PAD.encode(random::<32>());
         let forged = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(serde_json::to_vec(&inner).unwrap()));
         assert!(matches!(tokens.redeem(&forged, now).await, Err(Refusal::Unknown)));
         let later = now + Duration::from_secs(61);
