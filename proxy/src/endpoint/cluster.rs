@@ -329,11 +329,21 @@ impl Pick {
         self.member.load.observe(now.saturating_duration_since(self.latency_from), now);
     }
 
-    /// The attempt failed. How long that took is not how fast the endpoint is: it must not look fast, or it would attract calls, nor so
-    /// slow that the breaker never sees the failures it needs. Where the breaker cannot take it out it counts for no less than the connect
-    /// timeout, and the balancer avoids it.
+    /// The answer was a failure. How soon it came is not how fast the endpoint is: it must not look fast, or it would attract calls, nor
+    /// slow, or the breaker would not see the failures that it needs. Only where the cap keeps the breaker closed the balancer avoids it.
     pub fn failed(&self, now: Instant) {
-        if self.member.breaker.is_powerless() {
+        self.held_against(now, self.member.breaker.is_held());
+    }
+
+    /// The attempt failed before an answer: the same, and where nobody asked for a breaker the balancer avoids the endpoint, too.
+    pub fn unanswered(&self, now: Instant) {
+        let breaker = &self.member.breaker;
+        self.held_against(now, breaker.is_held() || !breaker.is_enabled());
+    }
+
+    /// What is avoided counts for no less than the connect timeout.
+    fn held_against(&self, now: Instant, avoid: bool) {
+        if avoid {
             let took = now.saturating_duration_since(self.latency_from);
             self.member.load.observe(took.max(self.member.target.connect_timeout), now);
         } else {

@@ -324,7 +324,7 @@ impl Attempt<'_, '_> {
         }
         let at = now();
         seen.outcome.failed_attempts += 1;
-        pick.failed(at);
+        pick.unanswered(at);
         if error.blames_endpoint() {
             pick.report(Outcome::Failure, at, rand::random());
         }

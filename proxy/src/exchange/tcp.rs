@@ -203,7 +203,7 @@ impl Exchange {
                 }
                 Err(error) => error,
             };
-            pick.failed(now());
+            pick.unanswered(now());
             if error.blames_endpoint() {
                 pick.report(Outcome::Failure, now(), rand::random());
             }

@@ -136,11 +136,16 @@ impl Breaker {
         }
     }
 
-    /// Whether the endpoint keeps getting calls however they end: the breaker is disabled, or the cap holds it closed.
-    /// Then avoiding it is the balancer's business.
-    pub fn is_powerless(&self) -> bool {
+    /// Whether the endpoint failed often enough to be ejected and is not, because too many others are. Then avoiding it is
+    /// the balancer's business.
+    pub fn is_held(&self) -> bool {
         let inner = self.inner.lock();
-        !inner.settings.enabled || inner.machine.is_held(&inner.settings)
+        inner.settings.enabled && inner.machine.is_held(&inner.settings)
+    }
+
+    /// Whether failures eject the endpoint at all.
+    pub fn is_enabled(&self) -> bool {
+        self.inner.lock().settings.enabled
     }
 
     /// Times it opened since it was made.
