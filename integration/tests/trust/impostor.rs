@@ -104,7 +104,7 @@ fn presenting(svid: Svid, roots: &[weft_certs::CertificateDer<'static>]) -> Serv
 fn sidecar(mesh: &Mesh, name: &str, log: &str, control: std::net::SocketAddr, token: Option<&Path>) -> Process {
     let mut command = Command::new(binary("weft-proxy"));
     command.args(["--namespace", "shop", "--name", name, "--service-account", "cart", "--service", "cart"]);
-    command.args(["--outbound", "127.0.0.1:0", "--tunnel", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "debug"]);
+    command.args(["--outbound", "127.0.0.1:0", "--tunnel", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
     command.arg("--control-plane").arg(control.to_string());
     command.arg("--state-dir").arg(mesh.folder().join(format!("{name}-state")));
     if let Some(token) = token {
