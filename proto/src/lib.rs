@@ -10,7 +10,14 @@ mod resource;
 pub use resource::{Resource, type_url, version_of};
 
 /// Generated packages, nested as their names are: generated code refers to its neighbours by relative paths.
-#[allow(missing_docs, clippy::all, clippy::pedantic, clippy::allow_attributes_without_reason, reason = "generated")]
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    clippy::allow_attributes_without_reason,
+    rustdoc::invalid_html_tags,
+    reason = "generated"
+)]
 mod generated {
     pub mod google {
         pub mod rpc {
