@@ -33,7 +33,7 @@ unit:
 
 bench:
 	@integration/setup bench
-	$(CARGO) build --release --locked --bin weft --bin weft-proxy --bin weft-shop
+	$(CARGO) build --release --locked -p weft-proxy
 	integration/bench/run $(BENCH)
 
 tools:
