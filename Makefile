@@ -25,7 +25,8 @@ demo:
 # The programs first: the end-to-end tests run them as users do.
 test: tools
 	$(CARGO) build --workspace --bins --locked
-	WEFT_KUBECTL=$$(integration/setup kubectls) $(CARGO) test --workspace --locked
+	$(CARGO) test --workspace --locked --doc
+	WEFT_KUBECTL=$$(integration/setup kubectls) $(CARGO) test --workspace --locked --lib --bins --tests --no-fail-fast
 
 # The sidecar and its core alone: no Kubernetes client, no store, no root.
 unit:
