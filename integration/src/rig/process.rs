@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// A running child in a process group of its own. Dropped, it gets SIGTERM, two seconds, then SIGKILL to the group.
+/// A running child in a process group of its own. Dropped, it gets SIGTERM, ten seconds, then SIGKILL to the group.
 pub struct Process {
     child: Child,
     log: PathBuf,
@@ -171,7 +171,7 @@ impl Drop for Process {
         let ended = |child: &mut Child| child.try_wait().ok().flatten().is_some();
         if !ended(&mut self.child) {
             self.signal(Signal::TERM);
-            let end = Instant::now() + Duration::from_secs(2);
+            let end = Instant::now() + Duration::from_secs(10);
             while Instant::now() < end && !ended(&mut self.child) {
                 std::thread::sleep(Duration::from_millis(10));
             }
