@@ -1,9 +1,10 @@
 //! Deadlines: of the whole call, of each try, of silence, and the one that the caller's hop passed on. A deadline only
 //! ever tightens. Nothing here waits.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::text::Text;
+use crate::text::{Decimal, Text};
 
 /// When a call must be over. `None` inside: never.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -102,7 +103,11 @@ pub fn format_grpc_timeout(remaining: Duration) -> Text<9> {
     let nanos = remaining.as_nanos();
     let units = [(1, 'n'), (1_000, 'u'), (1_000_000, 'm'), (1_000_000_000, 'S'), (60_000_000_000, 'M')];
     match units.iter().find(|(unit, _)| nanos / unit <= MOST) {
-        Some((unit, letter)) => Text::format(format_args!("{}{letter}", nanos / unit)),
+        Some((unit, letter)) => {
+            let mut text = Text::of(&Decimal::of(u64::try_from(nanos / unit).unwrap_or(u64::MAX)));
+            let _ = fmt::Write::write_char(&mut text, *letter);
+            text
+        }
         None => Text::format(format_args!("{}H", (nanos / 3_600_000_000_000).min(MOST))),
     }
 }
@@ -114,7 +119,8 @@ pub fn parse_weft_deadline(value: &[u8]) -> Option<Duration> {
 
 /// Writes `weft-deadline-ms`, rounded down; what ten digits cannot say is far enough away.
 pub fn format_weft_deadline(remaining: Duration) -> Text<10> {
-    Text::format(format_args!("{}", remaining.as_millis().min(9_999_999_999)))
+    let millis = u64::try_from(remaining.as_millis()).unwrap_or(u64::MAX).min(9_999_999_999);
+    Text::of(&Decimal::of(millis))
 }
 
 /// A decimal number of 1 to `most` digits and nothing else.

@@ -24,6 +24,19 @@ impl<const N: usize> Text<N> {
         std::str::from_utf8(held).unwrap_or_default()
     }
 
+    /// A copy of `text`; empty if it does not fit.
+    pub fn of(text: &str) -> Self {
+        let mut copy = Text::new();
+        let _ = fmt::Write::write_str(&mut copy, text);
+        copy
+    }
+
+    /// The text of `bytes`, which are ASCII; empty if they are not.
+    pub(crate) const fn ascii(bytes: [u8; N]) -> Self {
+        let len = if bytes.is_ascii() && N <= u8::MAX as usize { N as u8 } else { 0 };
+        Text { bytes, len }
+    }
+
     /// Formats `arguments`; what exceeds `N` bytes is left out at the last whole fragment.
     pub(crate) fn format(arguments: fmt::Arguments<'_>) -> Self {
         let mut text = Text::new();
@@ -74,9 +87,48 @@ impl<const N: usize> fmt::Debug for Text<N> {
     }
 }
 
+/// An unsigned number in decimal digits.
+#[derive(Clone, Copy)]
+pub struct Decimal {
+    digits: [u8; 20],
+    start: u8,
+}
+
+impl Decimal {
+    /// The digits of `number`.
+    pub fn of(mut number: u64) -> Self {
+        let mut digits = [b'0'; 20];
+        let mut start = digits.len();
+        for digit in digits.iter_mut().rev() {
+            *digit = b'0' + (number % 10) as u8;
+            start -= 1;
+            number /= 10;
+            if number == 0 {
+                break;
+            }
+        }
+        Decimal { digits, start: start as u8 }
+    }
+}
+
+impl Deref for Decimal {
+    type Target = str;
+    fn deref(&self) -> &str {
+        let held = self.digits.get(usize::from(self.start)..).unwrap_or_default();
+        std::str::from_utf8(held).unwrap_or_default()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_number_is_its_digits() {
+        for number in [0, 7, 10, 999, 1000, u64::from(u32::MAX), u64::MAX] {
+            assert_eq!(&*Decimal::of(number), number.to_string());
+        }
+    }
 
     #[test]
     fn what_does_not_fit_is_left_out() {

@@ -120,6 +120,7 @@ impl Shared {
             identity: self.identity.as_ref().map_or_else(|| "".into(), |live| live.id().as_str().into()),
             outbound_limit: self.outbound_limit.clone(),
             inbound_limit: self.inbound_limit.clone(),
+            timers: crate::exchange::Timers::default(),
         });
         let outbound = Outbound::new(
             exchange.clone(),

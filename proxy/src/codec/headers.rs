@@ -3,7 +3,7 @@
 //! A value or a name is a slice of the buffer it was read into, never a copy. What a header *means* to framing (length, transfer
 //! coding, connection) is decided in `h1::parse` and `h1::encode`; what it means to routing is decided in `weft-policy`.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use std::fmt;
 
@@ -111,19 +111,24 @@ pub struct Field<'h> {
 #[derive(Clone, Default)]
 pub struct Headers {
     entries: Vec<Entry>,
+    /// Where values are written that did not come from a peer: one buffer for all of them.
+    written: BytesMut,
 }
+
+/// Room for the values that a call gains on its way: trace context, request id, deadline.
+const WRITTEN: usize = 192;
 
 impl Headers {
     /// No headers.
     #[must_use]
-    pub const fn new() -> Self {
-        Self { entries: Vec::new() }
+    pub fn new() -> Self {
+        Self { entries: Vec::new(), written: BytesMut::new() }
     }
 
     /// No headers, with room for `capacity`.
     #[must_use]
     pub fn with_capacity(capacity: usize) -> Self {
-        Self { entries: Vec::with_capacity(capacity) }
+        Self { entries: Vec::with_capacity(capacity), written: BytesMut::new() }
     }
 
     /// How many entries there are; a name that appears twice counts twice.
@@ -179,6 +184,22 @@ impl Headers {
         self.entries.push(Entry { name, raw, value });
     }
 
+    /// Adds an entry at the end as a head was read: `raw` is how the peer spelt the name, if not in lower case.
+    pub(super) fn append_read(&mut self, name: HeaderName, raw: Option<Bytes>, value: HeaderValue) {
+        self.entries.push(Entry { name, raw, value });
+    }
+
+    /// [`Headers::set`] with a text of the proxy's own; returns the value. A text that is no header value sets nothing.
+    pub fn set_text(&mut self, name: HeaderName, text: &str) -> Option<HeaderValue> {
+        if self.written.capacity() < text.len() {
+            self.written.reserve(text.len().max(WRITTEN));
+        }
+        self.written.extend_from_slice(text.as_bytes());
+        let value = HeaderValue::from_maybe_shared(self.written.split().freeze()).ok()?;
+        self.set(name, value.clone());
+        Some(value)
+    }
+
     /// Replaces every value of `name` by one, which stands where the first stood and keeps its spelling; at the end when there was none.
     pub fn set(&mut self, name: HeaderName, value: HeaderValue) {
         let Some(at) = self.entries.iter().position(|entry| entry.name == name) else {
@@ -221,13 +242,22 @@ impl Headers {
     /// A name listed in `Connection` that routing or framing depends on (`Host`, `Content-Length`, `Authorization`, …) stays: a
     /// caller must not be able to make a proxy drop it.
     pub fn strip_hop_by_hop(&mut self) {
-        let nominated: Vec<HeaderName> = self
-            .get_all(&header::CONNECTION)
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|list| list.split(','))
-            .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
-            .filter(|name| !END_TO_END.contains(name) && !name.as_str().starts_with("weft-"))
-            .collect();
+        let mut nominated: Vec<HeaderName> = Vec::new();
+        for value in self.get_all(&header::CONNECTION) {
+            let Ok(list) = value.to_str() else { continue };
+            for name in list.split(',').map(str::trim_ascii) {
+                // What goes in any case needs no list: hardly a message names anything else.
+                if ["close", "keep-alive", "upgrade", "te"].iter().any(|known| name.eq_ignore_ascii_case(known)) {
+                    continue;
+                }
+                if let Ok(name) = HeaderName::from_bytes(name.as_bytes())
+                    && !END_TO_END.contains(&name)
+                    && !name.as_str().starts_with("weft-")
+                {
+                    nominated.push(name);
+                }
+            }
+        }
         self.entries.retain(|entry| {
             let name = &entry.name;
             if *name == header::TE {
@@ -286,11 +316,13 @@ const END_TO_END: [HeaderName; 8] = [
 /// Is it one of the headers that mean one connection only, whatever `Connection` says?
 #[must_use]
 pub fn is_hop_by_hop(name: &HeaderName) -> bool {
+    const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+    const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
     *name == header::CONNECTION
         || *name == header::TRANSFER_ENCODING
         || *name == header::UPGRADE
-        || name.as_str() == "keep-alive"
-        || name.as_str() == "proxy-connection"
+        || *name == KEEP_ALIVE
+        || *name == PROXY_CONNECTION
 }
 
 impl fmt::Debug for Headers {

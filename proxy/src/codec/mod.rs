@@ -133,7 +133,7 @@ pub struct ResponseHead {
 impl ResponseHead {
     /// A response of the proxy's own without headers.
     #[must_use]
-    pub const fn new(status: StatusCode) -> Self {
+    pub fn new(status: StatusCode) -> Self {
         Self { status, reason: None, headers: Headers::new(), version: Version::Http11 }
     }
 }

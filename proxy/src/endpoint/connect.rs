@@ -196,12 +196,23 @@ impl Connector {
     /// # Errors
     /// Why there is no connection; nothing has been sent.
     pub async fn http(&self, target: &Target, protocol: Protocol) -> Result<Upstream, ProxyError> {
-        match (&target.tunnel, protocol) {
-            (_, Protocol::Http1) => self.http1(target).await.map(|client| Upstream(UpstreamKind::H1(client))),
-            (None, Protocol::Http2) => self.shared(target, Way::Plain(target.addr)).await.map(upstream),
-            (Some(to), Protocol::Http2) => {
-                let way = Way::Native(to.addr, to.identity.clone(), to.server_name.clone());
-                self.shared(target, way).await.map(upstream)
+        match protocol {
+            Protocol::Http1 => self.http1(target).await.map(|client| Upstream(UpstreamKind::H1(client))),
+            Protocol::Http2 => self.shared(target, native_way(target)).await.map(upstream),
+        }
+    }
+
+    /// An attempt on a connection that is open already; `None`: [`Connector::http`] makes one.
+    #[must_use]
+    pub fn ready(&self, target: &Target, protocol: Protocol) -> Option<Upstream> {
+        match protocol {
+            Protocol::Http1 => self.rack(target).take().map(|client| Upstream(UpstreamKind::H1(client))),
+            Protocol::Http2 => {
+                let way = native_way(target);
+                let group = Arc::clone(self.0.pools.groups.lock().get(&way)?);
+                let dialer = &self.0.dialer;
+                let dial = || dial(dialer.clone(), target.clone(), way.clone());
+                group.pick(self.generation(target), &dialer.tasks, &dial).map(upstream)
             }
         }
     }
@@ -230,13 +241,18 @@ impl Connector {
         (idle, shared)
     }
 
-    async fn http1(&self, target: &Target) -> Result<Client, ProxyError> {
+    /// Where connections to `target` wait for their next exchange.
+    fn rack(&self, target: &Target) -> Arc<Rack> {
         let place = match &target.tunnel {
             None => Place::Plain(target.addr),
             Some(to) => Place::Virtual(to.addr, to.identity.clone(), to.authority.clone()),
         };
         let idle = if target.tunnel.is_some() { IDLE_VIRTUAL } else { IDLE_PLAIN };
-        let rack = self.0.pools.racks.lock().entry(place).or_insert_with(|| Rack::new(IDLE_MOST, idle)).clone();
+        self.0.pools.racks.lock().entry(place).or_insert_with(|| Rack::new(IDLE_MOST, idle)).clone()
+    }
+
+    async fn http1(&self, target: &Target) -> Result<Client, ProxyError> {
+        let rack = self.rack(target);
         if let Some(client) = rack.take() {
             return Ok(client);
         }
@@ -277,11 +293,15 @@ impl Connector {
         };
         let group = self.0.pools.groups.lock().entry(way.clone()).or_insert_with(|| Group::new(shape)).clone();
         let dialer = &self.0.dialer;
-        let generation = match &dialer.tls {
+        group.call(self.generation(target), &dialer.tasks, || dial(dialer.clone(), target.clone(), way.clone())).await
+    }
+
+    /// Of the identity that connections to `target` are made with.
+    fn generation(&self, target: &Target) -> u64 {
+        match &self.0.dialer.tls {
             Some(tls) if target.tunnel.is_some() => tls.identity().generation(),
             _ => 0,
-        };
-        group.call(generation, &dialer.tasks, || dial(dialer.clone(), target.clone(), way.clone())).await
+        }
     }
 
     fn permit(&self, target: &Target) -> Result<ConnectionPermit, ProxyError> {
@@ -326,6 +346,14 @@ impl Pools {
         }
         self.racks.lock().retain(|place, rack| !(gone.contains(place) && Arc::strong_count(rack) == 1));
         self.groups.lock().retain(|_, group| !group.sweep(IDLE_SHARED) || Arc::strong_count(group) > 1);
+    }
+}
+
+/// How calls travel to `target` as HTTP/2.
+fn native_way(target: &Target) -> Way {
+    match &target.tunnel {
+        None => Way::Plain(target.addr),
+        Some(to) => Way::Native(to.addr, to.identity.clone(), to.server_name.clone()),
     }
 }
 

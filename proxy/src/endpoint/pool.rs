@@ -136,7 +136,8 @@ impl Group {
         }
     }
 
-    fn pick(self: &Arc<Self>, generation: u64, tasks: &Tasks, dial: &impl Fn() -> Dial) -> Option<Call> {
+    /// A call on an open connection, if there is one that takes it.
+    pub(super) fn pick(self: &Arc<Self>, generation: u64, tasks: &Tasks, dial: &impl Fn() -> Dial) -> Option<Call> {
         let mut members = self.members.lock();
         members.retain(|(connection, made)| {
             if *made != generation {

@@ -104,10 +104,16 @@ impl Attempt<'_, '_> {
         seen.picked(&pick);
         let until = self.limits.head.tighten(now(), self.limits.per_try);
         let protocol = wire_protocol(self.way, pick.endpoint(), head);
-        pick.connecting()?;
-        let connecting = self.exchange.connector.http(pick.target(), protocol);
-        let connected = reply.while_open(self.within(until, connecting)).await?;
-        pick.connected();
+        let connected = match self.exchange.connector.ready(pick.target(), protocol) {
+            Some(upstream) => Ok(upstream),
+            None => {
+                pick.connecting()?;
+                let connecting = self.exchange.connector.http(pick.target(), protocol);
+                let connected = reply.while_open(self.within(until, connecting)).await?;
+                pick.connected();
+                connected
+            }
+        };
         let mut upstream = match connected {
             Ok(upstream) => upstream,
             Err(error) => return self.broken(error, &head.method, &mut pick, seen),
@@ -118,8 +124,7 @@ impl Attempt<'_, '_> {
         if let Err(error) = reply.while_open(self.within(until, upstream.send_head(head, end))).await? {
             return self.broken(error, &head.method, &mut pick, seen);
         }
-        let sleep = pin!(tokio::time::sleep(Duration::ZERO));
-        let mut clock = Clock::new(sleep, seen.flow(), until.at(), self.limits.idle);
+        let mut clock = Clock::new(&self.exchange.timers, seen.flow(), until.at(), self.limits.idle);
         let driven = self.drive(&mut upstream, end, head, replay, reply, seen, &mut pick, &mut clock).await;
         match driven {
             Ok(Driven::Done) => Ok(Step::Done),
@@ -135,12 +140,15 @@ impl Attempt<'_, '_> {
         until: Deadline,
         future: impl Future<Output = Result<T, ProxyError>>,
     ) -> Result<T, ProxyError> {
-        match until.at() {
-            None => future.await,
-            Some(at) => match tokio::time::timeout_at(at.into(), future).await {
-                Ok(result) => result,
-                Err(_) => Err(self.expired(Expired::Deadline).sent(Sent::NotSent)),
-            },
+        let mut future = pin!(future);
+        let Some(at) = until.at() else { return future.await };
+        // What is ready at once needs no timer.
+        if let Poll::Ready(result) = std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await {
+            return result;
+        }
+        match tokio::time::timeout_at(at.into(), future).await {
+            Ok(result) => result,
+            Err(_) => Err(self.expired(Expired::Deadline).sent(Sent::NotSent)),
         }
     }
 

@@ -7,7 +7,7 @@ use super::Plan;
 use super::observe::Observation;
 use crate::codec::{Headers, RequestHead, ResponseHead};
 use crate::endpoint::hbone::SOURCE;
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{self, HeaderName};
 use weft_policy::deadline::{self, Deadline};
 use weft_policy::route::{HeaderEdit, Request, split_target};
 use weft_policy::trace;
@@ -58,9 +58,7 @@ fn trace_context(headers: &mut Headers, seen: &mut Observation<'_>) {
             let context = incoming.proceed([rand::random(), rand::random(), rand::random()], true);
             headers.remove(&TRACESTATE);
             context.write(incoming.formats, |name, value| {
-                if let Ok(value) = HeaderValue::from_str(value) {
-                    headers.set(name, value);
-                }
+                headers.set_text(name, value);
             });
             context
         }
@@ -70,10 +68,7 @@ fn trace_context(headers: &mut Headers, seen: &mut Observation<'_>) {
         Some(id) if trace::is_request_id(id.as_bytes()) => seen.request_id = Some(id.clone()),
         _ => {
             let id = trace::request_id([rand::random(), rand::random()]);
-            if let Ok(value) = HeaderValue::from_str(&id) {
-                headers.set(trace::REQUEST_ID, value.clone());
-                seen.request_id = Some(value);
-            }
+            seen.request_id = headers.set_text(trace::REQUEST_ID, &id);
         }
     }
 }
@@ -97,9 +92,11 @@ pub(super) fn address(head: &mut RequestHead, trusted: bool, native: bool, sourc
     let now = tokio::time::Instant::now().into_std();
     let grpc = head.is_grpc();
     match until.remaining(now) {
-        Some(left) if grpc => set(&mut head.headers, deadline::GRPC_TIMEOUT, &deadline::format_grpc_timeout(left)),
+        Some(left) if grpc => {
+            head.headers.set_text(deadline::GRPC_TIMEOUT, &deadline::format_grpc_timeout(left));
+        }
         Some(left) if trusted => {
-            set(&mut head.headers, deadline::WEFT_DEADLINE_MS, &deadline::format_weft_deadline(left));
+            head.headers.set_text(deadline::WEFT_DEADLINE_MS, &deadline::format_weft_deadline(left));
         }
         _ => {}
     }
@@ -107,15 +104,9 @@ pub(super) fn address(head: &mut RequestHead, trusted: bool, native: bool, sourc
         head.headers.remove(&deadline::WEFT_DEADLINE_MS);
     }
     if trusted && native {
-        set(&mut head.headers, SOURCE, source);
+        head.headers.set_text(SOURCE, source);
     } else {
         head.headers.remove(&SOURCE);
-    }
-}
-
-fn set(headers: &mut Headers, name: HeaderName, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
-        headers.set(name, value);
     }
 }
 

@@ -25,6 +25,7 @@ use observe::Observation;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stream::Flow;
+pub use stream::Timers;
 use weft_policy::config::{Endpoint, Frontend, Protocol};
 use weft_policy::deadline::Deadline;
 use weft_policy::limit::Bulkhead;
@@ -50,6 +51,8 @@ pub struct Exchange {
     pub outbound_limit: Arc<Bulkhead>,
     /// Calls in flight to the application, of all workers.
     pub inbound_limit: Arc<Bulkhead>,
+    /// Timers of attempts, for the next ones.
+    pub timers: Timers,
 }
 
 impl std::fmt::Debug for Exchange {

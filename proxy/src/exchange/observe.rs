@@ -183,7 +183,7 @@ impl Drop for Observation<'_> {
         if !telemetry.log.is_on() {
             return;
         }
-        let trace = format!("{:032x}", self.trace_id);
+        let trace = weft_policy::trace::trace_id_text(self.trace_id);
         telemetry.log.write(&Record {
             kind: "call",
             direction: self.direction.name(),

@@ -5,6 +5,7 @@ use super::body::{Cursor, Replay};
 use super::reply::grpc_status;
 use crate::codec::{Frame, Reply, UpRecv, UpSend};
 use crate::error::ProxyError;
+use parking_lot::Mutex;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
@@ -123,20 +124,50 @@ pub enum Expired {
     Silence,
 }
 
-/// The one timer of an attempt: armed when it is first polled, moved only when it fires.
+/// Timers of a worker's attempts that wait for the next attempt. Most attempts end long before their deadline, so that a timer which stays
+/// armed serves thousands of them: it fires too early for the current one now and then, and is moved only then.
+#[derive(Default)]
+pub struct Timers(Mutex<Vec<Pin<Box<Sleep>>>>);
+
+/// Timers that wait at most; more than that many attempts at once are rare on one worker.
+const WAITING: usize = 256;
+
+impl Timers {
+    /// A timer that fires at `at` or before.
+    fn take(&self, at: Instant) -> Pin<Box<Sleep>> {
+        match self.0.lock().pop() {
+            Some(mut sleep) => {
+                if sleep.is_elapsed() || sleep.deadline().into_std() > at {
+                    sleep.as_mut().reset(at.into());
+                }
+                sleep
+            }
+            None => Box::pin(tokio::time::sleep_until(at.into())),
+        }
+    }
+
+    fn put(&self, sleep: Pin<Box<Sleep>>) {
+        let mut waiting = self.0.lock();
+        if waiting.len() < WAITING {
+            waiting.push(sleep);
+        }
+    }
+}
+
+/// The one timer of an attempt: taken when it is first polled, moved only when it fires or must fire earlier.
 pub struct Clock<'s> {
-    sleep: Pin<&'s mut Sleep>,
+    timers: &'s Timers,
+    sleep: Option<Pin<Box<Sleep>>>,
     flow: &'s Flow,
     deadline: Option<Instant>,
     idle: Option<Duration>,
     quiet_until: Option<Instant>,
-    armed: Option<Instant>,
 }
 
 impl<'s> Clock<'s> {
-    /// `sleep` is where the timer lives; its own deadline does not matter.
-    pub fn new(sleep: Pin<&'s mut Sleep>, flow: &'s Flow, deadline: Option<Instant>, idle: Option<Duration>) -> Self {
-        Self { sleep, flow, deadline, idle, quiet_until: None, armed: None }
+    /// Neither limit: never ready.
+    pub fn new(timers: &'s Timers, flow: &'s Flow, deadline: Option<Instant>, idle: Option<Duration>) -> Self {
+        Self { timers, sleep: None, flow, deadline, idle, quiet_until: None }
     }
 
     /// Another deadline from now on.
@@ -155,14 +186,13 @@ impl<'s> Clock<'s> {
                 (Some(at), None) | (None, Some(at)) => at,
                 (None, None) => return Poll::Pending,
             };
-            if self.armed != Some(next) {
-                self.sleep.as_mut().reset(next.into());
-                self.armed = Some(next);
+            let sleep = self.sleep.get_or_insert_with(|| self.timers.take(next));
+            if sleep.deadline().into_std() > next {
+                sleep.as_mut().reset(next.into());
             }
-            if std::future::Future::poll(self.sleep.as_mut(), cx).is_pending() {
+            if std::future::Future::poll(sleep.as_mut(), cx).is_pending() {
                 return Poll::Pending;
             }
-            self.armed = None;
             let now = tokio::time::Instant::now().into_std();
             if self.deadline.is_some_and(|at| at <= now) {
                 return Poll::Ready(Expired::Deadline);
@@ -171,8 +201,20 @@ impl<'s> Clock<'s> {
                 if !self.flow.moved() {
                     return Poll::Ready(Expired::Silence);
                 }
-                self.quiet_until = None;
+                self.quiet_until = now.checked_add(self.idle.unwrap_or_default());
             }
+            let next = [self.deadline, self.quiet_until].into_iter().flatten().min();
+            if let Some(next) = next {
+                sleep.as_mut().reset(next.into());
+            }
+        }
+    }
+}
+
+impl Drop for Clock<'_> {
+    fn drop(&mut self) {
+        if let Some(sleep) = self.sleep.take() {
+            self.timers.put(sleep);
         }
     }
 }
@@ -184,8 +226,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn silence_expires_after_the_idle_limit_and_movement_postpones_it() {
         let flow = Flow::default();
-        let mut sleep = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
-        let mut clock = Clock::new(sleep.as_mut(), &flow, None, Some(Duration::from_secs(10)));
+        let timers = Timers::default();
+        let mut clock = Clock::new(&timers, &flow, None, Some(Duration::from_secs(10)));
         let begin = tokio::time::Instant::now();
         flow.received(1);
         let expired = std::future::poll_fn(|cx| clock.poll(cx)).await;
@@ -196,9 +238,26 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_deadline_comes_before_silence() {
         let flow = Flow::default();
-        let mut sleep = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
+        let timers = Timers::default();
         let at = tokio::time::Instant::now().into_std() + Duration::from_secs(3);
-        let mut clock = Clock::new(sleep.as_mut(), &flow, Some(at), Some(Duration::from_secs(10)));
+        let mut clock = Clock::new(&timers, &flow, Some(at), Some(Duration::from_secs(10)));
         assert_eq!(std::future::poll_fn(|cx| clock.poll(cx)).await, Expired::Deadline);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timer_that_waited_serves_later_and_earlier_deadlines() {
+        let (flow, timers) = (Flow::default(), Timers::default());
+        for seconds in [10, 30, 2, 15, 15, 1] {
+            let begin = tokio::time::Instant::now();
+            let at = begin.into_std() + Duration::from_secs(seconds);
+            let mut clock = Clock::new(&timers, &flow, Some(at), None);
+            // An attempt that ends before its deadline leaves its timer armed.
+            let mut early = Clock::new(&timers, &flow, Some(begin.into_std() + Duration::from_secs(5)), None);
+            assert!(futures_util::poll!(std::pin::pin!(std::future::poll_fn(|cx| early.poll(cx)))).is_pending());
+            drop(early);
+            assert_eq!(std::future::poll_fn(|cx| clock.poll(cx)).await, Expired::Deadline);
+            assert_eq!(begin.elapsed().as_secs(), seconds);
+        }
+        assert_eq!(timers.0.lock().len(), 1);
     }
 }

@@ -5,13 +5,15 @@
 
 use super::authority::Authority;
 use super::{Destination, Outbound};
-use crate::codec::{self, Handler, Io, Reply, RequestBody, RequestHead, ResponseHead};
+use crate::codec::{self, ByteStr, Handler, Io, Reply, RequestBody, RequestHead, ResponseHead};
 use crate::error::{Kind, ProxyError};
 use crate::listen::detect::{self, Detected, Protocol};
 use crate::telemetry::Direction;
 use bytes::BytesMut;
 use http::{Method, StatusCode, header};
+use parking_lot::Mutex;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a client may take for its first byte.
@@ -22,7 +24,7 @@ pub(super) async fn serve(outbound: &Outbound, mut io: Io, peer: SocketAddr) {
     let mut buffer = BytesMut::new();
     let detected = detect::detect(&mut io, &mut buffer, FIRST_BYTE).await;
     let io = io.with_prefix(buffer.freeze());
-    let handler = Explicit { outbound, peer };
+    let handler = Explicit { outbound, peer, last: Mutex::default() };
     let (limits, drain) = (&outbound.settings.limits, &outbound.drain);
     let served = match detected {
         Ok(Detected::Is(Protocol::Http2)) => codec::h2::serve(io, limits, drain, &handler).await,
@@ -42,6 +44,8 @@ pub(super) async fn serve(outbound: &Outbound, mut io: Io, peer: SocketAddr) {
 struct Explicit<'o> {
     outbound: &'o Outbound,
     peer: SocketAddr,
+    /// Whom the last call addressed, and what that meant: clients keep a connection to a host.
+    last: Mutex<Option<(ByteStr, Arc<Destination>)>>,
 }
 
 impl Handler for Explicit<'_> {
@@ -58,7 +62,7 @@ impl Handler for Explicit<'_> {
                 }
                 // Bytes inside are detected again: TLS stays opaque, HTTP is routed.
                 if let Ok(io) = reply.into_io(body).await {
-                    self.outbound.stream(io, destination).await;
+                    self.outbound.stream(io, &destination).await;
                 }
             }
             Ok(destination) => self.outbound.call(&destination, head, body, reply).await,
@@ -72,7 +76,7 @@ impl Handler for Explicit<'_> {
 
 impl Explicit<'_> {
     /// Who may call, and what is meant.
-    async fn admit(&self, head: &RequestHead, tunnel: bool) -> Result<Destination, ProxyError> {
+    async fn admit(&self, head: &RequestHead, tunnel: bool) -> Result<Arc<Destination>, ProxyError> {
         if let Some(credentials) = &self.outbound.settings.credentials {
             let given = head.headers.get(&header::PROXY_AUTHORIZATION);
             if !given.is_some_and(|value| credentials.admit(value.as_bytes())) {
@@ -80,7 +84,7 @@ impl Explicit<'_> {
                 return Err(ProxyError::because(Kind::ProxyAuthentication, why));
             }
         }
-        let Some(text) = head.authority.as_deref().filter(|text| !text.is_empty()) else {
+        let Some(text) = head.authority.as_ref().filter(|text| !text.is_empty()) else {
             return Err(ProxyError::because(Kind::BadRequest, "the request names no host"));
         };
         let https = head.scheme.as_ref().is_some_and(|scheme| *scheme == http::uri::Scheme::HTTPS);
@@ -88,7 +92,15 @@ impl Explicit<'_> {
             let why = "https belongs inside CONNECT, or is plain http here: the mesh encrypts it";
             return Err(ProxyError::because(Kind::Unsupported, why));
         }
+        if let Some((last, destination)) = &*self.last.lock()
+            && last == text
+            && self.outbound.is_known(destination)
+        {
+            return Ok(Arc::clone(destination));
+        }
         let authority = Authority::parse(text, 80)?;
-        self.outbound.destination(authority.alias()?, authority.port).await
+        let destination = Arc::new(self.outbound.destination(authority.alias()?, authority.port).await?);
+        *self.last.lock() = Some((text.clone(), Arc::clone(&destination)));
+        Ok(destination)
     }
 }

@@ -105,7 +105,7 @@ impl Outbound {
     pub async fn named(self: Arc<Self>, accepted: Accepted, host: Arc<str>, port: u16) {
         let (io, _hold) = (Io::from(accepted.stream), accepted.hold);
         match self.destination(Alias::Host(host.to_ascii_lowercase()), port).await {
-            Ok(destination) => self.stream(io, destination).await,
+            Ok(destination) => self.stream(io, &destination).await,
             Err(error) => self.refuse(io, &error, &accepted.peer),
         }
     }
@@ -136,7 +136,7 @@ impl Outbound {
         };
         match resolution {
             Resolution::Found(service) if service.port(to.port()).is_some() => {
-                self.stream(io, Destination { alias, service, port: to.port() }).await;
+                self.stream(io, &Destination { alias, service, port: to.port() }).await;
             }
             // Ports that a service does not list pass untouched (GAMMA), and so does what is no service's.
             Resolution::Found(_) | Resolution::Absent if settings.egress == Egress::PassThrough => {
@@ -182,14 +182,19 @@ impl Outbound {
         Ok(Destination { alias, service, port })
     }
 
+    /// Whether what a name meant is still known: otherwise it is asked for again.
+    fn is_known(&self, destination: &Destination) -> bool {
+        matches!(self.exchange.directory.snapshot().alias(&destination.alias), Some(Resolution::Found(_)))
+    }
+
     /// Bytes for a port of a service: by declaration or by their first bytes either calls or opaque.
-    async fn stream(&self, io: Io, destination: Destination) {
+    async fn stream(&self, io: Io, destination: &Destination) {
         let Some(port) = destination.service.port(destination.port) else { return io.abort() };
         let way = Way::of(port.protocol, &[destination.port]);
         let telemetry = &self.exchange.telemetry;
         match detect::first(io, way, Direction::Outbound, telemetry).await {
             None => {}
-            Some(First::Http(io, version)) => self.http(io, version, &destination).await,
+            Some(First::Http(io, version)) => self.http(io, version, destination).await,
             Some(First::Opaque(io)) => {
                 let snapshot = self.exchange.directory.snapshot().clone();
                 match self.exchange.dial(&destination.plan(&snapshot, &destination.service)).await {
@@ -202,7 +207,7 @@ impl Outbound {
                 let plan = destination.plan(&snapshot, &destination.service);
                 if let Some((io, protocol)) = self.exchange.settle(io, &plan, pending()).await {
                     let version = if protocol == Protocol::Http2 { Version::Http2 } else { Version::Http11 };
-                    self.http(io, version, &destination).await;
+                    self.http(io, version, destination).await;
                 }
             }
         }

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use weft_policy::text::Decimal;
 
 /// Bytes that may wait to be written.
 const BUFFER: usize = 1 << 20;
@@ -136,56 +137,60 @@ impl Record<'_> {
         );
     }
 
-    /// Appends the line, newline included.
-    fn write(&self, out: &mut String, at: SystemTime) {
+    /// Appends the line, newline included. Written for every call: no formatting machinery, one pass.
+    fn write(&self, out: &mut String, at: SystemTime, clock: &mut Clock) {
+        // Names, quotes and numbers of a line without surprises.
+        out.reserve(512 + self.path.len() + self.detail.len());
         out.push_str("{\"time\":\"");
-        timestamp(out, at);
+        clock.write(out, at);
         out.push('"');
-        let texts = [
-            ("kind", self.kind),
-            ("direction", self.direction),
-            ("traceId", self.trace_id),
-            ("requestId", self.request_id),
-            ("source", self.source),
-            ("destination", self.destination),
-            ("endpoint", self.endpoint),
-            ("sourceIdentity", self.source_identity),
-            ("destinationIdentity", self.destination_identity),
-            ("method", self.method),
-            ("authority", self.authority),
-            ("path", self.path),
-            ("protocol", self.protocol),
-            ("route", self.route),
-        ];
-        for (name, value) in texts {
-            text(out, name, value);
-        }
-        let _ = write!(out, ",\"mtls\":{}", self.mtls);
+        text(out, ",\"kind\":\"", self.kind);
+        text(out, ",\"direction\":\"", self.direction);
+        text(out, ",\"traceId\":\"", self.trace_id);
+        text(out, ",\"requestId\":\"", self.request_id);
+        text(out, ",\"source\":\"", self.source);
+        text(out, ",\"destination\":\"", self.destination);
+        text(out, ",\"endpoint\":\"", self.endpoint);
+        text(out, ",\"sourceIdentity\":\"", self.source_identity);
+        text(out, ",\"destinationIdentity\":\"", self.destination_identity);
+        text(out, ",\"method\":\"", self.method);
+        text(out, ",\"authority\":\"", self.authority);
+        text(out, ",\"path\":\"", self.path);
+        text(out, ",\"protocol\":\"", self.protocol);
+        text(out, ",\"route\":\"", self.route);
+        out.push_str(if self.mtls { ",\"mtls\":true" } else { ",\"mtls\":false" });
         if self.kind != "tcp" || self.attempts > 1 {
-            let _ = write!(out, ",\"attempts\":{}", self.attempts);
+            number(out, ",\"attempts\":", self.attempts.into());
         }
         if let Some(status) = self.status {
-            let _ = write!(out, ",\"status\":{status}");
+            number(out, ",\"status\":", status.into());
         }
         if let Some(status) = self.grpc_status {
-            let _ = write!(out, ",\"grpcStatus\":{status}");
+            number(out, ",\"grpcStatus\":", status.into());
         }
-        let (received, sent, us) = (self.bytes_received, self.bytes_sent, self.duration.as_micros());
-        let _ = write!(out, ",\"bytesReceived\":{received},\"bytesSent\":{sent},\"durationUs\":{us}");
-        text(out, "reason", self.reason);
-        text(out, "detail", self.detail);
+        number(out, ",\"bytesReceived\":", self.bytes_received);
+        number(out, ",\"bytesSent\":", self.bytes_sent);
+        number(out, ",\"durationUs\":", u64::try_from(self.duration.as_micros()).unwrap_or(u64::MAX));
+        text(out, ",\"reason\":\"", self.reason);
+        text(out, ",\"detail\":\"", self.detail);
         out.push_str("}\n");
     }
 }
 
-/// `,"name":"value"` with the escapes of JSON (RFC 8259, section 7), or nothing for an empty value.
+/// The name (with its punctuation), the value with the escapes of JSON (RFC 8259, section 7) and a quote; or nothing for an empty value.
 fn text(out: &mut String, name: &str, value: &str) {
     if value.is_empty() {
         return;
     }
-    let _ = write!(out, ",\"{name}\":\"");
+    out.push_str(name);
     escape(out, value);
     out.push('"');
+}
+
+/// The name (with its punctuation) and the number.
+fn number(out: &mut String, name: &str, value: u64) {
+    out.push_str(name);
+    out.push_str(&Decimal::of(value));
 }
 
 fn escaped(value: &str) -> String {
@@ -195,6 +200,9 @@ fn escaped(value: &str) -> String {
 }
 
 fn escape(out: &mut String, value: &str) {
+    if value.len() <= FIELD && value.bytes().all(is_plain) {
+        return out.push_str(value);
+    }
     let end = if value.len() > FIELD { value.floor_char_boundary(FIELD) } else { value.len() };
     for c in value[..end].chars() {
         match c {
@@ -211,10 +219,33 @@ fn escape(out: &mut String, value: &str) {
     }
 }
 
-/// RFC 3339 in UTC with milliseconds.
-fn timestamp(out: &mut String, at: SystemTime) {
-    let (year, month, day, [h, m, s, millis]) = civil(at);
-    let _ = write!(out, "{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{millis:03}Z");
+/// Stands for itself in JSON: not a quote, a backslash or a control character.
+const fn is_plain(byte: u8) -> bool {
+    byte >= b' ' && byte != b'"' && byte != b'\\' && byte != 0x7f
+}
+
+/// RFC 3339 in UTC with milliseconds. The part down to the second is kept, since thousands of lines share it.
+#[derive(Default)]
+struct Clock {
+    second: u64,
+    /// `2000-02-29T12:34:56.`; empty before the first line.
+    text: String,
+}
+
+impl Clock {
+    fn write(&mut self, out: &mut String, at: SystemTime) {
+        let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        if self.second != since.as_secs() || self.text.is_empty() {
+            let (year, month, day, [h, m, s, _]) = civil(at);
+            self.second = since.as_secs();
+            self.text.clear();
+            let _ = write!(self.text, "{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.");
+        }
+        out.push_str(&self.text);
+        // The digits behind the leading 1 keep their zeroes.
+        out.push_str(&Decimal::of(u64::from(since.subsec_millis()) + 1000)[1..]);
+        out.push('Z');
+    }
 }
 
 /// Year, month, day, and [hour, minute, second, millisecond]: Howard Hinnant's `civil_from_days`.
@@ -235,6 +266,7 @@ fn civil(at: SystemTime) -> (u64, u64, u64, [u64; 4]) {
 #[derive(Default)]
 struct Waiting {
     lines: String,
+    clock: Clock,
     closed: bool,
 }
 
@@ -308,9 +340,10 @@ impl AccessLog {
             return;
         }
         let was_empty = waiting.lines.is_empty();
+        let Waiting { lines, clock, .. } = &mut *waiting;
         match self.layout {
-            Layout::Json => record.write(&mut waiting.lines, now),
-            Layout::Apache => record.write_apache(&mut waiting.lines, now),
+            Layout::Json => record.write(lines, now, clock),
+            Layout::Apache => record.write_apache(lines, now),
         }
         drop(waiting);
         if was_empty {
@@ -374,7 +407,7 @@ mod tests {
 
     fn line(record: &Record<'_>, at: SystemTime) -> serde_json::Value {
         let mut out = String::new();
-        record.write(&mut out, at);
+        record.write(&mut out, at, &mut Clock::default());
         assert!(out.ends_with("}\n") && out.lines().count() == 1);
         serde_json::from_str(&out).unwrap()
     }

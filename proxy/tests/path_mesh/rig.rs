@@ -124,6 +124,7 @@ impl Mesh {
             identity: identity.id().as_str().into(),
             outbound_limit: Arc::new(Bulkhead::new(65_536)),
             inbound_limit: Arc::new(Bulkhead::new(65_536)),
+            timers: weft_proxy::exchange::Timers::default(),
         });
         let outbound = Outbound::new(
             Arc::clone(&exchange),

@@ -132,14 +132,26 @@ pub fn request_id(random: [u64; 2]) -> Text<36> {
     let [high, low] = random;
     let high = high & !0xF000 | 0x4000;
     let low = low & !(0b11 << 62) | 0b10 << 62;
-    Text::format(format_args!(
-        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
-        high >> 32,
-        high >> 16 & 0xFFFF,
-        high & 0xFFFF,
-        low >> 48,
-        low & 0xFFFF_FFFF_FFFF
-    ))
+    let digits: [u8; 32] = digits(u128::from(high) << 64 | u128::from(low));
+    let mut text = [b'-'; 36];
+    for (from, to, at) in [(0, 8, 0), (8, 12, 9), (12, 16, 14), (16, 20, 19), (20, 32, 24)] {
+        text[at..at + to - from].copy_from_slice(&digits[from..to]);
+    }
+    Text::ascii(text)
+}
+
+/// The trace id as 32 hexadecimal digits, as logs show it.
+pub fn trace_id_text(id: u128) -> Text<32> {
+    Text::ascii(digits(id))
+}
+
+/// The last `N` hexadecimal digits of a number, in lower case.
+fn digits<const N: usize>(number: u128) -> [u8; N] {
+    let mut digits = [b'0'; N];
+    for (digit, shift) in digits.iter_mut().rev().zip((0..128).step_by(4)) {
+        *digit = b"0123456789abcdef"[(number >> shift & 0xF) as usize];
+    }
+    digits
 }
 
 /// Exactly as many lower-case hexadecimal digits as the text has, 32 at most: HEXDIGLC of W3C Trace Context §3.2.1. B3

@@ -2,7 +2,7 @@
 
 use http::HeaderName;
 
-use super::{Context, hex, span_id};
+use super::{Context, digits, hex, span_id};
 use crate::text::Text;
 
 pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -32,8 +32,11 @@ pub(super) fn read(value: &[u8]) -> Option<Context> {
 }
 
 pub(super) fn write(context: &Context) -> Text<VERSION_00_LENGTH> {
-    let flags = u8::from(context.is_sampled());
-    Text::format(format_args!("00-{:032x}-{:016x}-{flags:02x}", context.trace_id, context.span_id))
+    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+    text[3..35].copy_from_slice(&digits::<32>(context.trace_id));
+    text[36..52].copy_from_slice(&digits::<16>(context.span_id.into()));
+    text[54] = b'0' + u8::from(context.is_sampled());
+    Text::ascii(text)
 }
 
 /// Whether a combined `tracestate` is well-formed (§3.3) and may travel on: at most 32 members and 512 characters, no

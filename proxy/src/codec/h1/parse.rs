@@ -86,7 +86,7 @@ pub(super) fn take(buffer: &mut BytesMut, count: usize) -> Bytes {
 /// so that a head that arrives byte by byte is not scanned again from the start.
 pub(super) fn section_end(buffer: &[u8], scanned: &mut usize) -> Result<Option<usize>, Malformed> {
     let mut at = (*scanned).min(buffer.len());
-    while let Some(found) = buffer[at..].iter().position(|byte| *byte == b'\n') {
+    while let Some(found) = memchr::memchr(b'\n', &buffer[at..]) {
         let end = at + found;
         if end == 0 || buffer[end - 1] != b'\r' {
             return Err(Malformed("a line ends in a bare LF"));
@@ -186,7 +186,7 @@ fn headers(head: &Bytes, parsed: &[httparse::Header<'_>], limits: &Limits) -> Re
             header::EXPECT => seen.expect |= line.value.eq_ignore_ascii_case(b"100-continue"),
             _ => {}
         }
-        headers.append_raw(name, raw, value);
+        headers.append_read(name, raw, value);
     }
     if seen.chunked && seen.length.is_some() {
         return Err(Refusal::Malformed("there are both Content-Length and Transfer-Encoding"));
@@ -194,12 +194,31 @@ fn headers(head: &Bytes, parsed: &[httparse::Header<'_>], limits: &Limits) -> Re
     Ok((headers, seen))
 }
 
-fn field(section: &Bytes, line: &httparse::Header<'_>) -> Result<(HeaderName, Bytes, HeaderValue), Refusal> {
-    let name =
-        HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| Refusal::Malformed("a header name is malformed"))?;
+/// Name, its spelling where that is not lower case, and value. They share the section's bytes.
+fn field(section: &Bytes, line: &httparse::Header<'_>) -> Result<(HeaderName, Option<Bytes>, HeaderValue), Refusal> {
+    let raw = line.name.as_bytes();
+    let name = match common(raw) {
+        Some(name) => name,
+        None => HeaderName::from_bytes(raw).map_err(|_| Refusal::Malformed("a header name is malformed"))?,
+    };
     let value = HeaderValue::from_maybe_shared(section.slice_ref(line.value))
         .map_err(|_| Refusal::Malformed("a header value is malformed"))?;
-    Ok((name, section.slice_ref(line.name.as_bytes()), value))
+    let spelt = raw.iter().any(u8::is_ascii_uppercase).then(|| section.slice_ref(raw));
+    Ok((name, spelt, value))
+}
+
+/// Names that nearly every call between sidecars carries, and that the `http` crate would allocate for.
+fn common(raw: &[u8]) -> Option<HeaderName> {
+    const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+    const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+    match raw {
+        b"traceparent" => Some(TRACEPARENT),
+        b"tracestate" => Some(TRACESTATE),
+        b"x-request-id" => Some(weft_policy::trace::REQUEST_ID),
+        b"weft-deadline-ms" => Some(weft_policy::deadline::WEFT_DEADLINE_MS),
+        b"grpc-timeout" => Some(weft_policy::deadline::GRPC_TIMEOUT),
+        _ => None,
+    }
 }
 
 /// `Content-Length = 1*DIGIT`: no sign, no list, no spaces within.
@@ -218,7 +237,7 @@ pub(super) fn trailers(section: &Bytes, max_headers: usize) -> Result<Headers, M
             for line in lines {
                 let (name, raw, value) = field(section, line).map_err(|_| Malformed("a trailer is malformed"))?;
                 if may_be_trailer(&name) {
-                    headers.append_raw(name, raw, value);
+                    headers.append_read(name, raw, value);
                 }
             }
             Ok(headers)

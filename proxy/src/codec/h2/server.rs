@@ -15,7 +15,9 @@ use h2::{Reason, RecvStream, SendStream};
 use http::{Method, Request, Response, StatusCode, header};
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, Sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +27,8 @@ const FRAME: u32 = 16 * 1024;
 const SEND_BUFFER: usize = 256 * 1024;
 /// Streams that the peer reset before they were looked at; more is an attack (CVE-2023-44487).
 const RESET_STREAMS: usize = 50;
+/// Polls of calls in one turn of a connection before other connections have theirs.
+const TURN: usize = 512;
 
 /// Serves calls on `io` until either side closes. When `drain` is cancelled the peer is told (GOAWAY 2³¹−1, then the final one), and
 /// the connection closes with its last call.
@@ -69,14 +73,21 @@ pub async fn serve<H: Handler>(
         idle_since: Some(Instant::now()),
         leaving: false,
     };
+    let turns = Turns::default();
     let mut calls = FuturesUnordered::new();
-    let ended = poll_fn(|cx| {
+    // Not under tokio's own budget, which is one for all calls of the connection together: with many of them it runs out in the middle of a
+    // turn and breaks the turn's one write into several. `TURN` bounds a turn, flow-control windows bound what a call moves in it.
+    let ended = unconstrained(poll_fn(|cx| {
+        let begun = turns.count();
         loop {
+            let before = turns.count();
             while let Poll::Ready(Some(())) = calls.poll_next_unpin(cx) {}
             match driver.poll_accept(cx) {
-                Poll::Ready(Some(Ok((request, respond)))) => calls.push(call(request, respond, handler)),
+                Poll::Ready(Some(Ok((request, respond)))) => calls.push(turns.counted(call(request, respond, handler))),
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
+                // The set hands control back while calls are still ready to run, and frames that were just read wake more of them.
+                Poll::Pending if turns.count() != before && turns.count() - begun < TURN => {}
                 Poll::Pending => break,
             }
         }
@@ -85,7 +96,7 @@ pub async fn serve<H: Handler>(
             cx.waker().wake_by_ref();
         }
         driver.poll_rest(cx, calls.is_empty(), limits)
-    })
+    }))
     .await;
     // The calls that are left learn from their streams that the caller has gone; those that still do not end are dropped.
     poll_fn(|cx| {
@@ -93,6 +104,25 @@ pub async fn serve<H: Handler>(
         Poll::Ready(ended.clone())
     })
     .await
+}
+
+/// How often calls were polled: whether any of them was ready to run.
+#[derive(Default)]
+struct Turns(AtomicUsize);
+
+impl Turns {
+    fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    async fn counted(&self, call: impl Future<Output = ()>) {
+        let mut call = pin!(call);
+        poll_fn(|cx| {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            call.as_mut().poll(cx)
+        })
+        .await;
+    }
 }
 
 struct Driver<T> {
