@@ -16,7 +16,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(FILES, ["proto"])?;
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR").map_err(|e| e.to_string())?);
-    std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    let mut bare = descriptors.clone();
+    for file in &mut bare.file {
+        // Comments and places: most of its size, and nothing that runs reads them.
+        file.source_code_info = None;
+    }
+    std::fs::write(out.join("descriptors.bin"), bare.encode_to_vec())?;
     tonic_prost_build::configure()
         .bytes(".weft.v1.CommandResult.output")
         // No map order: equal resources must have equal encodings (their hash is their version).

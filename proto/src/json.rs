@@ -4,13 +4,32 @@
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, ReflectMessage, SerializeOptions};
 use serde::{Deserializer, Serializer};
-use std::sync::LazyLock;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-static POOL: LazyLock<Result<DescriptorPool, String>> =
-    LazyLock::new(|| DescriptorPool::decode(crate::DESCRIPTORS).map_err(|e| e.to_string()));
+static POOL: Mutex<Weak<DescriptorPool>> = Mutex::new(Weak::new());
+
+/// The decoded descriptors. Several hundred KiB that are needed now and then: they are shared while anybody holds one, and gone after.
+#[derive(Clone, Debug)]
+pub struct Descriptors(Arc<DescriptorPool>);
+
+impl Descriptors {
+    /// Those that somebody holds already, or new ones.
+    ///
+    /// # Errors
+    /// Never for what this crate was built with.
+    pub fn get() -> Result<Self, String> {
+        let mut shared = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = shared.upgrade() {
+            return Ok(Self(pool));
+        }
+        let pool = Arc::new(DescriptorPool::decode(crate::DESCRIPTORS).map_err(|e| e.to_string())?);
+        *shared = Arc::downgrade(&pool);
+        Ok(Self(pool))
+    }
+}
 
 fn descriptor<E>(name: &str, custom: impl Fn(String) -> E) -> Result<prost_reflect::MessageDescriptor, E> {
-    let pool = POOL.as_ref().map_err(|e| custom(e.clone()))?;
+    let pool = Descriptors::get().map_err(&custom)?.0;
     pool.get_message_by_name(name).ok_or_else(|| custom(format!("no message is named {name}")))
 }
 

@@ -6,6 +6,7 @@
 mod host;
 mod join;
 mod log;
+mod settle;
 mod sockets;
 mod worker;
 
@@ -211,6 +212,11 @@ impl Process {
         self.tasks.spawn(async move {
             ready.await;
             "readiness"
+        });
+        let ready = self.ready.subscribe();
+        self.tasks.spawn(async move {
+            settle::after_start(ready).await;
+            ""
         });
         let deadline = self.settings.drain.deadline.0;
         let outcome = tokio::select! {

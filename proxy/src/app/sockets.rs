@@ -3,8 +3,9 @@
 use crate::config::{Settings, TcpOutbound};
 use crate::listen;
 use serde_json::json;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -115,7 +116,15 @@ impl Sockets {
             "socket": self.socket.as_ref().map(|(path, _)| path),
             "tcp": tcp,
         });
-        weft_certs::files::write_private(path, format!("{text:#}\n").as_bytes()).map_err(|e| e.to_string())
+        // Not synced: it is about this process, and no truth after a crash of the machine.
+        let beside = path.with_extension("json.new");
+        let written = (|| {
+            let mut file =
+                std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+            file.write_all(format!("{text:#}\n").as_bytes())?;
+            std::fs::rename(&beside, path)
+        })();
+        written.map_err(|e| format!("{}: {e}", path.display()))
     }
 }
 

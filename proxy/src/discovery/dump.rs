@@ -13,6 +13,8 @@ pub type DumpRequest = tokio::sync::oneshot::Sender<Value>;
 
 /// The dump; `status` when there is a stream.
 pub(super) fn dump(state: &State, status: Option<&Status>) -> Value {
+    // Held over all resources, so that they are decoded once.
+    let _descriptors = weft_proto::json::Descriptors::get();
     let services: Vec<Value> = (state.services.iter())
         .filter_map(|(name, slot)| {
             let latest = slot.latest.as_ref()?;

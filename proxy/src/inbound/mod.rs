@@ -185,7 +185,7 @@ impl Inbound {
         }
         self.count(port, peer, &connection(port, peer, true), &Counted::default());
         let cluster = self.ports.cluster(&self.exchange, port);
-        match self.exchange.dial(&plan(&cluster, port, peer)).await {
+        match Box::pin(self.exchange.dial(&plan(&cluster, port, peer))).await {
             Ok(dialled) => self.exchange.carry(io, dialled, self.revoked(key, peer, true)).await,
             Err(_) => io.abort(),
         }
@@ -218,7 +218,8 @@ impl Inbound {
 
     async fn http<H: Handler>(&self, io: Io, version: Version, handler: &H) {
         let served = match version {
-            Version::Http2 => codec::h2::serve(io, &self.settings.limits, &self.drain, handler).await,
+            // Boxed: it needs more room than a connection of the other kinds.
+            Version::Http2 => Box::pin(codec::h2::serve(io, &self.settings.limits, &self.drain, handler)).await,
             Version::Http10 | Version::Http11 => {
                 codec::h1::serve(io, &self.settings.limits, &self.drain, handler).await
             }

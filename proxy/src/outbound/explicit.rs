@@ -27,7 +27,8 @@ pub(super) async fn serve(outbound: &Outbound, mut io: Io, peer: SocketAddr) {
     let handler = Explicit { outbound, peer, last: Mutex::default() };
     let (limits, drain) = (&outbound.settings.limits, &outbound.drain);
     let served = match detected {
-        Ok(Detected::Is(Protocol::Http2)) => codec::h2::serve(io, limits, drain, &handler).await,
+        // Boxed: it needs more room than a connection of the other kind.
+        Ok(Detected::Is(Protocol::Http2)) => Box::pin(codec::h2::serve(io, limits, drain, &handler)).await,
         Ok(Detected::Is(Protocol::Tls)) => {
             let why = "the explicit listener takes HTTP; TLS belongs inside CONNECT";
             return outbound.refuse(io, &ProxyError::because(Kind::BadRequest, why), &peer);

@@ -154,7 +154,7 @@ impl Outbound {
     }
 
     async fn pass_through(&self, io: Io, to: SocketAddr) {
-        match self.exchange.dial_address(to).await {
+        match Box::pin(self.exchange.dial_address(to)).await {
             Ok(dialled) => self.exchange.carry(io, dialled, pending()).await,
             Err(_) => io.abort(),
         }
@@ -197,7 +197,9 @@ impl Outbound {
             Some(First::Http(io, version)) => self.http(io, version, destination).await,
             Some(First::Opaque(io)) => {
                 let snapshot = self.exchange.directory.snapshot().clone();
-                match self.exchange.dial(&destination.plan(&snapshot, &destination.service)).await {
+                let plan = destination.plan(&snapshot, &destination.service);
+                // Boxed: what dialling needs is not kept while bytes are carried.
+                match Box::pin(self.exchange.dial(&plan)).await {
                     Ok(dialled) => self.exchange.carry(io, dialled, pending()).await,
                     Err(_) => io.abort(),
                 }
@@ -205,7 +207,7 @@ impl Outbound {
             Some(First::Silent(io)) => {
                 let snapshot = self.exchange.directory.snapshot().clone();
                 let plan = destination.plan(&snapshot, &destination.service);
-                if let Some((io, protocol)) = self.exchange.settle(io, &plan, pending()).await {
+                if let Some((io, protocol)) = Box::pin(self.exchange.settle(io, &plan, pending())).await {
                     let version = if protocol == Protocol::Http2 { Version::Http2 } else { Version::Http11 };
                     self.http(io, version, destination).await;
                 }
@@ -216,7 +218,8 @@ impl Outbound {
     async fn http(&self, io: Io, version: Version, destination: &Destination) {
         let calls = Calls { outbound: self, destination };
         let served = match version {
-            Version::Http2 => codec::h2::serve(io, &self.settings.limits, &self.drain, &calls).await,
+            // Boxed: it needs more room than a connection of the other kinds.
+            Version::Http2 => Box::pin(codec::h2::serve(io, &self.settings.limits, &self.drain, &calls)).await,
             Version::Http10 | Version::Http11 => codec::h1::serve(io, &self.settings.limits, &self.drain, &calls).await,
         };
         if let Err(error) = served {

@@ -26,9 +26,15 @@ use tokio_util::sync::CancellationToken;
 const DISCARD: usize = 256 * 1024;
 /// How long a connection that is being closed waits for the peer to read the last response.
 const LINGER: Duration = Duration::from_secs(2);
+/// How long after a call the room for the next one is kept. Short, for the sake of the many connections that wait; longer than busy
+/// ones ever pause.
+const QUIET: Duration = Duration::from_millis(500);
 
 /// Serves calls on `io` until either side closes. When `drain` is cancelled, the response under way says `Connection: close` and
 /// an idle connection is closed; streams inside HBONE are left to the GOAWAY of the connection around them.
+///
+/// What only calls need lives in a [`burst`] of its own and is given back when the connection falls quiet: an idle one holds its
+/// socket, its framing and a timer.
 ///
 /// # Errors
 /// What ended the connection, when that was no orderly close. A malformed head has been answered and reported to the handler.
@@ -42,30 +48,47 @@ pub async fn serve<H: Handler>(
     let mut conn = Conn::new(io, End::Server, limits.clone());
     let mut timer = Timer::new(limits.header_timeout);
     let mut drained = pin!(drain.cancelled());
-    let mut first = true;
+    let mut patience = limits.header_timeout;
     loop {
-        let wait = if first { limits.header_timeout } else { limits.idle_timeout };
-        let waiting = Waiting { wire: conn.get_mut(), timer: &mut timer, idle: wait, partial: false };
-        let head = match next_head(waiting, drained.as_mut(), tunnelled).await {
-            Ok(Some(head)) => head,
-            Ok(None) => return close(conn.get_mut()).await,
-            Err(error) => return refuse(conn.get_mut(), handler, error).await,
+        let mut idle = Idle { timer: &mut timer, drained: drained.as_mut(), tunnelled };
+        if !stir(conn.get_mut(), &mut idle, patience).await {
+            return close(conn.get_mut()).await;
+        }
+        if let Some(ended) = Box::pin(burst(&mut conn, &mut idle, drain, handler)).await {
+            return ended;
+        }
+        patience = limits.idle_timeout.saturating_sub(QUIET);
+    }
+}
+
+/// Calls one after the other, until the connection ends or there is none for [`QUIET`] (`None`).
+async fn burst<H: Handler, D: Future<Output = ()>>(
+    conn: &mut Conn,
+    idle: &mut Idle<'_, D>,
+    drain: &CancellationToken,
+    handler: &H,
+) -> Option<Result<(), ProxyError>> {
+    loop {
+        let head = match next_head(conn.get_mut(), idle).await {
+            Ok(Next::Head(head)) => head,
+            Ok(Next::Quiet) => return None,
+            Ok(Next::Close) => return Some(close(conn.get_mut()).await),
+            Err(error) => return Some(refuse(conn.get_mut(), handler, error).await),
         };
-        let (head, framing) = match parse::request(&head, limits) {
+        let (head, framing) = match parse::request(&head, &conn.get_mut().limits) {
             Ok(parsed) => parsed,
-            Err(refusal) => return refuse(conn.get_mut(), handler, refusal.request()).await,
+            Err(refusal) => return Some(refuse(conn.get_mut(), handler, refusal.request()).await),
         };
-        first = false;
         let wire = conn.get_mut();
         wire.decoder = framing.body;
         wire.expect_continue = framing.expect_continue;
         wire.keep_alive = framing.keep_alive;
         wire.encoder = Encoder::Idle;
         // A caller that said it sends nothing more may close its side early; otherwise a closed side is a caller that has gone.
-        let half_close = tunnelled || !framing.keep_alive;
-        let body = RequestBody(Incoming::H1(Reader { conn: &conn }));
+        let half_close = idle.tunnelled || !framing.keep_alive;
+        let body = RequestBody(Incoming::H1(Reader { conn }));
         let reply = ReplyWriter {
-            conn: &conn,
+            conn,
             method: head.method.clone(),
             version: head.version,
             half_close,
@@ -75,23 +98,23 @@ pub async fn serve<H: Handler>(
         handler.call(effective(head), body, Reply(ReplyKind::H1(reply))).await;
         let wire = conn.get_mut();
         if wire.io.is_none() {
-            return Ok(());
+            return Some(Ok(()));
         }
         if wire.broken || wire.encoder != Encoder::Done {
             // Cut so that the caller sees that something is missing.
             if let Some(io) = wire.io.take() {
                 io.abort();
             }
-            return Ok(());
+            return Some(Ok(()));
         }
         if poll_fn(|cx| conn.get_mut().poll_flush(cx)).await.is_err() {
-            return Ok(());
+            return Some(Ok(()));
         }
         if !settle(conn.get_mut()).await {
             let wire = conn.get_mut();
             let unread = !matches!(wire.decoder, Decoder::Done) || !wire.inbound.is_empty();
             linger(wire, unread).await;
-            return Ok(());
+            return Some(Ok(()));
         }
         conn.get_mut().rest();
     }
@@ -139,47 +162,70 @@ impl Timer {
     }
 }
 
-struct Waiting<'w> {
-    wire: &'w mut Wire,
-    timer: &'w mut Timer,
-    idle: Duration,
-    /// The head's first bytes are here, and its own deadline runs.
-    partial: bool,
+/// What a connection between two calls waits for besides bytes.
+struct Idle<'i, D> {
+    timer: &'i mut Timer,
+    drained: Pin<&'i mut D>,
+    /// Inside HBONE, where the connection around it is told of the drain.
+    tunnelled: bool,
 }
 
-async fn next_head(
-    mut waiting: Waiting<'_>,
-    mut drained: Pin<&mut impl Future<Output = ()>>,
-    tunnelled: bool,
-) -> Result<Option<Bytes>, ProxyError> {
+impl<D: Future<Output = ()>> Idle<'_, D> {
+    fn poll_drained(&mut self, cx: &mut Context<'_>) -> bool {
+        !self.tunnelled && self.drained.as_mut().poll(cx).is_ready()
+    }
+}
+
+/// Waits for the first bytes of a call with nothing else in hand; false: the connection is over, or `patience` is.
+async fn stir<D: Future<Output = ()>>(wire: &mut Wire, idle: &mut Idle<'_, D>, patience: Duration) -> bool {
+    idle.timer.set(patience);
+    poll_fn(|cx| match wire.poll_fill(cx) {
+        Poll::Ready(filled) => Poll::Ready(filled.is_ok_and(|count| count > 0)),
+        Poll::Pending if idle.timer.poll(cx).is_ready() || idle.poll_drained(cx) => Poll::Ready(false),
+        Poll::Pending => Poll::Pending,
+    })
+    .await
+}
+
+enum Next {
+    Head(Bytes),
+    /// Not a byte for [`QUIET`].
+    Quiet,
+    /// Over: closed by the peer, or to be closed.
+    Close,
+}
+
+async fn next_head<D: Future<Output = ()>>(wire: &mut Wire, idle: &mut Idle<'_, D>) -> Result<Next, ProxyError> {
     let mut armed = false;
+    // The head's first bytes are here, and its own deadline runs.
+    let mut partial = false;
     poll_fn(|cx| {
-        let result = waiting.wire.poll_head(cx);
-        let has_bytes = !waiting.wire.inbound.is_empty();
+        let result = wire.poll_head(cx);
+        let has_bytes = !wire.inbound.is_empty();
         match result {
-            Poll::Ready(Ok(head)) => return Poll::Ready(Ok(head)),
+            Poll::Ready(Ok(head)) => return Poll::Ready(Ok(head.map_or(Next::Close, Next::Head))),
             Poll::Ready(Err(HeadError::Refused(refusal))) => return Poll::Ready(Err(refusal.request())),
             Poll::Ready(Err(HeadError::Cut)) => {
                 return Poll::Ready(Err(ProxyError::because(Kind::ClientGone, "closed within a head")));
             }
             // A connection that breaks between calls is no error of anybody.
-            Poll::Ready(Err(HeadError::Transport(_))) if !has_bytes => return Poll::Ready(Ok(None)),
+            Poll::Ready(Err(HeadError::Transport(_))) if !has_bytes => return Poll::Ready(Ok(Next::Close)),
             Poll::Ready(Err(HeadError::Transport(error))) => return Poll::Ready(Err(error)),
             Poll::Pending => {}
         }
-        if has_bytes && !waiting.partial {
-            waiting.partial = true;
-            waiting.timer.set(waiting.wire.limits.header_timeout);
+        if has_bytes && !partial {
+            partial = true;
+            idle.timer.set(wire.limits.header_timeout);
         } else if !armed {
-            waiting.timer.set(waiting.idle);
+            idle.timer.set(QUIET);
         }
         armed = true;
-        if waiting.timer.poll(cx).is_ready() {
+        if idle.timer.poll(cx).is_ready() {
             let late = ProxyError::because(Kind::HeaderTimeout, "the header section did not arrive in time");
-            return Poll::Ready(if has_bytes { Err(late) } else { Ok(None) });
+            return Poll::Ready(if has_bytes { Err(late) } else { Ok(Next::Quiet) });
         }
-        if !has_bytes && !tunnelled && drained.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Ok(None));
+        if !has_bytes && idle.poll_drained(cx) {
+            return Poll::Ready(Ok(Next::Close));
         }
         Poll::Pending
     })

@@ -2,7 +2,7 @@
 //! write in one turn leaves in one write, and dropping the connection drops its calls.
 
 use super::alive::KeepAlive;
-use super::coalesce::{Flusher, coalesce};
+use super::coalesce::{Coalesce, Flusher, coalesce};
 use super::convert;
 use super::stream::{self, From, Reader};
 use super::tunnel::Tunnel;
@@ -41,28 +41,8 @@ pub async fn serve<H: Handler>(
     drain: &CancellationToken,
     handler: &H,
 ) -> Result<(), ProxyError> {
-    let (io, flusher) = coalesce(io);
-    let mut builder = h2::server::Builder::new();
-    builder
-        .initial_window_size(limits.stream_window)
-        .initial_connection_window_size(limits.connection_window)
-        .max_frame_size(FRAME)
-        .max_concurrent_streams(limits.max_streams)
-        .max_header_list_size(u32::try_from(limits.max_head_bytes).unwrap_or(u32::MAX))
-        .max_pending_accept_reset_streams(RESET_STREAMS)
-        .max_concurrent_reset_streams(RESET_STREAMS)
-        .max_send_buffer_size(SEND_BUFFER)
-        .enable_connect_protocol();
-    let mut handshake = pin!(builder.handshake::<_, Bytes>(io));
-    let shaken = poll_fn(|cx| {
-        let result = handshake.as_mut().poll(cx);
-        let _ = flusher.poll_flush(cx);
-        result
-    });
-    let mut connection = timeout(limits.header_timeout, shaken)
-        .await
-        .map_err(|_| ProxyError::because(Kind::HeaderTimeout, "the HTTP/2 preface did not arrive in time"))?
-        .map_err(|error| ProxyError::caused(Kind::BadRequest, error).detail("HTTP/2 preface"))?;
+    // Boxed, so that a connection does not keep the room for it.
+    let (mut connection, flusher) = Box::pin(shake(io, limits)).await?;
     let alive = connection.ping_pong().map(|ping| KeepAlive::new(ping, limits.ping_interval, limits.ping_timeout));
     let mut drained = pin!(drain.cancelled());
     let mut driver = Driver {
@@ -123,6 +103,32 @@ impl Turns {
         })
         .await;
     }
+}
+
+async fn shake(io: Io, limits: &Limits) -> Result<(Connection<Coalesce, Bytes>, Flusher), ProxyError> {
+    let (io, flusher) = coalesce(io);
+    let mut builder = h2::server::Builder::new();
+    builder
+        .initial_window_size(limits.stream_window)
+        .initial_connection_window_size(limits.connection_window)
+        .max_frame_size(FRAME)
+        .max_concurrent_streams(limits.max_streams)
+        .max_header_list_size(u32::try_from(limits.max_head_bytes).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(RESET_STREAMS)
+        .max_concurrent_reset_streams(RESET_STREAMS)
+        .max_send_buffer_size(SEND_BUFFER)
+        .enable_connect_protocol();
+    let mut handshake = pin!(builder.handshake::<_, Bytes>(io));
+    let shaken = poll_fn(|cx| {
+        let result = handshake.as_mut().poll(cx);
+        let _ = flusher.poll_flush(cx);
+        result
+    });
+    let connection = timeout(limits.header_timeout, shaken)
+        .await
+        .map_err(|_| ProxyError::because(Kind::HeaderTimeout, "the HTTP/2 preface did not arrive in time"))?
+        .map_err(|error| ProxyError::caused(Kind::BadRequest, error).detail("HTTP/2 preface"))?;
+    Ok((connection, flusher))
 }
 
 struct Driver<T> {

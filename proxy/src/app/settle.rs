@@ -1,0 +1,135 @@
+//! What only the start needed is given back once the sidecar serves: pages of the program and its libraries.
+//!
+//! A start walks through most of the program once, and around every first touch the kernel maps 64 KiB of the file, so that nearly all
+//! of it stays in the process's resident set although an idle sidecar runs a small part. Pages that are unmapped here stay in the page
+//! cache: what is used again comes back with a soft fault. Nothing that the process wrote is touched.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// From readiness to the moment when the start is taken to be over: first calls and the first words with the control plane are part
+/// of it.
+const OVER: Duration = Duration::from_secs(1);
+
+/// Waits until the sidecar has been ready for a moment, and gives back what it will hardly use again.
+pub(super) async fn after_start(mut ready: watch::Receiver<bool>) {
+    if ready.wait_for(|ready| *ready).await.is_err() {
+        return;
+    }
+    tokio::time::sleep(OVER).await;
+    match give_back() {
+        Ok(bytes) => tracing::debug!(bytes, "pages of the start given back"),
+        // A system without /proc: memory is all that it costs.
+        Err(error) => tracing::debug!(%error, "pages of the start are kept"),
+    }
+}
+
+/// Unmaps the file pages that the process only reads; how many bytes were resident.
+fn give_back() -> io::Result<usize> {
+    let mappings = read_only(BufReader::new(File::open("/proc/self/smaps")?))?;
+    let mut resident = 0;
+    for mapping in mappings {
+        if unmap(&mapping).is_ok() {
+            resident += mapping.resident;
+        }
+    }
+    Ok(resident)
+}
+
+/// A part of a file in memory that holds nothing but what the file says.
+#[derive(Debug, PartialEq, Eq)]
+struct Mapping {
+    start: usize,
+    end: usize,
+    resident: usize,
+}
+
+/// Mappings of files that cannot be written and hold no page of the process's own (relocations, breakpoints of a tracer).
+fn read_only(smaps: impl BufRead) -> io::Result<Vec<Mapping>> {
+    let mut found = Vec::new();
+    let mut current: Option<Mapping> = None;
+    for line in smaps.lines() {
+        let line = line?;
+        let mut words = line.split_ascii_whitespace();
+        let Some(first) = words.next() else { continue };
+        match first.strip_suffix(':') {
+            None => current = header(first, words),
+            Some("Rss") => {
+                if let Some(current) = &mut current {
+                    current.resident = kib(words.next());
+                }
+            }
+            Some("Anonymous") => {
+                if kib(words.next()) == 0 {
+                    found.extend(current.take().filter(|mapping| mapping.resident > 0));
+                }
+                current = None;
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(found)
+}
+
+/// `55d0-55e0 r-xp 00001000 fe:00 4711 /usr/bin/program`
+fn header<'l>(range: &str, mut words: impl Iterator<Item = &'l str>) -> Option<Mapping> {
+    let (start, end) = range.split_once('-')?;
+    let (start, end) = (usize::from_str_radix(start, 16).ok()?, usize::from_str_radix(end, 16).ok()?);
+    let (mode, path) = (words.next()?, words.nth(3)?);
+    let reads = matches!(mode, "r--p" | "r-xp") && path.starts_with('/');
+    reads.then_some(Mapping { start, end, resident: 0 })
+}
+
+fn kib(word: Option<&str>) -> usize {
+    word.and_then(|word| word.parse::<usize>().ok()).unwrap_or(usize::MAX >> 10) << 10
+}
+
+fn unmap(mapping: &Mapping) -> io::Result<()> {
+    let start = std::ptr::without_provenance_mut(mapping.start);
+    #[expect(
+        unsafe_code,
+        reason = "the range is a private mapping of a file without a page of our own: what is read there next is what was read before"
+    )]
+    // SAFETY: the kernel named the range as such a mapping; dropping its pages changes no byte that anybody can see.
+    let done = unsafe { rustix::mm::madvise(start, mapping.end - mapping.start, rustix::mm::Advice::LinuxDontNeed) };
+    Ok(done?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMAPS: &str = "\
+1000-3000 r--p 00000000 fe:00 4711                       /usr/bin/weft-proxy
+Size:                  8 kB
+Rss:                   8 kB
+Anonymous:             0 kB
+3000-5000 r-xp 00002000 fe:00 4711                       /usr/bin/weft-proxy
+Rss:                   4 kB
+Anonymous:             4 kB
+5000-6000 rw-p 00004000 fe:00 4711                       /usr/bin/weft-proxy
+Rss:                   4 kB
+Anonymous:             0 kB
+6000-8000 r-xp 00000000 fe:00 4712                       /usr/lib/a library (deleted)
+Rss:                   0 kB
+Anonymous:             0 kB
+7ffd000-7ffe000 r-xp 00000000 00:00 0                    [vdso]
+Rss:                   4 kB
+Anonymous:             0 kB
+";
+
+    #[test]
+    fn only_file_pages_that_nobody_wrote_are_given_back() {
+        let found = read_only(SMAPS.as_bytes()).unwrap();
+        assert_eq!(found, [Mapping { start: 0x1000, end: 0x3000, resident: 8192 }]);
+    }
+
+    #[test]
+    fn a_program_that_gave_its_pages_back_runs_on() {
+        assert!(give_back().unwrap() > 0);
+        let text = format!("{:?}", std::env::args().collect::<Vec<_>>());
+        assert!(text.starts_with('['), "{text}");
+    }
+}
