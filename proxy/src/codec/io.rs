@@ -5,6 +5,7 @@
 //! dials or accepts is the business of `endpoint` and `listen`.
 
 use super::h2::Tunnel;
+use super::spare;
 use crate::endpoint::tls_io::{ClientTls, ServerTls};
 use bytes::{Buf, Bytes, BytesMut};
 use std::future::Future;
@@ -192,15 +193,47 @@ impl Io {
 
     /// The next bytes, at most `most`, without a copy where the stream hands out buffers of its own; `None` at the end of file.
     pub fn poll_bytes(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<Option<Bytes>>> {
-        if self.prefix.is_empty()
-            && let Kind::Tunnel(tunnel) = &mut self.kind
-        {
-            let data = std::task::ready!(tunnel.poll_bytes(cx, most))?;
-            return Poll::Ready(Ok((!data.is_empty()).then_some(data)));
+        if !self.prefix.is_empty() {
+            return Poll::Ready(Ok(Some(self.prefix.split_to(self.prefix.len().min(most)))));
         }
-        let mut buffer = BytesMut::new();
-        let count = std::task::ready!(self.poll_fill(cx, &mut buffer, most))?;
-        Poll::Ready(Ok((count > 0).then(|| buffer.freeze())))
+        match &mut self.kind {
+            Kind::Tunnel(tunnel) => {
+                let data = std::task::ready!(tunnel.poll_bytes(cx, most))?;
+                Poll::Ready(Ok((!data.is_empty()).then_some(data)))
+            }
+            Kind::Tcp(tcp) if most >= spare::WIDE => {
+                std::task::ready!(tcp.poll_read_ready(cx))?;
+                let mut buffer = spare::borrow();
+                let read = pin!(tcp.read_buf(&mut buffer)).poll(cx);
+                let bytes = spare::freeze(buffer);
+                read.map_ok(|count| (count > 0).then_some(bytes))
+            }
+            _ => {
+                let mut buffer = BytesMut::new();
+                let count = std::task::ready!(self.poll_fill(cx, &mut buffer, most))?;
+                Poll::Ready(Ok((count > 0).then(|| buffer.freeze())))
+            }
+        }
+    }
+
+    /// Writes some of `data`, without a copy where the stream takes buffers.
+    pub fn poll_write_bytes(&mut self, cx: &mut Context<'_>, data: &Bytes) -> Poll<io::Result<usize>> {
+        match &mut self.kind {
+            Kind::Tunnel(tunnel) => tunnel.poll_write_bytes(cx, data),
+            _ => Pin::new(self).poll_write(cx, data),
+        }
+    }
+
+    /// Does it hand out and take buffers, rather than copy bytes into and out of them?
+    #[must_use]
+    pub const fn has_buffers(&self) -> bool {
+        self.is_tunnel()
+    }
+
+    /// The TCP socket whose next bytes are those of this stream: nothing was put back.
+    #[must_use]
+    pub const fn spliceable(&self) -> Option<&TcpStream> {
+        if self.prefix.is_empty() { self.tcp() } else { None }
     }
 }
 

@@ -3,30 +3,29 @@
 //! An endpoint that cannot be reached is replaced by another before a byte has moved; after that there is nothing to repeat. What makes a
 //! connection opaque is decided by `outbound` and `inbound`.
 
+mod copy;
+mod splice;
+
+pub use copy::copy;
+
 use super::{Exchange, Peer, Plan};
 use crate::codec::Io;
 use crate::endpoint::Pick;
 use crate::endpoint::connect::{ConnectionLimit, Target};
-use crate::error::{Kind, ProxyError, Side};
+use crate::error::{Kind, ProxyError};
 use crate::listen::detect::{Protocol, Settled, settle};
 use crate::telemetry::access_log::Record;
 use crate::telemetry::{Direction, Key, TcpConnection};
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::BytesMut;
 use std::future::Future;
-use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
-use tokio::io::AsyncWrite;
 use weft_policy::breaker::Outcome;
 use weft_policy::retry::{Attempt, Failure, Policy, Sent, Verdict};
 use weft_policy::route::Decision;
 
-/// Bytes that are on their way in one direction.
-const CHUNK: usize = 64 * 1024;
 /// Where nothing else is configured.
 const IDLE: Duration = Duration::from_secs(3600);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -354,123 +353,4 @@ fn retry_after(
 
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
-}
-
-/// One direction of a copy.
-#[derive(Default)]
-struct Half {
-    pending: Bytes,
-    state: State,
-    dirty: bool,
-}
-
-#[derive(Default, PartialEq, Eq, Clone, Copy)]
-enum State {
-    #[default]
-    Open,
-    Closing,
-    Done,
-}
-
-/// Which side broke.
-enum Fault {
-    Reading(io::Error),
-    Writing(io::Error),
-}
-
-impl Half {
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        from: &mut Io,
-        to: &mut Io,
-        mut moved: impl FnMut(u64),
-    ) -> Poll<Result<(), Fault>> {
-        loop {
-            match self.state {
-                State::Done => return Poll::Ready(Ok(())),
-                State::Closing => {
-                    ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(Fault::Writing)?;
-                    self.state = State::Done;
-                }
-                State::Open if self.pending.is_empty() => match from.poll_bytes(cx, CHUNK) {
-                    Poll::Ready(Ok(Some(bytes))) => self.pending = bytes,
-                    Poll::Ready(Ok(None)) => self.state = State::Closing,
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(Fault::Reading(error))),
-                    Poll::Pending => {
-                        if self.dirty {
-                            ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(Fault::Writing)?;
-                            self.dirty = false;
-                        }
-                        return Poll::Pending;
-                    }
-                },
-                State::Open => {
-                    let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.pending)).map_err(Fault::Writing)?;
-                    if written == 0 {
-                        return Poll::Ready(Err(Fault::Writing(io::ErrorKind::WriteZero.into())));
-                    }
-                    self.pending.advance(written);
-                    self.dirty = true;
-                    moved(written as u64);
-                }
-            }
-        }
-    }
-}
-
-/// Copies both ways until both sides have closed. An end of file is passed on as a half-close and the other direction goes on. `moved`
-/// gets the bytes to the client and from it.
-///
-/// # Errors
-/// [`Kind::ClientGone`], [`Kind::UpstreamReset`] or [`Kind::IdleTimeout`].
-pub async fn copy(
-    client: &mut Io,
-    upstream: &mut Io,
-    idle: Option<Duration>,
-    moved: impl Fn(u64, u64),
-) -> Result<(), ProxyError> {
-    let (mut up, mut down) = (Half::default(), Half::default());
-    let mut sleep = pin!(tokio::time::sleep(idle.unwrap_or_default()));
-    let mut active = false;
-    std::future::poll_fn(|cx| {
-        let one = up.poll(cx, client, upstream, |bytes| {
-            active = true;
-            moved(0, bytes);
-        });
-        if let Poll::Ready(Err(fault)) = one {
-            return Poll::Ready(Err(broken(fault, Side::Downstream)));
-        }
-        let other = down.poll(cx, upstream, client, |bytes| {
-            active = true;
-            moved(bytes, 0);
-        });
-        if let Poll::Ready(Err(fault)) = other {
-            return Poll::Ready(Err(broken(fault, Side::Upstream)));
-        }
-        if one.is_ready() && other.is_ready() {
-            return Poll::Ready(Ok(()));
-        }
-        let Some(idle) = idle else { return Poll::Pending };
-        // The timer moves only when it fires: silence is noticed between one and two periods after the last byte.
-        while sleep.as_mut().poll(cx).is_ready() {
-            if !std::mem::take(&mut active) {
-                return Poll::Ready(Err(ProxyError::because(Kind::IdleTimeout, format!("no byte for {idle:?}"))));
-            }
-            sleep.as_mut().reset(tokio::time::Instant::now() + idle);
-        }
-        Poll::Pending
-    })
-    .await
-}
-
-/// `from` is the side that was read when it broke.
-fn broken(fault: Fault, from: Side) -> ProxyError {
-    let (error, side) = match (fault, from) {
-        (Fault::Reading(error), side) => (error, side),
-        (Fault::Writing(error), Side::Downstream) => (error, Side::Upstream),
-        (Fault::Writing(error), _) => (error, Side::Downstream),
-    };
-    let kind = if side == Side::Downstream { Kind::ClientGone } else { Kind::UpstreamReset };
-    ProxyError::caused(kind, error)
 }

@@ -53,6 +53,15 @@ impl Tunnel {
         super::stream::poll_capacity(&mut self.send, cx, wanted.min(WRITE)).map_err(convert::io_error)
     }
 
+    /// Sends some of `data` as it is.
+    pub(in crate::codec) fn poll_write_bytes(&mut self, cx: &mut Context<'_>, data: &Bytes) -> Poll<io::Result<usize>> {
+        if data.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let count = ready!(self.poll_capacity(cx, data.len()))?;
+        Poll::Ready(self.send(data.slice(..count)))
+    }
+
     fn send(&mut self, data: Bytes) -> io::Result<usize> {
         let count = data.len();
         self.send.send_data(data, false).map_err(convert::io_error)?;
