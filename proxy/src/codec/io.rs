@@ -7,7 +7,7 @@
 use super::h2::Tunnel;
 use super::spare;
 use crate::endpoint::tls_io::{ClientTls, ServerTls};
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -165,15 +165,28 @@ impl Io {
             buffer.extend_from_slice(&taken);
             return Poll::Ready(Ok(taken.len()));
         }
+        let short = buffer.is_empty() && most <= SHORT_READ;
         match &mut self.kind {
             Kind::Tcp(tcp) => {
                 std::task::ready!(tcp.poll_read_ready(cx))?;
+                if short {
+                    let (count, read) = spare::read_into(|room| {
+                        let mut room = room.limit(most);
+                        pin!(tcp.read_buf(&mut room)).poll(cx)
+                    });
+                    *buffer = read;
+                    return count;
+                }
                 buffer.reserve(most);
                 pin!(tcp.read_buf(buffer)).poll(cx)
             }
             Kind::Tunnel(tunnel) => {
                 let data = std::task::ready!(tunnel.poll_bytes(cx, most))?;
-                buffer.extend_from_slice(&data);
+                if short {
+                    *buffer = spare::read_into(|room| room.extend_from_slice(&data)).1;
+                } else {
+                    buffer.extend_from_slice(&data);
+                }
                 Poll::Ready(Ok(data.len()))
             }
             Kind::ServerTls(tls) => {
@@ -237,6 +250,8 @@ impl Io {
     }
 }
 
+/// A read of a head or a short body, which shares its buffer with others.
+const SHORT_READ: usize = 8 * 1024;
 /// TLS hands out a record (16 KiB) at a time at most.
 const TLS_READ: usize = 16 * 1024;
 

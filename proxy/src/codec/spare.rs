@@ -1,8 +1,9 @@
-//! Wide buffers that a worker lends to whoever has bytes in hand at the moment, so that idle connections hold none.
+//! Buffers that a worker lends to whoever has bytes in hand at the moment, so that idle connections hold none: wide ones for bulk and for
+//! connections that carry many calls, narrow ones for the head and the short body of one message, and pieces of a shared one for what is read.
 //!
 //! One list per thread: no lock, and no sharing between workers.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use std::cell::RefCell;
 
 /// Size of a wide buffer.
@@ -11,8 +12,48 @@ pub(crate) const WIDE: usize = 64 * 1024;
 /// How many a worker keeps. On one thread only a few are in use at the same instant.
 const KEPT: usize = 16;
 
+/// Size of a narrow buffer.
+pub(crate) const NARROW: usize = 4 * 1024;
+/// How many narrow ones a worker keeps.
+const KEPT_NARROW: usize = 64;
+
+/// Size of the buffer that short reads share. What is read from it keeps it alive, so it is no wider than a few heads.
+const SHARED: usize = 16 * 1024;
+/// Room that a read must find in it.
+const ROOM: usize = 4 * 1024;
+
 thread_local! {
     static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    static SPARE_NARROW: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    static READ: RefCell<BytesMut> = RefCell::new(BytesMut::new());
+}
+
+/// An empty buffer with room for [`NARROW`] bytes.
+pub(crate) fn borrow_narrow() -> Vec<u8> {
+    SPARE_NARROW.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(NARROW))
+}
+
+/// Takes a narrow buffer back. One that grew is freed.
+pub(crate) fn give_back_narrow(mut buffer: Vec<u8>) {
+    if buffer.capacity() == NARROW {
+        buffer.clear();
+        SPARE_NARROW.with_borrow_mut(|spare| {
+            if spare.len() < KEPT_NARROW {
+                spare.push(buffer);
+            }
+        });
+    }
+}
+
+/// Lets `read` append a little to a buffer with room for at least [`ROOM`] bytes, and cuts off what it appended.
+pub(crate) fn read_into<R>(read: impl FnOnce(&mut BytesMut) -> R) -> (R, BytesMut) {
+    READ.with_borrow_mut(|buffer| {
+        if buffer.capacity() < ROOM {
+            buffer.reserve(SHARED);
+        }
+        let result = read(buffer);
+        (result, buffer.split())
+    })
 }
 
 /// An empty buffer with room for [`WIDE`] bytes.

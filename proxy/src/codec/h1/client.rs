@@ -59,7 +59,7 @@ impl Client {
         self.upgrade = head.upgrade;
         let mut wire = self.conn.lock();
         let wire = &mut *wire;
-        wire.encoder = encode::request(&mut wire.out.tail, head, end)?;
+        wire.encoder = encode::request(wire.out.tail(), head, end)?;
         if end {
             wire.queue_end(None)?;
         }

@@ -5,7 +5,6 @@
 
 use crate::codec::{Headers, RequestHead, ResponseHead, Version, is_hop_by_hop};
 use crate::error::{Kind, ProxyError};
-use bytes::{BufMut, BytesMut};
 use http::header::{self, HeaderName};
 use http::{Method, StatusCode};
 
@@ -29,32 +28,32 @@ pub(super) enum Encoder {
 }
 
 /// Appends the size line of a chunk.
-pub(super) fn chunk_size(out: &mut BytesMut, size: usize) {
+pub(super) fn chunk_size(out: &mut Vec<u8>, size: usize) {
     let digits = (usize::BITS - size.leading_zeros()).div_ceil(4).max(1);
     for digit in (0..digits).rev() {
         let nibble = (size >> (digit * 4)) & 0xf;
-        out.put_u8(b"0123456789abcdef"[nibble]);
+        out.push(b"0123456789abcdef"[nibble]);
     }
-    out.put_slice(b"\r\n");
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Appends the last chunk and the trailers.
-pub(super) fn last_chunk(out: &mut BytesMut, trailers: Option<&Headers>) {
-    out.put_slice(b"0\r\n");
+pub(super) fn last_chunk(out: &mut Vec<u8>, trailers: Option<&Headers>) {
+    out.extend_from_slice(b"0\r\n");
     for field in trailers.into_iter().flat_map(Headers::iter) {
         if super::parse::may_be_trailer(field.name) {
             line(out, field.raw, field.value.as_bytes());
         }
     }
-    out.put_slice(b"\r\n");
+    out.extend_from_slice(b"\r\n");
 }
 
-fn line(out: &mut BytesMut, name: &[u8], value: &[u8]) {
+fn line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.reserve(name.len() + value.len() + 4);
-    out.put_slice(name);
-    out.put_slice(b": ");
-    out.put_slice(value);
-    out.put_slice(b"\r\n");
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
 }
 
 fn length(headers: &Headers) -> Option<u64> {
@@ -67,7 +66,7 @@ fn is_framing(name: &HeaderName) -> bool {
 }
 
 /// Appends a request's head. `end` says that no body follows.
-pub(super) fn request(out: &mut BytesMut, head: &RequestHead, end: bool) -> Result<Encoder, ProxyError> {
+pub(super) fn request(out: &mut Vec<u8>, head: &RequestHead, end: bool) -> Result<Encoder, ProxyError> {
     let connect = head.method == Method::CONNECT;
     if connect && head.protocol.is_some() {
         return Err(ProxyError::because(Kind::Unsupported, "extended CONNECT cannot be sent over HTTP/1.1"));
@@ -78,11 +77,10 @@ pub(super) fn request(out: &mut BytesMut, head: &RequestHead, end: bool) -> Resu
     if target.is_empty() || !target.bytes().all(|b| b > 0x20 && b != 0x7f) || !is_field_text(authority) {
         return Err(ProxyError::because(Kind::BadRequest, "the target cannot be written on a request line"));
     }
-    out.reserve(256);
-    out.put_slice(head.method.as_str().as_bytes());
-    out.put_u8(b' ');
-    out.put_slice(target.as_bytes());
-    out.put_slice(b" HTTP/1.1\r\n");
+    out.extend_from_slice(head.method.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(target.as_bytes());
+    out.extend_from_slice(b" HTTP/1.1\r\n");
     if !head.headers.contains(&header::HOST) {
         line(out, b"host", authority.as_bytes());
     }
@@ -129,7 +127,7 @@ pub(super) fn request(out: &mut BytesMut, head: &RequestHead, end: bool) -> Resu
         (false, true) => line(out, b"Connection", b"TE"),
         (false, false) => {}
     }
-    out.put_slice(b"\r\n");
+    out.extend_from_slice(b"\r\n");
     Ok(encoder)
 }
 
@@ -143,7 +141,7 @@ pub(super) struct Answering<'a> {
 
 /// Appends a response's head; the framing of its body and whether the connection stays open after it.
 pub(super) fn response(
-    out: &mut BytesMut,
+    out: &mut Vec<u8>,
     head: &ResponseHead,
     end: bool,
     answering: &Answering<'_>,
@@ -153,16 +151,15 @@ pub(super) fn response(
     let connected = *answering.method == Method::CONNECT && status.is_success();
     let bodiless = status.is_informational() || status == StatusCode::NO_CONTENT || connected;
     let describes_only = *answering.method == Method::HEAD || status == StatusCode::NOT_MODIFIED;
-    out.reserve(256);
-    out.put_slice(b"HTTP/1.1 ");
-    out.put_slice(status.as_str().as_bytes());
-    out.put_u8(b' ');
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(status.as_str().as_bytes());
+    out.push(b' ');
     match &head.reason {
         // A reason phrase that could end the line is replaced: it would split the response.
-        Some(reason) if reason.iter().all(|b| *b == b'\t' || (*b >= 0x20 && *b != 0x7f)) => out.put_slice(reason),
-        _ => out.put_slice(status.canonical_reason().unwrap_or_default().as_bytes()),
+        Some(reason) if reason.iter().all(|b| *b == b'\t' || (*b >= 0x20 && *b != 0x7f)) => out.extend_from_slice(reason),
+        _ => out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes()),
     }
-    out.put_slice(b"\r\n");
+    out.extend_from_slice(b"\r\n");
     let declared = if bodiless { None } else { length(&head.headers) };
     let mut length_written = false;
     for field in head.headers.iter() {
@@ -209,7 +206,7 @@ pub(super) fn response(
             line(out, b"connection", b"keep-alive");
         }
     }
-    out.put_slice(b"\r\n");
+    out.extend_from_slice(b"\r\n");
     (encoder, keep_alive)
 }
 
@@ -224,23 +221,23 @@ mod tests {
     use http::HeaderValue;
 
     fn written(head: &RequestHead, end: bool) -> (String, Encoder) {
-        let mut out = BytesMut::new();
+        let mut out = Vec::new();
         let encoder = request(&mut out, head, end).expect("writable");
-        (String::from_utf8(out.to_vec()).expect("text"), encoder)
+        (String::from_utf8(out).expect("text"), encoder)
     }
 
     fn answered(head: &ResponseHead, end: bool, method: &Method, version: Version) -> (String, Encoder, bool) {
-        let mut out = BytesMut::new();
+        let mut out = Vec::new();
         let (encoder, keep) = response(&mut out, head, end, &Answering { method, version, keep_alive: true });
-        (String::from_utf8(out.to_vec()).expect("text"), encoder, keep)
+        (String::from_utf8(out).expect("text"), encoder, keep)
     }
 
     #[test]
     fn chunk_sizes_are_hexadecimal_without_leading_zeroes() {
         for (size, text) in [(0, "0\r\n"), (1, "1\r\n"), (15, "f\r\n"), (16, "10\r\n"), (65_536, "10000\r\n")] {
-            let mut out = BytesMut::new();
+            let mut out = Vec::new();
             chunk_size(&mut out, size);
-            assert_eq!(out, text);
+            assert_eq!(out, text.as_bytes());
         }
     }
 
@@ -272,10 +269,10 @@ mod tests {
     fn a_target_that_would_split_the_request_is_refused() {
         for path in ["/a b", "/a\r\nX: 1", "/a\tb", ""] {
             let head = RequestHead::new(Method::GET, "catalog", path);
-            assert!(request(&mut BytesMut::new(), &head, true).is_err(), "{path:?}");
+            assert!(request(&mut Vec<u8>::new(), &head, true).is_err(), "{path:?}");
         }
         let head = RequestHead::new(Method::GET, "catalog\r\nX: 1", "/");
-        assert!(request(&mut BytesMut::new(), &head, true).is_err());
+        assert!(request(&mut Vec<u8>::new(), &head, true).is_err());
     }
 
     #[test]

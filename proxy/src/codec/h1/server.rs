@@ -242,7 +242,7 @@ async fn refuse<H: Handler>(wire: &mut Wire, handler: &H, error: ProxyError) -> 
         head.headers.append(header::CONTENT_LENGTH, HeaderValue::from(text.len()));
         head.headers.append(HeaderName::from_static("weft-error"), HeaderValue::from_static(error.header()));
         let answering = Answering { method: &Method::GET, version: Version::Http11, keep_alive: false };
-        encode::response(&mut wire.out.tail, &head, false, &answering);
+        encode::response(wire.out.tail(), &head, false, &answering);
         wire.out.push(Bytes::from(text));
         // Bytes of the refused request must not be read as another one.
         wire.inbound = BytesMut::new();
@@ -328,7 +328,7 @@ impl ReplyWriter<'_> {
                 return Ok(());
             }
             let answering = Answering { method: &self.method, version: self.version, keep_alive: true };
-            encode::response(&mut wire.out.tail, head, true, &answering);
+            encode::response(wire.out.tail(), head, true, &answering);
         }
         self.flush().await
     }
@@ -343,7 +343,7 @@ impl ReplyWriter<'_> {
             let wanted = wire.keep_alive && !unread && !self.drain.is_cancelled();
             let answering = Answering { method: &self.method, version: self.version, keep_alive: wanted };
             let wire = &mut *wire;
-            let (encoder, keep_alive) = encode::response(&mut wire.out.tail, head, end, &answering);
+            let (encoder, keep_alive) = encode::response(wire.out.tail(), head, end, &answering);
             wire.keep_alive = keep_alive;
             wire.encoder = encoder;
             if !end {

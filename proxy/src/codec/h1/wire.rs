@@ -7,7 +7,7 @@
 use super::chunked::Step;
 use super::encode::{self, Encoder};
 use super::parse::{self, Decoder, Refusal};
-use crate::codec::{Frame, Headers, Io, Limits};
+use crate::codec::{Frame, Headers, Io, Limits, spare};
 use crate::error::{Kind, ProxyError, Sent, Side};
 use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::{Mutex, MutexGuard};
@@ -22,7 +22,7 @@ const READ: usize = 8 * 1024;
 /// Largest read of a body.
 const BULK_READ: usize = 64 * 1024;
 /// Data up to this size is copied beside the head; larger pieces are written from where they are.
-const COPY: usize = 4 * 1024;
+const COPY: usize = 3 * 1024;
 /// Bytes that may wait before a writer has to.
 const HIGH_WATER: usize = 64 * 1024;
 /// Slices of one vectored write.
@@ -56,29 +56,39 @@ impl Conn {
 #[derive(Debug, Default)]
 pub(super) struct Outgoing {
     segments: VecDeque<Bytes>,
-    /// After the segments: heads, chunk sizes, small pieces.
-    pub tail: BytesMut,
     queued: usize,
+    /// After the segments: heads, chunk sizes, small pieces. Invariant: holds no allocation when it is empty.
+    tail: Vec<u8>,
+    /// How much of the tail is written.
+    written: usize,
     /// The stream took bytes and may hold them back (TLS).
     unflushed: bool,
 }
 
 impl Outgoing {
     fn waiting(&self) -> usize {
-        self.queued + self.tail.len()
+        self.queued + self.tail.len() - self.written
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.waiting() == 0 && !self.unflushed
     }
 
+    /// Where to append what is short.
+    pub(super) fn tail(&mut self) -> &mut Vec<u8> {
+        if self.tail.capacity() == 0 {
+            self.tail = spare::borrow_narrow();
+        }
+        &mut self.tail
+    }
+
     pub(super) fn push(&mut self, data: Bytes) {
         if data.len() <= COPY {
-            self.tail.extend_from_slice(&data);
+            self.tail().extend_from_slice(&data);
             return;
         }
         if !self.tail.is_empty() {
-            let tail = std::mem::take(&mut self.tail).freeze();
+            let tail = Bytes::from(std::mem::take(&mut self.tail)).split_off(std::mem::take(&mut self.written));
             self.queued += tail.len();
             self.segments.push_back(tail);
         }
@@ -97,28 +107,29 @@ impl Outgoing {
             }
             self.segments.pop_front();
         }
-        self.tail.advance(count.min(self.tail.len()));
-        if self.tail.is_empty() {
-            // Given back rather than kept: an idle connection holds no buffer.
-            self.tail = BytesMut::new();
+        self.written += count;
+        if self.written >= self.tail.len() {
+            self.written = 0;
+            spare::give_back_narrow(std::mem::take(&mut self.tail));
         }
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>, io: &mut Io) -> Poll<io::Result<()>> {
         while self.waiting() > 0 {
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let mut count = 0;
-            for (slot, bytes) in slices.iter_mut().zip(self.segments.iter().map(|b| &b[..])) {
-                *slot = IoSlice::new(bytes);
-                count += 1;
-            }
-            if count < SLICES && !self.tail.is_empty() {
-                slices[count] = IoSlice::new(&self.tail);
-                count += 1;
-            }
-            let written = if count == 1 {
-                ready!(Pin::new(&mut *io).poll_write(cx, &slices[0]))?
+            let tail = &self.tail[self.written..];
+            let written = if self.segments.is_empty() {
+                ready!(Pin::new(&mut *io).poll_write(cx, tail))?
             } else {
+                let mut slices = [IoSlice::new(&[]); SLICES];
+                let mut count = 0;
+                for (slot, bytes) in slices.iter_mut().zip(self.segments.iter().map(|b| &b[..])) {
+                    *slot = IoSlice::new(bytes);
+                    count += 1;
+                }
+                if count < SLICES && !tail.is_empty() {
+                    slices[count] = IoSlice::new(tail);
+                    count += 1;
+                }
                 ready!(Pin::new(&mut *io).poll_write_vectored(cx, &slices[..count]))?
             };
             if written == 0 {
@@ -374,7 +385,7 @@ impl Wire {
     /// Writes `100 Continue` once, unless the final head is already on its way.
     fn continue_if_expected(&mut self) {
         if std::mem::take(&mut self.expect_continue) && self.encoder == Encoder::Idle {
-            self.out.tail.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            self.out.tail().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
     }
 
@@ -392,9 +403,9 @@ impl Wire {
                 None => return Err(self.misframed("the body is longer than its Content-Length")),
             },
             Encoder::Chunked => {
-                encode::chunk_size(&mut self.out.tail, data.len());
+                encode::chunk_size(self.out.tail(), data.len());
                 self.out.push(data);
-                self.out.tail.extend_from_slice(b"\r\n");
+                self.out.tail().extend_from_slice(b"\r\n");
             }
             Encoder::UntilClose => self.out.push(data),
             Encoder::Bodiless => {}
@@ -406,7 +417,7 @@ impl Wire {
     /// Queues the end of the message that is being written.
     pub(super) fn queue_end(&mut self, trailers: Option<&Headers>) -> Result<(), ProxyError> {
         match self.encoder {
-            Encoder::Chunked => encode::last_chunk(&mut self.out.tail, trailers),
+            Encoder::Chunked => encode::last_chunk(self.out.tail(), trailers),
             Encoder::Length(0) | Encoder::UntilClose | Encoder::Bodiless | Encoder::Done | Encoder::Raw => {}
             Encoder::Length(_) => return Err(self.misframed("the body is shorter than its Content-Length")),
             Encoder::Idle => return Err(self.misframed("the end of a message that was not begun")),
