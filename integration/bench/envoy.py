@@ -46,7 +46,8 @@ class Envoy:
             client.append(self.http(f"out-{kind}", self.ports[kind], tunnels[kind], hop, outer=self.tls("UpstreamTlsContext", "client", alpn, sni="web.shop")))
         client.append(self.tcp("out-plain", self.ports["plain"], upstreams["tcp"]))
         self.inbound = self.start(program, "web", server)
-        self.outbound = self.start(program, "client", client)
+        self.again = lambda: self.start(program, "client", client)
+        self.outbound = self.again()
         self.processes = [self.outbound, self.inbound]
         wait_for("an answer through Envoy", lambda: [p.check() for p in self.processes] and answers(self.ports["http"]))
 
@@ -109,6 +110,10 @@ class Envoy:
     def client_certificate(self):
         at = self.certificates / "client"
         return at / "cert.pem", at / "key.pem", at / "roots.pem"
+
+    def starts(self):
+        self.outbound.stop()
+        yield "configuration file", lambda: lambda: (self.again(), self.ports["http"])
 
     def stop(self):
         for process in self.processes:

@@ -21,7 +21,8 @@ class Haproxy:
         self.hosts = {}
         client = self.write("client", self.ports, tunnels, outer=True, plain=upstreams["tcp"])
         server = self.write("web", tunnels, upstreams, inner=True)
-        self.inbound, self.outbound = (self.start(haproxy, at) for at in (server, client))
+        self.again = lambda: self.start(haproxy, client)
+        self.inbound, self.outbound = self.start(haproxy, server), self.again()
         self.processes = [self.outbound, self.inbound]
         wait_for("an answer through HAProxy", lambda: [p.check() for p in self.processes] and answers(self.ports["http"]))
 
@@ -80,6 +81,10 @@ backend {kind}
     def client_certificate(self):
         at = self.certificates / "client"
         return at / "cert.pem", at / "key.pem", at / "roots.pem"
+
+    def starts(self):
+        self.outbound.stop()
+        yield "configuration file", lambda: lambda: (self.again(), self.ports["http"])
 
     def stop(self):
         for process in self.processes:

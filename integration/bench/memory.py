@@ -60,13 +60,13 @@ class Start:
                 continue
             with bench.attempting(f"start, {name}"):
                 with bench.fresh(name) as system:
-                    for label, begin in system.starts():
-                        out[f"{name}, {label}"] = [self.measure(bench, system, begin) for _ in range(max(bench.options.cycles, 3))]
+                    for label, prepare in system.starts():
+                        out[f"{name}, {label}"] = [self.measure(bench, system, prepare) for _ in range(max(bench.options.cycles, 3))]
         return out
 
-    def measure(self, bench, system, begin):
-        """`begin` starts a proxy and gives it with the port of its HTTP/1.1 listener."""
-        process, port = begin()
+    def measure(self, bench, system, prepare):
+        """`prepare` gives a function that starts a proxy: the process and the port of its HTTP/1.1 listener."""
+        process, port = prepare()()
         try:
             text = load.Load(bench.folder, weft_load("first", "--target", f"127.0.0.1:{port}", "--since", process.started, "--authority", load.host(system, "http")), 30).end()
             return load.result(text)["sinceMs"]

@@ -25,8 +25,9 @@ class Nginx:
         origin = {**upstreams, "h2": upstreams["http"]}
         client = self.write("client", self.ports, tunnels, outer=True, plain=upstreams["tcp"])
         server = self.write("web", tunnels, origin, inner=True)
-        self.inbound, self.outbound = (Process(PROXY_CPU, [nginx, "-c", at, "-p", folder, "-e", folder / "error.log"], folder / f"{at.stem}.log")
-                                       for at in (server, client))
+        start = lambda at: Process(PROXY_CPU, [nginx, "-c", at, "-p", folder, "-e", folder / "error.log"], folder / f"{at.stem}.log")
+        self.again = lambda: start(client)
+        self.inbound, self.outbound = start(server), start(client)
         self.processes = [self.outbound, self.inbound]
         wait_for("an answer through nginx", lambda: [p.check() for p in self.processes] and answers(self.ports["http"]))
 
@@ -87,6 +88,10 @@ stream {{
     def client_certificate(self):
         at = self.certificates / "client"
         return at / "cert.pem", at / "key.pem", at / "roots.pem"
+
+    def starts(self):
+        self.outbound.stop()
+        yield "configuration file", lambda: lambda: (self.again(), self.ports["http"])
 
     def stop(self):
         for process in self.processes:

@@ -4,11 +4,11 @@ The control plane runs on the load's CPU: it is not what is measured. Both sidec
 resource files instead, for a machine without the `weft` program.
 """
 
+import itertools
 import json
 import os
 import pathlib
 
-import rig
 from rig import LOAD_CPU, PROXY_CPU, TARGET, TRUST_DOMAIN, Failure, Process, answers, free_port, run, wait_for
 
 # Port of the Service for each kind of load.
@@ -78,9 +78,10 @@ class Weft:
                 "budget, timeouts, connection limits, authorization by exact SPIFFE id, metrics, request ids and trace propagation, JSON access log of every call; "
                 "post-quantum hybrid key exchange preferred; no session resumption")
 
-    def __init__(self, folder, upstreams, certificates, mesh=None, workers=1, sides=("web", "client")):
+    def __init__(self, folder, upstreams, certificates, file_mode=False, workers=1):
         folder.mkdir()
-        self.folder, self.upstreams, self.certificates, self.mesh, self.workers = folder, upstreams, certificates, mesh, workers
+        self.folder, self.upstreams, self.certificates, self.workers = folder, upstreams, certificates, workers
+        self.mesh = None if file_mode else ControlPlane(folder / "mesh", upstreams)
         self.ports = {"tcp": free_port(), "plain": free_port()}
         self.hosts = {kind: f"web.shop:{port}" for kind, port in SERVICE_PORTS.items()}
         self.hosts["http"] = "web.shop"
@@ -88,35 +89,35 @@ class Weft:
         self.tunnel = ready["tunnel"]
         self.ports["tls"] = int(self.tunnel.rsplit(":", 1)[1])
         self.outbound, ready = self.start("client")
-        self.ready = ready
         self.processes = [self.outbound, self.inbound]
         port = int(ready["outbound"].rsplit(":", 1)[1])
         self.ports.update(http=port, h2=port, grpc=port)
         wait_for("an answer through Weft", lambda: [p.check() for p in self.processes] and answers(port))
 
-    def settings(self, name):
+    def settings(self, name, port=0):
         state = self.folder / name
         listen = "127.0.0.1:0"
         settings = {
             "workload": {"namespace": "shop", "serviceAccount": name, "name": name}, "stateDir": str(state),
-            "outbound": {"listen": listen}, "inbound": {"tunnel": listen}, "admin": {"listen": listen},
+            "outbound": {"listen": f"127.0.0.1:{port}"}, "inbound": {"tunnel": listen}, "admin": {"listen": listen},
             "accessLog": {"path": str(self.folder / f"{name}-access.log")}}
         if self.workers != 1:
             settings["workers"] = self.workers
         if name == "web":
             settings["workload"]["services"] = ["web"]
             settings["workload"]["ports"] = [{"name": k, "port": self.upstreams[k], "protocol": PROTOCOLS[k]} for k in SERVICE_PORTS]
-        else:
+        elif name == "client":
             settings["outbound"]["tcp"] = [{"listen": f"127.0.0.1:{self.ports['tcp']}", "host": "web.shop:83"},
                                            {"listen": f"127.0.0.1:{self.ports['plain']}", "host": "bare.shop:83"}]
         if self.mesh:
             settings["controlPlane"] = {"address": self.mesh.grpc}
         return settings
 
-    def start(self, name):
+    def prepare(self, name, port=0):
+        """Writes what a sidecar is started with: the command."""
         state, at = self.folder / name, self.folder / f"{name}-settings.json"
         state.mkdir(mode=0o700, exist_ok=True)
-        settings = self.settings(name)
+        settings = self.settings(name, port)
         words = [proxy_program(), "--config", at]
         if self.mesh:
             if not (state / "identity.pem").exists():
@@ -127,16 +128,39 @@ class Weft:
             words += ["--resources", resources, "--certificates", self.certificates / name]
         at.write_text(json.dumps(settings, indent=1))
         (state / "ready.json").unlink(missing_ok=True)
-        process = Process(PROXY_CPU, words, self.folder / f"{name}.log")
-        return process, self.wait_ready(process, state)
+        return words
 
-    def wait_ready(self, process, state):
+    def launch(self, name, words):
+        return Process(PROXY_CPU, words, self.folder / f"{name}.log")
+
+    def start(self, name):
+        state, process = self.folder / name, self.launch(name, self.prepare(name))
+
         def ready():
             process.check()
             at = state / "ready.json"
             found = json.loads(at.read_text()) if at.exists() else None
             return found and answers(int(found["admin"].rsplit(":", 1)[1]), "/ready") and found
-        return wait_for("a ready sidecar", ready)
+        return process, wait_for("a ready sidecar", ready)
+
+    def starts(self):
+        """Ways to start the client's side: label and a function that prepares one and gives a function that begins it."""
+        if not self.mesh:
+            self.outbound.stop()
+            yield "resource file", lambda: self.beginning("client")
+            return
+        count = itertools.count(1)
+        # Each time a workload that the mesh has never seen, with a token made beforehand.
+        yield "new workload, control plane on the same host", lambda: self.beginning(f"caller-{next(count)}")
+        self.outbound.stop()
+        yield "known workload, control plane on the same host", lambda: self.beginning("client")
+        self.mesh.process.stop()
+        yield "last-known-good, control plane away", lambda: self.beginning("client")
+
+    def beginning(self, name):
+        port = free_port()
+        words = self.prepare(name, port)
+        return lambda: (self.launch(name, words), port)
 
     def resources(self, name):
         """What a control plane would push, for --file-mode."""
@@ -185,5 +209,5 @@ class Weft:
         return parts
 
     def stop(self):
-        for process in self.processes:
+        for process in [*self.processes, *([self.mesh.process] if self.mesh else [])]:
             process.stop()
