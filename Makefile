@@ -17,7 +17,7 @@ BENCH_FLAGS ?=
 # Without a terminal the build says one line a crate only when something is built; with one, cargo draws its bar.
 DEMO_FLAGS := $(if $(DURATION),--duration $(DURATION)) --output $(OUTPUT)
 
-.PHONY: demo test unit bench lint fmt clippy doc deny book tools clean
+.PHONY: demo test unit bench flamegraph lint fmt clippy doc deny book tools clean
 
 # Everything but the program's own output goes to stderr: with OUTPUT=json stdout is one document.
 demo:
@@ -40,6 +40,13 @@ bench:
 	$(CARGO) build --release --locked -p weft-load
 	$(CARGO) build --release --locked -p weft-cli
 	integration/bench/run $(BENCH) $(BENCH_FLAGS)
+
+flamegraph:
+	@integration/setup bench
+	$(CARGO) build --release --locked -p weft-proxy
+	$(CARGO) build --release --locked -p weft-load
+	$(CARGO) build --release --locked -p weft-cli
+	integration/bench/flamegraph $(BENCH_FLAGS)
 
 tools:
 	@integration/setup

@@ -90,11 +90,13 @@ class Bulk(Scenario):
 
     unit, rate = "CPU s/GB", "MB/s"
 
+    def command(self, _bench, system, seconds):
+        return weft_load("tcp", "--target", f"127.0.0.1:{system.ports[self.kind]}", "--connections", 4, "--down", "16m", "--duration", span(seconds))
+
     def sample(self, bench, system, seconds):
         processes = system.processes[:self.proxies]
         used, begin = cpu(processes), time.monotonic()
-        found = load.result(load.Load(bench.folder, weft_load(
-            "tcp", "--target", f"127.0.0.1:{system.ports[self.kind]}", "--connections", 4, "--down", "16m", "--duration", span(seconds)), seconds).end())
+        found = load.result(load.Load(bench.folder, self.command(bench, system, seconds), seconds).end())
         used, duration = cpu(processes) - used, time.monotonic() - begin
         if found["errors"]["total"] or not found["bytes"]:
             raise Failure(f"errors {found['errors']}")
