@@ -5,6 +5,8 @@ import re
 
 WIDTH, ROW, LEAST = 1400, 17, 1.2
 HASH = re.compile(r"::h[0-9a-f]{16}$")
+# What every stack of a runtime's thread begins with says nothing.
+BEGINNING = re.compile(r"clone3$|start_thread$|\[unknown\]$|std::(sys|thread)|<std::sys::thread|core::ops::function|weft_proxy::app::worker::work$|tokio::runtime::(runtime|context|scheduler)")
 KERNEL = re.compile(r"\[(kernel|guest\.kernel)")
 
 
@@ -30,6 +32,8 @@ def fold(lines):
             return
         node = root
         node.count += 1
+        while frames and BEGINNING.match(frames[-1][0]):
+            frames.pop()
         for name, kind in [(comm, "thread"), *reversed(frames)]:
             node = node.child(name, kind)
             node.count += 1
