@@ -35,7 +35,7 @@ CPU = [  # scenario, what it is called, limit to Envoy, limit to nginx and HAPro
     ("grpc", "CPU per call, gRPC unary", 0.38, {"haproxy": 1.0}),
     ("churn-http", "CPU per request, a new client connection each, HTTP", 0.30, {}),
     ("churn-tcp", "CPU per connection, opaque TCP over the warm hop", 0.40, {}),
-    ("handshake", "CPU per cold mTLS handshake", 1.0, {}),
+    ("handshake", "CPU per cold mTLS connection, server's side", 1.0, {}),
     ("tcp-plain", "CPU s/GB, TCP, plain", 0.40, {}),
     ("tcp-mtls", "CPU s/GB, TCP, mTLS", 0.97, {}),
 ]

@@ -30,7 +30,7 @@ class Envoy:
         # Where the application calls, and where the server's side listens for it.
         self.ports = {kind: free_port() for kind in [*kinds, "plain"]}
         tunnels = {kind: free_port() for kind in kinds}
-        self.ports["tls"] = tunnels["http"]
+        self.ports["tls"] = tunnels["tcp"]
         self.hosts = {}
         server, client = [], []
         for kind in kinds:

@@ -17,7 +17,7 @@ class Haproxy:
         kinds = ["http", "h2", "grpc", "tcp"]
         self.ports = {kind: free_port() for kind in [*kinds, "plain"]}
         tunnels = {kind: free_port() for kind in kinds}
-        self.ports["tls"] = tunnels["http"]
+        self.ports["tls"] = tunnels["tcp"]
         self.hosts = {}
         client = self.write("client", self.ports, tunnels, outer=True, plain=upstreams["tcp"])
         server = self.write("web", tunnels, upstreams, inner=True)

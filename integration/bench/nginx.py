@@ -7,6 +7,8 @@ MODULE = "/usr/lib/nginx/modules/ngx_stream_module.so"
 
 class Nginx:
     name, title = "nginx", "nginx"
+    # What arrives as another kind of request than it was sent as.
+    counted = {"h2": "http"}
     features = ("HTTP/1.1 hop with pooled connections (also for HTTP/2 clients), HTTP/2 hop for gRPC, one TLS connection a client connection for TCP; least-connections "
                 "balancing, next-upstream retries, request ids, access log of every call (64 KiB buffer); peers verified by chain, the server also by name; session "
                 "resumption by default; no statistics beyond a status page")
@@ -20,7 +22,7 @@ class Nginx:
         kinds = ["http", "h2", "grpc", "tcp"]
         self.ports = {kind: free_port() for kind in [*kinds, "plain"]}
         tunnels = {kind: free_port() for kind in kinds}
-        self.ports["tls"] = tunnels["http"]
+        self.ports["tls"] = tunnels["tcp"]
         self.hosts = {}
         origin = {**upstreams, "h2": upstreams["http"]}
         client = self.write("client", self.ports, tunnels, outer=True, plain=upstreams["tcp"])

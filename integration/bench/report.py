@@ -87,11 +87,14 @@ def write(bench, chosen, specials):
     document = {"machine": where, "versions": seen, "layout": layout(), "mode": bench.options.mode, "seconds": round(time.time() - bench.began), "cycles": bench.options.cycles,
                 "secondsEach": bench.options.seconds, "weftFrom": "resource files" if bench.options.file_mode else "weft up and join tokens",
                 "scenarios": {}, "missing": bench.missing, "failures": bench.failures}
+    others, stolen = bench.neighbours.shares()
+    document["otherProcesses"], document["stolen"] = round(others, 4), round(stolen, 4)
     rows = bars.evaluate(bench, [*chosen, *specials])
     parts = [f"# Weft beside its peers, {time.strftime('%Y-%m-%d %H:%M', time.gmtime(bench.began))} UTC",
              f"{where['cpus']} CPUs ({where['cpu']}), {where['memoryGiB']} GiB, Linux {where['kernel']}. {layout()}",
              f"{bench.options.cycles} interleaved cycles, {bench.options.seconds:g} s a sample, {document['seconds']} s in all. Weft {seen['weft']} (from {document['weftFrom']}), "
-             f"Envoy {seen['envoy']}, {seen['nginx']}, {seen['haproxy']}. Read ratios, not microseconds."]
+             f"Envoy {seen['envoy']}, {seen['nginx']}, {seen['haproxy']}. Read ratios, not microseconds. "
+             f"Other processes took {others:.0%} of the machine's CPU time meanwhile, the hypervisor {stolen:.0%}" + (": **not a quiet machine**." if others > 0.1 else ".")]
     for name, why in bench.missing.items():
         parts.append(f"**Missing: {name}.** {why}")
     if rows:

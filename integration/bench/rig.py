@@ -7,6 +7,7 @@ import atexit
 import os
 import pathlib
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -125,15 +126,16 @@ class Process:
                 pass
         return found
 
+    def thread_seconds(self, thread):
+        """User and system time of a thread, from the scheduler's own clock (nanoseconds); 0 when it is gone."""
+        try:
+            return int(pathlib.Path(f"/proc/{self.pid}/task/{thread}/schedstat").read_text().split()[0]) / 1e9
+        except OSError:
+            return 0.0
+
     def cpu_seconds(self):
-        """User and system time of the process's threads, from the scheduler's own clock (nanoseconds)."""
-        total = 0
-        for task in pathlib.Path(f"/proc/{self.pid}/task").iterdir():
-            try:
-                total += int((task / "schedstat").read_text().split()[0])
-            except OSError:
-                pass
-        return total / 1e9
+        """That of all threads of the process."""
+        return sum(self.thread_seconds(task.name) for task in pathlib.Path(f"/proc/{self.pid}/task").iterdir())
 
     def rss_kib(self):
         text = pathlib.Path(f"/proc/{self.pid}/status").read_text()
@@ -180,3 +182,24 @@ def clean_up_at_the_end():
         raise SystemExit(128 + number)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, leave)
+
+
+class Neighbours:
+    """How much of the machine was taken by what is not ours while this lived."""
+
+    def __init__(self):
+        self.begin = self.now()
+
+    @staticmethod
+    def now():
+        user, nice, system, idle, wait, irq, soft, steal = map(int, pathlib.Path("/proc/stat").read_text().split("\n")[0].split()[1:9])
+        tick = os.sysconf("SC_CLK_TCK")
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        own = ended.ru_utime + ended.ru_stime + time.process_time() + sum(p.cpu_seconds() for p in _children if p.running())
+        busy = user + nice + system + irq + soft
+        return {"busy": busy / tick, "all": (busy + idle + wait + steal) / tick, "steal": steal / tick, "own": own}
+
+    def shares(self):
+        """Of all CPU time: what other processes took, and what the hypervisor did."""
+        spent = {name: value - self.begin[name] for name, value in self.now().items()}
+        return max(0.0, spent["busy"] - spent["own"]) / spent["all"], spent["steal"] / spent["all"]

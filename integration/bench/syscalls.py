@@ -10,7 +10,7 @@ from rig import Failure, program
 from scenarios import WARM
 
 SCENARIOS = ("http1-64", "http1-8", "http2", "grpc")
-SECONDS = 1.5
+SECONDS = 1.4
 
 
 class Syscalls:
@@ -31,15 +31,15 @@ class Syscalls:
         return out
 
     def measure(self, bench, perf, scenario, system):
-        length = round(SECONDS + 2 * WARM + 0.6)
+        length = 3
         running = load.Load(bench.folder, scenario.command(bench, system, length), length)
         try:
             time.sleep(WARM)
-            count = bench.upstream.requests(scenario.kind)
+            count = scenario.counted(bench, system)
             pids = ",".join(str(p.pid) for p in system.processes)
             done = subprocess.run([perf, "stat", "-x,", "-e", "raw_syscalls:sys_enter", "-p", pids, "sleep", str(SECONDS)], capture_output=True, text=True,
                                   timeout=30, env={**os.environ, "LC_ALL": "C"})
-            count = bench.upstream.requests(scenario.kind) - count
+            count = scenario.counted(bench, system) - count
         finally:
             running.end()
         found = re.search(r"^(\d+),.*raw_syscalls:sys_enter", done.stderr, re.M)

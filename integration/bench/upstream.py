@@ -5,7 +5,7 @@ import json
 import os
 import pathlib
 
-from rig import LOAD_CPU, TARGET, Failure, Process, answers, free_port, program, say, wait_for
+from rig import LOAD_CPU, TARGET, Failure, Process, wait_for
 
 # Name of the counts of each kind of load on the status page.
 COUNTS = {"http": "http1", "http-h2": "http1", "h2": "http2", "grpc": "grpc", "tcp": "tcp", "plain": "tcp"}
@@ -67,45 +67,3 @@ class Direct:
 
     def stop(self):
         pass
-
-
-class PlainUpstream:
-    """nginx, where weft-load is not built: only what wrk and h2load can drive."""
-
-    def __init__(self, folder):
-        folder.mkdir()
-        nginx = program("nginx")
-        if not nginx:
-            raise Failure("nginx is missing: run integration/setup bench")
-        self.ports = {kind: free_port() for kind in ("http", "h2", "grpc", "tcp")}
-        status, answer = free_port(), f'return 200 "{"x" * 1024}";'
-        configuration = folder / "nginx.conf"
-        configuration.write_text(f"""
-daemon off; master_process off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log error; worker_rlimit_nofile 65536;
-events {{ worker_connections 16384; }}
-http {{ access_log off; keepalive_requests 100000000; keepalive_timeout 1h; http2_max_concurrent_streams 1024; client_body_temp_path {folder};
-  proxy_temp_path {folder}; fastcgi_temp_path {folder}; uwsgi_temp_path {folder}; scgi_temp_path {folder};
-  server {{ listen 127.0.0.1:{self.ports['http']} backlog=4096; location / {{ {answer} }} }}
-  server {{ listen 127.0.0.1:{self.ports['h2']} http2 backlog=4096; location / {{ {answer} }} }}
-  server {{ listen 127.0.0.1:{self.ports['grpc']} http2 backlog=4096; location / {{ default_type application/grpc; add_trailer grpc-status 0 always; {answer} }} }}
-  server {{ listen 127.0.0.1:{self.ports['tcp']} backlog=4096; location / {{ {answer} }} }}
-  server {{ listen 127.0.0.1:{status}; location / {{ stub_status; }} }} }}""")
-        self.process = Process(LOAD_CPU, [nginx, "-c", configuration, "-p", folder, "-e", folder / "error.log"], folder / "nginx.out")
-        wait_for("the upstream", lambda: self.process.check() or answers(self.ports["http"]))
-        self.page = http.client.HTTPConnection("127.0.0.1", status, timeout=10)
-        self.asked = 0
-
-    def requests(self, _kind):
-        self.page.request("GET", "/")
-        self.asked += 1
-        return int(self.page.getresponse().read().decode().split("\n")[2].split()[2]) - self.asked
-
-
-def make(folder):
-    """The upstream; without weft-load, one that is enough for a part of the scenarios."""
-    try:
-        load_program()
-    except Failure as failure:
-        say(f"bench: {failure}; going on with what wrk and h2load can measure")
-        return PlainUpstream(folder)
-    return Upstream(folder)

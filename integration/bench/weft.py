@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 
 from rig import LOAD_CPU, PROXY_CPU, TARGET, TRUST_DOMAIN, Failure, Process, answers, free_port, run, wait_for
 
@@ -152,6 +153,9 @@ class Weft:
         count = itertools.count(1)
         # Each time a workload that the mesh has never seen, with a token made beforehand.
         yield "new workload, control plane on the same host", lambda: self.beginning(f"caller-{next(count)}")
+        # What was learned is written a second later.
+        kept = self.folder / "client" / "last-known-good"
+        wait_for("a last-known-good configuration", lambda: kept.exists() and b"shop/web:80/0" in kept.read_bytes())
         self.outbound.stop()
         yield "known workload, control plane on the same host", lambda: self.beginning("client")
         self.mesh.process.stop()
@@ -188,25 +192,16 @@ class Weft:
         if not self.mesh:
             at = self.certificates / "client"
             return at / "cert.pem", at / "key.pem", at / "roots.pem"
-        both = (self.folder / "client" / "identity.pem").read_text()
-        blocks = [b + "-----\n" for b in self.blocks(both)]
+        # What the client's own sidecar holds: its key, its chain, and the mesh's root.
+        blocks = re.findall(r"-----BEGIN ([A-Z ]+)-----\n(.*?)-----END", (self.folder / "client" / "identity.pem").read_text(), re.S)
+        pem = lambda kind, wanted: "".join(f"-----BEGIN {kind}-----\n{body}-----END {kind}-----\n" for body in wanted)
+        certificates = [body for kind, body in blocks if kind == "CERTIFICATE"]
         at = self.folder / "handshake"
-        at.mkdir(exist_ok=True)
-        keys = [b for b in blocks if "PRIVATE KEY" in b]
-        (at / "key.pem").write_text("".join(keys))
-        (at / "cert.pem").write_text("".join(b for b in blocks if b not in keys))
-        (at / "roots.pem").write_text(next(self.mesh.data.glob("identity/*root*.pem")).read_text())
+        at.mkdir(mode=0o700, exist_ok=True)
+        (at / "key.pem").write_text(pem("PRIVATE KEY", [body for kind, body in blocks if kind == "PRIVATE KEY"]))
+        (at / "cert.pem").write_text(pem("CERTIFICATE", certificates[:-1]))
+        (at / "roots.pem").write_text(pem("CERTIFICATE", certificates[-1:]))
         return at / "cert.pem", at / "key.pem", at / "roots.pem"
-
-    @staticmethod
-    def blocks(text):
-        parts, current = [], []
-        for line in text.splitlines():
-            current.append(line)
-            if line.startswith("-----END"):
-                parts.append("\n".join(current).removesuffix("-----"))
-                current = []
-        return parts
 
     def stop(self):
         for process in [*self.processes, *([self.mesh.process] if self.mesh else [])]:

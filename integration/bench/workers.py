@@ -7,7 +7,7 @@ import pathlib
 from rig import Failure, say
 from stats import interval, median
 
-SHARE = 0.2
+SHARE = 0.1
 PERIOD = 10_000
 
 
@@ -65,27 +65,38 @@ class Workers:
                 # Connections between the sides are made before the shares are small.
                 for pair in pairs.values():
                     scenario.sample(bench, pair, 0.5)
-                shares = []
+                shares, used = [], {1: [], 2: []}
                 try:
                     for count, pair in pairs.items():
                         shares.append(Shares(pair.processes, count))
                     for cycle in range(max(bench.options.cycles, 3)):
                         for count in (1, 2) if cycle % 2 else (2, 1):
-                            runs[count].append(scenario.sample(bench, pairs[count], 1.5)["perSecond"])
+                            before = self.used(pairs[count])
+                            runs[count].append(scenario.sample(bench, pairs[count], 1.4)["perSecond"])
+                            used[count].append([[round(t - b, 3) for b, t in zip(*each)] for each in zip(before, self.used(pairs[count]))])
                 finally:
                     for share in shares:
                         share.remove()
             each = [b / a for a, b in zip(runs[1], runs[2])]
-            return {"perSecond": {count: median(values) for count, values in runs.items()}, "ratio": median(each), "interval": list(interval(each)),
+            return {"perSecond": {count: median(values) for count, values in runs.items()}, "runs": runs,
+                    # Seconds of each worker of the client's side, then of the server's: whether connections were spread over them.
+                    "workerSeconds": used, "ratio": median(each), "interval": list(interval(each)),
                     "isolation": f"each worker thread in a cgroup with {SHARE:.0%} of the proxies' CPU (quota {int(PERIOD * SHARE)} µs in {PERIOD} µs), both sidecars alike"}
         return {}
+
+    @staticmethod
+    def used(system):
+        return [[process.thread_seconds(t) for t, name in sorted(process.threads().items()) if name.startswith("weft-worker")] for process in system.processes]
 
     def table(self, bench, result):
         if not result:
             return "**A second worker: not measured**, see below."
         one, two = (result["perSecond"].get(n, result["perSecond"].get(str(n))) for n in (1, 2))
+        spread = result["workerSeconds"].get(2, result["workerSeconds"].get("2"))[-1]
+        words = ", ".join(f"{side} {' and '.join(f'{s:.2f}' for s in seconds)}" for side, seconds in zip(("client's side", "server's side"), spread))
         return (f"| Weft, HTTP/1.1 mesh at 64 connections; {result['isolation']} | requests/s | × one worker (95 % interval) |\n| --- | --- | --- |\n"
-                f"| `workers: 1` | {one:,.0f} | 1.00 |\n| `workers: 2` | {two:,.0f} | {result['ratio']:.2f} ({result['interval'][0]:.2f}–{result['interval'][1]:.2f}) |")
+                f"| `workers: 1` | {one:,.0f} | 1.00 |\n| `workers: 2` | {two:,.0f} | {result['ratio']:.2f} ({result['interval'][0]:.2f}–{result['interval'][1]:.2f}) |\n\n"
+                f"CPU seconds of the two workers in the last sample: {words}.")
 
 
 ALL = [Workers()]
