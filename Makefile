@@ -2,7 +2,8 @@
 #   make demo                 the mesh and a sample shop on loopback, a live table until Ctrl-C
 #   make demo DURATION=30s    the same unattended, with a script; exits 0 only if the mesh did its job (OUTPUT=json for one JSON document)
 #   make test                 installs what the tests need (apt, pip), then runs everything
-#   make bench                a first figure beside Envoy (BENCH=quick: under three minutes)
+#   make bench                Weft beside Envoy, nginx and HAProxy, half an hour (BENCH=quick: under three minutes; BENCH=soak: ten minutes, BENCH_SOAK=60s shortens it)
+#   make flamegraph           an SVG of each hot path of the sidecar under load, in target/flamegraph
 #   make lint                 formatting, clippy, documentation, licences
 
 SHELL := /bin/bash
@@ -12,10 +13,11 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 DURATION ?=
 OUTPUT ?= table
 BENCH ?= full
+BENCH_FLAGS ?=
 # Without a terminal the build says one line a crate only when something is built; with one, cargo draws its bar.
 DEMO_FLAGS := $(if $(DURATION),--duration $(DURATION)) --output $(OUTPUT)
 
-.PHONY: demo test unit bench lint fmt clippy doc deny book tools clean
+.PHONY: demo test unit bench flamegraph lint fmt clippy doc deny book tools clean
 
 # Everything but the program's own output goes to stderr: with OUTPUT=json stdout is one document.
 demo:
@@ -35,7 +37,16 @@ unit:
 bench:
 	@integration/setup bench
 	$(CARGO) build --release --locked -p weft-proxy
-	integration/bench/run $(BENCH)
+	$(CARGO) build --release --locked -p weft-load
+	$(CARGO) build --release --locked -p weft-cli
+	integration/bench/run $(BENCH) $(BENCH_FLAGS)
+
+flamegraph:
+	@integration/setup bench
+	$(CARGO) build --release --locked -p weft-proxy
+	$(CARGO) build --release --locked -p weft-load
+	$(CARGO) build --release --locked -p weft-cli
+	integration/bench/flamegraph $(BENCH_FLAGS)
 
 tools:
 	@integration/setup

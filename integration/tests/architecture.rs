@@ -16,6 +16,8 @@ const DOORS: &[(&str, &[&str])] = &[
     ("weft-control", &["weft-policy", "weft-certs", "weft-proto"]),
     ("weft-cli", &["weft-control", "weft-policy", "weft-certs", "weft-proto"]),
     ("weft-integration", &["weft-cli", "weft-control", "weft-proxy", "weft-policy", "weft-certs", "weft-proto"]),
+    // What measures the mesh shares nothing with it.
+    ("weft-load", &[]),
 ];
 
 /// What the sidecar must build without: the control plane's heavy dependencies.

@@ -1,0 +1,88 @@
+"""One bad receiver, or bulk, beside small calls: `weft-load fairness` against each system, with the proxies' memory watched meanwhile."""
+
+import threading
+
+import load
+from load import call, weft_load
+from rig import Failure
+from stats import interval, median
+
+PHASES = ("stalled", "slow", "bulk")
+
+
+class Peak:
+    """The most memory that a system's processes held together while this was open."""
+
+    def __init__(self, system):
+        self.system, self.most, self.over = system, 0, threading.Event()
+        self.before = self.now()
+        self.thread = threading.Thread(target=self.watch, daemon=True)
+
+    def now(self):
+        return sum(p.rss_kib() for p in self.system.processes)
+
+    def watch(self):
+        while not self.over.wait(0.1):
+            try:
+                self.most = max(self.most, self.now())
+            except (OSError, TypeError):
+                return
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        self.thread.join(5)
+
+    @property
+    def grown_mib(self):
+        return max(0, self.most - self.before) / 1024
+
+
+class Fairness:
+    """Small calls at 500/s on 64 streams (HTTP/1.1: connections); phases take turns, and each is compared with the calls alone in the same cycle."""
+
+    quick = False
+
+    def __init__(self, key, title, kind, protocol, flags=()):
+        self.key, self.title, self.kind, self.protocol, self.flags = key, title, kind, protocol, flags
+
+    def run(self, bench):
+        out = {}
+        for name, system in bench.systems.items():
+            if self.kind not in system.ports or not system.processes or name == "envoy-h2":
+                continue
+            with bench.attempting(f"{self.key}, {name}"):
+                out[name] = self.measure(bench, system)
+        return out
+
+    def measure(self, bench, system):
+        cycles, phase = bench.options.cycles, 0.8
+        with Peak(system) as peak:
+            text = load.Load(bench.folder, weft_load("fairness", *call(system, self.kind, self.protocol), "--phase", load.span(phase), "--cycles", cycles,
+                                                     *self.flags), cycles * 4 * phase + 10).end()
+        found = load.result(text)
+        out = {"grownMiB": peak.grown_mib, "aloneP50": median(c["alone"]["p50"] for c in found["cycles"])}
+        for name in PHASES:
+            ratios = [c[name]["p50"] / c["alone"]["p50"] for c in found["cycles"] if name in c and c[name]["p50"] and c["alone"]["p50"]]
+            if not ratios:
+                raise Failure(f"nothing measured in phase {name}: {found['phases'].get(name)}")
+            seen = found["phases"][name]
+            out[name] = {"p50": median(ratios), "interval": list(interval(ratios)), "errors": seen["errors"], "p99": found["ratios"][name]["p99"],
+                         "otherBytes": seen["otherBytes"]}
+        return out
+
+    def table(self, bench, result):
+        lines = [f"| {self.title} | alone, p50 | beside a stalled receiver | beside a slow receiver | beside bulk | bulk, MB | memory grown, both proxies |", "| --- " * 7 + "|"]
+        for name, row in result.items():
+            cells = [f"× {row[p]['p50']:.2f} ({row[p]['interval'][0]:.2f}–{row[p]['interval'][1]:.2f})" for p in PHASES]
+            lines.append(f"| {bench.title(name)} | {row['aloneP50']:.0f} µs | {' | '.join(cells)} | {row['bulk']['otherBytes'] / 1e6:,.0f} | {row['grownMiB']:.1f} MiB |")
+        return "\n".join(lines)
+
+
+ALL = [
+    Fairness("fair-http2", "64 streams of one HTTP/2 connection, small calls' p50", "h2", "http2"),
+    Fairness("fair-http1", "64 HTTP/1.1 connections, small calls' p50", "http", "http1"),
+]
