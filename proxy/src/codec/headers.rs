@@ -279,7 +279,11 @@ impl Headers {
             if entry.name == header::TE && !entry.value.as_bytes().eq_ignore_ascii_case(b"trailers") {
                 continue;
             }
-            map.append(entry.name.clone(), entry.value.clone());
+            let mut value = entry.value.clone();
+            if is_unique(&entry.name) {
+                value.set_sensitive(true);
+            }
+            map.append(entry.name.clone(), value);
         }
         map
     }
@@ -299,6 +303,15 @@ impl Headers {
         }
         headers
     }
+}
+
+/// Is the value another in every call? HPACK then sends it as a literal (RFC 7541 §6.2.3) instead of driving what recurs out of its table.
+fn is_unique(name: &HeaderName) -> bool {
+    use weft_policy::{deadline, trace};
+    *name == trace::REQUEST_ID
+        || *name == trace::TRACEPARENT
+        || *name == deadline::WEFT_DEADLINE_MS
+        || *name == deadline::GRPC_TIMEOUT
 }
 
 /// End-to-end fields that `Connection` cannot nominate away.

@@ -87,6 +87,17 @@ impl Upgraded {
     }
 }
 
+/// What the future says at once, if anything.
+async fn now_or_never<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
+    std::future::poll_fn(|cx| {
+        Poll::Ready(match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Some(output),
+            Poll::Pending => None,
+        })
+    })
+    .await
+}
+
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
@@ -108,7 +119,8 @@ impl Attempt<'_, '_> {
             Some(upstream) => Ok(upstream),
             None => {
                 pick.connecting()?;
-                let connecting = self.exchange.connector.http(pick.target(), protocol);
+                // Boxed, like all that is rare: a call must not be as large as the largest of its detours.
+                let connecting = Box::pin(self.exchange.connector.http(pick.target(), protocol));
                 let connected = reply.while_open(self.within(until, connecting)).await?;
                 pick.connected();
                 connected
@@ -121,7 +133,14 @@ impl Attempt<'_, '_> {
         pick.sending(now());
         headers::address(head, pick.is_mtls(), protocol == Protocol::Http2, &self.exchange.source, self.limits.whole);
         let end = replay.is_empty();
-        if let Err(error) = reply.while_open(self.within(until, upstream.send_head(head, end))).await? {
+        let sent = {
+            let mut sending = pin!(upstream.send_head(head, end));
+            match now_or_never(sending.as_mut()).await {
+                Some(sent) => sent,
+                None => Box::pin(reply.while_open(self.within(until, sending))).await?,
+            }
+        };
+        if let Err(error) = sent {
             return self.broken(error, &head.method, &mut pick, seen);
         }
         let mut clock = Clock::new(&self.exchange.timers, seen.flow(), until.at(), self.limits.idle);
@@ -140,15 +159,12 @@ impl Attempt<'_, '_> {
         until: Deadline,
         future: impl Future<Output = Result<T, ProxyError>>,
     ) -> Result<T, ProxyError> {
-        let mut future = pin!(future);
-        let Some(at) = until.at() else { return future.await };
-        // What is ready at once needs no timer.
-        if let Poll::Ready(result) = std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await {
-            return result;
-        }
-        match tokio::time::timeout_at(at.into(), future).await {
-            Ok(result) => result,
-            Err(_) => Err(self.expired(Expired::Deadline).sent(Sent::NotSent)),
+        match until.at() {
+            None => future.await,
+            Some(at) => match tokio::time::timeout_at(at.into(), future).await {
+                Ok(result) => result,
+                Err(_) => Err(self.expired(Expired::Deadline).sent(Sent::NotSent)),
+            },
         }
     }
 
@@ -209,7 +225,7 @@ impl Attempt<'_, '_> {
 
         if let Some(after) = self.answered(&response, &recv, head, pick, seen) {
             if version != Version::Http2 && !uploading {
-                drain(&mut recv).await;
+                Box::pin(drain(&mut recv)).await;
             }
             return Ok(Driven::Again { after });
         }

@@ -151,13 +151,13 @@ impl Exchange {
         let result = self.run(&plan, &mut seen, &mut head, &mut body, &mut reply).await;
         match result {
             Ok(None) => {}
-            Ok(Some(upgraded)) => match upgraded.join(reply, body, &flow).await {
+            Ok(Some(upgraded)) => match Box::pin(upgraded.join(reply, body, &flow)).await {
                 Ok(()) => seen.completed(),
                 Err(error) => seen.failed(&error),
             },
             Err(error) => {
                 seen.failed(&error);
-                refuse(&error, grpc, &head, &mut reply, &mut seen).await;
+                Box::pin(refuse(&error, grpc, &head, &mut reply, &mut seen)).await;
             }
         }
     }
@@ -241,7 +241,7 @@ impl Exchange {
                         tried.push(uid);
                     }
                     if !after.is_zero() {
-                        reply.while_open(tokio::time::sleep(after)).await?;
+                        Box::pin(reply.while_open(tokio::time::sleep(after))).await?;
                     }
                 }
             }

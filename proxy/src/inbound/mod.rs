@@ -368,7 +368,9 @@ impl Handler for Calls<'_> {
                 let cluster = inbound.ports.cluster(exchange, &port);
                 exchange.call(plan(&cluster, &port, peer), head, body, reply).await;
             }
-            Err(error) => exchange.turn_away(Direction::Inbound, Some(peer), &error, &head, &mut reply).await,
+            Err(error) => {
+                Box::pin(exchange.turn_away(Direction::Inbound, Some(peer), &error, &head, &mut reply)).await;
+            }
         }
     }
 

@@ -155,7 +155,8 @@ impl Handler for Hbone<'_> {
             Ok(admitted) => admitted,
             Err(error) => {
                 let exchange = &self.inbound.exchange;
-                return exchange.turn_away(Direction::Inbound, Some(&peer), &error, &head, &mut reply).await;
+                let away = exchange.turn_away(Direction::Inbound, Some(&peer), &error, &head, &mut reply);
+                return Box::pin(away).await;
             }
         };
         if reply.send_head(ResponseHead::new(StatusCode::OK), false).await.is_err() {

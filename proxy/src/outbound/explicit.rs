@@ -55,7 +55,7 @@ impl Handler for Explicit<'_> {
         match self.admit(&head, tunnel).await {
             Err(error) => {
                 let exchange = &self.outbound.exchange;
-                exchange.turn_away(Direction::Outbound, None, &error, &head, &mut reply).await;
+                Box::pin(exchange.turn_away(Direction::Outbound, None, &error, &head, &mut reply)).await;
             }
             Ok(destination) if tunnel => {
                 if reply.send_head(ResponseHead::new(StatusCode::OK), false).await.is_err() {
@@ -63,7 +63,7 @@ impl Handler for Explicit<'_> {
                 }
                 // Bytes inside are detected again: TLS stays opaque, HTTP is routed.
                 if let Ok(io) = reply.into_io(body).await {
-                    self.outbound.stream(io, &destination).await;
+                    Box::pin(self.outbound.stream(io, &destination)).await;
                 }
             }
             Ok(destination) => self.outbound.call(&destination, head, body, reply).await,
@@ -100,7 +100,8 @@ impl Explicit<'_> {
             return Ok(Arc::clone(destination));
         }
         let authority = Authority::parse(text, 80)?;
-        let destination = Arc::new(self.outbound.destination(authority.alias()?, authority.port).await?);
+        let asked = Box::pin(self.outbound.destination(authority.alias()?, authority.port));
+        let destination = Arc::new(asked.await?);
         *self.last.lock() = Some((text.clone(), Arc::clone(&destination)));
         Ok(destination)
     }

@@ -234,14 +234,16 @@ impl Outbound {
             Some(Resolution::Found(service)) => service,
             Some(Resolution::Absent) => {
                 let error = unknown(&destination.alias);
-                return self.exchange.turn_away(Direction::Outbound, None, &error, &head, &mut reply).await;
+                let away = self.exchange.turn_away(Direction::Outbound, None, &error, &head, &mut reply);
+                return Box::pin(away).await;
             }
             Some(Resolution::Unanswered) | None => Arc::clone(&destination.service),
         };
         if service.port(destination.port).is_none() {
             let why = format!("service {} has no port {} any more", service.name, destination.port);
             let error = ProxyError::because(Kind::UnknownHost, why);
-            return self.exchange.turn_away(Direction::Outbound, None, &error, &head, &mut reply).await;
+            let away = self.exchange.turn_away(Direction::Outbound, None, &error, &head, &mut reply);
+            return Box::pin(away).await;
         }
         self.exchange.call(destination.plan(&snapshot, &service), head, body, reply).await;
     }

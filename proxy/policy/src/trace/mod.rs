@@ -8,7 +8,7 @@ mod w3c;
 
 use http::HeaderName;
 
-pub use w3c::is_tracestate;
+pub use w3c::{TRACEPARENT, is_tracestate};
 
 use crate::text::Text;
 
@@ -145,11 +145,15 @@ pub fn trace_id_text(id: u128) -> Text<32> {
     Text::ascii(digits(id))
 }
 
-/// The last `N` hexadecimal digits of a number, in lower case.
+/// The last `N` (even) hexadecimal digits of a number, in lower case.
 fn digits<const N: usize>(number: u128) -> [u8; N] {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
     let mut digits = [b'0'; N];
-    for (digit, shift) in digits.iter_mut().rev().zip((0..128).step_by(4)) {
-        *digit = b"0123456789abcdef"[(number >> shift & 0xF) as usize];
+    let mut bytes = number.to_le_bytes().into_iter();
+    for pair in digits.rchunks_exact_mut(2) {
+        if let ([high, low], Some(byte)) = (pair, bytes.next()) {
+            (*high, *low) = (HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 0xF)]);
+        }
     }
     digits
 }

@@ -5,7 +5,8 @@ use http::HeaderName;
 use super::{Context, digits, hex, span_id};
 use crate::text::Text;
 
-pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// `traceparent`.
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 const VERSION_00_LENGTH: usize = 55;
 

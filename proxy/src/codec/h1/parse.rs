@@ -209,10 +209,9 @@ fn field(section: &Bytes, line: &httparse::Header<'_>) -> Result<(HeaderName, Op
 
 /// Names that nearly every call between sidecars carries, and that the `http` crate would allocate for.
 fn common(raw: &[u8]) -> Option<HeaderName> {
-    const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
     const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
     match raw {
-        b"traceparent" => Some(TRACEPARENT),
+        b"traceparent" => Some(weft_policy::trace::TRACEPARENT),
         b"tracestate" => Some(TRACESTATE),
         b"x-request-id" => Some(weft_policy::trace::REQUEST_ID),
         b"weft-deadline-ms" => Some(weft_policy::deadline::WEFT_DEADLINE_MS),

@@ -95,13 +95,22 @@ impl Turns {
         self.0.load(Ordering::Relaxed)
     }
 
-    async fn counted(&self, call: impl Future<Output = ()>) {
-        let mut call = pin!(call);
-        poll_fn(|cx| {
-            self.0.fetch_add(1, Ordering::Relaxed);
-            call.as_mut().poll(cx)
-        })
-        .await;
+    /// A call in a box of its own: it is large, and whoever collects calls moves them about.
+    fn counted<F: Future<Output = ()>>(&self, call: F) -> Turn<'_, F> {
+        Turn { call: Box::pin(call), polls: &self.0 }
+    }
+}
+
+struct Turn<'t, F> {
+    call: Pin<Box<F>>,
+    polls: &'t AtomicUsize,
+}
+
+impl<F: Future<Output = ()>> Future for Turn<'_, F> {
+    type Output = ();
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.polls.fetch_add(1, Ordering::Relaxed);
+        self.call.as_mut().poll(cx)
     }
 }
 
