@@ -26,6 +26,12 @@ impl ByteStr {
         std::str::from_utf8(&bytes).is_ok().then_some(Self(bytes))
     }
 
+    /// A copy of `text` at the end of `room`, which is shared with other texts.
+    pub(super) fn copied(text: &str, room: &mut BytesMut) -> Self {
+        room.extend_from_slice(text.as_bytes());
+        Self(room.split().freeze())
+    }
+
     /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -306,6 +306,14 @@ impl<'c> Reply<'c> {
         }
     }
 
+    /// Sends the last piece of the body and ends the reply: one frame less than [`Reply::data`] and [`Reply::finish`].
+    pub async fn last(&mut self, data: Bytes) -> Result<(), ProxyError> {
+        match &mut self.0 {
+            ReplyKind::H1(reply) => reply.last(data).await,
+            ReplyKind::H2(reply) => reply.last(data).await,
+        }
+    }
+
     /// Sends trailers and ends the reply. HTTP/1 drops them when the body is not chunked.
     pub async fn trailers(&mut self, trailers: Headers) -> Result<(), ProxyError> {
         match &mut self.0 {
@@ -433,6 +441,14 @@ impl UpSend<'_> {
         match &mut self.0 {
             UpSendKind::H1(writer) => writer.data(data).await,
             UpSendKind::H2(send) => send.data(data).await,
+        }
+    }
+
+    /// Sends the last piece of the body and ends the request: one frame less than [`UpSend::data`] and [`UpSend::finish`].
+    pub async fn last(&mut self, data: Bytes) -> Result<(), ProxyError> {
+        match &mut self.0 {
+            UpSendKind::H1(writer) => writer.last(data).await,
+            UpSendKind::H2(send) => send.last(data).await,
         }
     }
 

@@ -54,6 +54,7 @@ impl<'b, 'c> Replay<'b, 'c> {
         }
         match self.body.frame().await {
             Some(Ok(Frame::Data(data))) => {
+                self.ended = self.body.is_end();
                 self.flow.received(data.len());
                 self.keep(&data, cursor);
                 Some(Ok(Frame::Data(data)))
@@ -74,6 +75,11 @@ impl<'b, 'c> Replay<'b, 'c> {
                 None
             }
         }
+    }
+
+    /// Does nothing follow what the attempt has read?
+    pub fn is_over(&self, cursor: &Cursor) -> bool {
+        self.ended && cursor.frame >= self.kept.len() && (self.trailers.is_none() || cursor.trailers)
     }
 
     fn keep(&mut self, data: &Bytes, cursor: &mut Cursor) {

@@ -83,6 +83,9 @@ pub enum Broken {
 pub async fn upload(replay: &mut Replay<'_, '_>, cursor: &mut Cursor, send: &mut UpSend<'_>) -> Result<(), Broken> {
     loop {
         match replay.next(cursor).await {
+            Some(Ok(Frame::Data(data))) if replay.is_over(cursor) => {
+                return send.last(data).await.map_err(Broken::Upstream);
+            }
             Some(Ok(Frame::Data(data))) => send.data(data).await.map_err(Broken::Upstream)?,
             Some(Ok(Frame::Trailers(trailers))) => {
                 return send.trailers(trailers).await.map_err(Broken::Upstream);
@@ -99,6 +102,10 @@ pub async fn download(recv: &mut UpRecv<'_>, reply: &mut Reply<'_>, flow: &Flow)
         match reply.while_open(recv.frame()).await? {
             Some(Ok(Frame::Data(data))) => {
                 flow.sent(data.len());
+                if recv.is_end() {
+                    reply.last(data).await?;
+                    return Ok(None);
+                }
                 reply.data(data).await?;
             }
             Some(Ok(Frame::Trailers(trailers))) => {

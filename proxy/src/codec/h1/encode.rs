@@ -156,7 +156,9 @@ pub(super) fn response(
     out.push(b' ');
     match &head.reason {
         // A reason phrase that could end the line is replaced: it would split the response.
-        Some(reason) if reason.iter().all(|b| *b == b'\t' || (*b >= 0x20 && *b != 0x7f)) => out.extend_from_slice(reason),
+        Some(reason) if reason.iter().all(|b| *b == b'\t' || (*b >= 0x20 && *b != 0x7f)) => {
+            out.extend_from_slice(reason)
+        }
         _ => out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes()),
     }
     out.extend_from_slice(b"\r\n");

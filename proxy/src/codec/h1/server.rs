@@ -359,6 +359,11 @@ impl ReplyWriter<'_> {
         poll_fn(|cx| self.conn.lock().poll_room(cx)).await
     }
 
+    pub(in crate::codec) async fn last(&mut self, data: Bytes) -> Result<(), ProxyError> {
+        self.conn.lock().queue(data)?;
+        self.finish().await
+    }
+
     pub(in crate::codec) async fn trailers(&mut self, trailers: &Headers) -> Result<(), ProxyError> {
         self.conn.lock().queue_end(Some(trailers))?;
         self.flush().await

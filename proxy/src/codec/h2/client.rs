@@ -334,7 +334,16 @@ impl CallSend<'_> {
         if self.0.ended {
             return Ok(());
         }
-        let result = stream::send_all(self.open()?, data).await;
+        let result = stream::send_all(self.open()?, data, false).await;
+        self.outcome(result)
+    }
+
+    pub(in crate::codec) async fn last(&mut self, data: Bytes) -> Result<(), ProxyError> {
+        if self.0.ended {
+            return Ok(());
+        }
+        let result = stream::send_all(self.open()?, data, true).await;
+        self.0.ended = true;
         self.outcome(result)
     }
 

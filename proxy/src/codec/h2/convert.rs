@@ -4,7 +4,7 @@
 use crate::codec::h1::{is_authority, may_be_trailer};
 use crate::codec::{ByteStr, Form, Headers, RequestHead, ResetCode, ResponseHead, Version};
 use crate::error::{Kind, ProxyError, Sent};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::Reason;
 use h2::ext::Protocol;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -23,16 +23,16 @@ pub(super) fn request_in<B>(request: Request<B>) -> Result<(RequestHead, B), &'s
     if plain_connect && uri.authority.is_none() {
         return Err("a CONNECT has no :authority");
     }
-    let authority = authority_in(uri.authority, &mut map)?;
+    let path = uri.path_and_query.as_ref().map_or("/", PathAndQuery::as_str);
+    // Both texts in one buffer, which whoever keeps one of them shares.
+    let room = path.len() + uri.authority.as_ref().map_or(0, |authority| authority.as_str().len());
+    let mut texts = BytesMut::with_capacity(room);
+    let authority = authority_in(uri.authority, &mut map, &mut texts)?;
     if map.get_all(header::CONTENT_LENGTH).iter().count() > 1 {
         return Err("there are two Content-Length headers");
     }
     join_cookies(&mut map);
-    let path = match &uri.path_and_query {
-        _ if plain_connect => ByteStr::default(),
-        Some(path) => ByteStr::from(path.as_str()),
-        None => ByteStr::from_static("/"),
-    };
+    let path = if plain_connect { ByteStr::default() } else { ByteStr::copied(path, &mut texts) };
     let form = match () {
         () if plain_connect => Form::Authority,
         () if path == "*" => Form::Asterisk,
@@ -53,7 +53,7 @@ pub(super) fn request_in<B>(request: Request<B>) -> Result<(RequestHead, B), &'s
 }
 
 /// RFC 9113 §8.3.1: Host MUST NOT differ from :authority.
-fn authority_in(pseudo: Option<Authority>, map: &mut HeaderMap) -> Result<ByteStr, &'static str> {
+fn authority_in(pseudo: Option<Authority>, map: &mut HeaderMap, texts: &mut BytesMut) -> Result<ByteStr, &'static str> {
     if map.get_all(header::HOST).iter().count() > 1 {
         return Err("there are two Host headers");
     }
@@ -67,7 +67,7 @@ fn authority_in(pseudo: Option<Authority>, map: &mut HeaderMap) -> Result<ByteSt
         (None, Some(host)) => host.to_str().map_err(|_| "Host is not a host")?,
         (None, None) => return Err("there is no :authority"),
     };
-    if is_authority(text.as_bytes()) { Ok(ByteStr::from(text)) } else { Err(":authority is not a host") }
+    if is_authority(text.as_bytes()) { Ok(ByteStr::copied(text, texts)) } else { Err(":authority is not a host") }
 }
 
 /// RFC 9113 §8.2.3: crumbs MUST be joined with "; " before they are passed into a non-HTTP/2 context.

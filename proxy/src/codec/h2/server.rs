@@ -254,7 +254,16 @@ impl ReplyWriter {
         if self.method == Method::HEAD {
             return Ok(());
         }
-        stream::send_all(self.open()?, data).await.map_err(convert::downstream_error)
+        stream::send_all(self.open()?, data, false).await.map_err(convert::downstream_error)
+    }
+
+    pub(in crate::codec) async fn last(&mut self, data: Bytes) -> Result<(), ProxyError> {
+        if self.method == Method::HEAD {
+            return self.finish();
+        }
+        stream::send_all(self.open()?, data, true).await.map_err(convert::downstream_error)?;
+        self.ended = true;
+        Ok(())
     }
 
     pub(in crate::codec) fn trailers(&mut self, trailers: &Headers) -> Result<(), ProxyError> {

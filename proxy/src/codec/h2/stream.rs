@@ -104,13 +104,17 @@ pub(super) fn poll_capacity(
     }
 }
 
-/// Sends all of `data`, as flow control allows.
-pub(super) async fn send_all(send: &mut SendStream<Bytes>, mut data: Bytes) -> Result<(), h2::Error> {
+/// Sends all of `data`, as flow control allows; `last` ends the stream with it.
+pub(super) async fn send_all(send: &mut SendStream<Bytes>, mut data: Bytes, last: bool) -> Result<(), h2::Error> {
     while !data.is_empty() {
         let count = poll_fn(|cx| poll_capacity(send, cx, data.len())).await?;
-        send.send_data(data.split_to(count), false)?;
+        let piece = data.split_to(count);
+        if last && data.is_empty() {
+            return send.send_data(piece, true);
+        }
+        send.send_data(piece, false)?;
     }
-    Ok(())
+    if last { send.send_data(data, true) } else { Ok(()) }
 }
 
 /// RFC 9113 §8.1: after a complete response a server may send RST_STREAM with NO_ERROR to say that it needs no more of the request.
