@@ -34,6 +34,8 @@ use weft_certs::tls::ALPN_GRPC;
 use weft_certs::tls::ClientConfigs;
 use worker::Workers;
 
+/// What calls have to themselves at a start with remembered configuration, before the control plane's handshake competes with theirs.
+const HEAD_START: Duration = Duration::from_millis(25);
 /// Services that are not called for this long leave the stream.
 const IDLE: Duration = Duration::from_secs(600);
 /// The certificate, once there is one.
@@ -215,7 +217,7 @@ impl Process {
         });
         let ready = self.ready.subscribe();
         self.tasks.spawn(async move {
-            settle::after_start(ready).await;
+            settle::when_quiet(ready).await;
             ""
         });
         let deadline = self.settings.drain.deadline.0;
@@ -383,8 +385,9 @@ impl Process {
         });
         let dumps = self.dump_requests.take().ok_or_else(|| start("started twice"))?;
         let (client, status) = xds::Client::new(options, channel.clone(), prepare, publisher, asks, dumps);
+        let head_start = if client.resumes() { HEAD_START } else { Duration::ZERO };
         self.tasks.spawn(async move {
-            client.run().await;
+            client.run(head_start).await;
             "discovery"
         });
         let telemetry = self.telemetry.clone();
@@ -409,6 +412,9 @@ impl Process {
             set_log: self.set_log.clone(),
         };
         self.tasks.spawn(async move {
+            if !head_start.is_zero() {
+                tokio::time::sleep(head_start).await;
+            }
             control.run().await;
             "control stream"
         });

@@ -46,7 +46,7 @@ impl Sidecar {
         let dumps = mpsc::channel(1).1;
         let channel = link::channel(address, tls);
         let (client, status) = xds::Client::new(options, channel, prepare, publisher, asks, dumps);
-        Self { directory, status, running: tokio::spawn(client.run()) }
+        Self { directory, status, running: tokio::spawn(client.run(Duration::ZERO)) }
     }
 
     async fn resolve(&self, host: &str, patience: Duration) -> Resolution {

@@ -1,30 +1,76 @@
-//! What only the start needed is given back once the sidecar serves: pages of the program and its libraries.
+//! A sidecar that has fallen quiet gives back what its start, or its last busy time, needed: pages of the program that it hardly runs
+//! when idle, and what the allocator kept of memory that was freed.
 //!
 //! A start walks through most of the program once, and around every first touch the kernel maps 64 KiB of the file, so that nearly all
 //! of it stays in the process's resident set although an idle sidecar runs a small part. Pages that are unmapped here stay in the page
-//! cache: what is used again comes back with a soft fault. Nothing that the process wrote is touched.
+//! cache: what is used again comes back with a soft fault. Nothing that anybody can read is changed.
+//!
+//! Quiet is told by the processor time of the process, so that nothing on the path of a call keeps count, and a busy sidecar is never
+//! disturbed.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 
-/// From readiness to the moment when the start is taken to be over: first calls and the first words with the control plane are part
-/// of it.
-const OVER: Duration = Duration::from_secs(1);
+/// How often is looked.
+const LOOK: Duration = Duration::from_millis(250);
+/// Processor time within one [`LOOK`] of a sidecar that is quiet: 0.4 %.
+const QUIET: Duration = Duration::from_millis(1);
+/// Processor time since memory was last given back that makes it worth doing again.
+const WORK: Duration = Duration::from_millis(50);
 
-/// Waits until the sidecar has been ready for a moment, and gives back what it will hardly use again.
-pub(super) async fn after_start(mut ready: watch::Receiver<bool>) {
+/// Gives back whenever the process falls quiet; from readiness on, until the future is dropped.
+pub(super) async fn when_quiet(mut ready: watch::Receiver<bool>) {
     if ready.wait_for(|ready| *ready).await.is_err() {
         return;
     }
-    tokio::time::sleep(OVER).await;
-    match give_back() {
-        Ok(bytes) => tracing::debug!(bytes, "pages of the start given back"),
-        // A system without /proc: memory is all that it costs.
-        Err(error) => tracing::debug!(%error, "pages of the start are kept"),
+    let mut looks = tokio::time::interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    looks.tick().await;
+    // The start was work enough.
+    let (mut last, mut done) = (processor_time(), Duration::ZERO);
+    loop {
+        looks.tick().await;
+        let now = processor_time();
+        let quiet = now.saturating_sub(last) <= QUIET;
+        last = now;
+        if !quiet || now.saturating_sub(done) < WORK && !done.is_zero() {
+            continue;
+        }
+        trim_heap();
+        match give_back() {
+            Ok(bytes) => tracing::debug!(bytes, "quiet: pages given back"),
+            // A system without /proc: memory is all that it costs.
+            Err(error) => tracing::debug!(%error, "quiet: pages are kept"),
+        }
+        // What giving back took is not counted as work.
+        (last, done) = (processor_time(), processor_time());
     }
 }
+
+/// Of all threads since the start.
+fn processor_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::try_from(time).unwrap_or_default()
+}
+
+/// Asks the allocator for whole pages that nothing lives in any more. By itself it gives back only what is freed last.
+#[cfg(target_env = "gnu")]
+fn trim_heap() {
+    #[expect(unsafe_code, reason = "an entry of the C library that has no other name")]
+    // SAFETY: the signature is that of malloc.h, and the function may be called from any thread at any time (malloc_trim(3)).
+    unsafe {
+        unsafe extern "C" {
+            fn malloc_trim(pad: usize) -> std::ffi::c_int;
+        }
+        malloc_trim(0);
+    }
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn trim_heap() {}
 
 /// Unmaps the file pages that the process only reads; how many bytes were resident.
 fn give_back() -> io::Result<usize> {

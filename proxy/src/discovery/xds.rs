@@ -163,8 +163,21 @@ impl Client {
         (client, watched)
     }
 
-    /// Runs until the future is dropped.
-    pub async fn run(mut self) {
+    /// Whether last-known-good is in force: calls need nobody to begin.
+    #[must_use]
+    pub fn resumes(&self) -> bool {
+        self.state.inbound.held.is_some()
+    }
+
+    /// Runs until the future is dropped. The first stream is opened after `head_start`, or once a call
+    /// asks for something.
+    pub async fn run(mut self, head_start: Duration) {
+        if !head_start.is_zero() {
+            tokio::select! {
+                () = tokio::time::sleep(head_start) => {}
+                () = self.housekeeping() => {}
+            }
+        }
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(15));
         loop {
             let ended = self.stream(&mut backoff).await;

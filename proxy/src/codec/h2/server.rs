@@ -63,7 +63,15 @@ pub async fn serve<H: Handler>(
             let before = turns.count();
             while let Poll::Ready(Some(())) = calls.poll_next_unpin(cx) {}
             match driver.poll_accept(cx) {
-                Poll::Ready(Some(Ok((request, respond)))) => calls.push(turns.counted(call(request, respond, handler))),
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    // Boxed: the set has room for one call even when it is empty, and would move each into its place.
+                    let mut call = Box::pin(call(request, respond, handler));
+                    let turns = &turns;
+                    calls.push(poll_fn(move |cx| {
+                        turns.count_one();
+                        call.as_mut().poll(cx)
+                    }));
+                }
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
                 // The set hands control back while calls are still ready to run, and frames that were just read wake more of them.
@@ -95,22 +103,8 @@ impl Turns {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// A call in a box of its own: it is large, and whoever collects calls moves them about.
-    fn counted<F: Future<Output = ()>>(&self, call: F) -> Turn<'_, F> {
-        Turn { call: Box::pin(call), polls: &self.0 }
-    }
-}
-
-struct Turn<'t, F> {
-    call: Pin<Box<F>>,
-    polls: &'t AtomicUsize,
-}
-
-impl<F: Future<Output = ()>> Future for Turn<'_, F> {
-    type Output = ();
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.polls.fetch_add(1, Ordering::Relaxed);
-        self.call.as_mut().poll(cx)
+    fn count_one(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
     }
 }
 
