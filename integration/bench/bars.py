@@ -85,7 +85,11 @@ def fairness(results, keys, out):
             continue
         found = results.get(key, {}).get("weft")
         for phase, words, limit in (("stalled", "a stalled receiver", 1.10), ("slow", "a slow receiver", 1.10), ("bulk", "bulk", 1.5)):
-            out.append(ratio(f"calls' p50 beside {words}, × alone, {name}", limit, (found[phase]["p50"], found[phase]["interval"]) if found else None))
+            title = f"calls' p50 beside {words}, × alone, {name}"
+            if found and found[phase]["p50"] is None:
+                out.append({**row(title, limit, None, None, "no call answered in time"), "pass": False})
+            else:
+                out.append(ratio(title, limit, (found[phase]["p50"], found[phase]["interval"]) if found else None))
         # Two sidecars, each at most a connection's windows of 16 MiB a direction.
         out.append(absolute(f"memory grown meanwhile, both sidecars, {name}", 64.0, found["grownMiB"] if found else None, "MiB"))
 
