@@ -22,15 +22,15 @@ class Load:
     def text(self):
         return self.out.read_text(errors="replace")
 
-    def end(self):
-        """Waits for its end and gives its standard output."""
+    def end(self, fine=(0,)):
+        """Waits for its end and gives its standard output; exit codes other than `fine` are failures."""
         try:
             code = self.process.child.wait(self.seconds + 30)
         except subprocess.TimeoutExpired:
             raise Failure(f"{self.process.name} did not end within {self.seconds + 30:.0f} s: {self.process.tail(500)}") from None
         finally:
             self.process.stop()
-        if code:
+        if code not in fine:
             raise Failure(f"{self.process.name} ended with {code}: {(self.text() + self.process.tail())[-1500:].strip()}")
         return self.text()
 

@@ -8,7 +8,7 @@ from rig import Failure, say
 from stats import interval, median
 
 SHARE = 0.1
-PERIOD = 10_000
+PERIOD = 50_000
 
 
 def cpu_controller():
