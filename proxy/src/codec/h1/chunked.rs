@@ -215,7 +215,7 @@ mod tests {
             cuts in prop::collection::vec(1usize..40, 0..200),
             with_trailers in any::<bool>(),
         ) {
-            let mut wire = BytesMut::new();
+            let mut wire = Vec::new();
             for chunk in &chunks {
                 super::super::encode::chunk_size(&mut wire, chunk.len());
                 wire.extend_from_slice(chunk);

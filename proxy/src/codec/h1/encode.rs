@@ -271,10 +271,10 @@ mod tests {
     fn a_target_that_would_split_the_request_is_refused() {
         for path in ["/a b", "/a\r\nX: 1", "/a\tb", ""] {
             let head = RequestHead::new(Method::GET, "catalog", path);
-            assert!(request(&mut Vec<u8>::new(), &head, true).is_err(), "{path:?}");
+            assert!(request(&mut Vec::new(), &head, true).is_err(), "{path:?}");
         }
         let head = RequestHead::new(Method::GET, "catalog\r\nX: 1", "/");
-        assert!(request(&mut Vec<u8>::new(), &head, true).is_err());
+        assert!(request(&mut Vec::new(), &head, true).is_err());
     }
 
     #[test]

@@ -230,7 +230,7 @@ proptest! {
             }
         };
         let (request, _) = request(&head, &limits).expect("valid");
-        let mut out = BytesMut::new();
+        let mut out = Vec::new();
         super::super::encode::request(&mut out, &request, true).expect("writable");
         let expected = format!("PUT /a HTTP/1.1\r\nhOsT: catalog\r\n{text}content-length: 0\r\n\r\n");
         prop_assert_eq!(String::from_utf8_lossy(&out), expected);
