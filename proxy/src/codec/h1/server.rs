@@ -296,8 +296,11 @@ async fn linger(wire: &mut Wire, unread: bool) {
 }
 
 async fn close(wire: &mut Wire) -> Result<(), ProxyError> {
-    if let Some(io) = &mut wire.io {
-        let _ = timeout(LINGER, io.shutdown()).await;
+    if let Some(mut io) = wire.io.take() {
+        // Where the peer has closed already, closing the socket says all there is to say.
+        if !(wire.eof && io.tcp().is_some()) {
+            let _ = timeout(LINGER, io.shutdown()).await;
+        }
     }
     Ok(())
 }
