@@ -12,14 +12,16 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 /// How often is looked.
-const LOOK: Duration = Duration::from_millis(500);
-/// Processor time within one [`LOOK`] of a sidecar that is quiet: 2 %, which is the least that the kernel tells.
-const QUIET: Duration = Duration::from_millis(10);
-/// Processor time since memory was last given back that makes it worth doing again.
-const WORK: Duration = Duration::from_millis(50);
+const LOOK: Duration = Duration::from_millis(250);
+/// Processor time within one [`LOOK`] that is no longer quiet: the least that the kernel tells.
+const BUSY: Duration = Duration::from_millis(10);
+/// Bytes of memory, of either kind, that are worth giving back.
+const WORTH: usize = 1 << 20;
+/// Least time from one time to the next; doubled, up to the most, while what was given back returns at once.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
 
 /// Gives back whenever the process falls quiet; from readiness on, until the future is dropped.
 pub(super) async fn when_quiet(mut ready: watch::Receiver<bool>) {
@@ -29,24 +31,58 @@ pub(super) async fn when_quiet(mut ready: watch::Receiver<bool>) {
     let mut looks = tokio::time::interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     looks.tick().await;
-    // The start was work enough.
-    let (mut last, mut done) = (processor_time(), Duration::ZERO);
+    let mut used = processor_time();
+    let mut floor = Resident::default();
+    let (mut last, mut pause) = (None::<Instant>, PAUSE.0);
     loop {
         looks.tick().await;
-        let now = processor_time();
-        let quiet = now.saturating_sub(last) <= QUIET;
-        last = now;
-        if !quiet || now.saturating_sub(done) < WORK && !done.is_zero() {
+        let before = std::mem::replace(&mut used, processor_time());
+        if used.saturating_sub(before) >= BUSY || last.is_some_and(|last| last.elapsed() < pause) {
             continue;
         }
+        let now = match Resident::now() {
+            Ok(now) if now.exceeds(floor) => now,
+            Ok(_) => continue,
+            Err(error) => {
+                // A system without /proc: memory is all that it costs.
+                tracing::debug!(%error, "memory is kept when quiet");
+                return;
+            }
+        };
         trim_heap();
-        match give_back() {
-            Ok(bytes) => tracing::debug!(bytes, "quiet: pages given back"),
-            // A system without /proc: memory is all that it costs.
-            Err(error) => tracing::debug!(%error, "quiet: pages are kept"),
-        }
-        // What giving back took is not counted as work.
-        (last, done) = (processor_time(), processor_time());
+        let unmapped = unmap_files();
+        floor = Resident::now().unwrap_or(now);
+        tracing::debug!(before = ?now, after = ?floor, ?unmapped, "quiet: memory given back");
+        let soon = last.is_some_and(|last| last.elapsed() < 2 * pause);
+        pause = if soon { (2 * pause).min(PAUSE.1) } else { PAUSE.0 };
+        last = Some(Instant::now());
+        // What giving back took is no work.
+        used = processor_time();
+    }
+}
+
+/// Bytes in memory: of files, and of the process's own.
+#[derive(Debug, Clone, Copy, Default)]
+struct Resident {
+    file: usize,
+    own: usize,
+}
+
+impl Resident {
+    fn now() -> io::Result<Self> {
+        Self::read(&std::fs::read_to_string("/proc/self/status")?)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/self/status"))
+    }
+
+    /// `RssAnon` and `RssFile` of `/proc/PID/status` (proc_pid_status(5)).
+    fn read(status: &str) -> Option<Self> {
+        let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let bytes = |line: &str| line.split_ascii_whitespace().next()?.parse::<usize>().ok()?.checked_mul(1024);
+        Some(Self { file: bytes(line("RssFile")?)?, own: bytes(line("RssAnon")?)? })
+    }
+
+    const fn exceeds(self, floor: Self) -> bool {
+        self.file > floor.file + WORTH || self.own > floor.own + WORTH
     }
 }
 
@@ -80,7 +116,7 @@ fn trim_heap() {
 fn trim_heap() {}
 
 /// Unmaps the file pages that the process only reads; how many bytes were resident.
-fn give_back() -> io::Result<usize> {
+fn unmap_files() -> io::Result<usize> {
     let mappings = read_only(BufReader::new(File::open("/proc/self/smaps")?))?;
     let mut resident = 0;
     for mapping in mappings {
@@ -174,6 +210,21 @@ Anonymous:             0 kB
 ";
 
     #[test]
+    fn only_file_pages_that_nobody_wrote_are_given_back() {
+        let found = read_only(SMAPS.as_bytes()).unwrap();
+        assert_eq!(found, [Mapping { start: 0x1000, end: 0x3000, resident: 8192 }]);
+    }
+
+    #[test]
+    fn resident_memory_is_told_apart_by_whose_it_is() {
+        let is = Resident::now().unwrap();
+        assert!(is.file > 0 && is.own > 0, "{is:?}");
+        let read = Resident::read("Name:\tweft-proxy\nRssAnon:\t    500 kB\nRssFile:\t    200 kB\n").unwrap();
+        assert_eq!((read.file, read.own), (200 << 10, 500 << 10));
+        assert!(Resident::read("VmRSS:\t 700 kB\n").is_none());
+    }
+
+    #[test]
     fn processor_time_is_user_and_system_time() {
         let stat = "4711 (a (b) c) S 1 2 3 4 5 6 7 8 9 10 30 12 13 14 15 16";
         assert_eq!(ticks(stat), Duration::from_millis(420));
@@ -181,14 +232,8 @@ Anonymous:             0 kB
     }
 
     #[test]
-    fn only_file_pages_that_nobody_wrote_are_given_back() {
-        let found = read_only(SMAPS.as_bytes()).unwrap();
-        assert_eq!(found, [Mapping { start: 0x1000, end: 0x3000, resident: 8192 }]);
-    }
-
-    #[test]
     fn a_program_that_gave_its_pages_back_runs_on() {
-        assert!(give_back().unwrap() > 0);
+        assert!(unmap_files().unwrap() > 0);
         let text = format!("{:?}", std::env::args().collect::<Vec<_>>());
         assert!(text.starts_with('['), "{text}");
     }

@@ -20,6 +20,8 @@ use weft_proto::v1::{
 
 /// How often a report goes up.
 const REPORT: Duration = Duration::from_secs(1);
+/// How often one that says nothing does: an idle sidecar costs neither side a message a second.
+const NOTHING_NEW: Duration = Duration::from_secs(10);
 /// How long the control plane may take to accept the stream.
 const OPEN: Duration = Duration::from_secs(10);
 /// Messages that may wait for the stream.
@@ -90,6 +92,8 @@ impl Control {
         };
         let mut reports = tokio::time::interval(REPORT);
         reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // When a report was last sent, if it said nothing.
+        let mut empty: Option<Instant> = None;
         loop {
             let message = tokio::select! {
                 received = down.message() => match received {
@@ -108,8 +112,14 @@ impl Control {
                     if sender.capacity() == 0 {
                         continue;
                     }
-                    let snapshot = self.directory.snapshot();
-                    up(control_up::Message::Report(reporter.take(&self.telemetry, snapshot.clusters(), Instant::now().into_std())))
+                    let (snapshot, now) = (self.directory.snapshot(), Instant::now());
+                    let report = reporter.take(&self.telemetry, snapshot.clusters(), now.into_std());
+                    let nothing = report.calls.is_empty() && report.breakers.is_empty();
+                    if nothing && empty.is_some_and(|sent| now < sent + NOTHING_NEW) {
+                        continue;
+                    }
+                    empty = nothing.then_some(now);
+                    up(control_up::Message::Report(report))
                 }
             };
             if timeout(OPEN, sender.send(message)).await.is_err() {
