@@ -115,6 +115,7 @@ pub fn run(mut settings: Settings) -> Result<(), AppError> {
     settings.state_dir = settings.state_dir.map(std::path::absolute).transpose().map_err(start)?;
     let filter = settings.log.clone().or_else(|| std::env::var("WEFT_LOG").ok()).unwrap_or_else(|| "info".to_owned());
     let set_log = log::init(&filter).map_err(|e| crate::config::refuse("log", e))?;
+    let aead = weft_certs::tls::choose_aead(settings.aead.wanted());
     let token = join_token(&settings)?;
     let _lock = settings.state_dir.as_deref().map(own_state_dir).transpose()?;
     let descriptors = raise_descriptors();
@@ -141,6 +142,7 @@ pub fn run(mut settings: Settings) -> Result<(), AppError> {
         admin = %sockets.admin.0,
         workers = settings.workers.0,
         descriptors,
+        aead = aead.name(),
         "weft-proxy listens"
     );
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(start)?;

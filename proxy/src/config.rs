@@ -54,6 +54,8 @@ pub struct Settings {
     pub access_log: AccessLog,
     /// Bounds on what may be open at once.
     pub limits: Limits,
+    /// Whose AES-GCM seals the records of TLS.
+    pub aead: Aead,
     /// Directives for the process's own log, `info,weft_proxy=debug`. Default: `WEFT_LOG`, else `info`.
     pub log: Option<String>,
     /// Whether end of file on standard input means that the application is gone.
@@ -346,6 +348,31 @@ pub struct AccessLog {
 impl Default for AccessLog {
     fn default() -> Self {
         Self { path: "off".into(), format: AccessLogFormat::Json, errors_only: false, sample: 1.0 }
+    }
+}
+
+/// Whose AES-GCM seals the records of TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Aead {
+    /// The faster one, by what the processor has.
+    #[default]
+    Auto,
+    /// aws-lc's.
+    AwsLc,
+    /// ring's.
+    Ring,
+}
+
+impl Aead {
+    /// What is wanted; `None`: whatever is fastest.
+    #[must_use]
+    pub const fn wanted(self) -> Option<weft_certs::tls::Aead> {
+        match self {
+            Self::Auto => None,
+            Self::AwsLc => Some(weft_certs::tls::Aead::AwsLc),
+            Self::Ring => Some(weft_certs::tls::Aead::Ring),
+        }
     }
 }
 

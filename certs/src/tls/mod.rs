@@ -2,11 +2,13 @@
 //! no tickets, no early data: a resumed session skips the verification of certificates and would outlive a change of trust.
 //! Sockets and protocols above TLS must not be here.
 
+mod aead;
 mod api;
 mod client;
 mod server;
 pub(crate) mod verify;
 
+pub use aead::{Aead, choose_aead};
 pub use api::{api_client_config, api_server_config};
 pub use client::{ClientConfigs, bootstrap_client_config, bootstrap_root};
 pub use server::{ClientAuth, server_config};
@@ -27,19 +29,14 @@ pub const ALPN_NATIVE: &[u8] = b"weft-h2";
 /// ALPN of gRPC to the control plane.
 pub const ALPN_GRPC: &[u8] = b"h2";
 
-/// The cryptography of every TLS connection: aws-lc. TLS_AES_128_GCM_SHA256 first (SHA-384 costs a tenth of a handshake and gains
-/// nothing here), X25519MLKEM768 preferred.
+/// The cryptography of every TLS connection: aws-lc, but for AES-GCM where another is faster ([`choose_aead`]). X25519MLKEM768 preferred.
 pub fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
     PROVIDER
         .get_or_init(|| {
-            use aws_lc_rs::{cipher_suite as suite, kx_group as group};
+            use aws_lc_rs::kx_group as group;
             Arc::new(CryptoProvider {
-                cipher_suites: vec![
-                    suite::TLS13_AES_128_GCM_SHA256,
-                    suite::TLS13_AES_256_GCM_SHA384,
-                    suite::TLS13_CHACHA20_POLY1305_SHA256,
-                ],
+                cipher_suites: choose_aead(None).suites(),
                 kx_groups: vec![group::X25519MLKEM768, group::X25519, group::SECP256R1, group::SECP384R1],
                 ..aws_lc_rs::default_provider()
             })

@@ -216,7 +216,7 @@ impl Io {
             }
             Kind::Tcp(tcp) if most >= spare::WIDE => {
                 std::task::ready!(tcp.poll_read_ready(cx))?;
-                let mut buffer = spare::borrow();
+                let mut buffer = if most >= spare::BROAD { spare::borrow_broad() } else { spare::borrow() };
                 let read = pin!(tcp.read_buf(&mut buffer)).poll(cx);
                 let bytes = spare::freeze(buffer);
                 read.map_ok(|count| (count > 0).then_some(bytes))
@@ -235,6 +235,30 @@ impl Io {
             Kind::Tunnel(tunnel) => tunnel.poll_write_bytes(cx, data),
             _ => Pin::new(self).poll_write(cx, data),
         }
+    }
+
+    /// Encrypts `slices` and keeps the records until [`flush`](AsyncWrite::poll_flush), however many there are; `None` where nothing is
+    /// encrypted. Whoever calls bounds what is kept. Records are full but for the last one.
+    pub(crate) fn encrypt(&mut self, slices: &[IoSlice<'_>]) -> Option<io::Result<usize>> {
+        use std::io::Write as _;
+        match &mut self.kind {
+            Kind::ServerTls(tls) => {
+                let session = tls.get_mut().1;
+                session.set_buffer_limit(None);
+                Some(session.writer().write_vectored(slices))
+            }
+            Kind::ClientTls(tls) => {
+                let session = tls.get_mut().1;
+                session.set_buffer_limit(None);
+                Some(session.writer().write_vectored(slices))
+            }
+            Kind::Tcp(_) | Kind::Tunnel(_) | Kind::Other(_) => None,
+        }
+    }
+
+    /// Is it a TLS connection, which [`Io::encrypt`] is for?
+    pub(crate) const fn is_tls(&self) -> bool {
+        matches!(self.kind, Kind::ServerTls(_) | Kind::ClientTls(_))
     }
 
     /// Does it hand out and take buffers, rather than copy bytes into and out of them?

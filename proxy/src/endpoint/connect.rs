@@ -405,6 +405,7 @@ impl Dialer {
         let failed = |error| ProxyError::caused(Kind::ConnectFailed, error).detail(format!("connecting to {addr}"));
         let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(failed)?;
         socket.set_nodelay(true).map_err(failed)?;
+        crate::listen::pace::unpaced(&socket, addr.ip());
         if let Some(mark) = self.settings.mark {
             socket2::SockRef::from(&socket).set_mark(mark).map_err(failed)?;
         }

@@ -1,6 +1,6 @@
 //! TLS over a socket: the handshakes of both sides, and the wide reads underneath.
 //!
-//! rustls asks for about 4 KiB at a time; a socket that is read 64 KiB at a time costs a fraction of the system calls. The buffer
+//! rustls asks for about 4 KiB at a time; a socket that is read 64 KiB or more at a time costs a fraction of the system calls. The buffer
 //! is borrowed from the thread while there is something in it, so an idle connection holds none. Which certificates are
 //! presented and believed is decided by `weft-certs`, never here.
 
@@ -22,7 +22,7 @@ pub type ServerTls = tokio_rustls::server::TlsStream<Wide>;
 /// The connecting side of a TLS connection.
 pub type ClientTls = tokio_rustls::client::TlsStream<Wide>;
 
-/// A TCP socket that is read 64 KiB at a time.
+/// A TCP socket that is read 64 KiB at a time, and 240 KiB when those are full.
 #[derive(Debug)]
 pub struct Wide {
     tcp: TcpStream,
@@ -34,6 +34,8 @@ pub struct Wide {
 struct Held {
     buffer: Vec<u8>,
     at: usize,
+    /// The last read filled its buffer: there is much to come.
+    full: bool,
 }
 
 impl Held {
@@ -58,7 +60,7 @@ impl Wide {
     /// Wraps a socket; `prefix` was read from it already.
     #[must_use]
     pub fn new(tcp: TcpStream, prefix: &[u8]) -> Self {
-        Self { tcp, held: Held { buffer: prefix.to_vec(), at: 0 } }
+        Self { tcp, held: Held { buffer: prefix.to_vec(), at: 0, full: false } }
     }
 
     /// The socket.
@@ -76,10 +78,10 @@ impl AsyncRead for Wide {
             if out.remaining() >= spare::WIDE {
                 return Pin::new(&mut this.tcp).poll_read(cx, out);
             }
-            this.held.buffer = spare::borrow();
+            this.held.buffer = if this.held.full { spare::borrow_broad() } else { spare::borrow() };
             let read = pin!(this.tcp.read_buf(&mut this.held.buffer)).poll(cx);
             match read {
-                Poll::Ready(Ok(count)) if count > 0 => {}
+                Poll::Ready(Ok(count)) if count > 0 => this.held.full = count >= spare::WIDE,
                 other => {
                     this.held.release();
                     return other.map_ok(|_| ());

@@ -4,6 +4,7 @@
 //! the protocol is in [`detect`]. Invariant: every accepted connection lives in its loop's `JoinSet`, so none outlives the loop.
 
 pub mod detect;
+pub(crate) mod pace;
 
 use crate::drain::{Drain, Session, Side};
 use crate::telemetry::{Direction, Telemetry};
@@ -51,6 +52,7 @@ fn socket(address: SocketAddr, share: bool, transparent: bool) -> io::Result<std
         // TPROXY needs it and REDIRECT does not: without the capability it is left alone.
         let _ = socket.set_ip_transparent_v4(true);
     }
+    pace::unpaced(&socket, address.ip());
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

@@ -110,7 +110,7 @@ impl Outgoing {
         self.written += count;
         if self.written >= self.tail.len() {
             self.written = 0;
-            spare::give_back_narrow(std::mem::take(&mut self.tail));
+            spare::give_back(std::mem::take(&mut self.tail));
         }
     }
 

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 const FRAME: u32 = 16 * 1024;
-const SEND_BUFFER: usize = 256 * 1024;
+const SEND_BUFFER: usize = 512 * 1024;
 /// How long a connection that nobody wants any more may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(5);
 

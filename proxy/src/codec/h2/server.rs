@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 /// Largest PADDING-free frame; the protocol's default, so that streams take turns.
 const FRAME: u32 = 16 * 1024;
 /// Bytes of one stream that may wait in the connection.
-const SEND_BUFFER: usize = 256 * 1024;
+const SEND_BUFFER: usize = 512 * 1024;
 /// Streams that the peer reset before they were looked at; more is an attack (CVE-2023-44487).
 const RESET_STREAMS: usize = 50;
 /// Polls of calls in one turn of a connection before other connections have theirs.

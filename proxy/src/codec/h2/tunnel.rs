@@ -9,7 +9,9 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Bytes of one write at most, so that one stream does not hold the others up.
-const WRITE: usize = 64 * 1024;
+const WRITE: usize = 16 * FRAME;
+/// Bytes of a full frame: with its head it fills a TLS record exactly.
+const FRAME: usize = 16 * 1024 - 9;
 
 /// Both directions of one stream.
 pub struct Tunnel {
@@ -62,9 +64,12 @@ impl Tunnel {
         Poll::Ready(self.send(data.slice(..count)))
     }
 
-    fn send(&mut self, data: Bytes) -> io::Result<usize> {
+    fn send(&mut self, mut data: Bytes) -> io::Result<usize> {
         let count = data.len();
-        self.send.send_data(data, false).map_err(convert::io_error)?;
+        while !data.is_empty() {
+            let frame = data.split_to(data.len().min(FRAME));
+            self.send.send_data(frame, false).map_err(convert::io_error)?;
+        }
         Ok(count)
     }
 }

@@ -5,7 +5,7 @@
 //! out buffers of their own are gathered, so that the frames of a tunnel leave in one write.
 
 use super::splice::{Fill, Pipe, is_refusal};
-use crate::codec::Io;
+use crate::codec::{Io, spare};
 use crate::error::{Kind, ProxyError, Side};
 use bytes::{Buf, Bytes};
 use std::collections::VecDeque;
@@ -15,14 +15,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::AsyncWrite;
 
-/// Bytes of one read.
-const CHUNK: usize = 64 * 1024;
-/// Bytes that are gathered for one write.
-const GATHER: usize = 128 * 1024;
-/// Pieces of one write.
-const PIECES: usize = 16;
-/// A read of so many bytes is one of many: from here on they are spliced…
-const BULK: usize = CHUNK / 2;
+/// Pieces of one write: the frames that a tunnel delivers are 16 KiB at most.
+const PIECES: usize = 15;
+/// A read of so many bytes is one of many: from here on they are spliced, or read into a broad buffer…
+const BULK: usize = spare::WIDE / 2;
 /// …until so few come at once that a copy is cheaper than a pipe.
 const TRICKLE: usize = 4 * 1024;
 
@@ -112,9 +108,10 @@ impl Half {
             }
         }
         self.pipe = None;
+        let most = if self.bulk { spare::BROAD } else { spare::WIDE };
         let mut gathered = 0;
-        while gathered < GATHER && self.pending.len() < PIECES {
-            match from.poll_bytes(cx, CHUNK) {
+        while gathered < spare::BROAD && self.pending.len() < PIECES {
+            match from.poll_bytes(cx, most) {
                 Poll::Ready(Ok(Some(bytes))) => {
                     gathered += bytes.len();
                     self.pending.push_back(bytes);

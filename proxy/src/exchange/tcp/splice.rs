@@ -4,6 +4,7 @@
 //! that idles holds none. Each worker keeps a few; all workers together own [`MOST`] at most. Whoever gets none copies, as does whoever
 //! runs where the system call is not allowed: every failure that leaves no doubt about the bytes is a [`Fill::Unable`].
 
+use crate::codec::spare;
 use bytes::Bytes;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -15,8 +16,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-/// What a pipe is asked to hold, and the bytes of one system call at most.
-pub(super) const CAPACITY: usize = 256 * 1024;
+/// What a pipe is asked to hold. Its 64 entries can each point at more than a page.
+const CAPACITY: usize = 256 * 1024;
 /// Empty pipes that a worker keeps.
 const KEPT: usize = 8;
 /// Pipes of the process. The kernel allows an ordinary user pipes of 64 MiB in all (`pipe-user-pages-soft`); this is half of it.
@@ -93,7 +94,8 @@ impl Pipe {
         loop {
             ready!(from.poll_read_ready(cx))?;
             // The pipe is empty: only the socket can be what would block.
-            let moved = from.try_io(Interest::READABLE, || Ok(splice(from, None, &ends.write, None, CAPACITY, FLAGS)?));
+            let moved =
+                from.try_io(Interest::READABLE, || Ok(splice(from, None, &ends.write, None, spare::BROAD, FLAGS)?));
             return Poll::Ready(match moved {
                 Ok(0) => Ok(Fill::End),
                 Ok(count) => {
