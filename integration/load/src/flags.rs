@@ -141,7 +141,8 @@ pub struct Serve {
     /// TCP: every byte back
     #[arg(long, value_name = "IP:PORT")]
     pub echo: Option<SocketAddr>,
-    /// Mutual TLS 1.3 with --cert, --key and --roots; ALPN h2: HTTP/2 CONNECT → 200 and every byte back; otherwise: as --tcp
+    /// Mutual TLS 1.3 with --cert, --key and --roots; ALPN h2: HTTP/2 CONNECT → 200 and every byte back; http/1.1: as --http1;
+    /// otherwise: as --tcp
     #[arg(long, value_name = "IP:PORT", requires_all = ["cert", "key", "roots"])]
     pub tls: Option<SocketAddr>,
     /// Page of counts: GET / → JSON
@@ -360,10 +361,14 @@ pub enum After {
     Close,
     /// Send 16 zero bytes, as `weft-load tcp` does, and read `k`
     Bytes,
+    /// GET / over HTTP/1.1, answered with 200
+    Request,
     /// HTTP/2 CONNECT to --authority, then send one byte on the stream and read it back
     Connect,
     /// HTTP/2 CONNECT to --authority, then an exchange of `weft-load tcp` without bytes
     ConnectBytes,
+    /// HTTP/2 CONNECT to --authority, then GET / over HTTP/1.1
+    ConnectRequest,
 }
 
 /// `weft-load handshake`
@@ -405,9 +410,12 @@ pub struct Handshake {
     /// What to do after each
     #[arg(long, value_enum, default_value = "close")]
     pub after: After,
-    /// :authority of --after connect and connect-bytes
+    /// :authority of CONNECT
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:80")]
     pub authority: String,
+    /// Host header of --after request and connect-request
+    #[arg(long, value_name = "NAME", default_value = "web.shop")]
+    pub host: String,
     /// How long one may take
     #[arg(long, value_name = "SPAN", default_value = "10s", value_parser = span)]
     pub timeout: Duration,

@@ -47,7 +47,7 @@ struct Run {
 /// A line for people about the files or the name.
 pub async fn run(flags: Handshake) -> Result<bool, String> {
     let mut alpn = flags.alpn.clone();
-    if alpn.is_empty() && matches!(flags.after, After::Connect | After::ConnectBytes) {
+    if alpn.is_empty() && matches!(flags.after, After::Connect | After::ConnectBytes | After::ConnectRequest) {
         alpn.push("h2".to_owned());
     }
     let config = tls::client(&flags.cert, &flags.key, &flags.roots, &alpn, flags.classic)?;
@@ -107,27 +107,42 @@ async fn once(run: &Run, started: u64) -> Result<(), Failure> {
     let mut stream = run.connector.connect(run.name.clone(), stream).await.map_err(|_| Failure::Tls)?;
     run.handshake.record(clock::now() - started);
     run.check(&stream)?;
-    match run.flags.after {
-        After::Close => {}
-        After::Bytes => {
-            stream.write_all(&tcp::header(0, 0)).await?;
-            let mut done = [0];
-            stream.read_exact(&mut done).await.map_err(refused)?;
-            if done != [tcp::DONE] {
-                return Err(Failure::Malformed);
-            }
-        }
-        After::Connect => return connect(run, stream, b"?", b"?").await,
-        After::ConnectBytes => return connect(run, stream, &tcp::header(0, 0), &[tcp::DONE]).await,
+    let after = run.after();
+    if after.connect {
+        return connect(run, stream, &after).await;
     }
+    stream.write_all(&after.out).await.map_err(refused)?;
+    let mut back = Vec::with_capacity(1024);
+    while back.len() < after.back.len() {
+        if stream.read_buf(&mut back).await.map_err(refused)? == 0 {
+            return Err(Failure::Closed);
+        }
+    }
+    after.check(&back)?;
     // The server's own goodbye shows that it had accepted this side's certificate.
     stream.shutdown().await.map_err(refused)?;
-    match stream.read(&mut [0]).await {
-        Ok(0) => Ok(()),
-        Ok(_) => Err(Failure::Malformed),
-        // A bare FIN, without the goodbye of TLS: not a refusal.
-        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(()),
-        Err(error) => Err(refused(error)),
+    loop {
+        back.clear();
+        match stream.read_buf(&mut back).await {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            // A bare FIN, without the goodbye of TLS: not a refusal.
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(()),
+            Err(error) => return Err(refused(error)),
+        }
+    }
+}
+
+/// What is said after a handshake, and how the answer begins.
+struct Said {
+    connect: bool,
+    out: Bytes,
+    back: &'static [u8],
+}
+
+impl Said {
+    fn check(&self, back: &[u8]) -> Result<(), Failure> {
+        if back.starts_with(self.back) { Ok(()) } else { Err(Failure::Malformed) }
     }
 }
 
@@ -137,6 +152,20 @@ fn refused(error: std::io::Error) -> Failure {
 }
 
 impl Run {
+    fn after(&self) -> Said {
+        let connect = matches!(self.flags.after, After::Connect | After::ConnectBytes | After::ConnectRequest);
+        let (out, back): (Bytes, &[u8]) = match self.flags.after {
+            After::Close => (Bytes::new(), b""),
+            After::Connect => (Bytes::from_static(b"?"), b"?"),
+            After::Bytes | After::ConnectBytes => (Bytes::copy_from_slice(&tcp::header(0, 0)), &[tcp::DONE]),
+            After::Request | After::ConnectRequest => {
+                let host = &self.flags.host;
+                (format!("GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").into(), b"HTTP/1.1 200")
+            }
+        };
+        Said { connect, out, back }
+    }
+
     /// Notes what was negotiated and checks what was asked to be.
     fn check(&self, stream: &TlsStream<TcpStream>) -> Result<(), Failure> {
         let session = stream.get_ref().1;
@@ -160,8 +189,8 @@ impl Run {
     }
 }
 
-/// CONNECT, `out` on the stream, and `back` from it.
-async fn connect(run: &Run, stream: TlsStream<TcpStream>, out: &[u8], back: &[u8]) -> Result<(), Failure> {
+/// CONNECT, what is said on the stream, and the answer from it.
+async fn connect(run: &Run, stream: TlsStream<TcpStream>, said: &Said) -> Result<(), Failure> {
     let uri = Uri::builder().authority(run.flags.authority.as_str()).build().map_err(|_| Failure::Malformed)?;
     let mut request = Request::new(());
     *request.method_mut() = Method::CONNECT;
@@ -174,16 +203,17 @@ async fn connect(run: &Run, stream: TlsStream<TcpStream>, out: &[u8], back: &[u8
     if head.status != 200 {
         return Err(Failure::Status);
     }
-    let room = http2::room(&mut tunnel, out.len()).await?;
-    if room < out.len() {
+    if http2::room(&mut tunnel, said.out.len()).await? < said.out.len() {
         return Err(Failure::Length);
     }
-    tunnel.send_data(Bytes::copy_from_slice(out), false)?;
-    let data = body.data().await.ok_or(Failure::Closed)??;
-    body.flow_control().release_capacity(data.len())?;
-    if data != back {
-        return Err(Failure::Malformed);
+    tunnel.send_data(said.out.clone(), false)?;
+    let mut back = Vec::with_capacity(1024);
+    while back.len() < said.back.len() {
+        let data = body.data().await.ok_or(Failure::Closed)??;
+        body.flow_control().release_capacity(data.len())?;
+        back.extend_from_slice(&data);
     }
+    said.check(&back)?;
     tunnel.send_data(Bytes::new(), true)?;
     while let Some(data) = body.data().await {
         body.flow_control().release_capacity(data?.len())?;

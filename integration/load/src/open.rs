@@ -154,8 +154,10 @@ pub async fn play(callers: Vec<Caller>, tally: Rc<Tally>, pattern: &Pattern) -> 
             }
             at = schedule.next();
         }
-        // Workers first, even when the schedule is behind.
-        tokio::task::yield_now().await;
+        if at <= clock::now() {
+            // The schedule is behind: the alarm will not wait, and workers must run.
+            tokio::task::yield_now().await;
+        }
     }
     due.close();
     let wait = async move {

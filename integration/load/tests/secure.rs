@@ -64,9 +64,12 @@ fn handshakes_are_full_mutual_and_checked_whatever_follows_them() {
     let authority = Authority::new();
     authority.leaf("web");
     authority.leaf("cart");
-    for after in
-        [&["--after", "close"][..], &["--after", "bytes", "--alpn", "tcp"], &["--after", "connect", "--alpn", "h2"]]
-    {
+    for after in [
+        &["--after", "close"][..],
+        &["--after", "bytes", "--alpn", "tcp"],
+        &["--after", "request", "--alpn", "http/1.1"],
+        &["--after", "connect", "--alpn", "h2"],
+    ] {
         let upstream = secure(&authority);
         let expected = identity("web");
         let more =

@@ -7,8 +7,7 @@ use crate::measure::add;
 use crate::socket::{FILL, send_fill};
 use std::io::Write as _;
 use std::mem::MaybeUninit;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// A head must fit in it.
 const BUFFER: usize = 32 * 1024;
@@ -30,8 +29,8 @@ struct Head {
     close: bool,
 }
 
-struct Connection<'a> {
-    stream: TcpStream,
+struct Connection<'a, S> {
+    stream: S,
     buffer: Vec<u8>,
     /// Invariant: `at <= filled <= buffer.len()`; between them is what was read and not looked at.
     at: usize,
@@ -41,7 +40,10 @@ struct Connection<'a> {
 }
 
 /// Serves one connection until it ends.
-pub(super) async fn connection(stream: TcpStream, count: &Count) -> Result<(), Failure> {
+pub(super) async fn connection<S>(stream: S, count: &Count) -> Result<(), Failure>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let buffer = vec![0; BUFFER];
     let mut connection = Connection { stream, buffer, at: 0, filled: 0, out: Vec::with_capacity(4096), count };
     loop {
@@ -65,10 +67,11 @@ pub(super) async fn connection(stream: TcpStream, count: &Count) -> Result<(), F
     }
 }
 
-impl Connection<'_> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
     async fn flush(&mut self) -> Result<(), Failure> {
         if !self.out.is_empty() {
             self.stream.write_all(&self.out).await?;
+            self.stream.flush().await?;
             self.out.clear();
         }
         Ok(())
@@ -108,6 +111,7 @@ impl Connection<'_> {
             _ => {
                 self.flush().await?;
                 send_fill(&mut self.stream, length).await?;
+                self.stream.flush().await?;
             }
         }
         Ok(())

@@ -199,10 +199,10 @@ async fn secure(stream: TcpStream, acceptor: TlsAcceptor, counts: Rc<Counts>) ->
     let accepted = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await;
     let stream = accepted.map_err(|_| Failure::Timeout)?.map_err(|_| Failure::Tls)?;
     add(&counts.tls.requests, 1);
-    if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-        http2::connection(stream, counts).await
-    } else {
-        tcp::any_exchanges(stream, &counts.tls).await
+    match stream.get_ref().1.alpn_protocol() {
+        Some(b"h2") => http2::connection(stream, counts).await,
+        Some(b"http/1.1") => http1::connection(stream, &counts.http1).await,
+        _ => tcp::any_exchanges(stream, &counts.tls).await,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Runs the real binary: an upstream that ends with its test, and modes whose result is read from stdout.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test says what is wrong")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test says what is wrong")]
 #![allow(dead_code, reason = "each program of tests uses its own part")]
 
 use serde_json::Value;
