@@ -4,6 +4,7 @@
 #   make test                 installs what the tests need (apt, pip), then runs everything
 #   make bench                Weft beside Envoy, nginx and HAProxy, half an hour (BENCH=quick: under three minutes; BENCH=soak: ten minutes, BENCH_SOAK=60s shortens it)
 #   make flamegraph           an SVG of each hot path of the sidecar under load, in target/flamegraph
+#   make bench-control        what the control plane costs: compiling, encoding, memory, streams (BENCH=quick: under a minute)
 #   make lint                 formatting, clippy, documentation, licences
 
 SHELL := /bin/bash
@@ -34,9 +35,10 @@ test: tools
 unit:
 	$(CARGO) test --locked -p weft-proto -p weft-certs -p weft-policy -p weft-proxy
 
+# The sidecar as it is shipped; everything else only has to be fast enough.
 bench:
 	@integration/setup bench
-	$(CARGO) build --release --locked -p weft-proxy
+	$(CARGO) build --profile dist --locked -p weft-proxy
 	$(CARGO) build --release --locked -p weft-load
 	$(CARGO) build --release --locked -p weft-cli
 	integration/bench/run $(BENCH) $(BENCH_FLAGS)
@@ -46,7 +48,10 @@ flamegraph:
 	$(CARGO) build --release --locked -p weft-proxy
 	$(CARGO) build --release --locked -p weft-load
 	$(CARGO) build --release --locked -p weft-cli
-	integration/bench/flamegraph $(BENCH_FLAGS)
+	WEFT_PROXY=$(TARGET)/release/weft-proxy integration/bench/flamegraph $(BENCH_FLAGS)
+
+bench-control:
+	WEFT_BENCH_OUT=$(CURDIR)/target/bench $(CARGO) bench --locked -p weft-control --bench control -- $(BENCH)
 
 tools:
 	@integration/setup

@@ -19,9 +19,10 @@ APP_PROTOCOLS = {"http": "http", "h2": "kubernetes.io/h2c", "grpc": "grpc", "tcp
 
 
 def proxy_program():
-    path = pathlib.Path(os.environ.get("WEFT_PROXY", TARGET / "release" / "weft-proxy"))
+    """What is shipped, unless told otherwise."""
+    path = pathlib.Path(os.environ.get("WEFT_PROXY", TARGET / "dist" / "weft-proxy"))
     if not path.exists():
-        raise Failure(f"{path} is missing: run cargo build --release -p weft-proxy")
+        raise Failure(f"{path} is missing: run cargo build --profile dist -p weft-proxy")
     return path
 
 
