@@ -79,7 +79,14 @@ def machine():
 
 def layout():
     return (f"CPU {LOAD_CPU}: load generators, upstream, Weft's control plane; CPU {PROXY_CPU}: both proxies of a pair, one worker each. Loopback. "
-            "TLS 1.3 between the two proxies, ECDSA P-256 certificates on both sides, both verified.")
+            f"TLS 1.3 between the two proxies, ECDSA P-256 certificates on both sides, both verified. TCP congestion control of new sockets: {congestion_control()}.")
+
+
+def congestion_control():
+    try:
+        return pathlib.Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
+    except OSError:
+        return "unknown"
 
 
 def write(bench, chosen, specials):
