@@ -8,6 +8,7 @@ use crate::measure::{Spread, Tally, add};
 use crate::socket::Target;
 use crate::{tcp, tls};
 use bytes::Bytes;
+use h2::Reason;
 use http::{Method, Request, Uri};
 use rustls::pki_types::ServerName;
 use serde_json::Value;
@@ -214,9 +215,15 @@ async fn connect(run: &Run, stream: TlsStream<TcpStream>, said: &Said) -> Result
         back.extend_from_slice(&data);
     }
     said.check(&back)?;
-    tunnel.send_data(Bytes::new(), true)?;
+    // Fails when the peer has ended the stream already, as it may after the whole answer.
+    let _ended_already = tunnel.send_data(Bytes::new(), true);
     while let Some(data) = body.data().await {
-        body.flow_control().release_capacity(data?.len())?;
+        match data {
+            Ok(data) => body.flow_control().release_capacity(data.len())?,
+            // RFC 9113 § 8.1: nothing is wrong, the rest of the request is not wanted.
+            Err(error) if error.reason() == Some(Reason::NO_ERROR) => break,
+            Err(error) => return Err(error.into()),
+        }
     }
     drop((sender, tunnel, body));
     link.close().await;
