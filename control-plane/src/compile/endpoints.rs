@@ -1,128 +1,17 @@
-//! `weft.v1.Endpoints`: which workloads are endpoints of which service ports, in slices of at most 100.
-//!
-//! Membership: a workload belongs to the services that it names and to those whose selector matches its labels; one that registered
-//! itself only to services that its join token allowed, since otherwise a label would be enough for `cart` to receive `payments`' calls.
+//! `weft.v1.Endpoints`: which workloads are endpoints of which service ports, in slices of at most 100. Who belongs to what is
+//! [`super::members`]' business.
 
+pub use super::members::{ALLOWED_SERVICES, is_member};
+
+use super::members::{Members, Target};
 use super::names;
-use crate::kinds::{self, Phase, Service, Workload};
+use crate::kinds::{self, Phase, Workload};
 use crate::world::World;
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use weft_proto::v1;
 
 /// Endpoints in one slice.
 pub const SLICE: usize = 100;
-/// Annotation of a workload that registered itself: the services that its join token allows, separated by commas; `*` means any.
-pub const ALLOWED_SERVICES: &str = "weft.mesh/allowed-services";
-
-/// A service's port and the port of a workload that serves it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// Port of the service.
-    pub service_port: u16,
-    /// Port of the workload.
-    pub port: u16,
-    /// What is spoken there.
-    pub protocol: v1::Protocol,
-}
-
-/// One workload as a member of a service.
-#[derive(Clone, Debug)]
-pub struct Member {
-    /// The workload.
-    pub workload: Arc<Workload>,
-    /// What of it the service's ports lead to.
-    pub targets: Vec<Target>,
-}
-
-/// A service that a workload belongs to, and what of it that service's ports lead to.
-type Belongs = (Arc<Service>, Vec<Target>);
-
-/// Who belongs to what, both ways.
-#[derive(Debug, Default)]
-pub struct Members {
-    /// Service → its members in order of uid.
-    by_service: BTreeMap<String, Vec<Member>>,
-    /// Workload uid → services it belongs to, with the targets.
-    by_workload: BTreeMap<String, Vec<Belongs>>,
-}
-
-impl Members {
-    /// Works out all memberships.
-    #[must_use]
-    pub fn of(world: &World) -> Self {
-        let mut members = Self::default();
-        for (name, service) in &world.services {
-            let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
-            let mut of_service = Vec::new();
-            for (uid, workload) in world.workloads_in(namespace) {
-                if is_member(service, workload) {
-                    let targets = targets(service, workload);
-                    members.by_workload.entry(uid.clone()).or_default().push((service.clone(), targets.clone()));
-                    of_service.push(Member { workload: workload.clone(), targets });
-                }
-            }
-            members.by_service.insert(name.clone(), of_service);
-        }
-        members
-    }
-
-    /// Members of a service.
-    #[must_use]
-    pub fn of_service(&self, service: &str) -> &[Member] {
-        self.by_service.get(service).map_or(&[], Vec::as_slice)
-    }
-
-    /// Services of a workload.
-    #[must_use]
-    pub fn of_workload(&self, uid: &str) -> &[Belongs] {
-        self.by_workload.get(uid).map_or(&[], Vec::as_slice)
-    }
-}
-
-/// Whether the workload is an endpoint of the service. Both are of one namespace.
-#[must_use]
-pub fn is_member(service: &Service, workload: &Workload) -> bool {
-    let Some(name) = service.metadata.name.as_deref() else { return false };
-    let allowed = workload.metadata.annotations.as_ref().and_then(|a| a.get(ALLOWED_SERVICES));
-    if allowed.is_some_and(|list| !list.split(',').any(|s| s == "*" || s == name)) {
-        return false;
-    }
-    if workload.spec.services.iter().any(|s| s == name) {
-        return true;
-    }
-    let selector = service.spec.as_ref().and_then(|s| s.selector.as_ref()).filter(|s| !s.is_empty());
-    let empty = BTreeMap::new();
-    let labels = workload.metadata.labels.as_ref().unwrap_or(&empty);
-    selector.is_some_and(|s| s.iter().all(|(k, v)| labels.get(k) == Some(v)))
-}
-
-fn targets(service: &Service, workload: &Workload) -> Vec<Target> {
-    let ports = service.spec.as_ref().and_then(|s| s.ports.as_ref());
-    let mut out = Vec::new();
-    for port in ports.into_iter().flatten() {
-        let Ok(number) = u16::try_from(port.port) else { continue };
-        let by_name = |name: &str| workload.spec.ports.iter().find(|p| p.name.as_deref() == Some(name));
-        let by_number = |n: i32| workload.spec.ports.iter().find(|p| i32::from(p.port) == n);
-        let found = match &port.target_port {
-            Some(IntOrString::String(name)) => by_name(name),
-            Some(IntOrString::Int(n)) if *n != port.port => by_number(*n),
-            // The default, "the same number"; off Kubernetes instances share an address and differ in ports, so that the name serves too.
-            _ => by_number(port.port).or_else(|| port.name.as_deref().and_then(by_name)),
-        };
-        if let Some(found) = found {
-            out.push(Target { service_port: number, port: found.port, protocol: protocol(found.protocol) });
-        } else if let (None, Some(IntOrString::Int(n))) = (&workload.spec.tunnel, &port.target_port)
-            && let Ok(port) = u16::try_from(*n)
-        {
-            // Without a sidecar nobody checks the port: what the Service says is what is called.
-            out.push(Target { service_port: number, port, protocol: v1::Protocol::Detect });
-        }
-    }
-    out
-}
 
 /// A workload's declared protocol, on the wire.
 #[must_use]
@@ -173,34 +62,39 @@ fn endpoint(world: &World, workload: &Workload, target: &Target, server_name: St
     })
 }
 
-/// All slices, by service; every port of every service has at least one, so that an empty backend is answered too.
+/// The slices of a service; every port has at least one, so that an empty backend is answered too.
 #[must_use]
-pub fn slices(world: &World, members: &Members) -> BTreeMap<String, Vec<v1::Endpoints>> {
-    let mut out: BTreeMap<String, Vec<v1::Endpoints>> = BTreeMap::new();
-    for (name, service) in &world.services {
-        let (Some(namespace), Some(own)) = (&service.metadata.namespace, &service.metadata.name) else { continue };
-        for port in super::service::ports(service) {
-            let mut endpoints = Vec::new();
-            for member in members.of_service(name) {
-                for target in member.targets.iter().filter(|t| t.service_port == port) {
-                    let sni = names::service_sni(namespace, own, port, &world.mesh.domain);
-                    endpoints.extend(endpoint(world, &member.workload, target, sni));
-                }
+pub fn of_service(world: &World, members: &Members, name: &str) -> Vec<v1::Endpoints> {
+    let Some(service) = world.services.get(name) else { return Vec::new() };
+    let (Some(namespace), Some(own)) = (&service.metadata.namespace, &service.metadata.name) else { return Vec::new() };
+    let mut out = Vec::new();
+    for port in super::service::ports(service) {
+        let mut endpoints = Vec::new();
+        for (uid, targets) in members.of_service(name) {
+            let Some(workload) = world.workloads.get(uid) else { continue };
+            for target in targets.iter().filter(|t| t.service_port == port) {
+                let sni = names::service_sni(namespace, own, port, &world.mesh.domain);
+                endpoints.extend(endpoint(world, workload, target, sni));
             }
-            out.entry(name.clone()).or_default().extend(sliced(name, port, endpoints));
         }
-    }
-    for workload in world.addressable() {
-        let (Some(namespace), Some(own)) = (&workload.metadata.namespace, &workload.metadata.name) else { continue };
-        let name = names::workload_service(namespace, own);
-        for port in &workload.spec.ports {
-            let target = Target { service_port: port.port, port: port.port, protocol: protocol(port.protocol) };
-            let sni = names::workload_sni(namespace, own, port.port, &world.mesh.domain);
-            let endpoints = endpoint(world, workload, &target, sni).into_iter().collect();
-            out.entry(name.clone()).or_default().extend(sliced(&name, port.port, endpoints));
-        }
+        out.extend(sliced(name, port, endpoints));
     }
     out
+}
+
+/// The slices of a workload's own address.
+#[must_use]
+pub fn of_address(world: &World, workload: &Workload) -> Vec<v1::Endpoints> {
+    let (Some(namespace), Some(own)) = (&workload.metadata.namespace, &workload.metadata.name) else {
+        return Vec::new();
+    };
+    let name = names::workload_service(namespace, own);
+    let of_port = |port: &kinds::WorkloadPort| {
+        let target = Target { service_port: port.port, port: port.port, protocol: protocol(port.protocol) };
+        let sni = names::workload_sni(namespace, own, port.port, &world.mesh.domain);
+        sliced(&name, port.port, endpoint(world, workload, &target, sni).into_iter().collect())
+    };
+    workload.spec.ports.iter().flat_map(of_port).collect()
 }
 
 /// Spreads endpoints over a power of two of slices by a hash of their uid: one that comes or goes changes one slice, rarely all.

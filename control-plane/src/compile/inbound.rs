@@ -4,212 +4,117 @@
 //! holds for the namespace, then the older one.
 
 use super::condition::{Condition, Kind, ParentVerdict, Verdict};
-use super::endpoints::Members;
-use super::{LastGood, names, service};
+use super::members::Members;
+use super::scope::{Family, Policy, Scope};
+use super::{Change, names};
 use crate::kinds::{
-    Action, AuthorizationPolicy, AuthorizationPolicySpec, AuthorizationRule, MeshTls, MeshTlsSpec, Source, TargetRef,
-    TlsMode, Workload, WorkloadPort,
+    Action, AuthorizationPolicy, AuthorizationPolicySpec, AuthorizationRule, MeshTls, MeshTlsSpec, Source, TlsMode,
+    Workload, WorkloadPort,
 };
-use crate::world::{World, age, selects};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use std::collections::{BTreeMap, BTreeSet};
+use crate::world::{World, age};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use weft_proto::{type_url, v1};
+use std::sync::Arc;
+use weft_proto::v1;
 
 /// Rules of one policy after its lists were multiplied out.
 const MAX_RULES: usize = 4096;
 
-/// Which ports of which workloads of a namespace a policy is about.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Scope {
-    namespace: String,
-    targets: Vec<TargetRef>,
-    selector: Option<LabelSelector>,
-}
-
-/// An authorization policy as it is enforced.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Guarded {
-    scope: Scope,
-    wire: v1::Authorization,
-}
-
-struct Tls<'w> {
-    scope: Scope,
-    policy: &'w MeshTls,
-    name: String,
-}
-
 /// All policies about what comes in.
-#[derive(Default)]
-pub struct Guards<'w> {
-    authorization: Vec<Guarded>,
-    /// In order of precedence.
-    tls: Vec<Tls<'w>>,
-    verdicts: Vec<Verdict>,
+#[derive(Clone, Debug, Default)]
+pub struct Guards {
+    authorization: Family<v1::Authorization>,
+    tls: Family<MeshTlsSpec>,
 }
 
-impl Scope {
-    fn of(namespace: &str, targets: &[TargetRef], selector: Option<&LabelSelector>) -> Self {
-        Self { namespace: namespace.to_owned(), targets: targets.to_vec(), selector: selector.cloned() }
-    }
-
-    fn is_whole_namespace(&self) -> bool {
-        self.targets.is_empty() && self.selector.is_none()
-    }
-
-    fn check(&self) -> Result<(), String> {
-        if !self.targets.is_empty() && self.selector.is_some() {
-            return Err("spec.selector: not together with targetRefs".to_owned());
-        }
-        match self.targets.iter().position(|t| !t.is_service() && !t.is_workload()) {
-            Some(i) => {
-                let target = &self.targets[i];
-                Err(format!(
-                    "spec.targetRefs[{i}]: {} {:?} is neither a Service nor a Workload",
-                    target.kind, target.group
-                ))
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn unresolved(&self, world: &World) -> Vec<(&'static str, String)> {
-        let missing = |target: &TargetRef| {
-            let name = names::namespaced(&self.namespace, &target.name);
-            let there = if target.is_service() {
-                world.services.contains_key(&name)
-            } else {
-                world.workloads.contains_key(&name)
-            };
-            (!there).then(|| ("TargetNotFound", format!("there is no {} {name}", target.kind)))
-        };
-        self.targets.iter().filter_map(missing).collect()
-    }
-
-    /// Whether it is about this port of this workload.
-    fn holds(&self, members: &Members, uid: &str, workload: &Workload, port: &WorkloadPort) -> bool {
-        if workload.metadata.namespace.as_deref() != Some(&self.namespace) {
-            return false;
-        }
-        if self.is_whole_namespace() {
-            return true;
-        }
-        if let Some(selector) = &self.selector {
-            return selects(selector, workload.metadata.labels.as_ref());
-        }
-        self.targets.iter().any(|target| {
-            if target.is_workload() {
-                return workload.metadata.name.as_deref() == Some(&target.name)
-                    && target.section_name.as_ref().is_none_or(|s| port.name.as_ref() == Some(s));
-            }
-            let mut services = members.of_workload(uid).iter();
-            services.any(|(service, targets)| {
-                service.metadata.name.as_deref() == Some(&target.name)
-                    && targets.iter().any(|t| {
-                        t.port == port.port
-                            && target.section_name.as_ref().is_none_or(|section| {
-                                service::declared(service)
-                                    .any(|p| p.name.as_ref() == Some(section) && p.port == i32::from(t.service_port))
-                            })
-                    })
-            })
-        })
-    }
-
-    /// The Inbounds it is part of.
-    fn shapes(&self, world: &World, members: &Members) -> BTreeSet<crate::xds::convergence::Key> {
-        let of_namespace = world.workloads_in(&self.namespace);
-        let held = of_namespace.filter(|(uid, w)| w.spec.ports.iter().any(|p| self.holds(members, uid, w, p)));
-        held.map(|(uid, _)| (type_url::INBOUND, uid.clone())).collect()
-    }
-}
-
-impl<'w> Guards<'w> {
-    /// Reads every AuthorizationPolicy and MeshTLS of the world.
-    #[must_use]
-    pub fn compile(world: &'w World, members: &Members, last: &LastGood, keep: &mut LastGood) -> Self {
-        let mut all = Self::default();
-        for policy in world.authorization.values() {
-            all.add_authorization(world, members, policy, last, keep);
-        }
-        let mut tls: Vec<_> = world.mesh_tls.values().collect();
-        tls.sort_by_key(|p| (p.spec.target_refs.is_empty() && p.spec.selector.is_none(), age(&p.metadata)));
-        for policy in tls {
-            all.add_tls(world, members, policy);
-        }
-        all
-    }
-
-    fn add_authorization(
+impl Guards {
+    /// Follows the world; `touched` are the workloads that changed, or belong to what did. Returns all for which something else may hold.
+    pub(super) fn update(
         &mut self,
         world: &World,
         members: &Members,
-        policy: &AuthorizationPolicy,
-        last: &LastGood,
-        keep: &mut LastGood,
-    ) {
-        let (Some(namespace), Some(own)) = (&policy.metadata.namespace, &policy.metadata.name) else { return };
-        let key = names::namespaced(namespace, own);
-        let scope = Scope::of(namespace, &policy.spec.target_refs, policy.spec.selector.as_ref());
-        let fresh = scope.check().and_then(|()| authorization(world, namespace, &key, &policy.spec));
-        let (guarded, accepted) = match fresh {
-            Ok(wire) => (Some(Guarded { scope: scope.clone(), wire }), Condition::accepted()),
-            Err(text) => (last.authorization.get(&key).cloned(), Condition::refused("Invalid", text)),
-        };
-        let conditions = vec![accepted, Condition::resolved(&scope.unresolved(world))];
-        let shapes = guarded.as_ref().map(|g| g.scope.shapes(world, members)).unwrap_or_default();
-        self.verdict(Kind::AuthorizationPolicy, &policy.metadata, conditions, shapes);
-        if let Some(guarded) = guarded {
-            keep.authorization.insert(key, guarded.clone());
-            self.authorization.push(guarded);
+        change: &Change,
+        touched: &BTreeSet<String>,
+    ) -> BTreeSet<String> {
+        let mut dirty = touched.clone();
+        let read =
+            |key: &str, before: Option<&Policy<_>>| read_authorization(world, world.authorization.get(key)?, before);
+        dirty.extend(self.authorization.update(world, members, change, &change.authorization, touched, read));
+        let read = |key: &str, _: Option<&Policy<_>>| read_tls(world, world.mesh_tls.get(key)?);
+        dirty.extend(self.tls.update(world, members, change, &change.mesh_tls, touched, read));
+        dirty
+    }
+
+    /// What the policies learn: authorization by name, MeshTLS in order of precedence.
+    pub fn verdicts(&self) -> impl Iterator<Item = &Arc<Verdict>> {
+        let mut tls: Vec<&Policy<_>> = self.tls.all().collect();
+        tls.sort_by(|a, b| a.rank.cmp(&b.rank));
+        self.authorization.all().map(|p| &p.verdict).chain(tls.into_iter().map(|p| &p.verdict))
+    }
+
+    fn tls_of(
+        &self,
+        world: &World,
+        members: &Members,
+        uid: &str,
+        workload: &Workload,
+        port: &WorkloadPort,
+    ) -> (v1::TlsMode, String) {
+        let here = self.tls.in_force(world, members, uid, workload, port);
+        match here.min_by_key(|(_, policy, _)| &policy.rank) {
+            Some((name, _, spec)) => (mode(spec, port.port), name.clone()),
+            None => (v1::TlsMode::Strict, String::new()),
         }
     }
+}
 
-    fn add_tls(&mut self, world: &World, members: &Members, policy: &'w MeshTls) {
-        let (Some(namespace), Some(own)) = (&policy.metadata.namespace, &policy.metadata.name) else { return };
-        let scope = Scope::of(namespace, &policy.spec.target_refs, policy.spec.selector.as_ref());
-        let accepted = match scope.check() {
-            Ok(()) => Condition::accepted(),
-            // What cannot be understood opens nothing: the ports stay as strict as they are without it.
-            Err(text) => Condition::refused("Invalid", text),
-        };
-        let in_force = accepted.status;
-        let conditions = vec![accepted, Condition::resolved(&scope.unresolved(world))];
-        self.verdict(Kind::MeshTls, &policy.metadata, conditions, scope.shapes(world, members));
-        if in_force {
-            self.tls.push(Tls { scope, policy, name: names::namespaced(namespace, own) });
+fn verdict(kind: Kind, meta: &kube::core::ObjectMeta, conditions: Vec<Condition>) -> Arc<Verdict> {
+    Arc::new(Verdict {
+        kind,
+        namespace: meta.namespace.clone().unwrap_or_default(),
+        name: meta.name.clone().unwrap_or_default(),
+        uid: meta.uid.clone().unwrap_or_default(),
+        generation: meta.generation.unwrap_or_default(),
+        parents: vec![ParentVerdict { parent: None, conditions, shapes: BTreeSet::new() }],
+    })
+}
+
+/// Reads a policy; a refused edition leaves in force what was.
+fn read_authorization(
+    world: &World,
+    policy: &AuthorizationPolicy,
+    before: Option<&Policy<v1::Authorization>>,
+) -> Option<Policy<v1::Authorization>> {
+    let (namespace, own) = (policy.metadata.namespace.as_ref()?, policy.metadata.name.as_ref()?);
+    let written = Scope::of(namespace, &policy.spec.target_refs, policy.spec.selector.as_ref());
+    let key = names::namespaced(namespace, own);
+    let fresh = written.check().and_then(|()| authorization(world, namespace, &key, &policy.spec));
+    let (force, reach, accepted) = match fresh {
+        Ok(wire) => (Some(wire), Some(written.clone()), Condition::accepted()),
+        Err(text) => {
+            let (force, reach) = before.map(|b| (b.force.clone(), b.reach.clone())).unwrap_or_default();
+            (force, reach, Condition::refused("Invalid", text))
         }
-    }
+    };
+    let conditions = vec![accepted, Condition::resolved(&written.unresolved(world))];
+    let verdict = verdict(Kind::AuthorizationPolicy, &policy.metadata, conditions);
+    Some(Policy { written, reach, force, rank: (false, age(&policy.metadata)), uids: BTreeSet::new(), verdict })
+}
 
-    fn verdict(
-        &mut self,
-        kind: Kind,
-        meta: &kube::core::ObjectMeta,
-        conditions: Vec<Condition>,
-        shapes: BTreeSet<crate::xds::convergence::Key>,
-    ) {
-        self.verdicts.push(Verdict {
-            kind,
-            namespace: meta.namespace.clone().unwrap_or_default(),
-            name: meta.name.clone().unwrap_or_default(),
-            uid: meta.uid.clone().unwrap_or_default(),
-            generation: meta.generation.unwrap_or_default(),
-            parents: vec![ParentVerdict { parent: None, conditions, shapes }],
-        });
-    }
-
-    fn tls_of(&self, members: &Members, uid: &str, workload: &Workload, port: &WorkloadPort) -> (v1::TlsMode, String) {
-        let first = self.tls.iter().find(|t| t.scope.holds(members, uid, workload, port));
-        let Some(tls) = first else { return (v1::TlsMode::Strict, String::new()) };
-        (mode(&tls.policy.spec, port.port), tls.name.clone())
-    }
-
-    /// What the policies learn.
-    #[must_use]
-    pub fn into_verdicts(self) -> Vec<Verdict> {
-        self.verdicts
-    }
+fn read_tls(world: &World, policy: &MeshTls) -> Option<Policy<MeshTlsSpec>> {
+    let namespace = policy.metadata.namespace.as_ref()?;
+    policy.metadata.name.as_ref()?;
+    let written = Scope::of(namespace, &policy.spec.target_refs, policy.spec.selector.as_ref());
+    let accepted = match written.check() {
+        Ok(()) => Condition::accepted(),
+        // What cannot be understood opens nothing: the ports stay as strict as they are without it.
+        Err(text) => Condition::refused("Invalid", text),
+    };
+    let force = accepted.status.then(|| policy.spec.clone());
+    let conditions = vec![accepted, Condition::resolved(&written.unresolved(world))];
+    let verdict = verdict(Kind::MeshTls, &policy.metadata, conditions);
+    let rank = (written.is_whole_namespace(), age(&policy.metadata));
+    Some(Policy { reach: Some(written.clone()), written, force, rank, uids: BTreeSet::new(), verdict })
 }
 
 fn mode(spec: &MeshTlsSpec, port: u16) -> v1::TlsMode {
@@ -220,47 +125,44 @@ fn mode(spec: &MeshTlsSpec, port: u16) -> v1::TlsMode {
     }
 }
 
-/// The Inbound of every workload that has a sidecar.
+/// The Inbound of a workload; `None` for those without a sidecar.
 #[must_use]
-pub fn compile(world: &World, members: &Members, guards: &Guards<'_>) -> BTreeMap<String, v1::Inbound> {
-    let meshed = world.workloads.iter().filter(|(_, w)| w.spec.tunnel.is_some());
-    let inbound = meshed.filter_map(|(uid, workload)| {
-        let (namespace, own) = (workload.metadata.namespace.as_deref()?, workload.metadata.name.as_deref()?);
-        let address: IpAddr = workload.spec.address.parse().ok()?;
-        let ports = workload.spec.ports.iter().map(|port| {
-            let at = SocketAddr::new(address, port.port).to_string();
-            let (tls, tls_source) = guards.tls_of(members, uid, workload, port);
-            let (server_names, service) = keys(world, members, uid, namespace, own, port.port);
-            let in_force = guards.authorization.iter().filter(|g| g.scope.holds(members, uid, workload, port));
-            v1::InboundPort {
-                port: port.port.into(),
-                authorities: vec![at.clone()],
-                server_names,
-                local: port.local.clone().unwrap_or(at),
-                protocol: super::endpoints::protocol(port.protocol).into(),
-                tls: tls.into(),
-                tls_source,
-                authorization: in_force.map(|g| g.wire.clone()).collect(),
-                service,
-                limits: None,
-            }
-        });
-        let identity = names::identity(&world.mesh.trust_domain, namespace, &workload.spec.service_account);
-        Some((uid.clone(), v1::Inbound { workload: uid.clone(), identity, ports: ports.collect() }))
+pub fn compile(world: &World, members: &Members, guards: &Guards, uid: &str) -> Option<v1::Inbound> {
+    let workload = world.workloads.get(uid).filter(|w| w.spec.tunnel.is_some())?;
+    let (namespace, own) = (workload.metadata.namespace.as_deref()?, workload.metadata.name.as_deref()?);
+    let address: IpAddr = workload.spec.address.parse().ok()?;
+    let ports = workload.spec.ports.iter().map(|port| {
+        let at = SocketAddr::new(address, port.port).to_string();
+        let (tls, tls_source) = guards.tls_of(world, members, uid, workload, port);
+        let (server_names, service) = keys(world, members, uid, namespace, own, port.port);
+        let in_force = guards.authorization.in_force(world, members, uid, workload, port);
+        v1::InboundPort {
+            port: port.port.into(),
+            authorities: vec![at.clone()],
+            server_names,
+            local: port.local.clone().unwrap_or(at),
+            protocol: super::endpoints::protocol(port.protocol).into(),
+            tls: tls.into(),
+            tls_source,
+            authorization: in_force.map(|(_, _, wire)| wire.clone()).collect(),
+            service,
+            limits: None,
+        }
     });
-    inbound.collect()
+    let identity = names::identity(&world.mesh.trust_domain, namespace, &workload.spec.service_account);
+    Some(v1::Inbound { workload: uid.to_owned(), identity, ports: ports.collect() })
 }
 
 /// The server names that mean a port of a workload, and the service it is counted under.
 fn keys(world: &World, members: &Members, uid: &str, namespace: &str, own: &str, port: u16) -> (Vec<String>, String) {
     let mut server_names = Vec::new();
     let mut service = String::new();
-    for (of, targets) in members.of_workload(uid) {
-        let name = of.metadata.name.as_deref().unwrap_or_default();
-        for target in targets.iter().filter(|t| t.port == port) {
+    for belongs in members.of_workload(uid) {
+        let name = belongs.service.split_once('/').map_or("", |(_, name)| name);
+        for target in belongs.targets.iter().filter(|t| t.port == port) {
             server_names.push(names::service_sni(namespace, name, target.service_port, &world.mesh.domain));
             if service.is_empty() {
-                service = names::namespaced(namespace, name);
+                service.clone_from(&belongs.service);
             }
         }
     }

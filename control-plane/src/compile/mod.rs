@@ -1,27 +1,37 @@
 //! The compiler: the world in, the resources that sidecars hold and the verdicts that people read out.
 //!
-//! Pure and deterministic: no I/O, no clock, no randomness, no map order. One file a kind: [`service`], [`route`] (read by
-//! [`route_spec`]), [`endpoints`], [`traffic`], [`inbound`] (with authorization and MeshTLS), [`mesh`]. Whatever is put out has passed
-//! `weft_policy::config`, so that no sidecar refuses it; an object that did not pass keeps what it last compiled to ([`LastGood`]) and is
-//! told so. Nothing here knows of streams or of the API server.
+//! Deterministic: no I/O, no clock, no randomness, no map order. One file a kind: [`service`], [`route`] (read by [`route_spec`]),
+//! [`endpoints`] (whose they are says [`members`]), [`traffic`], [`inbound`] (authorization and MeshTLS; what they reach says `scope`),
+//! [`mesh`]. Whatever is put out has passed `weft_policy::config`, so that no sidecar refuses it; an object that did not pass keeps what it
+//! last compiled to and is told so.
+//!
+//! A [`Compiler`] remembers the world that it compiled last. What differs in the next one decides what is made anew: each kind says which
+//! services and workloads its change concerns, those are compiled again, everything else is taken over. What comes out is what a compilation
+//! from nothing would have given (the tests of `incremental` assert it). Nothing here knows of streams or of the API server.
 
 pub mod condition;
 pub mod endpoints;
 pub mod inbound;
+pub mod members;
 pub mod mesh;
 pub mod names;
 pub mod route;
 pub mod route_spec;
+mod scope;
 pub mod service;
 pub mod traffic;
 
+#[cfg(test)]
+mod incremental;
 #[cfg(test)]
 mod tests;
 
 pub use condition::{Condition, Kind, ParentVerdict, Verdict};
 
-use crate::world::World;
-use std::collections::BTreeMap;
+use crate::world::{Table, World};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use weft_policy::config::{self, Refusal};
 use weft_proto::v1;
 
 /// A service as clients see it.
@@ -33,111 +43,170 @@ pub struct Variants {
     pub by_namespace: BTreeMap<String, v1::Service>,
 }
 
-/// What objects compiled to when they last passed: stays in force while a newer edition does not.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct LastGood {
-    /// By kind and name of the route, and "namespace/name:port" of the parent.
-    pub(crate) routes: BTreeMap<(Kind, String, String), v1::Route>,
-    /// By name of the TrafficPolicy.
-    pub(crate) traffic: BTreeMap<String, traffic::Part>,
-    /// By name of the AuthorizationPolicy.
-    pub(crate) authorization: BTreeMap<String, inbound::Guarded>,
-    /// By resource name: the net under everything above.
-    services: BTreeMap<String, Variants>,
-    endpoints: BTreeMap<String, v1::Endpoints>,
-    inbound: BTreeMap<String, v1::Inbound>,
-}
-
-/// Everything that a world compiles to.
+/// Everything that a world compiles to. A copy shares what it has in common with the original.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Output {
     /// By "namespace/name" and "namespace/~workload".
-    pub services: BTreeMap<String, Variants>,
+    pub services: Table<Arc<Variants>>,
     /// By "namespace/name:port/slice".
-    pub endpoints: BTreeMap<String, v1::Endpoints>,
+    pub endpoints: Table<Arc<v1::Endpoints>>,
     /// By workload uid.
-    pub inbound: BTreeMap<String, v1::Inbound>,
+    pub inbound: Table<Arc<v1::Inbound>>,
     /// By trust domain.
     pub bundles: BTreeMap<String, v1::TrustBundle>,
     /// The one named "mesh".
     pub settings: v1::MeshSettings,
     /// What every policy object learns of its fate.
-    pub verdicts: Vec<Verdict>,
+    pub verdicts: Vec<Arc<Verdict>>,
 }
 
-/// Compiles `world`. `last` is what the previous compilation returned; the default on the first.
-#[must_use]
-pub fn compile(world: &World, last: &LastGood) -> (Output, LastGood) {
-    let mut keep = LastGood::default();
-    let mut output = Output { settings: mesh::settings(world), ..Default::default() };
-    output.bundles.insert(world.mesh.trust_domain.clone(), mesh::bundle(world));
-
-    let members = endpoints::Members::of(world);
-    let slices = endpoints::slices(world, &members).into_values().flatten();
-    output.endpoints.extend(slices.map(|s| (s.name.clone(), s)));
-    let traffic = traffic::Policies::compile(world, last, &mut keep);
-    let routes = route::Attached::compile(world, last, &mut keep);
-    for service in world.services.values() {
-        if let Some((name, variants)) = service::compile(world, service, &members, &routes, &traffic, &output.endpoints)
-        {
-            output.services.insert(name, variants);
-        }
-    }
-    for (name, service) in service::workloads(world, &output.endpoints) {
-        output.services.insert(name, Variants { default: service, ..Default::default() });
-    }
-    let guards = inbound::Guards::compile(world, &members, last, &mut keep);
-    for (uid, inbound) in inbound::compile(world, &members, &guards) {
-        output.inbound.insert(uid, inbound);
-    }
-    output.verdicts.extend(routes.into_verdicts());
-    output.verdicts.extend(traffic.into_verdicts());
-    output.verdicts.extend(guards.into_verdicts());
-    net(&mut output, last, &mut keep);
-    (output, keep)
+/// The objects in which two worlds differ, by name.
+#[derive(Debug, Default)]
+pub(crate) struct Change {
+    services: BTreeSet<String>,
+    workloads: BTreeSet<String>,
+    routes: BTreeSet<(Kind, String)>,
+    traffic: BTreeSet<String>,
+    authorization: BTreeSet<String>,
+    mesh_tls: BTreeSet<String>,
 }
 
-/// The net under the checks of each kind: nothing leaves that a sidecar would refuse, whatever the reason.
-fn net(output: &mut Output, last: &LastGood, keep: &mut LastGood) {
-    use weft_policy::config;
-    let mut refused: Vec<(String, config::Refusal)> = Vec::new();
-    output.services.retain(|name, variants| {
-        let all = std::iter::once(&variants.default).chain(variants.by_namespace.values());
-        match all.map(config::Service::from_wire).find_map(Result::err) {
-            None => true,
-            Some(refusal) => {
-                refused.push((name.clone(), refusal));
-                last.services.get(name).is_some_and(|good| {
-                    variants.clone_from(good);
-                    true
-                })
+impl Change {
+    fn between(before: &World, world: &World) -> Self {
+        // Names, identities and everything that holds some differ with the mesh: all is made anew.
+        let all = before.mesh != world.mesh;
+        fn names<T>(all: bool, before: &Table<Arc<T>>, now: &Table<Arc<T>>) -> BTreeSet<String> {
+            if all {
+                return before.keys().chain(now.keys()).cloned().collect();
             }
+            now.changes(before, Arc::ptr_eq).into_iter().map(|(name, _, _)| name.clone()).collect()
         }
-    });
-    fall_back(&mut output.endpoints, &last.endpoints, config::Endpoints::from_wire, &mut refused);
-    fall_back(&mut output.inbound, &last.inbound, config::Inbound::from_wire, &mut refused);
-    for (name, refusal) in refused {
-        tracing::error!(resource = %name, %refusal, "compiled a resource that a sidecar would refuse; its last good version stays");
+        let http = names(all, &before.http_routes, &world.http_routes).into_iter().map(|n| (Kind::HttpRoute, n));
+        let grpc = names(all, &before.grpc_routes, &world.grpc_routes).into_iter().map(|n| (Kind::GrpcRoute, n));
+        Self {
+            services: names(all, &before.services, &world.services),
+            workloads: names(all, &before.workloads, &world.workloads),
+            routes: http.chain(grpc).collect(),
+            traffic: names(all, &before.traffic, &world.traffic),
+            authorization: names(all, &before.authorization, &world.authorization),
+            mesh_tls: names(all, &before.mesh_tls, &world.mesh_tls),
+        }
     }
-    keep.services.clone_from(&output.services);
-    keep.endpoints.clone_from(&output.endpoints);
-    keep.inbound.clone_from(&output.inbound);
 }
 
-fn fall_back<M: Clone, T>(
-    all: &mut BTreeMap<String, M>,
-    last: &BTreeMap<String, M>,
-    check: impl Fn(&M) -> Result<T, weft_policy::config::Refusal>,
-    refused: &mut Vec<(String, weft_policy::config::Refusal)>,
-) {
-    all.retain(|name, message| match check(message) {
-        Ok(_) => true,
-        Err(refusal) => {
-            refused.push((name.clone(), refusal));
-            last.get(name).is_some_and(|good| {
-                message.clone_from(good);
-                true
-            })
+/// Compiles one world after the other. See the module's text.
+#[derive(Clone, Debug, Default)]
+pub struct Compiler {
+    world: World,
+    members: members::Members,
+    addresses: members::Addresses,
+    traffic: traffic::Policies,
+    routes: route::Attached,
+    guards: inbound::Guards,
+    output: Output,
+    recompiled: usize,
+}
+
+impl Compiler {
+    /// Compiles `world`.
+    #[must_use]
+    pub fn compile(&mut self, world: &World) -> Output {
+        let change = Change::between(&self.world, world);
+        self.recompiled = 0;
+        let touched = self.members.update(world, &change.services, &change.workloads);
+        let addressed = self.addresses.update(world, &change.workloads);
+        self.slices(world, &touched.services, &addressed);
+        let mut services = touched.services;
+        services.extend(self.traffic.update(world, &change.services, &change.traffic));
+        services.extend(self.routes.update(world, &change.services, &change.routes));
+        self.services(world, &services, &addressed);
+        for uid in self.guards.update(world, &self.members, &change, &touched.workloads) {
+            let made = inbound::compile(world, &self.members, &self.guards, &uid);
+            self.recompiled += usize::from(made.is_some());
+            put(&mut self.output.inbound, &uid, made, config::Inbound::from_wire);
         }
-    });
+        self.output.settings = mesh::settings(world);
+        self.output.bundles = [(world.mesh.trust_domain.clone(), mesh::bundle(world))].into();
+        let of_policies = self.routes.verdicts().chain(self.traffic.verdicts()).chain(self.guards.verdicts());
+        self.output.verdicts = of_policies.cloned().collect();
+        self.world = world.clone();
+        self.output.clone()
+    }
+
+    /// How many resources the last compilation made, variants included; all others it took over.
+    #[must_use]
+    pub fn recompiled(&self) -> usize {
+        self.recompiled
+    }
+
+    fn slices(&mut self, world: &World, services: &BTreeSet<String>, addressed: &BTreeSet<String>) {
+        for name in services {
+            self.of_service(name, endpoints::of_service(world, &self.members, name));
+        }
+        for uid in addressed {
+            let made = self.addresses.alone(world, uid).map(|w| endpoints::of_address(world, w)).unwrap_or_default();
+            self.of_service(&names::of_workload(uid), made);
+        }
+    }
+
+    /// Replaces the slices of a service.
+    fn of_service(&mut self, name: &str, made: Vec<v1::Endpoints>) {
+        self.recompiled += made.len();
+        let before = self.output.endpoints.with_prefix(&format!("{name}:")).map(|(slice, _)| slice.clone());
+        let mut gone: BTreeSet<String> = before.collect();
+        for slice in made {
+            gone.remove(&slice.name);
+            let name = slice.name.clone();
+            put(&mut self.output.endpoints, &name, Some(slice), config::Endpoints::from_wire);
+        }
+        for slice in gone {
+            self.output.endpoints.remove(&slice);
+        }
+    }
+
+    fn services(&mut self, world: &World, services: &BTreeSet<String>, addressed: &BTreeSet<String>) {
+        let check = |variants: &Variants| {
+            let mut all = std::iter::once(&variants.default).chain(variants.by_namespace.values());
+            all.try_for_each(|service| config::Service::from_wire(service).map(drop))
+        };
+        for name in services {
+            let slices = &self.output.endpoints;
+            let found = world.services.get(name);
+            let compile = |s| service::compile(world, s, &self.members, &self.routes, &self.traffic, slices);
+            let made = found.and_then(|service| compile(service));
+            self.recompiled += made.as_ref().map_or(0, |v| 1 + v.by_namespace.len());
+            put(&mut self.output.services, name, made, check);
+        }
+        for uid in addressed {
+            let alone = self.addresses.alone(world, uid);
+            let made = alone.and_then(|w| service::of_address(w, &self.output.endpoints));
+            self.recompiled += usize::from(made.is_some());
+            let made = made.map(|default| Variants { default, ..Default::default() });
+            put(&mut self.output.services, &names::of_workload(uid), made, check);
+        }
+    }
+}
+
+/// Puts a resource out, or takes it back. The net under the checks of each kind: what a sidecar would refuse leaves its last good version in
+/// force, whatever the reason.
+fn put<M: PartialEq, T>(
+    all: &mut Table<Arc<M>>,
+    name: &str,
+    made: Option<M>,
+    check: impl Fn(&M) -> Result<T, Refusal>,
+) {
+    let Some(made) = made else {
+        all.remove(name);
+        return;
+    };
+    // What is as it was stays the same value: neither checked nor encoded nor sent again.
+    if all.get(name).is_some_and(|before| **before == made) {
+        return;
+    }
+    match check(&made) {
+        Ok(_) => drop(all.insert(name.to_owned(), Arc::new(made))),
+        Err(refusal) => tracing::error!(
+            resource = %name, %refusal, "compiled a resource that a sidecar would refuse; its last good version stays"
+        ),
+    }
 }

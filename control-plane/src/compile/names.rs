@@ -12,6 +12,13 @@ pub fn workload_service(namespace: &str, workload: &str) -> String {
     format!("{namespace}/~{workload}")
 }
 
+/// The same, from the uid of a workload (`namespace/name`).
+#[must_use]
+pub fn of_workload(uid: &str) -> String {
+    let (namespace, name) = uid.split_once('/').unwrap_or(("", uid));
+    workload_service(namespace, name)
+}
+
 /// `namespace/name:port/slice`.
 #[must_use]
 pub fn slice(service: &str, port: u16, slice: usize) -> String {

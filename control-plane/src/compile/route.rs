@@ -7,119 +7,214 @@ use super::condition::{Condition, Kind, ParentVerdict, Verdict};
 use super::route_spec::{
     self, BackendRef, Filter, HeaderModifier, KeyMatch, Match, ParentRef, PathKind, Rule, ValueKind,
 };
-use super::{LastGood, names, service};
+use super::{names, service};
 use crate::kinds::Service;
 use crate::world::{Route, World};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use weft_proto::{type_url, v1};
 
 /// Methods that may be sent again without being asked (RFC 9110 section 9.2.2, and safe ones).
 const IDEMPOTENT: [&str; 6] = ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"];
 
-#[derive(Debug, Default)]
+/// What is in force on a port.
+#[derive(Clone, Debug, Default, PartialEq)]
 struct OfPort {
-    producers: Vec<v1::Route>,
-    consumers: BTreeMap<String, Vec<v1::Route>>,
+    producers: Vec<Arc<v1::Route>>,
+    consumers: BTreeMap<String, Vec<Arc<v1::Route>>>,
 }
+
+/// Kind and "namespace/name" of a route.
+type Key = (Kind, String);
 
 /// All routes where they are in force.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Attached {
-    ports: BTreeMap<(String, u16), OfPort>,
-    verdicts: Vec<Verdict>,
+    known: BTreeMap<Key, Known>,
+    /// Service → the routes that name it, as a parent or as a backend.
+    naming: HashMap<String, BTreeSet<Key>>,
+    /// Service → port → what is in force there.
+    ports: HashMap<String, BTreeMap<u16, OfPort>>,
 }
 
-/// One route under one parent, on its way.
-struct Pending<'w> {
-    route: &'w Route,
-    parent: serde_json::Value,
+/// One route, read.
+#[derive(Clone, Debug)]
+struct Known {
+    route: Arc<Route>,
+    /// Every Service that it names, as a parent or as a backend: when one of them changes, it is read again.
+    names: BTreeSet<String>,
+    parents: Arc<[Parent]>,
+    /// Under each parent: the ports on which another kind won.
+    lost: Vec<BTreeSet<u16>>,
+    verdict: Option<Arc<Verdict>>,
+}
+
+/// A route under one parent.
+#[derive(Debug)]
+struct Parent {
+    text: serde_json::Value,
     /// Why it is not accepted here.
     refused: Option<Condition>,
     resolved: Condition,
     service: String,
     ports: Vec<u16>,
-    compiled: Option<v1::Route>,
-    /// Ports on which another kind won.
-    lost: BTreeSet<u16>,
+    /// What is in force of it: this edition, or the last that was good.
+    compiled: Option<Arc<v1::Route>>,
 }
 
 impl Attached {
-    /// Compiles every route of the world.
-    #[must_use]
-    pub fn compile(world: &World, last: &LastGood, keep: &mut LastGood) -> Self {
-        let mut pending: Vec<Pending<'_>> = world.routes.iter().flat_map(|r| attach(world, r)).collect();
-        for p in &mut pending {
-            remember(p, last, keep);
+    /// Follows the world: `services` and `routes` changed, came or went. Returns the services to which something else is attached now.
+    pub fn update(&mut self, world: &World, services: &BTreeSet<String>, routes: &BTreeSet<Key>) -> BTreeSet<String> {
+        let mut again = routes.clone();
+        again.extend(services.iter().filter_map(|s| self.naming.get(s)).flatten().cloned());
+        let mut touched = BTreeSet::new();
+        for key in &again {
+            let before = self.known.remove(key);
+            for name in before.iter().flat_map(|b| &b.names) {
+                if let Some(naming) = self.naming.get_mut(name) {
+                    naming.remove(key);
+                    if naming.is_empty() {
+                        self.naming.remove(name);
+                    }
+                }
+            }
+            let of_kind = if key.0 == Kind::GrpcRoute { &world.grpc_routes } else { &world.http_routes };
+            let is = of_kind.get(&key.1).map(|route| read(world, route, before.as_ref()));
+            let parents = before.iter().chain(&is).flat_map(|known| known.parents.iter());
+            touched.extend(parents.map(|p| p.service.clone()));
+            if let Some(known) = is {
+                for name in &known.names {
+                    self.naming.entry(name.clone()).or_default().insert(key.clone());
+                }
+                self.known.insert(key.clone(), known);
+            }
         }
-        conflicts(&mut pending);
-        let mut all = Self::default();
-        for p in &pending {
-            let Some(compiled) = &p.compiled else { continue };
-            for port in p.ports.iter().filter(|port| !p.lost.contains(port)) {
-                let of_port = all.ports.entry((p.service.clone(), *port)).or_default();
-                let list = if is_producer(p) {
-                    &mut of_port.producers
-                } else {
-                    of_port.consumers.entry(p.route.namespace.clone()).or_default()
-                };
-                // Two parentRefs of one route may name the same port.
-                if !list.iter().any(|r| r.name == compiled.name && r.kind == compiled.kind) {
-                    list.push(compiled.clone());
+        touched.retain(|service| self.attach(service, &mut again));
+        for key in again {
+            if let Some(known) = self.known.get_mut(&key) {
+                known.verdict = verdict(&known.route, &known.parents, &known.lost).map(Arc::new);
+            }
+        }
+        touched
+    }
+
+    /// Works out what is in force on the ports of a service; false when that is what was. `told` gets the routes that learn something new.
+    fn attach(&mut self, service: &str, told: &mut BTreeSet<Key>) -> bool {
+        let keys = self.naming.get(service).cloned().unwrap_or_default();
+        // A GRPCRoute comes before every HTTPRoute of the same scope on the same port.
+        let mut grpc: BTreeSet<(u16, String)> = BTreeSet::new();
+        for known in keys.iter().filter(|k| k.0 == Kind::GrpcRoute).filter_map(|k| self.known.get(k)) {
+            for parent in known.parents.iter().filter(|p| p.service == service && p.compiled.is_some()) {
+                grpc.extend(parent.ports.iter().map(|port| (*port, scope(&known.route, parent))));
+            }
+        }
+        for key in keys.iter().filter(|k| k.0 == Kind::HttpRoute) {
+            let Some(known) = self.known.get_mut(key) else { continue };
+            for (parent, lost) in known.parents.iter().zip(&mut known.lost).filter(|(p, _)| p.service == service) {
+                let scope = scope(&known.route, parent);
+                let ports = parent.ports.iter().copied();
+                let now: BTreeSet<u16> = ports.filter(|port| grpc.contains(&(*port, scope.clone()))).collect();
+                if *lost != now {
+                    *lost = now;
+                    told.insert(key.clone());
                 }
             }
         }
-        all.verdicts = verdicts(pending);
-        all
+        let mut in_order: Vec<&Known> = keys.iter().filter_map(|k| self.known.get(k)).collect();
+        in_order.sort_by(|a, b| precedence(&a.route).cmp(&precedence(&b.route)));
+        let mut ports: BTreeMap<u16, OfPort> = BTreeMap::new();
+        for known in in_order {
+            for (parent, lost) in known.parents.iter().zip(&known.lost).filter(|(p, _)| p.service == service) {
+                let Some(compiled) = &parent.compiled else { continue };
+                for port in parent.ports.iter().filter(|port| !lost.contains(port)) {
+                    let of_port = ports.entry(*port).or_default();
+                    let list = if is_producer(&known.route, parent) {
+                        &mut of_port.producers
+                    } else {
+                        of_port.consumers.entry(known.route.namespace.clone()).or_default()
+                    };
+                    // Two parentRefs of one route may name the same port.
+                    if !list.iter().any(|r| r.name == compiled.name && r.kind == compiled.kind) {
+                        list.push(compiled.clone());
+                    }
+                }
+            }
+        }
+        let differs = self.ports.get(service).map_or(!ports.is_empty(), |before| *before != ports);
+        if ports.is_empty() {
+            self.ports.remove(service);
+        } else if differs {
+            self.ports.insert(service.to_owned(), ports);
+        }
+        differs
     }
 
     /// The routes on a port as clients of a namespace (`None`: of one without consumer routes) see them, older first.
     #[must_use]
-    pub fn of(&self, service: &str, port: u16, client: Option<&str>) -> &[v1::Route] {
-        let Some(of_port) = self.ports.get(&(service.to_owned(), port)) else { return &[] };
+    pub fn of(&self, service: &str, port: u16, client: Option<&str>) -> &[Arc<v1::Route>] {
+        let Some(of_port) = self.ports.get(service).and_then(|ports| ports.get(&port)) else { return &[] };
         client.and_then(|c| of_port.consumers.get(c)).unwrap_or(&of_port.producers)
     }
 
     /// Namespaces with consumer routes for the service.
-    pub fn namespaces_of<'a>(&'a self, service: &'a str) -> impl Iterator<Item = &'a str> {
-        let range = self.ports.range((service.to_owned(), 0)..=(service.to_owned(), u16::MAX));
-        let all: BTreeSet<&str> = range.flat_map(|(_, p)| p.consumers.keys().map(String::as_str)).collect();
+    pub fn namespaces_of(&self, service: &str) -> impl Iterator<Item = &str> {
+        let ports = self.ports.get(service).into_iter().flat_map(BTreeMap::values);
+        let all: BTreeSet<&str> = ports.flat_map(|p| p.consumers.keys().map(String::as_str)).collect();
         all.into_iter()
     }
 
-    /// What the routes learn.
-    #[must_use]
-    pub fn into_verdicts(self) -> Vec<Verdict> {
-        self.verdicts
+    /// What the routes learn, in order of kind and name.
+    pub fn verdicts(&self) -> impl Iterator<Item = &Arc<Verdict>> {
+        self.known.values().filter_map(|known| known.verdict.as_ref())
     }
 }
 
-fn is_producer(p: &Pending<'_>) -> bool {
-    p.service.split('/').next() == Some(p.route.namespace.as_str())
+/// The order in which routes win over each other: older first, then by name.
+fn precedence(route: &Route) -> (i64, &str, &str, Kind) {
+    (route.created, &route.namespace, &route.name, route.kind)
 }
 
-fn attach<'w>(world: &'w World, route: &'w Route) -> Vec<Pending<'w>> {
-    let (compiled, resolved) = compile(world, route);
+fn is_producer(route: &Route, parent: &Parent) -> bool {
+    parent.service.split('/').next() == Some(route.namespace.as_str())
+}
+
+/// Whose calls the route is about under this parent: those of one namespace; empty: all.
+fn scope(route: &Route, parent: &Parent) -> String {
+    if is_producer(route, parent) { String::new() } else { route.namespace.clone() }
+}
+
+/// Reads a route; `before` is what was known of it. A refused edition leaves in force what the route compiled to before, where it was in
+/// force.
+fn read(world: &World, route: &Arc<Route>, before: Option<&Known>) -> Known {
+    let mut names = BTreeSet::new();
+    let (compiled, resolved) = compile(world, route, &mut names);
+    // What is as it was stays the same value, so that services that it is attached to are not compiled again.
+    let known = before.into_iter().flat_map(|b| b.parents.iter()).filter_map(|p| p.compiled.as_ref());
+    let compiled = compiled.map(|is| known.clone().find(|was| ***was == is).cloned().unwrap_or_else(|| Arc::new(is)));
     let parents = route_spec::parents(&route.spec).into_iter().filter(|(parent, _)| parent.is_service());
-    let pending = parents.map(|(parent, text)| {
+    let parents = parents.map(|(parent, text)| {
         let namespace = parent.namespace.clone().unwrap_or_else(|| route.namespace.clone());
         let service = names::namespaced(&namespace, &parent.name);
         let (ports, refused) = match ports(world.services.get(&service).map(|s| &**s), &service, &parent, route.kind) {
             Ok(ports) => (ports, None),
             Err(condition) => (Vec::new(), Some(condition)),
         };
-        let refused = refused.or_else(|| compiled.as_ref().err().cloned());
-        Pending {
-            route,
-            parent: text,
-            refused,
+        names.insert(service.clone());
+        let good = |port: &u16| {
+            let mut there = before?.parents.iter().filter(|p| p.service == service && p.ports.contains(port));
+            there.find_map(|p| p.compiled.clone())
+        };
+        Parent {
+            text,
+            refused: refused.or_else(|| compiled.as_ref().err().cloned()),
             resolved: resolved.clone(),
+            compiled: compiled.clone().ok().or_else(|| ports.iter().find_map(good)),
             service,
             ports,
-            compiled: compiled.as_ref().ok().cloned(),
-            lost: BTreeSet::new(),
         }
     });
-    pending.collect()
+    let parents: Arc<[Parent]> = parents.collect();
+    Known { route: route.clone(), names, lost: vec![BTreeSet::new(); parents.len()], parents, verdict: None }
 }
 
 /// The ports of the parent that the route attaches to.
@@ -158,64 +253,35 @@ fn ports(service: Option<&Service>, name: &str, parent: &ParentRef, kind: Kind) 
     Ok(usable.into_iter().filter_map(|p| u16::try_from(p.port).ok()).collect())
 }
 
-/// A refused edition leaves in force what the route compiled to before, where it was in force.
-fn remember(p: &mut Pending<'_>, last: &LastGood, keep: &mut LastGood) {
-    let key = |port: &u16| (p.route.kind, p.route.key(), format!("{}:{port}", p.service));
-    let good = match &p.compiled {
-        Some(compiled) => Some(compiled.clone()),
-        None => p.ports.iter().find_map(|port| last.routes.get(&key(port)).cloned()),
-    };
-    if let Some(good) = good {
-        for port in &p.ports {
-            keep.routes.insert(key(port), good.clone());
-        }
-        p.compiled = Some(good);
-    }
-}
-
-fn conflicts(pending: &mut [Pending<'_>]) {
-    let scope = |p: &Pending<'_>| if is_producer(p) { String::new() } else { p.route.namespace.clone() };
-    let mut grpc: BTreeSet<(String, u16, String)> = BTreeSet::new();
-    for p in pending.iter().filter(|p| p.route.kind == Kind::GrpcRoute && p.compiled.is_some()) {
-        grpc.extend(p.ports.iter().map(|port| (p.service.clone(), *port, scope(p))));
-    }
-    for p in pending.iter_mut().filter(|p| p.route.kind == Kind::HttpRoute) {
-        let scope = scope(p);
-        p.lost = p.ports.iter().filter(|n| grpc.contains(&(p.service.clone(), **n, scope.clone()))).copied().collect();
-    }
-}
-
-fn verdicts(pending: Vec<Pending<'_>>) -> Vec<Verdict> {
-    let mut all: BTreeMap<(Kind, String), Verdict> = BTreeMap::new();
-    for p in pending {
-        let accepted = match p.refused {
-            Some(refused) => refused,
-            None if !p.ports.is_empty() && p.lost.len() == p.ports.len() => {
-                let text = format!("Service {} has a GRPCRoute on the same port, which comes first", p.service);
+fn verdict(route: &Route, parents: &[Parent], lost: &[BTreeSet<u16>]) -> Option<Verdict> {
+    let of_parent = |(parent, lost): (&Parent, &BTreeSet<u16>)| {
+        let accepted = match &parent.refused {
+            Some(refused) => refused.clone(),
+            None if !parent.ports.is_empty() && lost.len() == parent.ports.len() => {
+                let text = format!("Service {} has a GRPCRoute on the same port, which comes first", parent.service);
                 Condition::refused("Conflicted", text)
             }
             None => Condition::accepted(),
         };
-        let verdict = ParentVerdict {
-            parent: Some(p.parent),
-            conditions: vec![accepted, p.resolved],
-            shapes: [(type_url::SERVICE, p.service)].into(),
-        };
-        let entry = all.entry((p.route.kind, p.route.key())).or_insert_with(|| Verdict {
-            kind: p.route.kind,
-            namespace: p.route.namespace.clone(),
-            name: p.route.name.clone(),
-            uid: p.route.uid.clone(),
-            generation: p.route.generation,
-            parents: Vec::new(),
-        });
-        entry.parents.push(verdict);
-    }
-    all.into_values().collect()
+        ParentVerdict {
+            parent: Some(parent.text.clone()),
+            conditions: vec![accepted, parent.resolved.clone()],
+            shapes: [(type_url::SERVICE, parent.service.clone())].into(),
+        }
+    };
+    // A route without a parent of ours is somebody else's.
+    (!parents.is_empty()).then(|| Verdict {
+        kind: route.kind,
+        namespace: route.namespace.clone(),
+        name: route.name.clone(),
+        uid: route.uid.clone(),
+        generation: route.generation,
+        parents: parents.iter().zip(lost).map(of_parent).collect(),
+    })
 }
 
 /// A route on its own: what it compiles to or why not, and whether what it refers to exists.
-fn compile(world: &World, route: &Route) -> (Result<v1::Route, Condition>, Condition) {
+fn compile(world: &World, route: &Route, names: &mut BTreeSet<String>) -> (Result<v1::Route, Condition>, Condition) {
     let rules = match route_spec::rules(route.kind, &route.spec) {
         Ok(rules) => rules,
         Err(e) => {
@@ -224,7 +290,8 @@ fn compile(world: &World, route: &Route) -> (Result<v1::Route, Condition>, Condi
         }
     };
     let mut unresolved = Vec::new();
-    let rules = rules.iter().map(|r| rule(world, route, r, &mut unresolved)).collect();
+    let rules: Vec<_> = rules.iter().map(|r| rule(world, route, r, &mut unresolved)).collect();
+    names.extend(rules.iter().flat_map(|r| &r.backends).map(|b| b.service.clone()));
     let kind = if route.kind == Kind::GrpcRoute { v1::RouteKind::Grpc } else { v1::RouteKind::Http };
     let compiled = v1::Route { name: route.key(), kind: kind.into(), created: route.created, rules };
     let resolved = Condition::resolved(&unresolved);

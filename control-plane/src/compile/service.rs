@@ -1,14 +1,18 @@
 //! `weft.v1.Service`: names, addresses and ports of a Service, one variant for each client namespace that sees it differently.
 
-use super::endpoints::Members;
+use super::members::Members;
 use super::route::Attached;
 use super::traffic::Policies;
 use super::{Variants, names};
-use crate::kinds::Service;
-use crate::world::World;
+use crate::kinds::{Service, Workload};
+use crate::world::{Table, World};
 use k8s_openapi::api::core::v1::ServicePort;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use weft_proto::v1;
+
+/// The slices that exist, by name.
+type Slices = Table<Arc<v1::Endpoints>>;
 
 /// Ports on which servers usually speak first, or whose protocol nobody sniffs: opaque unless declared otherwise.
 const OPAQUE: [u16; 8] = [25, 587, 3306, 4444, 5432, 6379, 9300, 11211];
@@ -61,8 +65,8 @@ pub fn compile(
     members: &Members,
     routes: &Attached,
     traffic: &Policies,
-    slices: &BTreeMap<String, v1::Endpoints>,
-) -> Option<(String, Variants)> {
+    slices: &Slices,
+) -> Option<Variants> {
     let (namespace, own) = (service.metadata.namespace.as_deref()?, service.metadata.name.as_deref()?);
     if is_external_name(service) {
         return None;
@@ -89,7 +93,10 @@ pub fn compile(
                 port: number.into(),
                 name: port.name.clone().unwrap_or_default(),
                 protocol: protocol.into(),
-                frontend: Some(v1::Frontend { routes: attached.to_vec(), ..part.frontend }),
+                frontend: Some(v1::Frontend {
+                    routes: attached.iter().map(|r| (**r).clone()).collect(),
+                    ..part.frontend
+                }),
                 backend: Some(v1::Backend { slices: slice_names(slices, &name, number), ..part.backend }),
             })
         });
@@ -103,10 +110,16 @@ pub fn compile(
     for client in routes.namespaces_of(&name).chain(std::iter::once(namespace)) {
         by_namespace.insert(client.to_owned(), variant(Some(client)));
     }
-    Some((name, Variants { default, by_namespace }))
+    Some(Variants { default, by_namespace })
 }
 
-fn protocol(port: &ServicePort, number: u16, service: &str, members: &Members, attached: &[v1::Route]) -> v1::Protocol {
+fn protocol(
+    port: &ServicePort,
+    number: u16,
+    service: &str,
+    members: &Members,
+    attached: &[Arc<v1::Route>],
+) -> v1::Protocol {
     if let Some(declared) = declared_protocol(port) {
         return declared;
     }
@@ -116,8 +129,7 @@ fn protocol(port: &ServicePort, number: u16, service: &str, members: &Members, a
     // What all endpoints declare holds for the port too.
     let mut spoken = members
         .of_service(service)
-        .iter()
-        .flat_map(|m| &m.targets)
+        .flat_map(|(_, targets)| targets)
         .filter(|t| t.service_port == number)
         .map(|t| t.protocol);
     let first = spoken.next().unwrap_or_default();
@@ -129,35 +141,25 @@ fn protocol(port: &ServicePort, number: u16, service: &str, members: &Members, a
     if attached.is_empty() && OPAQUE.contains(&number) { v1::Protocol::Tcp } else { v1::Protocol::Detect }
 }
 
-fn slice_names(slices: &BTreeMap<String, v1::Endpoints>, service: &str, port: u16) -> Vec<String> {
+fn slice_names(slices: &Slices, service: &str, port: u16) -> Vec<String> {
     let prefix = format!("{service}:{port}/");
-    let mut found: Vec<&String> =
-        slices.range(prefix.clone()..).map(|(name, _)| name).take_while(|n| n.starts_with(&prefix)).collect();
+    let mut found: Vec<&String> = slices.with_prefix(&prefix).map(|(name, _)| name).collect();
     found.sort_by_key(|n| n[prefix.len()..].parse::<usize>().unwrap_or(usize::MAX));
     found.into_iter().cloned().collect()
 }
 
-/// The services of workloads' own addresses: traffic to them skips routes.
+/// The service of a workload's own address: traffic to it skips routes.
 #[must_use]
-pub fn workloads(world: &World, slices: &BTreeMap<String, v1::Endpoints>) -> Vec<(String, v1::Service)> {
-    let mut out = Vec::new();
-    for workload in world.addressable() {
-        let (Some(namespace), Some(own)) = (&workload.metadata.namespace, &workload.metadata.name) else { continue };
-        let name = names::workload_service(namespace, own);
-        let ports = workload.spec.ports.iter().map(|port| v1::ServicePort {
-            port: port.port.into(),
-            name: port.name.clone().unwrap_or_default(),
-            protocol: super::endpoints::protocol(port.protocol).into(),
-            frontend: Some(v1::Frontend::default()),
-            backend: Some(v1::Backend { slices: slice_names(slices, &name, port.port), ..Default::default() }),
-        });
-        let service = v1::Service {
-            name: name.clone(),
-            hostnames: Vec::new(),
-            vips: vec![workload.spec.address.clone()],
-            ports: ports.collect(),
-        };
-        out.push((name, service));
-    }
-    out
+pub fn of_address(workload: &Workload, slices: &Slices) -> Option<v1::Service> {
+    let (namespace, own) = (workload.metadata.namespace.as_deref()?, workload.metadata.name.as_deref()?);
+    let name = names::workload_service(namespace, own);
+    let ports = workload.spec.ports.iter().map(|port| v1::ServicePort {
+        port: port.port.into(),
+        name: port.name.clone().unwrap_or_default(),
+        protocol: super::endpoints::protocol(port.protocol).into(),
+        frontend: Some(v1::Frontend::default()),
+        backend: Some(v1::Backend { slices: slice_names(slices, &name, port.port), ..Default::default() }),
+    });
+    let ports = ports.collect();
+    Some(v1::Service { hostnames: Vec::new(), vips: vec![workload.spec.address.clone()], ports, name })
 }

@@ -2,13 +2,21 @@
 
 use super::*;
 use crate::world::{Mesh, Route};
+
+/// What an earlier compilation left behind.
+type LastGood = Compiler;
+
+fn compile(world: &World, last: &LastGood) -> (Output, LastGood) {
+    let mut compiler = last.clone();
+    (compiler.compile(world), compiler)
+}
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use weft_proto::type_url;
 
 /// A world of YAML documents; objects are created in the order written.
-fn world(yaml: &str) -> World {
+pub(super) fn world(yaml: &str) -> World {
     let mut world = World {
         mesh: Mesh {
             trust_domain: "weft.local".into(),
@@ -21,17 +29,26 @@ fn world(yaml: &str) -> World {
     };
     for (i, document) in yaml.split("\n---\n").enumerate() {
         let mut object: Value = serde_saphyr::from_str(document).unwrap();
-        let created = 1_700_000_000 + i64::try_from(i).unwrap();
-        object["metadata"]["creationTimestamp"] =
-            k8s_openapi::jiff::Timestamp::from_second(created).unwrap().to_string().into();
-        object["metadata"]["generation"] = 1.into();
         if object["metadata"]["namespace"].is_null() {
             object["metadata"]["namespace"] = "shop".into();
         }
-        add(&mut world, object, created);
+        put(&mut world, object, 1_700_000_000 + i64::try_from(i).unwrap());
     }
-    world.sort_routes();
     world
+}
+
+/// Puts an object into the world, created at that second.
+pub(super) fn put(world: &mut World, mut object: Value, created: i64) {
+    object["metadata"]["creationTimestamp"] =
+        k8s_openapi::jiff::Timestamp::from_second(created).unwrap().to_string().into();
+    object["metadata"]["generation"] = 1.into();
+    add(world, object, created);
+}
+
+/// `namespace/name` of an object.
+pub(super) fn key(object: &Value) -> String {
+    let text = |name: &str| object["metadata"][name].as_str().unwrap_or_default();
+    format!("{}/{}", text("namespace"), text("name"))
 }
 
 fn typed<T: DeserializeOwned>(object: &Value) -> Arc<T> {
@@ -41,23 +58,30 @@ fn typed<T: DeserializeOwned>(object: &Value) -> Arc<T> {
 fn add(world: &mut World, object: Value, created: i64) {
     let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
-    let key = format!("{namespace}/{name}");
+    let key = key(&object);
     match text("/kind").as_str() {
         "Service" => drop(world.services.insert(key, typed(&object))),
         "Workload" => drop(world.workloads.insert(key, typed(&object))),
         "TrafficPolicy" => drop(world.traffic.insert(key, typed(&object))),
         "AuthorizationPolicy" => drop(world.authorization.insert(key, typed(&object))),
         "MeshTLS" => drop(world.mesh_tls.insert(key, typed(&object))),
-        kind @ ("HTTPRoute" | "GRPCRoute") => world.routes.push(Route {
-            kind: if kind == "HTTPRoute" { Kind::HttpRoute } else { Kind::GrpcRoute },
-            namespace,
-            name,
-            uid: String::new(),
-            generation: 1,
-            created,
-            spec: object["spec"].clone(),
-            status: Value::Null,
-        }),
+        kind @ ("HTTPRoute" | "GRPCRoute") => {
+            let route = |kind| Route {
+                kind,
+                namespace,
+                name,
+                uid: String::new(),
+                generation: 1,
+                created,
+                spec: object["spec"].clone(),
+                status: Value::Null,
+            };
+            if kind == "HTTPRoute" {
+                world.http_routes.insert(key, Arc::new(route(Kind::HttpRoute)));
+            } else {
+                world.grpc_routes.insert(key, Arc::new(route(Kind::GrpcRoute)));
+            }
+        }
         other => panic!("{other}"),
     }
 }
@@ -122,7 +146,7 @@ fn a_service_and_its_workloads_become_exactly_these_resources() {
     );
     assert_eq!(catalog.by_namespace["shop"].hostnames[3], "catalog", "its own namespace may write the short name");
     assert_eq!(
-        json("weft.v1.Endpoints", &output.endpoints["shop/catalog:80/0"]),
+        json("weft.v1.Endpoints", &*output.endpoints["shop/catalog:80/0"]),
         json!({
             "name": "shop/catalog:80/0",
             "endpoints": [
@@ -142,7 +166,7 @@ fn a_service_and_its_workloads_become_exactly_these_resources() {
         })
     );
     assert_eq!(
-        json("weft.v1.Inbound", &output.inbound["shop/catalog-2"]),
+        json("weft.v1.Inbound", &*output.inbound["shop/catalog-2"]),
         json!({
             "workload": "shop/catalog-2",
             "identity": "spiffe://weft.local/ns/shop/sa/catalog",

@@ -5,10 +5,11 @@
 
 use super::condition::{Condition, Kind, ParentVerdict, Verdict};
 use super::route::duration;
-use super::{LastGood, names, service};
+use super::{names, service};
 use crate::kinds::{BalancerPolicy, TrafficPolicy, TrafficPolicySpec};
 use crate::world::{World, age};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use weft_proto::{type_url, v1};
 
 /// What one policy says, on the wire; slices and routes are empty.
@@ -20,76 +21,90 @@ pub struct Part {
     pub backend: v1::Backend,
 }
 
+/// The parts for a service, by the name of the port or for every port, in order of precedence.
+type OfService = BTreeMap<Option<String>, Vec<Arc<Part>>>;
+
+/// Older first, then by namespace and name.
+type Age = (i64, String, String);
+
 /// All policies, by what they are about.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Policies {
-    /// Service → (name of the port, or every port) → parts in order of precedence.
-    parts: BTreeMap<String, BTreeMap<Option<String>, Vec<Part>>>,
-    verdicts: Vec<Verdict>,
+    /// In order of precedence.
+    known: BTreeMap<Age, Arc<Known>>,
+    ages: HashMap<String, Age>,
+    /// Service → the policies that name it, in order of precedence.
+    naming: HashMap<String, BTreeSet<Age>>,
+    parts: HashMap<String, OfService>,
+}
+
+/// One policy, read.
+#[derive(Debug)]
+struct Known {
+    /// Every Service that it names, there or not.
+    names: BTreeSet<String>,
+    /// What is in force of it: this edition, or the last that was good.
+    part: Option<Arc<Part>>,
+    targets: Vec<(String, Option<String>)>,
+    verdict: Arc<Verdict>,
 }
 
 impl Policies {
-    /// Reads every policy of the world.
-    #[must_use]
-    pub fn compile(world: &World, last: &LastGood, keep: &mut LastGood) -> Self {
-        let mut all = Self::default();
-        let mut policies: Vec<_> = world.traffic.values().collect();
-        policies.sort_by_key(|p| age(&p.metadata));
-        for policy in policies {
-            all.add(world, policy, last, keep);
+    /// Follows the world: `services` and `policies` changed, came or went. Returns the services for which something else holds now.
+    pub fn update(
+        &mut self,
+        world: &World,
+        services: &BTreeSet<String>,
+        policies: &BTreeSet<String>,
+    ) -> BTreeSet<String> {
+        let named = services.iter().filter_map(|s| self.naming.get(s)).flatten();
+        let mut again: BTreeSet<String> = named.map(|(_, namespace, own)| names::namespaced(namespace, own)).collect();
+        again.extend(policies.iter().cloned());
+        let mut touched = BTreeSet::new();
+        for key in again {
+            let before = self.ages.remove(&key).and_then(|age| Some((self.known.remove(&age)?, age)));
+            if let Some((known, age)) = &before {
+                for name in &known.names {
+                    if let Some(naming) = self.naming.get_mut(name) {
+                        naming.remove(age);
+                        if naming.is_empty() {
+                            self.naming.remove(name);
+                        }
+                    }
+                }
+                touched.extend(known.names.iter().cloned());
+            }
+            let before = before.and_then(|(known, _)| known.part.clone());
+            let Some(policy) = world.traffic.get(&key) else { continue };
+            let Some(known) = read(world, policy, before) else { continue };
+            let age = age(&policy.metadata);
+            for name in &known.names {
+                self.naming.entry(name.clone()).or_default().insert(age.clone());
+            }
+            touched.extend(known.names.iter().cloned());
+            self.ages.insert(key, age.clone());
+            self.known.insert(age, Arc::new(known));
         }
-        all
+        touched.retain(|service| self.settle(service));
+        touched
     }
 
-    fn add(&mut self, world: &World, policy: &TrafficPolicy, last: &LastGood, keep: &mut LastGood) {
-        let (Some(namespace), Some(own)) = (&policy.metadata.namespace, &policy.metadata.name) else { return };
-        let key = names::namespaced(namespace, own);
-        let (fresh, mut accepted) = match compile(&policy.spec) {
-            Ok(part) => (Some(part), Condition::accepted()),
-            Err(text) => (None, Condition::refused("Invalid", text)),
-        };
-        let mut unresolved = Vec::new();
-        let mut shapes = std::collections::BTreeSet::new();
-        let mut targets = Vec::new();
-        for (i, target) in policy.spec.target_refs.iter().enumerate() {
-            if !target.is_service() {
-                let text =
-                    format!("spec.targetRefs[{i}]: a TrafficPolicy is about Services, not about {}", target.kind);
-                accepted = Condition::refused("Invalid", text);
-                continue;
+    /// Works out what holds for a service; false when that is what did.
+    fn settle(&mut self, service: &str) -> bool {
+        let mut parts = OfService::new();
+        for known in self.naming.get(service).into_iter().flatten().filter_map(|age| self.known.get(age)) {
+            let Some(part) = &known.part else { continue };
+            for (_, section) in known.targets.iter().filter(|(name, _)| name == service) {
+                parts.entry(section.clone()).or_default().push(part.clone());
             }
-            let name = names::namespaced(namespace, &target.name);
-            let Some(found) = world.services.get(&name) else {
-                unresolved.push(("TargetNotFound", format!("there is no Service {name}")));
-                continue;
-            };
-            if let Some(section) = &target.section_name
-                && !service::declared(found).any(|p| p.name.as_ref() == Some(section))
-            {
-                unresolved.push(("TargetNotFound", format!("Service {name} has no port named {section:?}")));
-                continue;
-            }
-            shapes.insert((type_url::SERVICE, name.clone()));
-            targets.push((name, target.section_name.clone()));
         }
-        if let Some(part) = fresh.or_else(|| last.traffic.get(&key).cloned()) {
-            for (service, section) in targets {
-                self.parts.entry(service).or_default().entry(section).or_default().push(part.clone());
-            }
-            keep.traffic.insert(key, part);
+        let differs = self.parts.get(service).map_or(!parts.is_empty(), |before| *before != parts);
+        if parts.is_empty() {
+            self.parts.remove(service);
+        } else if differs {
+            self.parts.insert(service.to_owned(), parts);
         }
-        self.verdicts.push(Verdict {
-            kind: Kind::TrafficPolicy,
-            namespace: namespace.clone(),
-            name: own.clone(),
-            uid: policy.metadata.uid.clone().unwrap_or_default(),
-            generation: policy.metadata.generation.unwrap_or_default(),
-            parents: vec![ParentVerdict {
-                parent: None,
-                conditions: vec![accepted, Condition::resolved(&unresolved)],
-                shapes,
-            }],
-        });
+        differs
     }
 
     /// What holds for a port of a service.
@@ -98,14 +113,65 @@ impl Policies {
         let Some(of_service) = self.parts.get(service) else { return Part::default() };
         let by_name = port.and_then(|p| of_service.get(&Some(p.to_owned())));
         let parts = by_name.into_iter().flatten().chain(of_service.get(&None).into_iter().flatten());
-        parts.fold(Part::default(), merge)
+        parts.fold(Part::default(), |to, from| merge(to, from))
     }
 
-    /// What the policies learn.
-    #[must_use]
-    pub fn into_verdicts(self) -> Vec<Verdict> {
-        self.verdicts
+    /// What the policies learn, older first.
+    pub fn verdicts(&self) -> impl Iterator<Item = &Arc<Verdict>> {
+        self.known.values().map(|known| &known.verdict)
     }
+}
+
+/// Reads a policy; `before` is what was in force of it.
+fn read(world: &World, policy: &TrafficPolicy, before: Option<Arc<Part>>) -> Option<Known> {
+    let (namespace, own) = (policy.metadata.namespace.as_ref()?, policy.metadata.name.as_ref()?);
+    let (fresh, mut accepted) = match compile(&policy.spec) {
+        Ok(part) => (Some(part), Condition::accepted()),
+        Err(text) => (None, Condition::refused("Invalid", text)),
+    };
+    let mut unresolved = Vec::new();
+    let mut shapes = BTreeSet::new();
+    let (mut targets, mut named) = (Vec::new(), BTreeSet::new());
+    for (i, target) in policy.spec.target_refs.iter().enumerate() {
+        if !target.is_service() {
+            let text = format!("spec.targetRefs[{i}]: a TrafficPolicy is about Services, not about {}", target.kind);
+            accepted = Condition::refused("Invalid", text);
+            continue;
+        }
+        let name = names::namespaced(namespace, &target.name);
+        named.insert(name.clone());
+        let Some(found) = world.services.get(&name) else {
+            unresolved.push(("TargetNotFound", format!("there is no Service {name}")));
+            continue;
+        };
+        if let Some(section) = &target.section_name
+            && !service::declared(found).any(|p| p.name.as_ref() == Some(section))
+        {
+            unresolved.push(("TargetNotFound", format!("Service {name} has no port named {section:?}")));
+            continue;
+        }
+        shapes.insert((type_url::SERVICE, name.clone()));
+        targets.push((name, target.section_name.clone()));
+    }
+    let verdict = Verdict {
+        kind: Kind::TrafficPolicy,
+        namespace: namespace.clone(),
+        name: own.clone(),
+        uid: policy.metadata.uid.clone().unwrap_or_default(),
+        generation: policy.metadata.generation.unwrap_or_default(),
+        parents: vec![ParentVerdict {
+            parent: None,
+            conditions: vec![accepted, Condition::resolved(&unresolved)],
+            shapes,
+        }],
+    };
+    // What is as it was stays the same value, so that services that it holds for are not compiled again.
+    let part = match (fresh, before) {
+        (Some(fresh), Some(before)) if *before == fresh => Some(before),
+        (Some(fresh), _) => Some(Arc::new(fresh)),
+        (None, before) => before,
+    };
+    Some(Known { names: named, part, targets, verdict: Arc::new(verdict) })
 }
 
 fn merge(mut to: Part, from: &Part) -> Part {

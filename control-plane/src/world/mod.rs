@@ -1,17 +1,21 @@
 //! What the mesh knows at one moment: objects by name, and the questions that the compiler asks of them.
 //!
-//! A [`World`] is a value: built from the reflectors of [`watch`] whenever something changed, never edited. [`reconcile`] turns worlds
+//! A [`World`] is a value: the reflectors of [`watch`] give a new one whenever something changed, and successive ones share what did not
+//! ([`table`]), so that the difference between two is found without reading either. [`reconcile`] turns worlds
 //! into what is offered, [`status`] tells objects their fate. What objects mean for sidecars is decided in [`crate::compile`] alone.
 
 pub mod reconcile;
 pub mod status;
+pub mod table;
 pub mod watch;
+
+pub use table::Table;
 
 use crate::compile::Kind;
 use crate::kinds::{AuthorizationPolicy, MeshTls, Phase, Service, TrafficPolicy, Workload};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::ObjectMeta;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -59,51 +63,39 @@ impl Route {
     }
 }
 
-/// Everything, by "namespace/name".
+/// Everything, by "namespace/name". A copy shares what it has in common with the original.
 #[derive(Clone, Debug, Default)]
 pub struct World {
     /// Settings.
     pub mesh: Mesh,
     /// Services.
-    pub services: BTreeMap<String, Arc<Service>>,
+    pub services: Table<Arc<Service>>,
     /// Workloads.
-    pub workloads: BTreeMap<String, Arc<Workload>>,
-    /// Routes of both kinds; invariant: older first, then by name.
-    pub routes: Vec<Route>,
+    pub workloads: Table<Arc<Workload>>,
+    /// HTTPRoutes.
+    pub http_routes: Table<Arc<Route>>,
+    /// GRPCRoutes.
+    pub grpc_routes: Table<Arc<Route>>,
     /// TrafficPolicies.
-    pub traffic: BTreeMap<String, Arc<TrafficPolicy>>,
+    pub traffic: Table<Arc<TrafficPolicy>>,
     /// AuthorizationPolicies.
-    pub authorization: BTreeMap<String, Arc<AuthorizationPolicy>>,
+    pub authorization: Table<Arc<AuthorizationPolicy>>,
     /// MeshTLS objects.
-    pub mesh_tls: BTreeMap<String, Arc<MeshTls>>,
+    pub mesh_tls: Table<Arc<MeshTls>>,
 }
 
 impl World {
-    /// Puts routes into the order in which they win over each other.
-    pub fn sort_routes(&mut self) {
-        self.routes.sort_by(|a, b| (a.created, &a.namespace, &a.name).cmp(&(b.created, &b.namespace, &b.name)));
-    }
-
     /// Workloads of a namespace with their uids, in order.
     pub fn workloads_in(&self, namespace: &str) -> impl Iterator<Item = (&String, &Arc<Workload>)> {
-        let prefix = format!("{namespace}/");
-        let range = self.workloads.range(prefix.clone()..);
-        range.take_while(move |(uid, _)| uid.starts_with(&prefix))
+        self.workloads.with_prefix(&format!("{namespace}/"))
     }
+}
 
-    /// Workloads that are alone at an address others can reach: a call to that address means them.
-    pub fn addressable(&self) -> impl Iterator<Item = &Arc<Workload>> {
-        let address = |w: &Workload| w.spec.address.parse::<IpAddr>().ok().filter(|a| !a.is_loopback());
-        let alive = |w: &&Arc<Workload>| w.status.as_ref().and_then(|s| s.phase) != Some(Phase::Lost);
-        let mut at: HashMap<IpAddr, usize> = HashMap::new();
-        for workload in self.workloads.values().filter(alive) {
-            if let Some(address) = address(workload) {
-                *at.entry(address).or_default() += 1;
-            }
-        }
-        let alone = move |w: &&Arc<Workload>| address(w).is_some_and(|a| at.get(&a) == Some(&1));
-        self.workloads.values().filter(alive).filter(alone)
-    }
+/// The address at which others can reach the workload, unless it has gone or shares it by being on loopback.
+#[must_use]
+pub fn own_address(workload: &Workload) -> Option<IpAddr> {
+    let alive = workload.status.as_ref().and_then(|s| s.phase) != Some(Phase::Lost);
+    workload.spec.address.parse::<IpAddr>().ok().filter(|a| alive && !a.is_loopback())
 }
 
 /// By what objects of a kind are ordered when one must win: the older, then the smaller name.

@@ -4,7 +4,7 @@
 
 use super::watch::Reflectors;
 use super::{Mesh, World};
-use crate::compile::{LastGood, Output, compile};
+use crate::compile::{Compiler, Output};
 use crate::xds::{Hub, Snapshot};
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,7 +51,7 @@ pub async fn run(
     shutdown: &CancellationToken,
 ) -> Result<(), String> {
     let mut changes = reflectors.changes();
-    let mut last = LastGood::default();
+    let mut compiler = Compiler::default();
     let mut generation = 0;
     tokio::select! {
         ready = reflectors.ready() => ready.map_err(|e| format!("a watch ended: {e}"))?,
@@ -67,14 +67,14 @@ pub async fn run(
         }
         let started = Instant::now();
         let world = Arc::new(reflectors.world(mesh));
-        let (output, keep) = compile(&world, &last);
-        last = keep;
-        let output = Arc::new(output);
+        let output = Arc::new(compiler.compile(&world));
         let snapshot = hub.publish(&output);
         generation += 1;
         tracing::debug!(
             generation,
             resources = snapshot.len(),
+            recompiled = compiler.recompiled(),
+            encoded = snapshot.encoded(),
             took = ?started.elapsed(),
             "compiled the mesh"
         );

@@ -109,6 +109,13 @@ fn resource(kind: Kind) -> ApiResource {
 /// Kind, namespace, name and uid: an object that was made anew has no status yet, whatever its predecessor was told.
 type Object = (Kind, String, String, String);
 
+/// What an object was told, and of what that was made.
+struct Told {
+    verdict: Arc<Verdict>,
+    progress: Vec<Progress>,
+    status: Value,
+}
+
 /// Writes statuses until `shutdown`.
 pub async fn run(
     client: kube::Client,
@@ -117,7 +124,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) {
     let mut held = convergence.changes();
-    let mut written: HashMap<Object, Value> = HashMap::new();
+    let mut written: HashMap<Object, Told> = HashMap::new();
     loop {
         tokio::select! {
             changed = compiled.changed() => if changed.is_err() { return },
@@ -147,7 +154,7 @@ async fn write_all(
     client: &kube::Client,
     latest: &Compiled,
     convergence: &Convergence,
-    written: &mut HashMap<Object, Value>,
+    written: &mut HashMap<Object, Told>,
 ) -> bool {
     let verdicts = &latest.output.verdicts;
     let sets = verdicts.iter().flat_map(|v| v.parents.iter().map(|p| &p.shapes));
@@ -158,19 +165,30 @@ async fn write_all(
     for verdict in verdicts {
         let of_parents: Vec<Progress> = progress.by_ref().take(verdict.parents.len()).collect();
         let object = (verdict.kind, verdict.namespace.clone(), verdict.name.clone(), verdict.uid.clone());
-        let before = written.remove(&object).unwrap_or_else(|| there(latest, verdict));
+        let told = written.remove(&object);
+        // Acknowledgements come in hundreds, and most say nothing of most objects: what is made of the same is the same.
+        let told = match told {
+            Some(told) if Arc::ptr_eq(&told.verdict, verdict) && told.progress == of_parents => {
+                seen.insert(object, told);
+                continue;
+            }
+            other => other,
+        };
+        let before = told.map_or_else(|| there(latest, verdict), |told| told.status);
         let wanted = if verdict.kind.is_route() {
             routes(verdict, &of_parents, &before, &now)
         } else {
             policy(verdict, &of_parents, &before, &now)
         };
-        if wanted == before {
-            seen.insert(object, before);
+        let same = wanted == before;
+        let told = Told { verdict: verdict.clone(), progress: of_parents, status: wanted };
+        if same {
+            seen.insert(object, told);
             continue;
         }
-        match write(client, verdict, &wanted).await {
+        match write(client, verdict, &told.status).await {
             Ok(()) => {
-                seen.insert(object, wanted);
+                seen.insert(object, told);
             }
             Err(error) => {
                 tracing::warn!(kind = verdict.kind.name(), name = %verdict.name, %error, "cannot write a status");
@@ -201,10 +219,8 @@ fn there(latest: &Compiled, verdict: &Verdict) -> Value {
         status.and_then(|s| serde_json::to_value(s).ok()).unwrap_or_default()
     };
     match verdict.kind {
-        Kind::HttpRoute | Kind::GrpcRoute => {
-            let mut of_kind = world.routes.iter().filter(|r| r.kind == verdict.kind);
-            of_kind.find(|r| r.key() == key).map(|r| r.status.clone()).unwrap_or_default()
-        }
+        Kind::HttpRoute => world.http_routes.get(&key).map(|r| r.status.clone()).unwrap_or_default(),
+        Kind::GrpcRoute => world.grpc_routes.get(&key).map(|r| r.status.clone()).unwrap_or_default(),
         Kind::TrafficPolicy => json(world.traffic.get(&key).and_then(|o| o.status.as_ref())),
         Kind::AuthorizationPolicy => json(world.authorization.get(&key).and_then(|o| o.status.as_ref())),
         Kind::MeshTls => json(world.mesh_tls.get(&key).and_then(|o| o.status.as_ref())),

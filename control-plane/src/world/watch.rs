@@ -1,32 +1,62 @@
 //! Reflectors: one for each kind over a `kube::Client`, the same against the embedded API and against a real one.
 //!
-//! [`Reflectors`] owns the watch tasks and the caches they fill, and builds a [`World`] on request. Until every kind was listed once there
-//! is no world: a half-known one would withdraw what the other half holds.
+//! [`Reflectors`] owns the watch tasks and the caches they fill, and gives a [`World`] on request: copies of the caches, which share what
+//! they hold. Until every kind was listed once there is no world: a half-known one would withdraw what the other half holds.
 
-use super::{Mesh, Route, World, created};
+use super::{Mesh, Route, Table, World, created};
 use crate::compile::Kind;
 use crate::kinds::{AuthorizationPolicy, GrpcRoute, HttpRoute, MeshTls, Service, TrafficPolicy, Workload};
 use futures_util::StreamExt;
 use kube::api::{Api, ApiResource, DynamicObject};
-use kube::runtime::reflector::{Lookup, Store, store};
-use kube::runtime::{WatchStreamExt, reflector, watcher};
+use kube::runtime::watcher::Event;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Resource, ResourceExt};
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
-use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::hash::Hash;
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+/// A watch has ended before its kind was listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a watch task has ended")]
+pub struct Ended;
+
+/// What is known of one kind, by "namespace/name".
+struct Cache<V> {
+    now: Mutex<Table<V>>,
+    /// Whether it was listed once; its watch task is the one who says so.
+    listed: watch::Receiver<bool>,
+}
+
+impl<V> Cache<V> {
+    fn new() -> (Arc<Self>, watch::Sender<bool>) {
+        let (say, listed) = watch::channel(false);
+        (Arc::new(Self { now: Mutex::default(), listed }), say)
+    }
+
+    fn copy(&self) -> Table<V>
+    where
+        V: Clone,
+    {
+        self.now.lock().clone()
+    }
+
+    async fn ready(&self) -> Result<(), Ended> {
+        self.listed.clone().wait_for(|listed| *listed).await.map(drop).map_err(|_| Ended)
+    }
+}
+
 /// The caches and the tasks that fill them; dropping it ends the tasks.
 pub struct Reflectors {
-    services: Store<Service>,
-    workloads: Store<Workload>,
-    http: Store<DynamicObject>,
-    grpc: Store<DynamicObject>,
-    traffic: Store<TrafficPolicy>,
-    authorization: Store<AuthorizationPolicy>,
-    mesh_tls: Store<MeshTls>,
+    services: Arc<Cache<Arc<Service>>>,
+    workloads: Arc<Cache<Arc<Workload>>>,
+    http: Arc<Cache<Arc<Route>>>,
+    grpc: Arc<Cache<Arc<Route>>>,
+    traffic: Arc<Cache<Arc<TrafficPolicy>>>,
+    authorization: Arc<Cache<Arc<AuthorizationPolicy>>>,
+    mesh_tls: Arc<Cache<Arc<MeshTls>>>,
     changed: watch::Receiver<u64>,
     tasks: JoinSet<()>,
 }
@@ -41,8 +71,8 @@ impl Reflectors {
         Self {
             services: typed(client, &mut tasks, &dirty),
             workloads: typed(client, &mut tasks, &dirty),
-            http: raw(client, &ApiResource::erase::<HttpRoute>(&()), &mut tasks, &dirty),
-            grpc: raw(client, &ApiResource::erase::<GrpcRoute>(&()), &mut tasks, &dirty),
+            http: routes(client, Kind::HttpRoute, &ApiResource::erase::<HttpRoute>(&()), &mut tasks, &dirty),
+            grpc: routes(client, Kind::GrpcRoute, &ApiResource::erase::<GrpcRoute>(&()), &mut tasks, &dirty),
             traffic: typed(client, &mut tasks, &dirty),
             authorization: typed(client, &mut tasks, &dirty),
             mesh_tls: typed(client, &mut tasks, &dirty),
@@ -61,14 +91,14 @@ impl Reflectors {
     ///
     /// # Errors
     /// When a watch task has ended.
-    pub async fn ready(&self) -> Result<(), reflector::store::WriterDropped> {
-        self.services.wait_until_ready().await?;
-        self.workloads.wait_until_ready().await?;
-        self.http.wait_until_ready().await?;
-        self.grpc.wait_until_ready().await?;
-        self.traffic.wait_until_ready().await?;
-        self.authorization.wait_until_ready().await?;
-        self.mesh_tls.wait_until_ready().await
+    pub async fn ready(&self) -> Result<(), Ended> {
+        self.services.ready().await?;
+        self.workloads.ready().await?;
+        self.http.ready().await?;
+        self.grpc.ready().await?;
+        self.traffic.ready().await?;
+        self.authorization.ready().await?;
+        self.mesh_tls.ready().await
     }
 
     /// How many watch tasks are alive: all of them, or something is badly wrong.
@@ -80,77 +110,98 @@ impl Reflectors {
     /// The world as it is known now.
     #[must_use]
     pub fn world(&self, mesh: &Mesh) -> World {
-        let mut world = World {
+        World {
             mesh: mesh.clone(),
-            services: by_name(&self.services),
-            workloads: by_name(&self.workloads),
-            routes: Vec::new(),
-            traffic: by_name(&self.traffic),
-            authorization: by_name(&self.authorization),
-            mesh_tls: by_name(&self.mesh_tls),
-        };
-        for (kind, store) in [(Kind::HttpRoute, &self.http), (Kind::GrpcRoute, &self.grpc)] {
-            world.routes.extend(store.state().iter().map(|object| route(kind, object)));
+            services: self.services.copy(),
+            workloads: self.workloads.copy(),
+            http_routes: self.http.copy(),
+            grpc_routes: self.grpc.copy(),
+            traffic: self.traffic.copy(),
+            authorization: self.authorization.copy(),
+            mesh_tls: self.mesh_tls.copy(),
         }
-        world.sort_routes();
-        world
     }
 }
 
-fn route(kind: Kind, object: &DynamicObject) -> Route {
-    Route {
+fn route(kind: Kind, mut object: DynamicObject) -> Arc<Route> {
+    let mut part = |name: &str| object.data.get_mut(name).map(serde_json::Value::take).unwrap_or_default();
+    let (spec, status) = (part("spec"), part("status"));
+    Arc::new(Route {
         kind,
-        namespace: object.metadata.namespace.clone().unwrap_or_default(),
-        name: object.metadata.name.clone().unwrap_or_default(),
-        uid: object.metadata.uid.clone().unwrap_or_default(),
-        generation: object.metadata.generation.unwrap_or_default(),
         created: created(&object.metadata),
-        spec: object.data.get("spec").cloned().unwrap_or_default(),
-        status: object.data.get("status").cloned().unwrap_or_default(),
-    }
+        namespace: object.metadata.namespace.unwrap_or_default(),
+        name: object.metadata.name.unwrap_or_default(),
+        uid: object.metadata.uid.unwrap_or_default(),
+        generation: object.metadata.generation.unwrap_or_default(),
+        spec,
+        status,
+    })
 }
 
-fn by_name<K>(store: &Store<K>) -> BTreeMap<String, Arc<K>>
+type Dirty = Arc<watch::Sender<u64>>;
+
+fn typed<K>(client: &kube::Client, tasks: &mut JoinSet<()>, dirty: &Dirty) -> Arc<Cache<Arc<K>>>
 where
-    K: Lookup<DynamicType = ()> + Clone + 'static,
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + PartialEq + Send + Sync + 'static,
 {
-    let name =
-        |object: &Arc<K>| format!("{}/{}", object.namespace().unwrap_or_default(), object.name().unwrap_or_default());
-    store.state().into_iter().map(|object| (name(&object), object)).collect()
+    let (cache, listed) = Cache::new();
+    let (api, kind) = (Api::<K>::all(client.clone()), K::kind(&()).into_owned());
+    tasks.spawn(follow(api, cache.clone(), listed, Arc::new, dirty.clone(), kind));
+    cache
 }
 
-fn typed<K>(client: &kube::Client, tasks: &mut JoinSet<()>, dirty: &Arc<watch::Sender<u64>>) -> Store<K>
-where
-    K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-{
-    let (reader, writer) = store();
-    tasks.spawn(follow(Api::<K>::all(client.clone()), writer, dirty.clone(), K::kind(&()).into_owned()));
-    reader
-}
-
-fn raw(
+fn routes(
     client: &kube::Client,
+    kind: Kind,
     resource: &ApiResource,
     tasks: &mut JoinSet<()>,
-    dirty: &Arc<watch::Sender<u64>>,
-) -> Store<DynamicObject> {
-    let writer = reflector::store::Writer::new(resource.clone());
-    let reader = writer.as_reader();
+    dirty: &Dirty,
+) -> Arc<Cache<Arc<Route>>> {
+    let (cache, listed) = Cache::new();
     let api: Api<DynamicObject> = Api::all_with(client.clone(), resource);
-    tasks.spawn(follow(api, writer, dirty.clone(), resource.kind.clone()));
-    reader
+    let made = move |object| route(kind, object);
+    tasks.spawn(follow(api, cache.clone(), listed, made, dirty.clone(), resource.kind.clone()));
+    cache
 }
 
-async fn follow<K>(api: Api<K>, writer: reflector::store::Writer<K>, dirty: Arc<watch::Sender<u64>>, kind: String)
-where
-    K: kube::Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
-    K::DynamicType: Eq + Hash + Clone,
+/// Keeps a cache as the API is. A list that tells nothing new of an object leaves it as it was, so that nothing follows from it.
+async fn follow<K, V>(
+    api: Api<K>,
+    cache: Arc<Cache<Arc<V>>>,
+    listed: watch::Sender<bool>,
+    made: impl Fn(K) -> Arc<V>,
+    dirty: Dirty,
+    kind: String,
+) where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    V: PartialEq,
 {
-    let events = watcher(api, watcher::Config::default()).default_backoff().reflect(writer);
-    let mut events = std::pin::pin!(events);
+    let name = |object: &K| format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any());
+    let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
+    let mut listing: Table<Arc<V>> = Table::default();
     while let Some(event) = events.next().await {
         match event {
-            Ok(_) => dirty.send_modify(|n| *n += 1),
+            Ok(Event::Init) => listing = Table::default(),
+            Ok(Event::InitApply(object)) => {
+                let key = name(&object);
+                let is = made(object);
+                let known = cache.now.lock().get(&key).filter(|was| **was == is).cloned();
+                listing.insert(key, known.unwrap_or(is));
+            }
+            Ok(Event::InitDone) => {
+                *cache.now.lock() = std::mem::take(&mut listing);
+                listed.send_replace(true);
+                dirty.send_modify(|n| *n += 1);
+            }
+            Ok(Event::Apply(object)) => {
+                let (key, is) = (name(&object), made(object));
+                drop(cache.now.lock().insert(key, is));
+                dirty.send_modify(|n| *n += 1);
+            }
+            Ok(Event::Delete(object)) => {
+                drop(cache.now.lock().remove(&name(&object)));
+                dirty.send_modify(|n| *n += 1);
+            }
             Err(error) => tracing::warn!(%kind, %error, "a watch failed and will be tried again"),
         }
     }

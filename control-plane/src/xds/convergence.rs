@@ -13,12 +13,20 @@ use tokio::sync::watch;
 /// A resource by type URL and name.
 pub type Key = (&'static str, String);
 
+/// What one sidecar says of one resource. There is one for each resource of each sidecar: names and versions are shared.
 #[derive(Debug, Default)]
 struct Held {
     /// Last version that the sidecar said it applied.
-    version: String,
-    /// What it refused since, by version, field and reason.
-    refused: Option<(String, String, String)>,
+    version: Option<Arc<str>>,
+    /// What it refused since.
+    refused: Option<Box<Refusal>>,
+}
+
+#[derive(Debug)]
+struct Refusal {
+    version: Arc<str>,
+    field: String,
+    reason: String,
 }
 
 #[derive(Debug)]
@@ -26,8 +34,11 @@ struct Sidecar {
     client: Client,
     /// Workload uid, once its `Inbound` was granted.
     uid: Option<String>,
-    held: HashMap<Key, Held>,
+    held: HashMap<(&'static str, Arc<str>), Held>,
 }
+
+/// A sidecar that was sent a resource, and what it says of it.
+type Holder<'s> = (u64, &'s Sidecar, &'s Held);
 
 /// A refusal by one sidecar.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,27 +104,25 @@ impl Convergence {
     #[must_use]
     pub fn held<'a>(&self, snapshot: &Snapshot, sets: impl Iterator<Item = &'a BTreeSet<Key>>) -> Vec<Progress> {
         let sidecars = self.sidecars.lock();
-        let mut by_key: HashMap<&Key, Vec<u64>> = HashMap::new();
+        let mut by_key: HashMap<(&str, &str), Vec<Holder<'_>>> = HashMap::new();
         for (id, sidecar) in sidecars.iter() {
-            for key in sidecar.held.keys() {
-                by_key.entry(key).or_default().push(*id);
+            for ((url, name), held) in &sidecar.held {
+                by_key.entry((url, name)).or_default().push((*id, sidecar, held));
             }
         }
         sets.map(|set| {
             let mut needs: BTreeMap<u64, bool> = BTreeMap::new();
             let mut refused = Vec::new();
             for key in set {
-                for id in by_key.get(key).into_iter().flatten() {
-                    let Some(sidecar) = sidecars.get(id) else { continue };
+                for (id, sidecar, held) in by_key.get(&(key.0, key.1.as_str())).into_iter().flatten() {
                     let Some(newest) = snapshot.lookup(&sidecar.client, key.0, &key.1) else { continue };
-                    let Some(held) = sidecar.held.get(key) else { continue };
-                    *needs.entry(*id).or_insert(true) &= held.version == newest.version;
-                    if let Some((_, field, reason)) = held.refused.as_ref().filter(|r| r.0 == newest.version) {
+                    *needs.entry(*id).or_insert(true) &= held.version.as_ref() == Some(&newest.version);
+                    if let Some(refusal) = held.refused.as_ref().filter(|r| r.version == newest.version) {
                         refused.push(Refused {
                             sidecar: sidecar.uid.clone().unwrap_or_else(|| sidecar.client.identity.clone()),
                             resource: key.1.clone(),
-                            field: field.clone(),
-                            reason: reason.clone(),
+                            field: refusal.field.clone(),
+                            reason: refusal.reason.clone(),
                         });
                     }
                 }
@@ -130,9 +139,11 @@ impl Convergence {
         let behind = |sidecar: &&Sidecar| {
             keys.iter().any(|key| {
                 let newest = snapshot.lookup(&sidecar.client, key.0, &key.1);
-                match (newest, sidecar.held.get(key)) {
+                let held = newest.and_then(|n| sidecar.held.get(&(key.0, n.name.clone())));
+                match (newest, held) {
                     (Some(newest), Some(held)) => {
-                        held.version != newest.version && held.refused.as_ref().is_none_or(|r| r.0 != newest.version)
+                        held.version.as_ref() != Some(&newest.version)
+                            && held.refused.as_ref().is_none_or(|r| r.version != newest.version)
                     }
                     _ => false,
                 }
@@ -164,11 +175,11 @@ pub struct Guard {
 
 impl Guard {
     /// Resources were sent: from now on the sidecar needs them.
-    pub fn sent<'a>(&self, type_url: &'static str, names: impl Iterator<Item = &'a str>) {
+    pub fn sent(&self, type_url: &'static str, names: impl Iterator<Item = Arc<str>>) {
         if let Some(sidecar) = self.all.sidecars.lock().get_mut(&self.id) {
             for name in names {
-                sidecar.name(type_url, name);
-                sidecar.held.entry((type_url, name.to_owned())).or_default();
+                sidecar.name(type_url, &name);
+                sidecar.held.entry((type_url, name)).or_default();
             }
         }
         self.all.touch();
@@ -184,11 +195,11 @@ impl Guard {
                 match event {
                     Event::Holds { type_url, name, version } => {
                         sidecar.name(type_url, &name);
-                        sidecar.held.insert((type_url, name), Held { version, refused: None });
+                        sidecar.held.insert((type_url, name), Held { version: Some(version), refused: None });
                     }
                     Event::Refused { type_url, name, version, field, reason } => {
                         let held = sidecar.held.entry((type_url, name)).or_default();
-                        held.refused = Some((version, field, reason));
+                        held.refused = Some(Box::new(Refusal { version, field, reason }));
                     }
                     Event::Dropped { type_url, name } => {
                         sidecar.held.remove(&(type_url, name));
@@ -218,15 +229,15 @@ mod tests {
         let mut output = Output::default();
         for name in ["shop/a", "shop/b"] {
             let default = v1::Service { name: name.into(), ..Default::default() };
-            output.services.insert(name.into(), Variants { default, ..Default::default() });
+            output.services.insert(name.into(), Arc::new(Variants { default, ..Default::default() }));
         }
         let snapshot = Snapshot::next(&Snapshot::default(), &output);
         let client = Client { identity: "spiffe://weft.local/ns/shop/sa/x".into(), namespace: "shop".into() };
         let version = |n: &str| snapshot.lookup(&client, type_url::SERVICE, n).unwrap().version.clone();
         let all = Arc::new(Convergence::default());
         let (one, two) = (all.join(client.clone()), all.join(client.clone()));
-        one.sent(type_url::SERVICE, ["shop/a", "shop/b"].into_iter());
-        two.sent(type_url::SERVICE, ["shop/a"].into_iter());
+        one.sent(type_url::SERVICE, ["shop/a".into(), "shop/b".into()].into_iter());
+        two.sent(type_url::SERVICE, ["shop/a".into()].into_iter());
         let holds = |n: &str| Event::Holds { type_url: type_url::SERVICE, name: n.into(), version: version(n) };
         one.apply(vec![holds("shop/a"), holds("shop/b")]);
         let set: BTreeSet<Key> = [(type_url::SERVICE, "shop/a".into()), (type_url::SERVICE, "shop/b".into())].into();

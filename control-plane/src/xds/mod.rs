@@ -7,6 +7,7 @@
 pub mod convergence;
 pub mod server;
 pub mod session;
+mod shards;
 pub mod snapshot;
 
 pub use convergence::Convergence;

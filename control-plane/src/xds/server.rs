@@ -4,7 +4,7 @@
 //! send, so a slow sidecar holds up nobody and holds no backlog here. Dropping the stream is its whole cleanup.
 
 use super::convergence::{Convergence, Guard};
-use super::session::{Client, Counts, ORDER, Session};
+use super::session::{Client, Counts, Session};
 use super::snapshot::Snapshot;
 use crate::compile::Output;
 use crate::identity::Peer;
@@ -138,7 +138,9 @@ impl Live {
             let before = self.session.counts();
             if let Some(response) = self.session.response(&snapshot) {
                 self.hub.count(before, self.session.counts());
-                self.note(&response);
+                if let Some((url, names)) = self.session.newest() {
+                    self.guard.sent(url, names);
+                }
                 return Some(Ok(response));
             }
             let silent = async {
@@ -180,13 +182,6 @@ impl Live {
                 }
             }
             self.hub.count(before, self.session.counts());
-        }
-    }
-
-    fn note(&self, response: &DeltaDiscoveryResponse) {
-        let names = response.resources.iter().map(|r| r.name.as_str());
-        if let Some(url) = ORDER.into_iter().find(|url| *url == response.type_url) {
-            self.guard.sent(url, names);
         }
     }
 }

@@ -27,18 +27,18 @@ pub enum Event {
         /// Type URL.
         type_url: &'static str,
         /// Resource name, never an alias.
-        name: String,
+        name: Arc<str>,
         /// Version held.
-        version: String,
+        version: Arc<str>,
     },
     /// The client kept its last good version.
     Refused {
         /// Type URL.
         type_url: &'static str,
         /// Resource name.
-        name: String,
+        name: Arc<str>,
         /// Version refused.
-        version: String,
+        version: Arc<str>,
         /// Path of the field at fault; empty when the client did not say.
         field: String,
         /// Why.
@@ -49,7 +49,7 @@ pub enum Event {
         /// Type URL.
         type_url: &'static str,
         /// Resource name.
-        name: String,
+        name: Arc<str>,
     },
 }
 
@@ -81,7 +81,7 @@ const MAX_PER_RESPONSE: usize = 256;
 /// Responses that may wait for their acknowledgement before the stream pauses.
 const MAX_OUTSTANDING: usize = 64;
 /// In this order responses are sent: what is referred to goes before what refers to it.
-pub(super) const ORDER: [&str; 5] =
+const ORDER: [&str; 5] =
     [type_url::MESH_SETTINGS, type_url::TRUST_BUNDLE, type_url::INBOUND, type_url::ENDPOINTS, type_url::SERVICE];
 
 /// What the client knows about a name that it subscribed to.
@@ -90,7 +90,7 @@ enum Answer {
     /// Nothing yet: an answer is owed, even if the resource is held already.
     Owed,
     /// That it is this resource.
-    Present(String),
+    Present(Arc<str>),
     /// That there is no such resource.
     Absent,
 }
@@ -99,8 +99,8 @@ enum Answer {
 struct TypeState {
     /// By names and aliases as the client wrote them.
     subscribed: BTreeMap<String, Answer>,
-    /// Resource name → version last sent, or held since before the stream.
-    held: BTreeMap<String, String>,
+    /// Resource name → version last sent, or held since before the stream. Both shared with what is on offer.
+    held: BTreeMap<Arc<str>, Arc<str>>,
     seen: bool,
 }
 
@@ -108,8 +108,8 @@ struct TypeState {
 struct Outstanding {
     nonce: String,
     type_url: &'static str,
-    sent: Vec<(String, String)>,
-    removed: Vec<String>,
+    sent: Vec<(Arc<str>, Arc<str>)>,
+    removed: Vec<Arc<str>>,
 }
 
 /// Counts since the stream began.
@@ -183,14 +183,15 @@ impl Session {
         let client = &self.client;
         let Some(state) = self.types.get_mut(url) else { return Ok(events) };
         for name in request.resource_names_unsubscribe {
-            let Some(Answer::Present(resource)) = state.subscribed.remove(&name) else { continue };
+            let Some(Answer::Present(resource)) = state.subscribed.remove(name.as_str()) else { continue };
             let still = state.subscribed.values().any(|a| matches!(a, Answer::Present(r) if *r == resource));
             if !still && state.held.remove(&resource).is_some() {
                 events.push(Event::Dropped { type_url: url, name: resource });
             }
         }
         if first {
-            state.held.extend(request.initial_resource_versions);
+            let held = request.initial_resource_versions.into_iter();
+            state.held.extend(held.map(|(name, version)| (name.into(), version.into())));
         }
         for name in subscribe {
             // Names that resume are owed an answer only if it differs; names asked for anew always are.
@@ -230,9 +231,15 @@ impl Session {
         None
     }
 
+    /// Type and names of the resources in the newest response that waits for its acknowledgement.
+    pub fn newest(&self) -> Option<(&'static str, impl Iterator<Item = Arc<str>>)> {
+        let newest = self.outstanding.back()?;
+        Some((newest.type_url, newest.sent.iter().map(|(name, _)| name.clone())))
+    }
+
     /// Type, name and version of everything that the client was sent or resumed with.
     pub fn held(&self) -> impl Iterator<Item = (&'static str, &str, &str)> {
-        self.types.iter().flat_map(|(url, s)| s.held.iter().map(|(n, v)| (*url, n.as_str(), v.as_str())))
+        self.types.iter().flat_map(|(url, s)| s.held.iter().map(|(n, v)| (*url, &**n, &**v)))
     }
 
     fn due(&mut self, url: &'static str, snapshot: &Snapshot) -> Option<Vec<Arc<Encoded>>> {
@@ -252,16 +259,16 @@ impl Session {
         (!due.is_empty()).then(|| due.into_values().cloned().collect())
     }
 
-    fn gone(&mut self, url: &'static str, snapshot: &Snapshot) -> BTreeSet<String> {
+    fn gone(&mut self, url: &'static str, snapshot: &Snapshot) -> BTreeSet<Arc<str>> {
         let Some(state) = self.types.get_mut(url) else { return BTreeSet::new() };
         let client = &self.client;
-        let mut gone: BTreeSet<String> =
+        let mut gone: BTreeSet<Arc<str>> =
             state.held.keys().filter(|name| snapshot.lookup(client, url, name).is_none()).cloned().collect();
         // A name that resolves to nothing is answered once, and again when it stops resolving.
         for (name, answer) in &mut state.subscribed {
             if *answer != Answer::Absent && snapshot.lookup(client, url, name).is_none() {
                 *answer = Answer::Absent;
-                gone.insert(name.clone());
+                gone.insert(name.as_str().into());
             }
         }
         gone
@@ -271,7 +278,7 @@ impl Session {
         &mut self,
         url: &'static str,
         resources: Vec<Arc<Encoded>>,
-        removed: BTreeSet<String>,
+        removed: BTreeSet<Arc<str>>,
     ) -> DeltaDiscoveryResponse {
         self.nonce += 1;
         self.counts.sent += resources.len() as u64;
@@ -294,7 +301,7 @@ impl Session {
             type_url: url.to_owned(),
             nonce,
             resources: resources.iter().map(|r| envelope(r)).collect(),
-            removed_resources: removed.into_iter().collect(),
+            removed_resources: removed.iter().map(|name| name.to_string()).collect(),
             ..Default::default()
         }
     }
@@ -312,12 +319,13 @@ impl Session {
                 // A peer that does not say which: all of them.
                 refusals.extend(answered.sent.iter().map(|(name, _)| {
                     let reason = clipped(&status.message);
-                    (name.clone(), v1::ResourceRefusal { name: name.clone(), reason, ..Default::default() })
+                    let name = name.to_string();
+                    (name.clone(), v1::ResourceRefusal { name, reason, ..Default::default() })
                 }));
             }
         }
         for (name, version) in answered.sent {
-            events.push(match refusals.remove(&name) {
+            events.push(match refusals.remove(&*name) {
                 Some(r) => Event::Refused {
                     type_url: url,
                     name,
@@ -358,8 +366,8 @@ fn clipped(text: &str) -> String {
 
 fn envelope(resource: &Encoded) -> Envelope {
     Envelope {
-        name: resource.name.clone(),
-        version: resource.version.clone(),
+        name: resource.name.to_string(),
+        version: resource.version.to_string(),
         aliases: resource.aliases.clone(),
         resource: Some(resource.any.clone()),
         ..Default::default()

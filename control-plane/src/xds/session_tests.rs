@@ -23,18 +23,16 @@ fn output() -> Output {
     own.hostnames.push("catalog".into());
     output.services.insert(
         "shop/catalog".into(),
-        Variants {
+        Arc::new(Variants {
             default: service("shop/catalog", &["catalog.shop"]),
             by_namespace: [("shop".to_owned(), own)].into_iter().collect(),
-        },
+        }),
     );
-    output
-        .endpoints
-        .insert("shop/catalog:80/0".into(), v1::Endpoints { name: "shop/catalog:80/0".into(), ..Default::default() });
+    let slice = v1::Endpoints { name: "shop/catalog:80/0".into(), ..Default::default() };
+    output.endpoints.insert("shop/catalog:80/0".into(), Arc::new(slice));
     let identity = client("shop").identity;
-    output
-        .inbound
-        .insert("shop/cart-1".into(), v1::Inbound { workload: "shop/cart-1".into(), identity, ..Default::default() });
+    let inbound = v1::Inbound { workload: "shop/cart-1".into(), identity, ..Default::default() };
+    output.inbound.insert("shop/cart-1".into(), Arc::new(inbound));
     output
 }
 
@@ -105,7 +103,7 @@ fn a_resuming_client_is_sent_only_what_it_does_not_hold() {
     let version = snapshot.lookup(&client("shop"), type_url::SERVICE, "shop/catalog").unwrap().version.clone();
     let mut session = Session::new(client("shop"));
     let mut request = ask(type_url::SERVICE, &["host:catalog", "host:nobody"]);
-    request.initial_resource_versions = [("shop/catalog", version.as_str()), ("shop/gone", "1")]
+    request.initial_resource_versions = [("shop/catalog", &*version), ("shop/gone", "1")]
         .into_iter()
         .map(|(k, v)| (k.to_owned(), v.to_owned()))
         .collect();
@@ -123,7 +121,7 @@ fn a_refusal_names_its_resource_and_the_others_count_as_held() {
     let mut first = output();
     first.services.insert(
         "shop/orders".into(),
-        Variants { default: service("shop/orders", &["orders.shop"]), ..Default::default() },
+        Arc::new(Variants { default: service("shop/orders", &["orders.shop"]), ..Default::default() }),
     );
     let snapshot = Snapshot::next(&Snapshot::default(), &first);
     let mut session = Session::new(client("shop"));
@@ -138,9 +136,9 @@ fn a_refusal_names_its_resource_and_the_others_count_as_held() {
     };
     nack.error_detail = Some(rpc::Status { code: 3, message: "refused".into(), details: vec![refusal.to_any()] });
     let events = session.request(nack, &snapshot).unwrap();
-    assert!(matches!(&events[0], Event::Holds { name, .. } if name == "shop/catalog"));
+    assert!(matches!(&events[0], Event::Holds { name, .. } if **name == *"shop/catalog"));
     assert!(
-        matches!(&events[1], Event::Refused { name, field, .. } if name == "shop/orders" && field == "ports[0].port")
+        matches!(&events[1], Event::Refused { name, field, .. } if **name == *"shop/orders" && field == "ports[0].port")
     );
     assert!(session.response(&snapshot).is_none(), "what was refused is not sent again before it changes");
 }
@@ -197,4 +195,34 @@ fn equal_output_keeps_the_very_same_encoding() {
         let b = second.lookup(&client("shop"), url, name).unwrap();
         assert!(Arc::ptr_eq(a, b));
     }
+}
+
+#[test]
+fn the_next_offer_is_what_one_from_nothing_would_be_and_costs_what_differs() {
+    let mut output = output();
+    let first = Snapshot::next(&Snapshot::default(), &output);
+    assert_eq!(first.encoded(), first.len());
+    // A service that claims a name and an address of another, in order of name before it; and one that is gone.
+    let rival = Variants { default: service("shop/a", &["catalog.shop", "a.shop"]), ..Default::default() };
+    output.services.insert("shop/a".into(), Arc::new(rival));
+    output.endpoints.remove("shop/catalog:80/0");
+    let second = Snapshot::next(&first, &output);
+    assert_eq!((second.encoded(), second.len()), (1, first.len()));
+    output.services.remove("shop/catalog");
+    let third = Snapshot::next(&second, &output);
+    assert_eq!(third.encoded(), 0);
+    output.services.remove("shop/a");
+    let fourth = Snapshot::next(&third, &output);
+    for (what, snapshot) in [("second", &second), ("third", &third), ("fourth", &fourth)] {
+        let of = |name: &str| snapshot.lookup(&client("shop"), type_url::SERVICE, name).map(|e| e.name.to_string());
+        let (rival, catalog) = (what != "fourth", what == "second");
+        for name in ["host:catalog.shop", "vip:198.18.0.7", "host:a.shop", "shop/a"] {
+            assert_eq!(of(name), rival.then(|| "shop/a".to_owned()), "{what} {name}");
+        }
+        for name in ["host:catalog", "shop/catalog"] {
+            assert_eq!(of(name), catalog.then(|| "shop/catalog".to_owned()), "{what} {name}");
+        }
+        assert!(snapshot.lookup(&client("shop"), type_url::ENDPOINTS, "shop/catalog:80/0").is_none());
+    }
+    assert!(first.lookup(&client("shop"), type_url::ENDPOINTS, "shop/catalog:80/0").is_some());
 }

@@ -1,11 +1,14 @@
 //! What the server offers at one moment: every resource encoded once, with its version, and the indexes that answer names and aliases.
 //!
-//! Immutable once built. A stream looks names up here on behalf of its [`Client`]; which variant of a service that client sees, and
-//! whether it may have an `Inbound`, is decided here and nowhere else.
+//! Immutable once built; successive ones share what did not change, so that the next costs what changed and no more. A stream looks names up
+//! here on behalf of its [`Client`]; which variant of a service that client sees, and whether it may have an `Inbound`, is decided here and
+//! nowhere else.
 
 use super::session::Client;
-use crate::compile::Output;
-use std::collections::{BTreeMap, HashMap};
+use super::shards::{Claims, Shards};
+use crate::compile::{Output, Variants};
+use crate::world::Table;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use weft_proto::{Resource, type_url, v1, version_of};
 
@@ -13,83 +16,161 @@ use weft_proto::{Resource, type_url, v1, version_of};
 #[derive(Debug, PartialEq)]
 pub struct Encoded {
     /// Resource name.
-    pub name: String,
+    pub name: Arc<str>,
     /// Hash of `any.value`.
-    pub version: String,
+    pub version: Arc<str>,
     /// `host:…` and `vip:…` names under which the resource can be asked for too.
     pub aliases: Vec<String>,
     /// The packed message.
     pub any: prost_types::Any,
 }
 
-impl Encoded {
-    fn new<M: Resource>(name: &str, aliases: Vec<String>, message: &M) -> Self {
-        let any = message.to_any();
-        Self { name: name.to_owned(), version: version_of(&any.value), aliases, any }
-    }
-}
-
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Service {
     default: Arc<Encoded>,
     by_namespace: BTreeMap<String, Arc<Encoded>>,
 }
 
-impl Default for Encoded {
-    fn default() -> Self {
-        Self { name: String::new(), version: version_of(&[]), aliases: Vec::new(), any: prost_types::Any::default() }
-    }
+#[derive(Debug)]
+struct Inbound {
+    /// Who may have it.
+    identity: String,
+    encoded: Arc<Encoded>,
+}
+
+/// What was encoded, to find out what differs in the next.
+#[derive(Clone, Debug, Default)]
+struct Source {
+    services: Table<Arc<Variants>>,
+    endpoints: Table<Arc<v1::Endpoints>>,
+    inbound: Table<Arc<v1::Inbound>>,
+    /// With the settings, once there were any.
+    mesh: Option<(BTreeMap<String, v1::TrustBundle>, v1::MeshSettings)>,
 }
 
 /// Everything on offer. See the module's text.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    services: HashMap<String, Service>,
+    source: Source,
+    services: Shards<Arc<Service>>,
     /// Alias → service, for clients of any namespace.
-    aliases: HashMap<String, String>,
+    aliases: Shards<Claims>,
     /// Client namespace → alias → service: what only that namespace may write (`host:catalog`).
-    own_aliases: HashMap<String, HashMap<String, String>>,
-    endpoints: HashMap<String, Arc<Encoded>>,
-    /// Workload uid → the identity that may have it, the resource.
-    inbound: HashMap<String, (String, Arc<Encoded>)>,
+    own_aliases: HashMap<String, Arc<HashMap<String, Claims>>>,
+    endpoints: Shards<Arc<Encoded>>,
+    /// By workload uid.
+    inbound: Shards<Arc<Inbound>>,
     bundles: HashMap<String, Arc<Encoded>>,
     settings: Option<Arc<Encoded>>,
+    /// Variants beyond the default ones.
+    variants: usize,
+    encoded: usize,
 }
 
 impl Snapshot {
-    /// Encodes `output`. What equals the resource of the same name in `previous` is taken over, neither hashed nor stored again.
+    /// Encodes what differs in `output` from what `previous` was made of; all else is taken over.
     #[must_use]
     pub fn next(previous: &Self, output: &Output) -> Self {
-        let mut next = Self::default();
-        for (name, variants) in &output.services {
-            let before = previous.services.get(name);
-            let default = encode(name, &variants.default, before.map(|s| &s.default));
-            for alias in &default.aliases {
-                next.aliases.entry(alias.clone()).or_insert_with(|| name.clone());
-            }
-            let mut by_namespace = BTreeMap::new();
-            for (namespace, message) in &variants.by_namespace {
-                let encoded = encode(name, message, before.and_then(|s| s.by_namespace.get(namespace)));
-                let own = next.own_aliases.entry(namespace.clone()).or_default();
-                for alias in encoded.aliases.iter().filter(|a| !default.aliases.contains(a)) {
-                    own.entry(alias.clone()).or_insert_with(|| name.clone());
+        let mut next = Self { encoded: 0, ..previous.clone() };
+        for (name, _, is) in output.services.changes(&previous.source.services, Arc::ptr_eq) {
+            next.service(name, is.map(|v| &**v));
+        }
+        for (name, _, is) in output.endpoints.changes(&previous.source.endpoints, Arc::ptr_eq) {
+            match is {
+                Some(message) => {
+                    let encoded = next.keep(name, &**message, Vec::new(), previous.endpoints.get(name));
+                    next.endpoints.insert(encoded.name.clone(), encoded);
                 }
-                by_namespace.insert(namespace.clone(), encoded);
+                None => next.endpoints.remove(name),
             }
-            next.services.insert(name.clone(), Service { default, by_namespace });
         }
-        for (name, message) in &output.endpoints {
-            next.endpoints.insert(name.clone(), keep(name, message, Vec::new(), previous.endpoints.get(name)));
+        for (uid, _, is) in output.inbound.changes(&previous.source.inbound, Arc::ptr_eq) {
+            match is {
+                Some(message) => {
+                    let encoded = next.keep(uid, &**message, Vec::new(), previous.inbound.get(uid).map(|i| &i.encoded));
+                    let identity = message.identity.clone();
+                    next.inbound.insert(encoded.name.clone(), Arc::new(Inbound { identity, encoded }));
+                }
+                None => next.inbound.remove(uid),
+            }
         }
-        for (uid, message) in &output.inbound {
-            let encoded = keep(uid, message, Vec::new(), previous.inbound.get(uid).map(|(_, e)| e));
-            next.inbound.insert(uid.clone(), (message.identity.clone(), encoded));
+        let mesh = (output.bundles.clone(), output.settings.clone());
+        if previous.source.mesh.as_ref() != Some(&mesh) {
+            let bundles = output.bundles.iter().map(|(name, message)| {
+                (name.clone(), next.keep(name, message, Vec::new(), previous.bundles.get(name)))
+            });
+            next.bundles = bundles.collect();
+            next.settings = Some(next.keep("mesh", &output.settings, Vec::new(), previous.settings.as_ref()));
         }
-        for (name, message) in &output.bundles {
-            next.bundles.insert(name.clone(), keep(name, message, Vec::new(), previous.bundles.get(name)));
-        }
-        next.settings = Some(keep("mesh", &output.settings, Vec::new(), previous.settings.as_ref()));
+        next.source = Source {
+            services: output.services.clone(),
+            endpoints: output.endpoints.clone(),
+            inbound: output.inbound.clone(),
+            mesh: Some(mesh),
+        };
         next
+    }
+
+    fn service(&mut self, name: &str, is: Option<&Variants>) {
+        let was = self.services.get(name).cloned();
+        let is = is.map(|variants| {
+            let default = self.encode(name, &variants.default, was.as_ref().map(|s| &s.default));
+            let by_namespace = variants.by_namespace.iter().map(|(namespace, message)| {
+                let was = was.as_ref().and_then(|s| s.by_namespace.get(namespace));
+                (namespace.clone(), self.encode(name, message, was))
+            });
+            let by_namespace = by_namespace.collect();
+            Arc::new(Service { default, by_namespace })
+        });
+        let (before, now) = (names(was.as_deref()), names(is.as_deref()));
+        for (namespace, alias) in before.difference(&now) {
+            self.unname(*namespace, alias, name);
+        }
+        for (namespace, alias) in now.difference(&before) {
+            let Some(service) = &is else { continue };
+            self.name(*namespace, alias, &service.default.name);
+        }
+        self.variants -= was.as_ref().map_or(0, |s| s.by_namespace.len());
+        self.variants += is.as_ref().map_or(0, |s| s.by_namespace.len());
+        match is {
+            Some(service) => self.services.insert(service.default.name.clone(), service),
+            None => self.services.remove(name),
+        }
+    }
+
+    fn name(&mut self, namespace: Option<&str>, alias: &str, service: &Arc<str>) {
+        match namespace {
+            None => {
+                let mut claims = self.aliases.get(alias).cloned().unwrap_or_default();
+                claims.add(service);
+                self.aliases.insert(alias.into(), claims);
+            }
+            Some(namespace) => {
+                let own = Arc::make_mut(self.own_aliases.entry(namespace.to_owned()).or_default());
+                own.entry(alias.to_owned()).or_default().add(service);
+            }
+        }
+    }
+
+    fn unname(&mut self, namespace: Option<&str>, alias: &str, service: &str) {
+        match namespace {
+            None => {
+                let Some(mut claims) = self.aliases.get(alias).cloned() else { return };
+                claims.remove(service);
+                if claims.is_empty() { self.aliases.remove(alias) } else { self.aliases.insert(alias.into(), claims) }
+            }
+            Some(namespace) => {
+                let Some(own) = self.own_aliases.get_mut(namespace).map(Arc::make_mut) else { return };
+                let Some(claims) = own.get_mut(alias) else { return };
+                claims.remove(service);
+                if claims.is_empty() {
+                    own.remove(alias);
+                }
+                if own.is_empty() {
+                    self.own_aliases.remove(namespace);
+                }
+            }
+        }
     }
 
     /// The resource that `client` gets when it asks for `name` (or an alias) of the type. `None`: absent for this client.
@@ -99,7 +180,7 @@ impl Snapshot {
             type_url::SERVICE => {
                 let name = if name.starts_with("host:") || name.starts_with("vip:") {
                     let own = self.own_aliases.get(&client.namespace).and_then(|own| own.get(name));
-                    own.or_else(|| self.aliases.get(name))?
+                    own.or_else(|| self.aliases.get(name))?.winner()?
                 } else {
                     name
                 };
@@ -108,19 +189,24 @@ impl Snapshot {
             }
             type_url::ENDPOINTS => self.endpoints.get(name),
             // The identity of the connection decides, never what the node says of itself.
-            type_url::INBOUND => {
-                self.inbound.get(name).filter(|(identity, _)| *identity == client.identity).map(|(_, e)| e)
-            }
+            type_url::INBOUND => self.inbound.get(name).filter(|i| i.identity == client.identity).map(|i| &i.encoded),
             type_url::TRUST_BUNDLE => self.bundles.get(name),
             type_url::MESH_SETTINGS => self.settings.as_ref().filter(|_| name == "mesh"),
             _ => None,
         }
     }
 
+    /// How many resources were encoded for it; all others it took over.
+    #[must_use]
+    pub fn encoded(&self) -> usize {
+        self.encoded
+    }
+
     /// How many resources are on offer, variants included.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.services.values().map(|s| 1 + s.by_namespace.len()).sum::<usize>()
+        self.services.len()
+            + self.variants
             + self.endpoints.len()
             + self.inbound.len()
             + self.bundles.len()
@@ -132,18 +218,39 @@ impl Snapshot {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
-}
 
-fn encode(name: &str, message: &v1::Service, before: Option<&Arc<Encoded>>) -> Arc<Encoded> {
-    // Invariant: aliases are a function of the message, so that the version covers them.
-    let hosts = message.hostnames.iter().map(|h| format!("host:{h}"));
-    let aliases = hosts.chain(message.vips.iter().map(|v| format!("vip:{v}"))).collect();
-    keep(name, message, aliases, before)
-}
-
-fn keep<M: Resource>(name: &str, message: &M, aliases: Vec<String>, before: Option<&Arc<Encoded>>) -> Arc<Encoded> {
-    match before {
-        Some(before) if before.any.value == message.encode_to_vec() => before.clone(),
-        _ => Arc::new(Encoded::new(name, aliases, message)),
+    fn encode(&mut self, name: &str, message: &v1::Service, before: Option<&Arc<Encoded>>) -> Arc<Encoded> {
+        // Invariant: aliases are a function of the message, so that the version covers them.
+        let hosts = message.hostnames.iter().map(|h| format!("host:{h}"));
+        let aliases = hosts.chain(message.vips.iter().map(|v| format!("vip:{v}"))).collect();
+        self.keep(name, message, aliases, before)
     }
+
+    /// Encodes a message; what it was before stays if that was the same.
+    fn keep<M: Resource>(
+        &mut self,
+        name: &str,
+        message: &M,
+        aliases: Vec<String>,
+        before: Option<&Arc<Encoded>>,
+    ) -> Arc<Encoded> {
+        self.encoded += 1;
+        let any = message.to_any();
+        if let Some(same) = before.filter(|before| before.any.value == any.value) {
+            return same.clone();
+        }
+        let name = before.map_or_else(|| Arc::from(name), |before| before.name.clone());
+        Arc::new(Encoded { name, version: version_of(&any.value).into(), aliases, any })
+    }
+}
+
+/// The aliases of a service: for clients of all namespaces (`None`), and what only those of one may write besides.
+fn names(service: Option<&Service>) -> BTreeSet<(Option<&str>, &str)> {
+    let Some(service) = service else { return BTreeSet::new() };
+    let all = service.default.aliases.iter().map(|a| (None, a.as_str()));
+    let own = service.by_namespace.iter().flat_map(|(namespace, encoded)| {
+        let more = encoded.aliases.iter().filter(|a| !service.default.aliases.contains(a));
+        more.map(move |a| (Some(namespace.as_str()), a.as_str()))
+    });
+    all.chain(own).collect()
 }

@@ -1,0 +1,245 @@
+//! That a compilation after a change gives what one from nothing would: random edits of a small world, compared after each.
+
+use super::tests::{key, put, world};
+use super::*;
+use crate::kinds::Phase;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
+use rand::{RngExt as _, SeedableRng};
+use serde_json::{Value, json};
+
+const NAMESPACES: [&str; 2] = ["shop", "bank"];
+const NAMES: [&str; 4] = ["cart", "catalog", "orders", "web"];
+
+fn pick<'a>(random: &mut StdRng, of: &[&'a str]) -> &'a str {
+    of.choose(random).copied().unwrap_or_default()
+}
+
+/// An object of a random kind, name and content; with `faults`, some are such that they are refused.
+fn object(random: &mut StdRng, faults: bool) -> Value {
+    let (namespace, name) = (pick(random, &NAMESPACES), pick(random, &NAMES));
+    let kinds = [
+        "Service",
+        "Workload",
+        "Workload",
+        "HTTPRoute",
+        "GRPCRoute",
+        "TrafficPolicy",
+        "AuthorizationPolicy",
+        "MeshTLS",
+    ];
+    let kind = pick(random, &kinds);
+    let bad = faults && random.random_bool(0.2);
+    let spec = match kind {
+        "Service" => service(random),
+        "Workload" => workload(random),
+        "HTTPRoute" | "GRPCRoute" => route(random, kind, bad),
+        _ => policy(random, kind, bad),
+    };
+    let mut made = json!({
+        "kind": kind, "spec": spec,
+        "metadata": {"namespace": namespace, "name": name, "labels": {"app": pick(random, &NAMES), "tier": pick(random, &["a", "b"])}},
+    });
+    if random.random_bool(0.3) {
+        made["metadata"]["annotations"] =
+            json!({endpoints::ALLOWED_SERVICES: pick(random, &["cart", "*", "web,orders"])});
+    }
+    if kind == "Workload" {
+        let phases = [Phase::Ready, Phase::NotReady, Phase::Draining, Phase::Lost];
+        made["status"] = json!({"phase": phases.choose(random)});
+    }
+    made
+}
+
+fn service(random: &mut StdRng) -> Value {
+    let mut ports = vec![json!({"name": pick(random, &["http", "grpc", "x"]), "port": 80, "targetPort": "http"})];
+    if random.random_bool(0.3) {
+        ports.push(json!({"name": "admin", "port": 81, "targetPort": 8081}));
+    }
+    let mut spec = json!({"clusterIP": pick(random, &["198.18.0.1", "198.18.0.2", "None"]), "ports": ports});
+    if random.random_bool(0.7) {
+        spec["selector"] = json!({"app": pick(random, &NAMES)});
+        if random.random_bool(0.3) {
+            spec["selector"]["tier"] = "a".into();
+        }
+    }
+    if random.random_bool(0.1) {
+        spec["type"] = "ExternalName".into();
+    }
+    spec
+}
+
+fn workload(random: &mut StdRng) -> Value {
+    let mut spec = json!({
+        "serviceAccount": pick(random, &NAMES), "address": pick(random, &["192.0.2.1", "192.0.2.2", "127.0.0.1"]),
+        "ports": [{"name": "http", "port": 8080, "protocol": pick(random, &["http", "grpc", "detect"])}, {"name": "admin", "port": 8081}],
+    });
+    if random.random_bool(0.8) {
+        spec["tunnel"] = "192.0.2.1:15008".into();
+    }
+    if random.random_bool(0.3) {
+        spec["services"] = json!([pick(random, &NAMES)]);
+    }
+    spec
+}
+
+fn route(random: &mut StdRng, kind: &str, bad: bool) -> Value {
+    let mut reference = || {
+        let mut made = json!({"group": "", "kind": "Service", "name": pick(random, &NAMES), "port": 80});
+        if random.random_bool(0.4) {
+            made["namespace"] = pick(random, &NAMESPACES).into();
+        }
+        made
+    };
+    let (mut parents, backends) = (vec![reference()], [reference(), reference()]);
+    if random.random_bool(0.3) {
+        parents.push(json!({"group": "", "kind": "Service", "name": pick(random, &NAMES)}));
+    }
+    if random.random_bool(0.1) {
+        parents = vec![json!({"name": "edge"})];
+    }
+    let mut rule = json!({"backendRefs": backends});
+    if bad {
+        rule["sessionPersistence"] = json!({});
+    }
+    if kind == "HTTPRoute" && random.random_bool(0.5) {
+        rule["matches"] = json!([{"path": {"type": "PathPrefix", "value": "/a"}}]);
+    }
+    json!({"parentRefs": parents, "rules": [rule]})
+}
+
+fn policy(random: &mut StdRng, kind: &str, bad: bool) -> Value {
+    let mut target = json!({"kind": "Service", "name": pick(random, &NAMES)});
+    if random.random_bool(0.3) {
+        target["sectionName"] = pick(random, &["http", "admin"]).into();
+    }
+    if kind == "TrafficPolicy" {
+        let request = if bad { "99999h".to_owned() } else { format!("{}s", random.random_range(1..4)) };
+        return json!({"targetRefs": [target], "timeouts": {"request": request}});
+    }
+    let mut spec = json!({});
+    match random.random_range(0..4) {
+        0 => {}
+        1 => spec["selector"] = json!({"matchLabels": {"app": pick(random, &NAMES)}}),
+        2 => spec["targetRefs"] = json!([{"group": "weft.mesh", "kind": "Workload", "name": pick(random, &NAMES)}]),
+        _ => spec["targetRefs"] = json!([target]),
+    }
+    if bad {
+        (spec["targetRefs"], spec["selector"]) = (json!([{"kind": "Service", "name": "cart"}]), json!({}));
+    }
+    if kind == "MeshTLS" {
+        spec["mode"] = pick(random, &["Strict", "Permissive"]).into();
+    } else {
+        spec["action"] = pick(random, &["Allow", "Deny"]).into();
+        spec["rules"] = json!([{"from": [{"namespaces": [pick(random, &NAMESPACES)]}]}]);
+    }
+    spec
+}
+
+/// Replaces, adds or removes an object.
+fn edit(world: &mut World, random: &mut StdRng, created: i64, faults: bool) {
+    let object = object(random, faults);
+    if random.random_bool(0.3) {
+        let key = key(&object);
+        match object["kind"].as_str().unwrap_or_default() {
+            "Service" => drop(world.services.remove(&key)),
+            "Workload" => drop(world.workloads.remove(&key)),
+            "HTTPRoute" => drop(world.http_routes.remove(&key)),
+            "GRPCRoute" => drop(world.grpc_routes.remove(&key)),
+            "TrafficPolicy" => drop(world.traffic.remove(&key)),
+            "AuthorizationPolicy" => drop(world.authorization.remove(&key)),
+            _ => drop(world.mesh_tls.remove(&key)),
+        }
+    } else {
+        put(world, object, created);
+    }
+}
+
+fn start() -> World {
+    world("kind: Service\nmetadata: {name: cart}\nspec: {clusterIP: 198.18.0.1, ports: [{name: http, port: 80}]}")
+}
+
+/// Both are the same; if not, what differs first.
+fn assert_same(is: &Output, wanted: &Output, what: &str) {
+    assert_eq!(is.services, wanted.services, "{what}");
+    assert_eq!(is.endpoints, wanted.endpoints, "{what}");
+    assert_eq!(is.inbound, wanted.inbound, "{what}");
+    assert_eq!(is.verdicts, wanted.verdicts, "{what}");
+    assert_eq!(is, wanted, "{what}");
+}
+
+#[test]
+fn after_any_change_the_output_is_what_a_compilation_from_nothing_gives() {
+    let mut random = StdRng::seed_from_u64(7);
+    for run in 0..12 {
+        let (mut world, mut compiler) = (start(), Compiler::default());
+        for step in 0..150 {
+            for _ in 0..random.random_range(1..4) {
+                edit(&mut world, &mut random, 1_700_000_000 + step / 3, false);
+            }
+            if step % 50 == 49 {
+                world.mesh.domain = format!("cluster-{step}.local");
+            }
+            let output = compiler.compile(&world);
+            assert_same(&output, &Compiler::default().compile(&world), &format!("run {run}, step {step}"));
+        }
+    }
+}
+
+#[test]
+fn with_refused_objects_too_it_does_not_matter_what_else_is_compiled_again() {
+    let mut random = StdRng::seed_from_u64(11);
+    for run in 0..12 {
+        let (mut world, mut compiler) = (start(), Compiler::default());
+        for step in 0..150 {
+            edit(&mut world, &mut random, 1_700_000_000 + step / 3, true);
+            // The same history, but all of it is read again at this step.
+            let mut all = compiler.clone();
+            all.world.mesh.domain = "another".into();
+            let output = compiler.compile(&world);
+            assert_same(&output, &all.compile(&world), &format!("run {run}, step {step}"));
+        }
+    }
+}
+
+#[test]
+fn one_change_makes_anew_what_it_concerns_and_nothing_else() {
+    let mut world = start();
+    let mut compiler = Compiler::default();
+    for i in 0..100 {
+        let labels = json!({"app": format!("item-{i}")});
+        let port = json!({"name": "http", "port": 80, "targetPort": "http"});
+        put(
+            &mut world,
+            json!({
+                "kind": "Service", "metadata": {"namespace": "shop", "name": format!("item-{i}")},
+                "spec": {"clusterIP": "198.18.1.1", "selector": labels, "ports": [port]},
+            }),
+            1,
+        );
+        put(
+            &mut world,
+            json!({
+                "kind": "Workload", "metadata": {"namespace": "shop", "name": format!("item-{i}"), "labels": labels},
+                "spec": {"serviceAccount": "x", "address": format!("192.0.2.{i}"), "tunnel": "192.0.2.1:15008",
+                         "ports": [{"name": "http", "port": 8080}]},
+                "status": {"phase": "Ready"},
+            }),
+            1,
+        );
+    }
+    let before = compiler.compile(&world);
+    assert_eq!(compiler.compile(&world), before);
+    assert_eq!(compiler.recompiled(), 0);
+    let mut changed = (*world.workloads["shop/item-7"]).clone();
+    changed.status = Some(crate::kinds::WorkloadStatus { phase: Some(Phase::Draining), conditions: Vec::new() });
+    world.workloads.insert("shop/item-7".into(), Arc::new(changed));
+    let after = compiler.compile(&world);
+    // Two slices, two variants of the service, the service of the address, the Inbound.
+    assert_eq!(compiler.recompiled(), 6);
+    let slices = after.endpoints.changes(&before.endpoints, Arc::ptr_eq);
+    let slices: Vec<_> = slices.into_iter().map(|(name, _, _)| name.as_str()).collect();
+    assert_eq!(slices, ["shop/item-7:80/0", "shop/~item-7:8080/0"]);
+    assert!(after.services.changes(&before.services, Arc::ptr_eq).is_empty(), "what is as it was is the same value");
+    assert!(after.inbound.changes(&before.inbound, Arc::ptr_eq).is_empty());
+}

@@ -1,0 +1,255 @@
+//! Who belongs to what, kept as the world changes: workloads to services, and addresses to workloads.
+//!
+//! Membership: a workload belongs to the services that it names and to those whose selector matches its labels; one that registered
+//! itself only to services that its join token allowed, since otherwise a label would be enough for `cart` to receive `payments`' calls.
+
+use super::endpoints::protocol;
+use super::names;
+use crate::kinds::{Service, Workload};
+use crate::world::{World, own_address};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+use weft_proto::v1;
+
+/// Annotation of a workload that registered itself: the services that its join token allows, separated by commas; `*` means any.
+pub const ALLOWED_SERVICES: &str = "weft.mesh/allowed-services";
+
+/// A service's port and the port of a workload that serves it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Port of the service.
+    pub service_port: u16,
+    /// Port of the workload.
+    pub port: u16,
+    /// What is spoken there.
+    pub protocol: v1::Protocol,
+}
+
+/// A service that a workload belongs to, and what of it that service's ports lead to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Belongs {
+    /// "namespace/name" of the service.
+    pub service: String,
+    /// What of the workload its ports lead to.
+    pub targets: Arc<[Target]>,
+}
+
+/// Who belongs to what, both ways.
+#[derive(Clone, Debug, Default)]
+pub struct Members {
+    /// Service → uids of its members, in order → what of them its ports lead to.
+    by_service: HashMap<String, BTreeMap<String, Arc<[Target]>>>,
+    /// Workload uid → services it belongs to, in order of name.
+    by_workload: HashMap<String, Vec<Belongs>>,
+}
+
+/// What a change of objects means for memberships.
+#[derive(Debug, Default)]
+pub struct Touched {
+    /// Services whose members, or what is known of those, may be others than before.
+    pub services: BTreeSet<String>,
+    /// Workloads that may belong to other services than before, or to services that changed.
+    pub workloads: BTreeSet<String>,
+}
+
+impl Members {
+    /// Follows the world: `services` and `workloads` are those that changed, came or went since the last time.
+    pub fn update(&mut self, world: &World, services: &BTreeSet<String>, workloads: &BTreeSet<String>) -> Touched {
+        let mut touched = Touched { services: services.clone(), workloads: workloads.clone() };
+        // Another selector may mean any workload of its namespace.
+        let of_services: BTreeSet<&str> = services.iter().map(|s| namespace_of(s)).collect();
+        let mut again: BTreeSet<&str> = workloads.iter().map(String::as_str).collect();
+        for namespace in &of_services {
+            again.extend(world.workloads_in(namespace).map(|(uid, _)| uid.as_str()));
+        }
+        let mut candidates: Option<(&str, Candidates<'_>)> = None;
+        for uid in again {
+            let namespace = namespace_of(uid);
+            let of_namespace = match &mut candidates {
+                Some((of, found)) if *of == namespace => found,
+                other => &mut other.insert((namespace, Candidates::of(world, namespace))).1,
+            };
+            let is = world.workloads.get(uid).map(|w| of_namespace.belongs(w)).unwrap_or_default();
+            let was = self.by_workload.get(uid).map(Vec::as_slice).unwrap_or_default();
+            let concerned = workloads.contains(uid);
+            if !concerned && is == was {
+                if was.iter().any(|b| services.contains(&b.service)) {
+                    touched.workloads.insert(uid.to_owned());
+                }
+                continue;
+            }
+            touched.workloads.insert(uid.to_owned());
+            touched.services.extend(was.iter().chain(&is).map(|b| b.service.clone()));
+            for gone in was {
+                if let Some(of_service) = self.by_service.get_mut(&gone.service) {
+                    of_service.remove(uid);
+                    if of_service.is_empty() {
+                        self.by_service.remove(&gone.service);
+                    }
+                }
+            }
+            for belongs in &is {
+                let of_service = self.by_service.entry(belongs.service.clone()).or_default();
+                of_service.insert(uid.to_owned(), belongs.targets.clone());
+            }
+            if is.is_empty() {
+                self.by_workload.remove(uid);
+            } else {
+                self.by_workload.insert(uid.to_owned(), is);
+            }
+        }
+        touched
+    }
+
+    /// Members of a service in order of uid.
+    pub fn of_service(&self, service: &str) -> impl Iterator<Item = (&String, &[Target])> {
+        self.by_service.get(service).into_iter().flatten().map(|(uid, targets)| (uid, &**targets))
+    }
+
+    /// Services of a workload.
+    #[must_use]
+    pub fn of_workload(&self, uid: &str) -> &[Belongs] {
+        self.by_workload.get(uid).map_or(&[], Vec::as_slice)
+    }
+}
+
+fn namespace_of(name: &str) -> &str {
+    name.split('/').next().unwrap_or_default()
+}
+
+/// The services of a namespace by what selects: each is filed under the pair of its selector that fewest others ask for, so that a workload
+/// is compared with few.
+struct Candidates<'w> {
+    world: &'w World,
+    namespace: &'w str,
+    by_label: HashMap<(&'w str, &'w str), Vec<(&'w String, &'w Service)>>,
+}
+
+impl<'w> Candidates<'w> {
+    fn of(world: &'w World, namespace: &'w str) -> Self {
+        let prefix = format!("{namespace}/");
+        let all = || {
+            world.services.with_prefix(&prefix).filter_map(|(name, service)| {
+                let selector = service.spec.as_ref()?.selector.as_ref().filter(|s| !s.is_empty())?;
+                Some((name, &**service, selector))
+            })
+        };
+        let mut asked: HashMap<(&str, &str), usize> = HashMap::new();
+        for pair in all().flat_map(|(_, _, selector)| selector) {
+            *asked.entry((pair.0, pair.1)).or_default() += 1;
+        }
+        let mut by_label: HashMap<(&str, &str), Vec<_>> = HashMap::new();
+        for (name, service, selector) in all() {
+            let pairs = selector.iter().map(|(k, v)| (k.as_str(), v.as_str()));
+            if let Some(rarest) = pairs.min_by_key(|pair| asked.get(pair)) {
+                by_label.entry(rarest).or_default().push((name, service));
+            }
+        }
+        Self { world, namespace, by_label }
+    }
+
+    fn belongs(&self, workload: &Workload) -> Vec<Belongs> {
+        let mut found: BTreeMap<&String, &Service> = BTreeMap::new();
+        for (key, value) in workload.metadata.labels.iter().flatten() {
+            let of_label = self.by_label.get(&(key.as_str(), value.as_str()));
+            found.extend(of_label.into_iter().flatten().copied());
+        }
+        for own in &workload.spec.services {
+            let named = self.world.services.get_key_value(&names::namespaced(self.namespace, own));
+            found.extend(named.map(|(name, service)| (name, &**service)));
+        }
+        let members = found.into_iter().filter(|(_, service)| is_member(service, workload));
+        members.map(|(n, s)| Belongs { service: n.clone(), targets: targets(s, workload).into() }).collect()
+    }
+}
+
+/// Whether the workload is an endpoint of the service. Both are of one namespace.
+#[must_use]
+pub fn is_member(service: &Service, workload: &Workload) -> bool {
+    let Some(name) = service.metadata.name.as_deref() else { return false };
+    let allowed = workload.metadata.annotations.as_ref().and_then(|a| a.get(ALLOWED_SERVICES));
+    if allowed.is_some_and(|list| !list.split(',').any(|s| s == "*" || s == name)) {
+        return false;
+    }
+    if workload.spec.services.iter().any(|s| s == name) {
+        return true;
+    }
+    let selector = service.spec.as_ref().and_then(|s| s.selector.as_ref()).filter(|s| !s.is_empty());
+    let empty = BTreeMap::new();
+    let labels = workload.metadata.labels.as_ref().unwrap_or(&empty);
+    selector.is_some_and(|s| s.iter().all(|(k, v)| labels.get(k) == Some(v)))
+}
+
+fn targets(service: &Service, workload: &Workload) -> Vec<Target> {
+    let ports = service.spec.as_ref().and_then(|s| s.ports.as_ref());
+    let mut out = Vec::new();
+    for port in ports.into_iter().flatten() {
+        let Ok(number) = u16::try_from(port.port) else { continue };
+        let by_name = |name: &str| workload.spec.ports.iter().find(|p| p.name.as_deref() == Some(name));
+        let by_number = |n: i32| workload.spec.ports.iter().find(|p| i32::from(p.port) == n);
+        let found = match &port.target_port {
+            Some(IntOrString::String(name)) => by_name(name),
+            Some(IntOrString::Int(n)) if *n != port.port => by_number(*n),
+            // The default, "the same number"; off Kubernetes instances share an address and differ in ports, so that the name serves too.
+            _ => by_number(port.port).or_else(|| port.name.as_deref().and_then(by_name)),
+        };
+        if let Some(found) = found {
+            out.push(Target { service_port: number, port: found.port, protocol: protocol(found.protocol) });
+        } else if let (None, Some(IntOrString::Int(n))) = (&workload.spec.tunnel, &port.target_port)
+            && let Ok(port) = u16::try_from(*n)
+        {
+            // Without a sidecar nobody checks the port: what the Service says is what is called.
+            out.push(Target { service_port: number, port, protocol: v1::Protocol::Detect });
+        }
+    }
+    out
+}
+
+/// Which workloads are alone at an address: a call to that address means them.
+#[derive(Clone, Debug, Default)]
+pub struct Addresses {
+    at: HashMap<IpAddr, BTreeSet<String>>,
+    of: HashMap<String, IpAddr>,
+}
+
+impl Addresses {
+    /// Follows the world: `workloads` changed, came or went. Returns those, and whoever shares an address with one of them or did.
+    pub fn update(&mut self, world: &World, workloads: &BTreeSet<String>) -> BTreeSet<String> {
+        let mut touched = workloads.clone();
+        for uid in workloads {
+            let is = world.workloads.get(uid).and_then(|w| own_address(w));
+            let was = self.of.get(uid).copied();
+            if is == was {
+                continue;
+            }
+            if let Some(address) = was
+                && let Some(there) = self.at.get_mut(&address)
+            {
+                there.remove(uid);
+                touched.extend(there.iter().cloned());
+                if there.is_empty() {
+                    self.at.remove(&address);
+                }
+            }
+            match is {
+                Some(address) => {
+                    let there = self.at.entry(address).or_default();
+                    touched.extend(there.iter().cloned());
+                    there.insert(uid.clone());
+                    self.of.insert(uid.clone(), address);
+                }
+                None => drop(self.of.remove(uid)),
+            }
+        }
+        touched
+    }
+
+    /// The workload, if it is alone at its address.
+    #[must_use]
+    pub fn alone<'w>(&self, world: &'w World, uid: &str) -> Option<&'w Arc<Workload>> {
+        let there = self.at.get(self.of.get(uid)?)?;
+        world.workloads.get(uid).filter(|_| there.len() == 1)
+    }
+}
