@@ -15,20 +15,22 @@ const WARM: usize = 60;
 const CALLS: usize = 30;
 /// Connections of the second run, and calls of each.
 const MANY: (usize, usize) = (64, 15);
-/// How far means may be above the recorded ones: the race between two processes decides how much one wake-up finds.
-const SLACK: f64 = 1.15;
+/// Not asserted by name, but within the means: the race between two processes decides how much one wake-up finds.
+const WAIT: &str = "epoll_wait";
+/// How far means may be above the recorded ones, alone and with many connections, for the same reason.
+const SLACK: (f64, f64) = (1.3, 1.5);
 /// The same where numbers are small.
-const MARGIN: f64 = 0.35;
+const MARGIN: f64 = 0.5;
 
 /// What the file says of itself.
 const ABOUT: &[&str] = &[
     "Syscalls of the data worker of each sidecar for one request on a warm connection; for tcp, for one connection from connect to close.",
     "Asserted by integration/tests/budget with strace; record again: WEFT_BUDGET=record cargo test -p weft-integration --test budget",
-    "each: the least that any of 30 requests made, each counted alone, by name. Asserted exactly, in both directions. The least, because the clock",
-    "only adds: a timer of the worker, a sidecar that wakes before the second half of a message was written.",
-    "mean: all of them, over all requests counted; at most 15 % + 0.35 above. It includes what is rare: futex (the access log's thread is woken",
+    "each: the least that any of 30 requests made, each counted alone, by name. Asserted exactly, in both directions, except for epoll_wait. The",
+    "least, because the clock only adds: a timer of the worker, a sidecar that wakes before the second half of a message was written.",
+    "mean: all of them, over all requests counted; at most 30 % + 0.5 above. It includes what is rare: futex (the access log's thread is woken",
     "once in 20 ms), mprotect and madvise (the allocator), a read more when a buffer ends in the middle of a frame.",
-    "at64: the same mean with 64 connections that call at the same time. strace slows the sidecars, so that each wake-up finds more to do",
+    "at64: the same mean (at most 50 % + 0.5 above) with 64 connections that call at the same time. strace slows the sidecars, so that each wake-up finds more to do",
     "than it would alone: a bound against regressions, not a figure to publish.",
 ];
 
@@ -97,15 +99,19 @@ fn budget(alone: &[Calls], many: &Calls, many_calls: usize) -> Budget {
 fn compare(now: &Budget, recorded: &Budget) -> Vec<String> {
     let mut wrong = Vec::new();
     for name in now.each.keys().chain(recorded.each.keys()).collect::<BTreeSet<_>>() {
+        if name == WAIT {
+            continue;
+        }
         let [is, was] = [now, recorded].map(|budget| budget.each.get(name).copied().unwrap_or_default());
         if is != was {
             wrong.push(format!("{name} {is}, recorded {was}"));
         }
     }
-    for (what, is, was) in
-        [("on average", now.mean, recorded.mean), ("on average at 64 connections", now.at64, recorded.at64)]
-    {
-        if is > was * SLACK + MARGIN {
+    for (what, is, was, slack) in [
+        ("on average", now.mean, recorded.mean, SLACK.0),
+        ("on average at 64 connections", now.at64, recorded.at64, SLACK.1),
+    ] {
+        if is > was * slack + MARGIN {
             wrong.push(format!("{is} {what}, recorded {was}"));
         }
     }
@@ -143,12 +149,15 @@ fn a_request_makes_on_each_hot_path_the_syscalls_that_were_recorded() {
 
 #[test]
 fn the_least_is_exact_and_what_comes_and_goes_is_in_the_mean() {
-    let calls = |reads, waits| Calls::from([("read".to_owned(), reads), ("wait".to_owned(), waits)]);
+    let calls = |reads, writes| Calls::from([("read".to_owned(), reads), ("write".to_owned(), writes)]);
     let now = budget(&[calls(2, 1), calls(2, 0), calls(2, 3), calls(2, 1)], &calls(2, 2), 4);
     assert_eq!(now.each, Calls::from([("read".to_owned(), 2)]));
     assert_eq!((now.mean, now.at64), (3.25, 1.0));
     assert!(compare(&now, &now).is_empty());
     let other = budget(&[calls(3, 2), calls(3, 2)], &calls(2, 2), 4);
-    assert_eq!(compare(&other, &now), ["read 3, recorded 2", "wait 2, recorded 0", "5 on average, recorded 3.25"]);
-    assert_eq!(compare(&now, &other), ["read 2, recorded 3", "wait 0, recorded 2"]);
+    assert_eq!(compare(&other, &now), ["read 3, recorded 2", "write 2, recorded 0", "5 on average, recorded 3.25"]);
+    let waits =
+        |count| Budget { each: Calls::from([(WAIT.to_owned(), count)]), ..budget(&[calls(2, 2)], &calls(2, 2), 4) };
+    assert!(compare(&waits(5), &waits(6)).is_empty());
+    assert_eq!(compare(&now, &other), ["read 2, recorded 3", "write 0, recorded 2"]);
 }
