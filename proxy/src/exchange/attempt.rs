@@ -49,7 +49,7 @@ pub(super) enum Step {
     /// The call is answered.
     Done,
     /// The connection now carries something else.
-    Upgraded(Upgraded),
+    Upgraded(Box<Upgraded>),
     /// Another attempt.
     Again {
         /// After this wait.
@@ -148,7 +148,7 @@ impl Attempt<'_, '_> {
         match driven {
             Ok(Driven::Done) => Ok(Step::Done),
             Ok(Driven::Again { after }) => Ok(Step::Again { after, uid: Some(Arc::clone(&pick.endpoint().uid)) }),
-            Ok(Driven::Upgraded(response)) => Ok(Step::Upgraded(Upgraded { head: response, upstream, pick })),
+            Ok(Driven::Upgraded(response)) => Ok(Step::Upgraded(Box::new(Upgraded { head: response, upstream, pick }))),
             Err(error) => Err(error),
         }
     }

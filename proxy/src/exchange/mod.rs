@@ -193,7 +193,7 @@ impl Exchange {
         head: &mut RequestHead,
         body: &mut RequestBody<'c>,
         reply: &mut Reply<'c>,
-    ) -> Result<Option<attempt::Upgraded>, ProxyError> {
+    ) -> Result<Option<Box<attempt::Upgraded>>, ProxyError> {
         let limit = match plan.direction() {
             Direction::Inbound => &self.inbound_limit,
             Direction::Outbound => &self.outbound_limit,

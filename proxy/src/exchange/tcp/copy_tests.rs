@@ -199,7 +199,8 @@ async fn a_short_exchange_takes_no_pipe_and_an_idle_connection_has_given_its_own
     let mut arrived = vec![0; much.len()];
     let moving = async { tokio::join!(client.write_all(&much), upstream.read_exact(&mut arrived)) };
     let (written, read) = timeout(PATIENCE, moving).await.expect("in time");
-    (written.unwrap(), read.unwrap());
+    written.unwrap();
+    read.unwrap();
     assert!(arrived == much);
     until("the pipe comes back", || kept() == 1).await;
     // The connection is open all the while, and still works.
@@ -242,7 +243,8 @@ async fn a_silent_connection_ends_and_one_that_splices_does_not() {
     let begun = tokio::time::Instant::now();
     while begun.elapsed() < Duration::from_millis(900) {
         let (written, read) = tokio::join!(client.write_all(&piece), upstream.read_exact(&mut arrived));
-        (written.unwrap(), read.unwrap());
+        written.unwrap();
+        read.unwrap();
     }
     assert!(!copying.is_finished());
     assert_eq!(ended(copying).await.expect_err("silence").kind, Kind::IdleTimeout);
