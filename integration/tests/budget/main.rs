@@ -8,6 +8,8 @@
 
 #[path = "../../../proxy/tests/budget/load.rs"]
 mod load;
+#[path = "../../../proxy/tests/support/mesh.rs"]
+mod mesh;
 #[path = "../../../proxy/tests/budget/pair.rs"]
 mod pair;
 #[path = "../../../proxy/tests/budget/recorded.rs"]

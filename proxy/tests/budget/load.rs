@@ -1,17 +1,15 @@
 //! The calls whose cost is budgeted, with a client and an application of their own: each request and each answer is one write, so that
 //! a sidecar sees the same bytes in the same pieces every time. Shared with `integration/tests/budget`.
 
+use crate::mesh::PATIENCE;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use std::net::SocketAddr;
-use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
-/// How long any one condition may take, under valgrind on a busy machine too.
-pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Bytes of an answer's body, as in `make bench`.
 const BODY: usize = 1024;
 /// Bytes of a gRPC message, prefix included.

@@ -7,6 +7,8 @@ mod allocations;
 mod child;
 mod counter;
 mod load;
+#[path = "../support/mesh.rs"]
+mod mesh;
 mod pair;
 mod recorded;
 mod sites;

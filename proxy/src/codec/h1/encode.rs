@@ -60,6 +60,12 @@ fn length(headers: &Headers) -> Option<u64> {
     headers.text(&header::CONTENT_LENGTH).filter(|text| text.bytes().all(|b| b.is_ascii_digit()))?.parse().ok()
 }
 
+/// The digits of a length without zeros before them, which some readers take for octal.
+fn decimal(digits: &[u8]) -> &[u8] {
+    let zeros = digits.iter().take_while(|digit| **digit == b'0').count();
+    &digits[zeros.min(digits.len().saturating_sub(1))..]
+}
+
 /// Is the header written by the encoder rather than copied?
 fn is_framing(name: &HeaderName) -> bool {
     is_hop_by_hop(name) || *name == header::CONTENT_LENGTH
@@ -99,7 +105,7 @@ pub(super) fn request(out: &mut Vec<u8>, head: &RequestHead, end: bool) -> Resul
             header::CONTENT_LENGTH if !length_written && !connect => {
                 length_written = true;
                 match declared {
-                    Some(_) if !end => line(out, field.raw, field.value.as_bytes()),
+                    Some(_) if !end => line(out, field.raw, decimal(field.value.as_bytes())),
                     Some(_) => line(out, field.raw, b"0"),
                     None => length_written = false,
                 }
@@ -170,7 +176,7 @@ pub(super) fn response(
                 if let Some(length) = declared.filter(|_| !length_written) {
                     length_written = true;
                     let keep = !end || describes_only || length == 0;
-                    line(out, field.raw, if keep { field.value.as_bytes() } else { b"0" });
+                    line(out, field.raw, if keep { decimal(field.value.as_bytes()) } else { b"0" });
                 }
             }
             header::UPGRADE if switching || status == StatusCode::UPGRADE_REQUIRED => {
@@ -265,6 +271,17 @@ mod tests {
         assert_eq!(text, "POST / HTTP/1.1\r\nhost: catalog\r\ntransfer-encoding: chunked\r\n\r\n");
         assert_eq!(encoder, Encoder::Chunked);
         assert_eq!(written(&head, true).0, "POST / HTTP/1.1\r\nhost: catalog\r\ncontent-length: 0\r\n\r\n");
+    }
+
+    #[test]
+    fn a_length_is_written_without_leading_zeroes() {
+        for (given, written) in [("010", "10"), ("00", "0"), ("0", "0"), ("5", "5")] {
+            assert_eq!(decimal(given.as_bytes()), written.as_bytes());
+        }
+        let mut head = RequestHead::new(Method::POST, "catalog", "/");
+        head.headers.append(header::CONTENT_LENGTH, HeaderValue::from_static("010"));
+        let (text, encoder) = self::written(&head, false);
+        assert!(encoder == Encoder::Length(10) && text.contains("content-length: 10\r\n"), "{text}");
     }
 
     #[test]

@@ -144,6 +144,8 @@ struct Seen {
     keep_alive: bool,
     connection_upgrade: bool,
     upgrade: Option<ByteStr>,
+    /// h2c is among what it may be upgraded to.
+    h2c: bool,
     expect: bool,
 }
 
@@ -182,7 +184,11 @@ fn headers(head: &Bytes, parsed: &[httparse::Header<'_>], limits: &Limits) -> Re
                     seen.connection_upgrade |= token.eq_ignore_ascii_case(b"upgrade");
                 }
             }
-            header::UPGRADE => seen.upgrade = ByteStr::from_utf8(head.slice_ref(line.value)),
+            header::UPGRADE => {
+                let mut protocols = line.value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+                seen.h2c |= protocols.any(|protocol| protocol.eq_ignore_ascii_case(b"h2c"));
+                seen.upgrade = ByteStr::from_utf8(head.slice_ref(line.value));
+            }
             header::EXPECT => seen.expect |= line.value.eq_ignore_ascii_case(b"100-continue"),
             _ => {}
         }
@@ -299,10 +305,10 @@ pub(super) fn request(head: &Bytes, limits: &Limits) -> Result<(RequestHead, Req
     if target.form == Form::Authority && !(bodiless && seen.length.is_none()) {
         return Err(Refusal::Malformed("CONNECT has no body"));
     }
-    // An upgrade to h2c would hide what follows from routing and authorization; it may be ignored (RFC 9110 §7.8).
-    let protocol = seen.upgrade.filter(|token| {
-        version == Version::Http11 && seen.connection_upgrade && bodiless && !token.eq_ignore_ascii_case("h2c")
-    });
+    // An upgrade to h2c would hide what follows from routing and authorization; it may be ignored (RFC 9110 §7.8). Where it stands among
+    // others, or on a line of its own, the upstream could choose it: then there is no upgrade at all.
+    let protocol =
+        seen.upgrade.filter(|_| version == Version::Http11 && seen.connection_upgrade && bodiless && !seen.h2c);
     let authority = target.authority.or_else(|| seen.host.filter(|host| !host.is_empty()).and_then(ByteStr::from_utf8));
     let framing = RequestFraming {
         expect_continue: seen.expect && version == Version::Http11 && !bodiless,

@@ -166,6 +166,9 @@ fn an_upgrade_is_seen_only_where_it_is_asked_for_and_never_to_h2c() {
     assert_eq!((head.upgrade, head.protocol.as_deref()), (true, Some("websocket")));
     assert!(!upgrade("Upgrade: websocket\r\n").upgrade);
     assert!(!upgrade("Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n").upgrade);
+    // Among others, or on a line of its own, the upstream could choose it.
+    assert!(!upgrade("Connection: Upgrade\r\nUpgrade: websocket, H2C\r\n").upgrade);
+    assert!(!upgrade("Connection: Upgrade\r\nUpgrade: h2c\r\nUpgrade: websocket\r\n").upgrade);
 }
 
 #[test]
