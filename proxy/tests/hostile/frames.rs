@@ -22,7 +22,6 @@ pub const END_HEADERS: u8 = 4;
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Error codes (RFC 9113 section 7).
-pub const PROTOCOL_ERROR: u32 = 1;
 pub const REFUSED_STREAM: u32 = 7;
 
 /// One frame.
@@ -160,6 +159,15 @@ impl<S: Read + Write> Framed<S> {
     pub fn client(mut io: S, entries: &[(u16, u32)]) -> Self {
         let _ = io.write_all(&[PREFACE, &settings(entries)].concat());
         Self { io, read: Vec::new(), mute: false }
+    }
+
+    /// Begins as a server, once the client has said what it must.
+    pub fn server(mut io: S) -> Option<Self> {
+        let mut preface = [0; PREFACE.len()];
+        io.read_exact(&mut preface).ok().filter(|()| preface == *PREFACE)?;
+        io.write_all(&settings(&[])).ok()?;
+        io.flush().ok()?;
+        Some(Self { io, read: Vec::new(), mute: false })
     }
 
     /// Whether the peer took all of it.

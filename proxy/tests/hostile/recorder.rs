@@ -1,5 +1,6 @@
 //! The strictest upstream there is: it notes every request that has exactly one reading, and every byte that has none.
 
+use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -23,9 +24,9 @@ pub enum Event {
 #[derive(Debug, Clone, Default)]
 pub struct Script {
     /// Written at once.
-    pub first: Vec<u8>,
+    pub first: Bytes,
     /// Written when [`Recorder::release`] is called.
-    pub later: Vec<u8>,
+    pub later: Bytes,
     /// Closes then.
     pub close: bool,
 }
@@ -53,7 +54,13 @@ struct Shared {
 impl Recorder {
     /// Listens on a free port of loopback. Every connection ends with its sidecar.
     pub fn start(scripts: impl Fn(&str) -> Script + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        // What a thousand large answers wait for is their readers, and not copies into the kernel.
+        socket.set_send_buffer_size(64 * 1024).unwrap();
+        // A thousand at once are no failure of anybody's.
+        socket.listen(4096).unwrap();
+        let listener = TcpListener::from(socket);
         let at = listener.local_addr().unwrap();
         let (shared, scripts) = (Arc::new(Shared::default()), Arc::new(scripts) as Scripts);
         let all = Arc::clone(&shared);

@@ -196,7 +196,8 @@ impl Client {
         String::from_utf8_lossy(&taken).into_owned()
     }
 
-    fn one(&mut self, to_head: bool) -> Result<Answer, Broken> {
+    /// Reads one answer, which may be an interim one.
+    pub fn one(&mut self, to_head: bool) -> Result<Answer, Broken> {
         let end = self.until("", |read| read.windows(4).position(|w| w == b"\r\n\r\n"))?;
         let head = self.take(end + 4).trim_end_matches("\r\n").to_owned();
         let ambiguous = |why: &str| Broken::Ambiguous(format!("{why}: {head}"));

@@ -284,7 +284,7 @@ fn run(stage: &mut Stage, case: &Case, number: usize, host: &str) -> Result<(), 
         Refused(status) => {
             let answer = client.answer(false).map_err(|broken| format!("{broken:?} for an answer"))?;
             if answer.status != status || !answer.closes() {
-                return Err(format!("{}", answer.head));
+                return Err(answer.head);
             }
             client.ended()
         }

@@ -184,7 +184,7 @@ fn a_response_answers_its_own_request_and_nothing_else() {
     let cases = cases();
     let scripts: Vec<Script> = cases
         .iter()
-        .map(|case| Script { first: case.first.clone(), later: case.later.into(), close: case.close })
+        .map(|case| Script { first: case.first.clone().into(), later: case.later.into(), close: case.close })
         .collect();
     let mut stage = Stage::new(move |target: &str| {
         let number = target.trim_start_matches("/r-").parse::<usize>().unwrap();
