@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test reports")]
 
+mod abuse;
 mod faults;
 mod frames;
 #[path = "../support/mesh.rs"]
