@@ -3,6 +3,7 @@
 use super::Stage;
 use crate::frames::PREFACE;
 use crate::wire::{Link, timed_out};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -69,6 +70,13 @@ fn what_begins_and_does_not_go_on_is_ended() {
 
 #[test]
 fn ten_thousand_idle_connections_cost_little_and_end_with_their_clients() {
+    // The sidecar inherits it.
+    let limit = getrlimit(Resource::Nofile);
+    assert!(
+        limit.maximum.is_none_or(|most| most > IDLE as u64 + 1000),
+        "{limit:?} descriptors are too few for this test"
+    );
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
     let stage = Stage::new();
     let to = stage.sidecar.address("outbound");
     let (idle, bounds) = stage.endure("10,000 idle connections", || {
