@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 /// How long an attack goes on that nobody ends, and how long its connection may then take to settle.
 const ENOUGH: Duration = Duration::from_secs(4);
+/// How long an attacker that was taken in stays: what it asked for piles up meanwhile.
+const DWELL: Duration = Duration::from_millis(1500);
 /// What an attacker sends at most.
 const MOST: usize = 64 << 20;
 
@@ -63,19 +65,20 @@ fn fate(link: Link, attack: &Attack, to: &Target) -> Fate {
     }
     // Everything that was said, to the last word: an error, the end, or an answer to this.
     let asked = taken && connection.send(&frames::frame(PING, 0, 0, b"are-you?"));
-    let until = Instant::now() + ENOUGH;
+    let mut until = Instant::now() + ENOUGH;
+    let mut fate = Fate::HeldBack;
     while Instant::now() < until {
         match connection.next() {
             Next::Frame(frame) if frame.kind == GOAWAY && frame.code() != 0 => return Fate::Ended(Some(frame.code())),
             Next::Frame(frame) if frame.kind == PING && frame.flags & ACK != 0 && frame.payload == b"are-you?" => {
-                return Fate::Taken;
+                (fate, until) = (Fate::Taken, Instant::now() + DWELL);
             }
             Next::Ended => return Fate::Ended(None),
             Next::Silence if !asked => return Fate::HeldBack,
             Next::Frame(_) | Next::Silence => {}
         }
     }
-    Fate::HeldBack
+    fate
 }
 
 fn endure_all(door: Door) {
