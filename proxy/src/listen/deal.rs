@@ -66,7 +66,8 @@ impl Dealer {
     /// Keeps an accepted connection, or hands it to the worker that holds the fewest where that is fewer than this one's; `None` then.
     pub(super) fn deal(&self, stream: TcpStream, peer: SocketAddr) -> Option<(TcpStream, SocketAddr, Place)> {
         let open = |worker: usize| self.seats[worker].open.load(Ordering::Relaxed);
-        let fewest = (0..self.seats.len()).min_by_key(|worker| (open(*worker), *worker != self.own)).unwrap_or(self.own);
+        let fewest =
+            (0..self.seats.len()).min_by_key(|worker| (open(*worker), *worker != self.own)).unwrap_or(self.own);
         if fewest != self.own
             && let Ok(permit) = self.seats[fewest].handed.try_reserve()
         {
