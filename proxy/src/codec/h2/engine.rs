@@ -374,10 +374,10 @@ impl Engine {
         }
         let (counted, held) = (std::mem::take(&mut stream.counted), stream.handles > 0);
         if counted {
-            if self.role == Role::Client && self.open >= self.remote.max_streams {
+            self.open -= 1;
+            if self.role == Role::Client {
                 self.slots.notify_one();
             }
-            self.open -= 1;
         }
         if held {
             return;

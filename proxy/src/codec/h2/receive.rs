@@ -243,7 +243,6 @@ impl Engine {
 
     /// A whole header block.
     fn block(&mut self, id: u32, end: bool, block: &[u8]) -> Result<(), Broken> {
-        self.abuse.useful();
         let mut section = Section::new();
         // What is not wanted is decoded all the same: both ends' tables must agree.
         let size = self
@@ -289,6 +288,7 @@ impl Engine {
             Ok(read) => read,
             Err(error) => return self.reject(id, end, error),
         };
+        self.abuse.useful();
         let mut stream = Stream::new(id);
         (stream.got_end, stream.promised) = (end, length);
         let key = self.insert(Box::new(stream));
