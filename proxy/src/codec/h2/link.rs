@@ -59,7 +59,7 @@ impl Link {
         if let Some(fault) = engine.ended {
             return Poll::Ready(Err(fault));
         }
-        if engine.out.len() > STALLED {
+        if engine.out.waiting() > STALLED {
             return Poll::Pending;
         }
         for _ in 0..READS {
@@ -78,7 +78,7 @@ impl Link {
                 Poll::Ready(Ok(_)) => {
                     self.reads += 1;
                     engine.receive(&mut self.input);
-                    if engine.ended.is_none() && engine.out.len() <= STALLED {
+                    if engine.ended.is_none() && engine.out.waiting() <= STALLED {
                         continue;
                     }
                     return Poll::Ready(Ok(()));

@@ -36,12 +36,12 @@ pub(super) struct Outgoing {
 
 impl Outgoing {
     /// Bytes that wait.
-    pub(super) fn len(&self) -> usize {
+    pub(super) fn waiting(&self) -> usize {
         self.bytes.len() - self.written + self.length
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.len() == 0 && !self.unflushed
+        self.waiting() == 0 && !self.unflushed
     }
 
     /// Where to append what is short.
@@ -108,7 +108,7 @@ impl Outgoing {
         if io.is_tls() {
             // What was encrypted leaves first, so that no more is kept than one turn's.
             ready!(self.poll_send(cx, io))?;
-            while self.len() > 0 {
+            while self.waiting() > 0 {
                 let (slices, count) = self.slices();
                 let taken = match io.encrypt(&slices[..count]) {
                     Some(result) => result?,
@@ -118,7 +118,7 @@ impl Outgoing {
                 self.unflushed = true;
             }
         }
-        while self.len() > 0 {
+        while self.waiting() > 0 {
             let (slices, count) = self.slices();
             let taken = match count {
                 1 => ready!(Pin::new(&mut *io).poll_write(cx, &slices[0]))?,
@@ -206,7 +206,7 @@ impl Outgoing {
     #[cfg(test)]
     pub(super) fn take(&mut self) -> Vec<u8> {
         let mut all = Vec::new();
-        while self.len() > 0 {
+        while self.waiting() > 0 {
             let (slices, count) = self.slices();
             let some: Vec<u8> = slices[..count].iter().flat_map(|slice| slice.to_vec()).collect();
             self.advance(some.len()).expect("something");

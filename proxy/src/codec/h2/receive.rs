@@ -103,8 +103,8 @@ impl Engine {
     /// Is it a stream that neither side has opened yet (RFC 9113 §5.1)?
     const fn is_idle(&self, id: u32) -> bool {
         match self.role {
-            Role::Server => id % 2 == 0 || id > self.last_seen,
-            Role::Client => id % 2 == 0 || id >= self.next_id,
+            Role::Server => id.is_multiple_of(2) || id > self.last_seen,
+            Role::Client => id.is_multiple_of(2) || id >= self.next_id,
         }
     }
 
@@ -262,7 +262,7 @@ impl Engine {
     }
 
     fn request_head(&mut self, id: u32, end: bool, section: Option<Section>) -> Result<(), Broken> {
-        if id % 2 == 0 {
+        if id.is_multiple_of(2) {
             return broken("a client's stream has an even number");
         }
         if let Leaving::Told(_) = self.leaving {
@@ -396,7 +396,7 @@ impl Engine {
             self.settle_window();
             return Ok(self.abuse.noise()?);
         }
-        if payload.len() % 6 != 0 {
+        if !payload.len().is_multiple_of(6) {
             return Err(Broken(Code::FRAME_SIZE_ERROR, "SETTINGS of a broken size"));
         }
         self.abuse.answer()?;

@@ -87,8 +87,10 @@ impl Section {
                 return Ok(());
             }
             header::CONTENT_LENGTH => {
-                if self.length.replace(digits(value.as_bytes()).ok_or("Content-Length is no number")?).is_some() {
-                    return Err("there are two Content-Length headers");
+                let length = digits(value.as_bytes()).ok_or("Content-Length is no number")?;
+                match self.length {
+                    None => self.length = Some(length),
+                    Some(_) => return Err("there are two Content-Length headers"),
                 }
             }
             header::COOKIE => self.cookies += 1,

@@ -119,7 +119,7 @@ impl Engine {
     /// How many of `wanted` bytes may be sent now.
     pub(super) fn poll_room(&mut self, key: Key, cx: &Context<'_>, wanted: usize) -> Poll<Result<usize, Fault>> {
         let share = if self.open > 1 { SHARE } else { ALONE };
-        let (waiting, window, turn) = (self.out.len(), self.send_window, self.turn);
+        let (waiting, window, turn) = (self.out.waiting(), self.send_window, self.turn);
         let stream = match self.sendable(key) {
             Ok(stream) => stream,
             Err(fault) => return Poll::Ready(Err(fault)),
@@ -177,10 +177,10 @@ impl Engine {
     /// After a write: whoever waited for room has its turn, in the order in which they came.
     pub(super) fn flushed(&mut self) {
         self.turn = self.turn.wrapping_add(1);
-        if self.out.len() == 0 {
+        if self.out.waiting() == 0 {
             self.abuse.flushed();
         }
-        if self.out.len() < HIGH {
+        if self.out.waiting() < HIGH {
             self.wake_room();
         }
     }

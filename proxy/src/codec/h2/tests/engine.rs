@@ -367,7 +367,7 @@ fn streams_take_turns() {
                 moved[at] += count;
             }
         }
-        assert!(engine.out.len() < 1 << 20, "bounded");
+        assert!(engine.out.waiting() < 1 << 20, "bounded");
         sent(&mut engine);
     }
     let (least, most) = (*moved.iter().min().unwrap(), *moved.iter().max().unwrap());

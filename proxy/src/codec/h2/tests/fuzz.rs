@@ -2,7 +2,7 @@
 
 use super::wire::*;
 use crate::codec::h2::engine::{Engine, Event, Key};
-use crate::codec::h2::frame::{PREFACE, flag, kind};
+use crate::codec::h2::frame::{PREFACE, kind};
 use crate::codec::{Headers, RequestHead, ResponseHead};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
@@ -39,7 +39,7 @@ fn chew(engine: &mut Engine, bytes: &[u8], chunk: usize) {
         input.extend_from_slice(piece);
         engine.receive(&mut input);
         serve(engine, &mut keys);
-        assert!(engine.out.len() < 1 << 20 && engine.events.is_empty());
+        assert!(engine.out.waiting() < 1 << 20 && engine.events.is_empty());
         raw(engine);
         if engine.ended.is_some() {
             break;
@@ -134,5 +134,4 @@ fn the_conversation_is_understood_when_nothing_is_broken() {
         Engine::new(crate::codec::h2::engine::Role::Server, crate::codec::h2::engine::Local::new(&limits()));
     feed(&mut engine, &conversation());
     assert_eq!((engine.ended, engine.events.len()), (None, 6));
-    assert!(flag::END_STREAM == 1);
 }
