@@ -4,7 +4,7 @@
 //! coding, connection) is decided in `h1::parse` and `h1::encode`; what it means to routing is decided in `weft-policy`.
 
 use bytes::{Bytes, BytesMut};
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use std::fmt;
 
 /// Text that shares the buffer it came from: a path, an authority.
@@ -26,16 +26,16 @@ impl ByteStr {
         std::str::from_utf8(&bytes).is_ok().then_some(Self(bytes))
     }
 
-    /// A copy of `text` at the end of `room`, which is shared with other texts.
-    pub(super) fn copied(text: &str, room: &mut BytesMut) -> Self {
-        room.extend_from_slice(text.as_bytes());
-        Self(room.split().freeze())
-    }
-
     /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
     }
 
     /// The bytes, shared.
@@ -272,47 +272,10 @@ impl Headers {
             *name == header::UPGRADE || (!is_hop_by_hop(name) && !nominated.contains(name))
         });
     }
-
-    /// As an HTTP/2 header section: connection headers and `Host` are left out, names are lower case.
-    #[must_use]
-    pub fn to_map(&self) -> HeaderMap {
-        let mut map = HeaderMap::with_capacity(self.entries.len());
-        for entry in &self.entries {
-            if is_hop_by_hop(&entry.name) || entry.name == header::HOST {
-                continue;
-            }
-            // RFC 9113 §8.2.2: TE MUST NOT contain any value other than "trailers".
-            if entry.name == header::TE && !entry.value.as_bytes().eq_ignore_ascii_case(b"trailers") {
-                continue;
-            }
-            let mut value = entry.value.clone();
-            if is_unique(&entry.name) {
-                value.set_sensitive(true);
-            }
-            map.append(entry.name.clone(), value);
-        }
-        map
-    }
-
-    /// From an HTTP/2 header section.
-    #[must_use]
-    pub fn from_map(map: HeaderMap) -> Self {
-        let mut headers = Self::with_capacity(map.len());
-        let mut last: Option<HeaderName> = None;
-        for (name, value) in map {
-            if let Some(name) = name {
-                last = Some(name);
-            }
-            if let Some(name) = &last {
-                headers.append(name.clone(), value);
-            }
-        }
-        headers
-    }
 }
 
-/// Is the value another in every call? HPACK then sends it as a literal (RFC 7541 §6.2.3) instead of driving what recurs out of its table.
-fn is_unique(name: &HeaderName) -> bool {
+/// Is the value another in every call? HPACK then sends it as a literal instead of driving what recurs out of its table.
+pub(super) fn is_unique(name: &HeaderName) -> bool {
     use weft_policy::{deadline, trace};
     *name == trace::REQUEST_ID
         || *name == trace::TRACEPARENT
@@ -407,12 +370,5 @@ mod tests {
         }
         headers.strip_hop_by_hop();
         assert_eq!(shown(&headers), ["HOST=catalog", "accept=a", "Accept=b", "authorization=Bearer t"]);
-    }
-
-    #[test]
-    fn a_map_and_back_keeps_every_value() {
-        let map = sample().to_map();
-        assert!(!map.contains_key(header::HOST), ":authority carries it");
-        assert_eq!(shown(&Headers::from_map(map)), ["accept=a", "accept=b"]);
     }
 }

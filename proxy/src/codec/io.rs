@@ -182,12 +182,13 @@ impl Io {
             }
             Kind::Tunnel(tunnel) => {
                 let data = std::task::ready!(tunnel.poll_bytes(cx, most))?;
-                if short {
-                    *buffer = spare::read_into(|room| room.extend_from_slice(&data)).1;
+                let count = data.len();
+                if buffer.is_empty() {
+                    *buffer = data;
                 } else {
                     buffer.extend_from_slice(&data);
                 }
-                Poll::Ready(Ok(data.len()))
+                Poll::Ready(Ok(count))
             }
             Kind::ServerTls(tls) => {
                 buffer.reserve(most.min(TLS_READ));
@@ -212,7 +213,7 @@ impl Io {
         match &mut self.kind {
             Kind::Tunnel(tunnel) => {
                 let data = std::task::ready!(tunnel.poll_bytes(cx, most))?;
-                Poll::Ready(Ok((!data.is_empty()).then_some(data)))
+                Poll::Ready(Ok((!data.is_empty()).then(|| data.freeze())))
             }
             Kind::Tcp(tcp) if most >= spare::WIDE => {
                 std::task::ready!(tcp.poll_read_ready(cx))?;
