@@ -168,7 +168,6 @@ impl Io {
         let short = buffer.is_empty() && most <= SHORT_READ;
         match &mut self.kind {
             Kind::Tcp(tcp) => {
-                std::task::ready!(tcp.poll_read_ready(cx))?;
                 if short {
                     let (count, read) = spare::read_into(|room| {
                         let mut room = room.limit(most);
@@ -177,6 +176,7 @@ impl Io {
                     *buffer = read;
                     return count;
                 }
+                std::task::ready!(tcp.poll_read_ready(cx))?;
                 buffer.reserve(most);
                 pin!(tcp.read_buf(buffer)).poll(cx)
             }

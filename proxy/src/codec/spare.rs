@@ -42,7 +42,7 @@ pub(crate) fn read_into<R>(read: impl FnOnce(&mut BytesMut) -> R) -> (R, BytesMu
             buffer.reserve(SHARED);
         }
         let result = read(buffer);
-        (result, buffer.split())
+        (result, if buffer.is_empty() { BytesMut::new() } else { buffer.split() })
     })
 }
 

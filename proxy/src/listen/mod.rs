@@ -139,7 +139,8 @@ impl Gate {
                         if let Some((stream, peer, place)) = kept
                             && let Some(accepted) = self.admit(&gauge, stream, peer, place)
                         {
-                            open.spawn(handler(accepted));
+                            // Boxed: a task is moved several times before it runs, and once more when it ends.
+                            open.spawn(Box::pin(handler(accepted)));
                         }
                     }
                     Err(error) if of_the_connection(&error) => {}
@@ -151,7 +152,7 @@ impl Gate {
                 (stream, peer, place) = handed(&mut dealer) => match stream {
                     Ok(stream) => {
                         if let Some(accepted) = self.admit(&gauge, stream, peer, Some(place)) {
-                            open.spawn(handler(accepted));
+                            open.spawn(Box::pin(handler(accepted)));
                         }
                     }
                     Err(error) => tracing::warn!(%peer, %error, kind = self.kind, "cannot take a connection over"),

@@ -3,7 +3,7 @@
 
 use super::hpack::{Encoder, Name, Nature};
 use crate::codec::h1::{is_authority, may_be_trailer};
-use crate::codec::{ByteStr, Form, Headers, RequestHead, ResponseHead, Version, is_hop_by_hop};
+use crate::codec::{ByteStr, Form, Headers, RequestHead, ResponseHead, Value, Version, is_hop_by_hop};
 use crate::error::{Kind, ProxyError};
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -99,7 +99,7 @@ impl Section {
             _ if is_hop_by_hop(&name) => return Err("there is a header of HTTP/1 connections"),
             _ => {}
         }
-        self.headers.append_read(name, None, value);
+        self.headers.append(name, value);
         Ok(())
     }
 
@@ -175,9 +175,9 @@ impl Section {
     /// RFC 9113 §8.2.3: crumbs MUST be joined with "; " before they are passed into a non-HTTP/2 context.
     fn join_cookies(&mut self) {
         if self.cookies > 1 {
-            let crumbs: Vec<&[u8]> = self.headers.get_all(&header::COOKIE).map(HeaderValue::as_bytes).collect();
+            let crumbs: Vec<&[u8]> = self.headers.get_all(&header::COOKIE).map(Value::as_bytes).collect();
             if let Ok(joined) = HeaderValue::from_maybe_shared(Bytes::from(crumbs.join(&b"; "[..]))) {
-                self.headers.set(header::COOKIE, joined);
+                self.headers.set(&header::COOKIE, &joined);
             }
         }
     }
@@ -317,7 +317,7 @@ pub(super) fn write_trailers(encoder: &mut Encoder, out: &mut Vec<u8>, trailers:
 
 /// Does it promise a body?
 fn is_length_of_something(field: crate::codec::Field<'_>) -> bool {
-    *field.name == header::CONTENT_LENGTH && *field.value != "0"
+    *field.name == header::CONTENT_LENGTH && field.value != "0"
 }
 
 fn write_fields(
