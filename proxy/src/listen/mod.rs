@@ -130,7 +130,8 @@ impl Gate {
                     Ok((stream, peer)) => {
                         if let Some(hold) = self.admit(&gauge) {
                             let _ = stream.set_nodelay(true);
-                            open.spawn(handler(Accepted { stream, peer, hold }));
+                            // Boxed: a task is moved several times before it runs, and once more when it ends.
+                            open.spawn(Box::pin(handler(Accepted { stream, peer, hold })));
                         } else {
                             self.telemetry.refused.with(&[self.direction.name(), "overflow"]).increment();
                             tracing::warn!(%peer, kind = self.kind, "refused: too many connections are open");
