@@ -3,9 +3,10 @@
 //! The state of a connection lies behind a lock, which exists because futures of the data path are `Send`: whoever drives the connection
 //! and its calls run on one thread, so it is never contended. It is taken for the length of one poll and never across one.
 
-use super::engine::{Engine, Key, register};
+use super::engine::{Engine, Key};
 use super::fault::Fault;
 use super::frame::Code;
+use super::state::register;
 use crate::codec::{Headers, ResponseHead};
 use bytes::{Bytes, BytesMut};
 use http::Method;

@@ -1,10 +1,11 @@
 //! What calls send: heads at once, data as the windows and the connection's buffer allow, streams taking turns.
 
-use super::engine::{Engine, Key, Role, Stream, register};
+use super::engine::{Engine, Key, Role};
 use super::fault::Fault;
 use super::frame::{self, FULL, HEAD, MAX_31, flag};
 use super::outgoing::HIGH;
 use super::section;
+use super::state::{Stream, register};
 use crate::codec::{Headers, RequestHead, ResponseHead};
 use crate::error::{Kind, ProxyError, Sent};
 use bytes::Bytes;
