@@ -18,6 +18,7 @@ use crate::discovery::{Directory, Snapshot};
 use crate::endpoint::Cluster;
 use crate::endpoint::connect::{self, Connector};
 use crate::error::{Kind, ProxyError};
+use crate::random;
 use crate::telemetry::{Direction, Telemetry};
 use attempt::Step;
 use body::Replay;
@@ -201,8 +202,9 @@ impl Exchange {
         let _place = limit
             .enter()
             .map_err(|full| ProxyError::because(Kind::Overflow, format!("{} calls are in flight", full.limit)))?;
-        let now = tokio::time::Instant::now().into_std();
-        let propagated = headers::prepare(head, plan, seen);
+        // Nothing has been waited for since the call began.
+        let now = seen.began();
+        let propagated = headers::prepare(head, plan, seen, now);
         let way = decide(plan, head, seen)?;
         let limits = limits(&way, head, propagated, now);
         if limits.head.is_over(now) {
@@ -220,6 +222,7 @@ impl Exchange {
         }
         let mut replay = Replay::new(body, seen.flow());
         let mut tried: Vec<Arc<str>> = Vec::new();
+        let mut at = now;
         loop {
             let attempt = attempt::Attempt {
                 exchange: self,
@@ -229,6 +232,7 @@ impl Exchange {
                 tried: &tried,
                 retries: seen.outcome.attempts,
                 direction: plan.direction(),
+                now: at,
             };
             match attempt.make(head, &mut replay, reply, seen).await? {
                 Step::Done => {
@@ -243,6 +247,7 @@ impl Exchange {
                     if !after.is_zero() {
                         Box::pin(reply.while_open(tokio::time::sleep(after))).await?;
                     }
+                    at = tokio::time::Instant::now().into_std();
                 }
             }
         }
@@ -256,7 +261,7 @@ fn decide<'p>(plan: &'p Plan<'_>, head: &RequestHead, seen: &mut Observation<'_>
             Ok(Way { cluster, frontend_budget: None, rule: None, backend: None, protocol: *protocol })
         }
         Plan::Outbound { snapshot, service, port, protocol, frontend } => {
-            match frontend.routes.decide(&headers::View::new(head), rand::random()) {
+            match frontend.routes.decide(&headers::View::new(head), random::draw()) {
                 Decision::Forward { rule, backend, name } => {
                     seen.routed(rule, &name.service);
                     let cluster = snapshot.cluster(&name.service, name.port).ok_or_else(|| {

@@ -8,8 +8,11 @@ use crate::codec::{Io, Version};
 use crate::telemetry::{Direction, Telemetry};
 use bytes::BytesMut;
 use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, ReadBuf};
 use weft_policy::config;
 
 /// How long a client may say nothing before its connection is dialled as opaque bytes.
@@ -20,6 +23,8 @@ const UNDECIDED: Duration = Duration::from_secs(1);
 const FIRST_BYTE: Duration = Duration::from_secs(300);
 /// Bytes that detection may hold: a preface or the first words of a request line need far less.
 const BOUND: usize = 4096;
+/// Bytes that are read at once.
+const READ: usize = 1024;
 /// Connection preface of HTTP/2 (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Longest method that is taken for one.
@@ -163,11 +168,17 @@ pub async fn detect<S: AsyncRead + Unpin>(
     }
 }
 
+/// Takes no memory for as long as nothing comes: a connection may idle before its first byte.
 async fn read_some<S: AsyncRead + Unpin>(io: &mut S, buffer: &mut BytesMut) -> io::Result<usize> {
-    buffer.reserve(1024);
-    let room = BOUND.saturating_sub(buffer.len()).max(1);
-    let mut limited = (&mut *io).take(room as u64);
-    limited.read_buf(buffer).await
+    let room = BOUND.saturating_sub(buffer.len()).clamp(1, READ);
+    std::future::poll_fn(|cx| {
+        let mut bytes = [MaybeUninit::uninit(); READ];
+        let mut read = ReadBuf::uninit(&mut bytes[..room]);
+        ready!(Pin::new(&mut *io).poll_read(cx, &mut read))?;
+        buffer.extend_from_slice(read.filled());
+        Poll::Ready(Ok(read.filled().len()))
+    })
+    .await
 }
 
 /// Who spoke first on a connection that began in silence.
