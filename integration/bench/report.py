@@ -13,6 +13,7 @@ import latency
 import soak
 from rig import LOAD_CPU, PROXY_CPU, ROOT, TARGET, program
 from stats import interval, median
+from weft import proxy_program
 
 
 def ratios(runs, base):
@@ -62,11 +63,17 @@ def first_line(words):
         return "missing"
 
 
+def layout_of(proxy):
+    """How the sidecar was built, as integration/dist leaves it beside the program."""
+    at = proxy.with_name("weft-proxy.layout")
+    return at.read_text().strip() if at.exists() else "build not known"
+
+
 def versions():
     commit = first_line(["git", "-C", ROOT, "describe", "--always", "--dirty"])
     envoy = first_line([TARGET / "tools" / "envoy" / "bin" / "envoy", "--version"])
     found = re.search(r"/(\d+\.\d+\.\d+)/", envoy)
-    return {"weft": commit, "envoy": found[1] if found else envoy, "nginx": first_line([program("nginx") or "nginx", "-v"]),
+    return {"weft": commit, "layout": layout_of(proxy_program()), "envoy": found[1] if found else envoy, "nginx": first_line([program("nginx") or "nginx", "-v"]),
             "haproxy": first_line([program("haproxy") or "haproxy", "-v"]), "h2load": first_line([program("h2load") or "h2load", "--version"])}
 
 
@@ -99,7 +106,7 @@ def write(bench, chosen, specials):
     rows = bars.evaluate(bench, [*chosen, *specials])
     parts = [f"# Weft beside its peers, {time.strftime('%Y-%m-%d %H:%M', time.gmtime(bench.began))} UTC",
              f"{where['cpus']} CPUs ({where['cpu']}), {where['memoryGiB']} GiB, Linux {where['kernel']}. {layout()}",
-             f"{bench.options.cycles} interleaved cycles, {bench.options.seconds:g} s a sample, {document['seconds']} s in all. Weft {seen['weft']} (from {document['weftFrom']}), "
+             f"{bench.options.cycles} interleaved cycles, {bench.options.seconds:g} s a sample, {document['seconds']} s in all. Weft {seen['weft']} ({seen['layout']}; from {document['weftFrom']}), "
              f"Envoy {seen['envoy']}, {seen['nginx']}, {seen['haproxy']}. Read ratios, not microseconds. "
              f"Other processes took {others:.0%} of the machine's CPU time meanwhile, the hypervisor {stolen:.0%}" + (": **not a quiet machine**." if others > 0.1 else ".")]
     for name, why in bench.missing.items():
