@@ -110,6 +110,8 @@ pub(super) struct Engine {
     pub open: u32,
     /// The peer's highest stream that was looked at (server).
     pub last_seen: u32,
+    /// Streams that the peer passed over, first and last, the latest runs (server).
+    pub(super) skipped: VecDeque<(u32, u32)>,
     /// Our next stream (client).
     pub next_id: u32,
     pub send_window: i64,
@@ -160,6 +162,7 @@ impl Engine {
             by_id: HashMap::default(),
             open: 0,
             last_seen: 0,
+            skipped: VecDeque::new(),
             next_id: 1,
             send_window: i64::from(INITIAL),
             recv_window: i64::from(local.connection_window),

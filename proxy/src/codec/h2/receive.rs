@@ -17,6 +17,8 @@ use std::time::Instant;
 const SHORT: usize = 4 * 1024;
 /// Informational heads of one response that nobody has taken yet.
 const EARLY: usize = 16;
+/// Runs of streams that the peer has passed over which are remembered.
+const SKIPPED: usize = 16;
 /// Where priorities stand in a HEADERS frame; they are ignored (RFC 9113 §5.3.2).
 const PRIORITY: usize = 5;
 
@@ -256,10 +258,25 @@ impl Engine {
             (Some(key), Role::Client) => self.response(key, end, section),
             (None, Role::Server) if self.is_idle(id) => self.request_head(id, end, section)?,
             (None, _) if self.is_idle(id) => return broken("HEADERS on a stream that is not open"),
+            // RFC 9113 §5.1.1: a new stream MUST have a higher number than all before it.
+            (None, _) if self.skipped.iter().any(|(first, last)| (*first..=*last).contains(&id)) => {
+                return broken("a stream below one that was opened before it");
+            }
             // A stream that was reset or refused: what was on its way is dropped.
             (None, _) => self.abuse.noise()?,
         }
         Ok(())
+    }
+
+    /// Remembers which streams a new one leaves behind unopened: clients hardly ever do that.
+    fn pass_over(&mut self, id: u32) {
+        let next = self.last_seen + if self.last_seen == 0 { 1 } else { 2 };
+        if id > next {
+            if self.skipped.len() == SKIPPED {
+                self.skipped.pop_front();
+            }
+            self.skipped.push_back((next, id - 2));
+        }
     }
 
     fn request_head(&mut self, id: u32, end: bool, section: Option<Section>) -> Result<(), Broken> {
@@ -270,6 +287,7 @@ impl Engine {
             // It is above the last stream that was named: the peer sends it elsewhere.
             return Ok(self.abuse.noise()?);
         }
+        self.pass_over(id);
         self.last_seen = id;
         if self.is_full() {
             frame::reset(self.out.bytes(), id, Code::REFUSED_STREAM);

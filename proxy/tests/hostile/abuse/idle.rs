@@ -13,6 +13,8 @@ const PATIENCE: Duration = Duration::from_secs(13);
 /// How long for anything at all of a peer that has begun HTTP/2: two intervals between PINGs, the answer to one, and a little.
 const LONGEST: Duration = Duration::from_secs(43);
 const IDLE: usize = 10_000;
+/// Bytes for each connection that says nothing.
+const EACH: usize = 5 * 1024;
 
 /// Writes a piece now and then, and waits until the sidecar has had enough.
 fn trickle(link: &Link, mut pieces: impl Iterator<Item = u8>, every: Duration, until: Duration) -> Result<(), String> {
@@ -79,7 +81,7 @@ fn ten_thousand_idle_connections_cost_little_and_end_with_their_clients() {
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
     let stage = Stage::new();
     let to = stage.sidecar.address("outbound");
-    let (idle, bounds) = stage.endure("10,000 idle connections", || {
+    let (idle, bounds) = stage.endure_within(IDLE * EACH, "10,000 idle connections", || {
         let mut open: Vec<_> = (0..IDLE).map(|_| TcpStream::connect(to).unwrap()).collect();
         let last = open.last_mut().unwrap();
         last.set_read_timeout(Some(PATIENCE)).unwrap();
