@@ -60,7 +60,7 @@ impl PartialEq<&str> for Value<'_> {
     }
 }
 
-/// One header as [`Headers::iter`] shows it.
+/// One header as `Headers::iter` shows it.
 #[derive(Clone, Copy, Debug)]
 pub struct Field<'h> {
     /// The name for comparing.
