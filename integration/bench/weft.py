@@ -22,7 +22,7 @@ def proxy_program():
     """What is shipped, unless told otherwise."""
     path = pathlib.Path(os.environ.get("WEFT_PROXY", TARGET / "dist" / "weft-proxy"))
     if not path.exists():
-        raise Failure(f"{path} is missing: run cargo build --profile dist -p weft-proxy")
+        raise Failure(f"{path} is missing: run make dist")
     return path
 
 
