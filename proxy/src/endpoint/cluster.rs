@@ -13,7 +13,7 @@ use std::time::Instant;
 use weft_certs::SpiffeId;
 use weft_policy::balance::{Balancer, InFlight, Load, Roster, View};
 use weft_policy::breaker::{self, Breaker, Ejections, Outcome, Transition};
-use weft_policy::config::{Backend, Endpoint};
+use weft_policy::config::{Backend, Endpoint, Health};
 use weft_policy::limit::{self, Limits};
 use weft_policy::retry::{Budget, BudgetSettings};
 use weft_policy::route::BackendName;
@@ -222,19 +222,33 @@ impl Cluster {
             let Some(index) = state.balancer.pick(&state.roster, &state.members, now, avoid, random) else { break };
             let Some(member) = state.members.get(index) else { break };
             if let Some(permit) = member.breaker.admit(now, unit(random())) {
-                return Ok(Pick {
-                    member: Arc::clone(&member.0),
-                    in_flight: Some(member.load.begin()),
-                    permit: Some(permit),
-                    request: Some(request),
-                    pending: None,
-                    pending_limit: Arc::clone(&self.limits.pending),
-                    started: now,
-                    latency_from: now,
-                });
+                return Ok(self.picked(member, permit, request, now));
             }
         }
         Err(ProxyError::because(Kind::BreakerOpen, format!("every endpoint of {} is ejected", self.name)))
+    }
+
+    /// The endpoint `uid` for an attempt, if it is ready and takes calls.
+    pub fn pick_one(&self, now: Instant, random: u64, uid: &str) -> Option<Pick> {
+        let request = self.limits.requests.enter().ok()?;
+        let state = self.state.load();
+        let member = state.members.iter().find(|member| &*member.endpoint.uid == uid)?;
+        let ready = matches!(member.endpoint.health, Health::Ready | Health::Unknown);
+        let permit = member.breaker.admit(now, unit(random)).filter(|_| ready)?;
+        Some(self.picked(member, permit, request, now))
+    }
+
+    fn picked(&self, member: &Slot, permit: breaker::Permit, request: limit::Permit, now: Instant) -> Pick {
+        Pick {
+            member: Arc::clone(&member.0),
+            in_flight: Some(member.load.begin()),
+            permit: Some(permit),
+            request: Some(request),
+            pending: None,
+            pending_limit: Arc::clone(&self.limits.pending),
+            started: now,
+            latency_from: now,
+        }
     }
 
     /// The breakers of all endpoints.

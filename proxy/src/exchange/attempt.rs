@@ -4,11 +4,12 @@
 //! breaks breaks the call. Leaving by any path releases the endpoint's places and cancels what was sent.
 
 use super::body::{Cursor, Replay};
+use super::decide::Way;
 use super::observe::Observation;
 use super::reply::grpc_status;
 use super::stream::{Broken, Clock, Expired, Flow, download, upload};
 use super::tcp::copy;
-use super::{Exchange, LOCAL_RETRIES, Limits, Way, headers, wire_protocol};
+use super::{Exchange, LOCAL_RETRIES, Limits, headers, now};
 use crate::codec::{Io, Reply, RequestBody, RequestHead, ResponseHead, UpRecv, Upstream, Version};
 use crate::endpoint::Pick;
 use crate::endpoint::connect::Protocol;
@@ -19,7 +20,7 @@ use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use weft_policy::breaker::Outcome;
 use weft_policy::deadline::Deadline;
 use weft_policy::retry::{self, Budget, Failure, Stop, Verdict};
@@ -98,10 +99,6 @@ async fn now_or_never<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
     .await
 }
 
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
-}
-
 impl Attempt<'_, '_> {
     /// Makes the attempt. `Err` is the call's answer.
     pub async fn make(
@@ -111,10 +108,10 @@ impl Attempt<'_, '_> {
         reply: &mut Reply<'_>,
         seen: &mut Observation<'_>,
     ) -> Result<Step, ProxyError> {
-        let mut pick = self.way.cluster.pick(now(), &mut rand::random::<u64>, self.tried)?;
+        let mut pick = self.pick()?;
         seen.picked(&pick);
         let until = self.limits.head.tighten(now(), self.limits.per_try);
-        let protocol = wire_protocol(self.way, pick.endpoint(), head);
+        let protocol = Exchange::wire_protocol(self.way.protocol, pick.endpoint(), head);
         let connected = match self.exchange.connector.ready(pick.target(), protocol) {
             Some(upstream) => Ok(upstream),
             None => {
@@ -151,6 +148,15 @@ impl Attempt<'_, '_> {
             Ok(Driven::Upgraded(response)) => Ok(Step::Upgraded(Box::new(Upgraded { head: response, upstream, pick }))),
             Err(error) => Err(error),
         }
+    }
+
+    /// The endpoint of the call's session as long as it takes calls, else whoever balancing says.
+    fn pick(&self) -> Result<Pick, ProxyError> {
+        let session = self.way.more.as_ref().and_then(|more| more.session.as_ref()?.uid());
+        session
+            .filter(|_| self.tried.is_empty())
+            .and_then(|uid| self.way.cluster.pick_one(now(), rand::random(), uid))
+            .map_or_else(|| self.way.cluster.pick(now(), &mut rand::random::<u64>, self.tried), Ok)
     }
 
     /// Bounds what happens before there is anything to read by the attempt's deadline.
@@ -236,6 +242,9 @@ impl Attempt<'_, '_> {
         }
         if let Some(rule) = self.way.rule {
             headers::edit(&mut response.headers, &rule.filters.response);
+        }
+        if let Some(more) = &self.way.more {
+            more.mark(&mut response.headers, &pick.endpoint().uid);
         }
         seen.answered(response.status.as_u16());
         let tunnel = head.method == Method::CONNECT && response.status.is_success();

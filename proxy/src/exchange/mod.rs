@@ -2,35 +2,37 @@
 //!
 //! [`Exchange`] is a worker's; `outbound` and `inbound` hand it a [`Plan`] and the call's two halves. One task drives both directions of an
 //! attempt: no channel, no spawned task, no boxed future. Who may call, and which service is meant, was decided before; framing is the
-//! codecs'. The files: `attempt` (one attempt), `body` (what is kept to be sent again), `headers` (what is added and stripped), `reply`
-//! (answers of the proxy itself), `stream` (both directions at once), `observe` (metrics and the log line), `tcp` (opaque connections).
+//! codecs'. The files: `decide` (where a call goes), `answer` (what policy answers by itself), `attempt` (one attempt), `body` (what is kept
+//! to be sent again), `mirror` (copies), `headers` (what is added and stripped), `reply` (errors of the proxy itself), `stream` (both directions at once), `observe` (metrics and the log line), `tcp` (opaque connections).
 
+mod answer;
 mod attempt;
 mod body;
+mod decide;
 mod headers;
+mod mirror;
 pub mod observe;
 pub mod reply;
 mod stream;
 pub mod tcp;
 
-use crate::codec::{Reply, RequestBody, RequestHead, ResetCode, Version};
+use crate::codec::{ByteStr, Reply, RequestBody, RequestHead, ResetCode, Version};
 use crate::discovery::{Directory, Snapshot};
 use crate::endpoint::Cluster;
-use crate::endpoint::connect::{self, Connector};
+use crate::endpoint::connect::Connector;
 use crate::error::{Kind, ProxyError};
 use crate::telemetry::{Direction, Telemetry};
 use attempt::Step;
 use body::Replay;
+use decide::{Decided, Instead, More, Way, decide};
 use observe::Observation;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stream::Flow;
 pub use stream::Timers;
-use weft_policy::config::{Endpoint, Frontend, Protocol};
+use weft_policy::config::{Frontend, Protocol};
 use weft_policy::deadline::Deadline;
 use weft_policy::limit::Bulkhead;
-use weft_policy::retry;
-use weft_policy::route::{Decision, Rule, WeightedBackend};
 
 /// How long a call to the local application may be sent again when it certainly was not processed: stale pooled connections.
 const LOCAL_RETRIES: u32 = 2;
@@ -75,6 +77,8 @@ pub enum Plan<'p> {
         protocol: Protocol,
         /// Its routes and defaults.
         frontend: &'p Frontend,
+        /// Of a TLS connection that is passed through, where its routes ask for it: SNI.
+        server_name: Option<&'p str>,
     },
     /// A call to the application, admitted already.
     Inbound {
@@ -96,15 +100,6 @@ pub struct Peer {
     pub identity: Option<Arc<str>>,
     /// "namespace/name" for metrics: what the peer's sidecar says, within what its identity allows.
     pub source: Arc<str>,
-}
-
-/// What routing decided, and how attempts go about it.
-struct Way<'p> {
-    cluster: &'p Cluster,
-    frontend_budget: Option<(&'p Cluster, retry::BudgetSettings)>,
-    rule: Option<&'p Rule>,
-    backend: Option<&'p WeightedBackend>,
-    protocol: Protocol,
 }
 
 impl Plan<'_> {
@@ -186,6 +181,24 @@ impl Exchange {
         refuse(error, head.is_grpc(), head, reply, &mut seen).await;
     }
 
+    /// Begins a copy for each mirror.
+    fn mirror(
+        &self,
+        more: &More<'_>,
+        route: &Option<Arc<str>>,
+        protocol: Protocol,
+        until: Deadline,
+        head: &RequestHead,
+        replay: &mut Replay<'_, '_>,
+    ) {
+        let body = !replay.is_empty();
+        for cluster in &more.mirrors {
+            let route = route.clone().unwrap_or_default();
+            let sending = mirror::Sending { exchange: self, cluster, head, protocol, body, until, route };
+            replay.copies.extend(sending.begin());
+        }
+    }
+
     async fn run<'c>(
         &self,
         plan: &Plan<'_>,
@@ -203,7 +216,18 @@ impl Exchange {
             .map_err(|full| ProxyError::because(Kind::Overflow, format!("{} calls are in flight", full.limit)))?;
         let now = tokio::time::Instant::now().into_std();
         let propagated = headers::prepare(head, plan, seen);
-        let way = decide(plan, head, seen)?;
+        let (decided, delay) = decide(plan, head, seen)?;
+        if let Some(delay) = delay {
+            Box::pin(reply.while_open(late(delay, propagated))).await??;
+        }
+        let mut way = match decided {
+            Decided::Send(way) => way,
+            Decided::Answer(answer) => {
+                Box::pin(answer.send(head, reply, seen)).await?;
+                seen.completed();
+                return Ok(None);
+            }
+        };
         let limits = limits(&way, head, propagated, now);
         if limits.head.is_over(now) {
             return Err(ProxyError::because(Kind::RequestTimeout, "the deadline had passed before the call was sent"));
@@ -219,7 +243,19 @@ impl Exchange {
             budget.deposit(now);
         }
         let mut replay = Replay::new(body, seen.flow());
+        if let Some(more) = &mut way.more {
+            rewrite(more, head);
+            self.mirror(
+                more,
+                &way.rule.map(|rule| Arc::clone(&rule.route)),
+                way.protocol,
+                limits.whole,
+                head,
+                &mut replay,
+            );
+        }
         let mut tried: Vec<Arc<str>> = Vec::new();
+        let mut stood_in = false;
         loop {
             let attempt = attempt::Attempt {
                 exchange: self,
@@ -230,7 +266,28 @@ impl Exchange {
                 retries: seen.outcome.attempts,
                 direction: plan.direction(),
             };
-            match attempt.make(head, &mut replay, reply, seen).await? {
+            let step = match attempt.make(head, &mut replay, reply, seen).await {
+                // Nobody is there to answer: what stands in for the backend does, once.
+                Err(error) if matches!(error.kind, Kind::NoEndpoint | Kind::BreakerOpen) && !stood_in => {
+                    stood_in = true;
+                    match plan.instead() {
+                        None => return Err(error),
+                        Some(Instead::Cluster(cluster)) => {
+                            seen.stood_in(&cluster.name().service);
+                            tried.clear();
+                            way = Way { cluster, backend: None, more: None, ..way };
+                            continue;
+                        }
+                        Some(Instead::Answer(answer)) => {
+                            Box::pin(answer.send(head, reply, seen)).await?;
+                            seen.completed();
+                            return Ok(None);
+                        }
+                    }
+                }
+                step => step?,
+            };
+            match step {
                 Step::Done => {
                     seen.completed();
                     return Ok(None);
@@ -249,43 +306,30 @@ impl Exchange {
     }
 }
 
-/// The rule, the share and the endpoints of a call.
-fn decide<'p>(plan: &'p Plan<'_>, head: &RequestHead, seen: &mut Observation<'_>) -> Result<Way<'p>, ProxyError> {
-    match plan {
-        Plan::Inbound { cluster, protocol, .. } => {
-            Ok(Way { cluster, frontend_budget: None, rule: None, backend: None, protocol: *protocol })
+/// Waits as long as a fault wants, within what is left of the caller's own deadline.
+async fn late(delay: Duration, propagated: Deadline) -> Result<(), ProxyError> {
+    let left = propagated.remaining(now());
+    tokio::time::sleep(left.map_or(delay, |left| left.min(delay))).await;
+    match left {
+        Some(left) if left <= delay => {
+            Err(ProxyError::because(Kind::RequestTimeout, "the deadline passed while a fault delayed the call"))
         }
-        Plan::Outbound { snapshot, service, port, protocol, frontend } => {
-            match frontend.routes.decide(&headers::View::new(head), rand::random()) {
-                Decision::Forward { rule, backend, name, .. } => {
-                    seen.routed(rule, &name.service);
-                    let cluster = snapshot.cluster(&name.service, name.port).ok_or_else(|| {
-                        ProxyError::because(Kind::NoEndpoint, format!("nothing is known of the endpoints of {name}"))
-                    })?;
-                    // Retries are budgeted where calls are addressed, wherever they then go.
-                    let budget = snapshot.cluster(service, *port).unwrap_or(cluster);
-                    Ok(Way {
-                        cluster,
-                        frontend_budget: Some((budget, frontend.retry_budget)),
-                        rule: Some(rule),
-                        backend: Some(backend),
-                        protocol: *protocol,
-                    })
-                }
-                Decision::Unresolved { rule, reason, .. } => {
-                    seen.routed(rule, service);
-                    Err(ProxyError::because(Kind::UnresolvedBackend, reason.to_owned()))
-                }
-                Decision::Redirect { rule, .. } | Decision::Preflight { rule, .. } => {
-                    seen.routed(rule, service);
-                    Err(ProxyError::because(Kind::UnresolvedBackend, "the rule answers by itself".to_owned()))
-                }
-                Decision::NoRoute => {
-                    Err(ProxyError::because(Kind::NoRoute, format!("no route of {service}:{port} matches")))
-                }
-            }
-        }
+        _ => Ok(()),
     }
+}
+
+/// Puts what the backend is to see in place of path and host.
+fn rewrite(more: &mut More<'_>, head: &mut RequestHead) {
+    if let Some(target) = more.rewritten.target.take() {
+        head.path = ByteStr::from(&*target);
+    }
+    if let Some(host) = more.rewritten.hostname.and_then(|host| host.to_str().ok()) {
+        head.authority = Some(ByteStr::from(host));
+    }
+}
+
+pub(super) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 fn limits(way: &Way<'_>, head: &RequestHead, propagated: Deadline, now: Instant) -> Limits {
@@ -300,23 +344,6 @@ fn limits(way: &Way<'_>, head: &RequestHead, propagated: Deadline, now: Instant)
         whole: if chosen { propagated.tighten(now, limit) } else { propagated },
         per_try: rule.timeouts.backend_request,
         idle: rule.timeouts.idle,
-    }
-}
-
-/// In which protocol the call travels on: what the endpoint or the port is declared to speak, else what the caller speaks. gRPC is
-/// HTTP/2 whatever was declared.
-fn wire_protocol(way: &Way<'_>, endpoint: &Endpoint, head: &RequestHead) -> connect::Protocol {
-    let native = head.version == Version::Http2;
-    match endpoint.protocol.unwrap_or(way.protocol) {
-        _ if native && head.is_grpc() => connect::Protocol::Http2,
-        // A peer without a name for native streams takes CONNECT streams only.
-        _ if endpoint.tunnel.as_ref().is_some_and(|tunnel| tunnel.server_name.is_empty()) => connect::Protocol::Http1,
-        // An upgrade in the manner of HTTP/1 has no counterpart on an h2 connection of ours.
-        _ if head.upgrade && !native => connect::Protocol::Http1,
-        Protocol::Http1 => connect::Protocol::Http1,
-        Protocol::Http2 | Protocol::Grpc => connect::Protocol::Http2,
-        Protocol::Detect | Protocol::Tcp if native => connect::Protocol::Http2,
-        Protocol::Detect | Protocol::Tcp => connect::Protocol::Http1,
     }
 }
 

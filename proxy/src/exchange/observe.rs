@@ -104,6 +104,11 @@ impl<'e> Observation<'e> {
         self.destination = Arc::clone(destination);
     }
 
+    /// Another backend stands in for the one that was drawn.
+    pub(super) fn stood_in(&mut self, destination: &Arc<str>) {
+        self.destination = Arc::clone(destination);
+    }
+
     /// An attempt begins at this endpoint.
     pub(super) fn picked(&mut self, pick: &Pick) {
         self.outcome.attempts += 1;

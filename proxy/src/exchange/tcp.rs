@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use weft_policy::breaker::Outcome;
 use weft_policy::retry::{Attempt, Failure, Policy, Sent, Verdict};
-use weft_policy::route::Decision;
+use weft_policy::route::{Decision, Kind as RouteKind};
 
 /// Where nothing else is configured.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -152,8 +152,12 @@ impl Exchange {
     async fn reach(&self, plan: &Plan<'_>, seen: &mut Seen) -> Result<(Io, Pick, Option<Duration>), ProxyError> {
         let (cluster, budget, policy) = match plan {
             Plan::Inbound { cluster, .. } => (*cluster, None, None),
-            Plan::Outbound { snapshot, service, port, frontend, .. } => {
-                match frontend.routes.decide_tcp(rand::random()) {
+            Plan::Outbound { snapshot, service, port, frontend, server_name, .. } => {
+                let decision = match frontend.routes.kind() {
+                    RouteKind::Tls => frontend.routes.decide_tls(*server_name, rand::random()),
+                    _ => frontend.routes.decide_tcp(rand::random()),
+                };
+                match decision {
                     Decision::Forward { rule, name, .. } => {
                         seen.route = Arc::clone(&rule.route);
                         seen.destination = Arc::clone(&name.service);

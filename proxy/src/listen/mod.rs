@@ -4,6 +4,7 @@
 //! the protocol is in [`detect`]. Invariant: every accepted connection lives in its loop's `JoinSet`, so none outlives the loop.
 
 pub mod detect;
+pub mod hello;
 pub(crate) mod pace;
 
 use crate::drain::{Drain, Session, Side};
