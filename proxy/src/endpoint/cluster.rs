@@ -1,22 +1,26 @@
 //! The live endpoints of one backend: who takes the next attempt, and what its outcome means for the ones after it.
 //!
-//! A [`Cluster`] is shared by all workers and outlives its configuration: load, breakers, limits and the retry budget are kept by
-//! endpoint uid when discovery sends new endpoints or settings. Choosing is `weft_policy::balance`'s and ejecting `breaker`'s; opening
+//! A [`Cluster`] is shared by all workers and outlives its configuration: load, breakers, limits, verdicts of active checks and the retry
+//! budget are kept by endpoint uid when discovery, or DNS, has new endpoints or settings. Choosing is `weft_policy::balance`'s and ejecting `breaker`'s; opening
 //! connections is the connector's. Nothing here waits.
 
 use super::connect::{ConnectionLimit, Target, TunnelTo};
 use crate::error::{Kind, ProxyError};
 use arc_swap::ArcSwap;
 use foldhash::{HashMap, HashMapExt};
+use parking_lot::Mutex;
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Instant;
 use weft_certs::SpiffeId;
-use weft_policy::balance::{Balancer, InFlight, Load, Roster, View};
+use weft_policy::balance::{self, Balancer, HashKey, InFlight, Load, Locality, Roster, Seat, View};
 use weft_policy::breaker::{self, Breaker, Ejections, Outcome, Transition};
 use weft_policy::config::{Backend, Endpoint, Health};
+use weft_policy::health::Verdict;
 use weft_policy::limit::{self, Limits};
 use weft_policy::retry::{Budget, BudgetSettings};
-use weft_policy::route::BackendName;
+use weft_policy::route::{BackendName, Request};
 use weft_proto::v1;
 
 /// How often a pick starts over when another worker took the place in between.
@@ -29,6 +33,8 @@ pub struct Cluster {
     limits: Limits,
     connections: Arc<ConnectionLimit>,
     ejections: Arc<Ejections>,
+    /// Held by whoever makes a new state.
+    sources: Mutex<Sources>,
     budget: Budget,
     budget_settings: ArcSwap<BudgetSettings>,
 }
@@ -40,6 +46,34 @@ struct State {
     balancer: Arc<Balancer>,
 }
 
+/// What a state is made from.
+#[derive(Default)]
+struct Sources {
+    /// Of the backend's slices.
+    discovered: Vec<Endpoint>,
+    /// What its external host resolves to.
+    external: Vec<Endpoint>,
+    /// Where this sidecar's workload runs.
+    own: Place,
+    /// Whether calls go elsewhere when nobody is left: then the last endpoint may be ejected too.
+    has_fallback: bool,
+}
+
+/// Region and zone; empty: not known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Region.
+    pub region: Arc<str>,
+    /// Zone in the region.
+    pub zone: Arc<str>,
+}
+
+impl Place {
+    fn locality(&self) -> Locality<'_> {
+        Locality { region: &self.region, zone: &self.zone }
+    }
+}
+
 /// One endpoint, with what is known of it.
 pub struct Member {
     /// As discovery gave it.
@@ -47,6 +81,53 @@ pub struct Member {
     target: Target,
     load: Arc<Load>,
     breaker: Arc<Breaker>,
+    /// What active checks make of it.
+    verdict: Arc<AtomicCell>,
+    /// Whether it was ready when it was made.
+    ready: bool,
+    /// Since when it has been ready, where that was seen to begin.
+    ready_since: Option<Instant>,
+}
+
+/// A verdict that is read by all workers.
+#[derive(Debug, Default)]
+struct AtomicCell(AtomicU8);
+
+impl AtomicCell {
+    fn get(&self) -> Verdict {
+        match self.0.load(Ordering::Relaxed) {
+            1 => Verdict::Healthy,
+            2 => Verdict::Unhealthy,
+            _ => Verdict::Unknown,
+        }
+    }
+
+    fn set(&self, verdict: Verdict) {
+        let byte = match verdict {
+            Verdict::Unknown => 0,
+            Verdict::Healthy => 1,
+            Verdict::Unhealthy => 2,
+        };
+        self.0.store(byte, Ordering::Relaxed);
+    }
+}
+
+impl Member {
+    /// Whether it may get new calls: discovery's word and that of active checks together.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.verdict.get().applied_to(self.endpoint.health)
+    }
+
+    /// What a connection to it needs.
+    #[must_use]
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+}
+
+fn is_ready(health: Health) -> bool {
+    matches!(health, Health::Ready | Health::Unknown)
 }
 
 /// A member in its place of the roster.
@@ -86,6 +167,7 @@ impl Cluster {
             limits: Limits::new(backend.limits),
             connections: Arc::new(ConnectionLimit::new(backend.limits.connections as usize)),
             ejections: Arc::new(Ejections::new(0)),
+            sources: Mutex::default(),
             budget: Budget::new(budget, now),
             budget_settings: ArcSwap::from_pointee(budget),
             name: BackendName { service, port },
@@ -98,11 +180,57 @@ impl Cluster {
         })
     }
 
-    /// Takes new settings and the whole set of endpoints. Load and breakers of uids that stay are kept; an endpoint listed twice counts
-    /// once. Called by one writer at a time.
+    /// Takes new settings and the whole set of discovered endpoints. Load and breakers of uids that stay are kept; an endpoint listed
+    /// twice counts once.
     pub fn update(&self, backend: Arc<Backend>, endpoints: impl IntoIterator<Item = Endpoint>) {
+        let mut sources = self.sources.lock();
+        sources.discovered = endpoints.into_iter().collect();
+        if backend.external.is_none() {
+            sources.external.clear();
+        }
+        self.renew(&sources, backend);
+    }
+
+    /// Takes what the backend's external host resolves to now.
+    pub fn resolved(&self, endpoints: Vec<Endpoint>) {
+        let mut sources = self.sources.lock();
+        if sources.external != endpoints {
+            sources.external = endpoints;
+            self.renew(&sources, self.backend());
+        }
+    }
+
+    /// Says where this sidecar's workload runs, and whether calls go elsewhere when nobody is left here.
+    pub fn situate(&self, own: &Place, has_fallback: bool) {
+        let mut sources = self.sources.lock();
+        if sources.own != *own || sources.has_fallback != has_fallback {
+            sources.own = own.clone();
+            sources.has_fallback = has_fallback;
+            self.renew(&sources, self.backend());
+        }
+    }
+
+    /// Takes the verdict of active checks on an endpoint.
+    pub fn judge(&self, uid: &str, verdict: Verdict) {
+        let sources = self.sources.lock();
+        let state = self.state.load_full();
+        if let Some(member) = state.members.iter().find(|member| &*member.endpoint.uid == uid) {
+            let before = member.health();
+            member.verdict.set(verdict);
+            if member.health() != before {
+                tracing::info!(endpoint = uid, backend = %self.name, ?verdict, "active health check");
+                self.renew(&sources, Arc::clone(&state.backend));
+            }
+        }
+    }
+
+    /// Makes a new state. Under the lock of `sources`.
+    fn renew(&self, sources: &Sources, backend: Arc<Backend>) {
+        let endpoints = sources.discovered.iter().chain(&sources.external).cloned();
         let now = Instant::now();
         let before = self.state.load_full();
+        // Who is there from the beginning is not new.
+        let first = before.members.is_empty();
         let mut known: HashMap<&str, &Arc<Member>> = HashMap::with_capacity(before.members.len());
         known.extend(before.members.iter().map(|member| (&*member.endpoint.uid, &member.0)));
         let mut members: Vec<Slot> = Vec::new();
@@ -112,11 +240,13 @@ impl Cluster {
                 continue;
             }
             let old = known.remove(&*endpoint.uid);
-            if let Some(old) = old.filter(|old| old.endpoint == endpoint && before.backend == backend) {
+            if let Some(old) = old.filter(|old| {
+                old.endpoint == endpoint && before.backend == backend && old.ready == is_ready(old.health())
+            }) {
                 members.push(Slot(Arc::clone(old)));
                 continue;
             }
-            match self.member(endpoint, &backend, old, now) {
+            match self.member(endpoint, &backend, old, now, first) {
                 Ok(member) => members.push(Slot(Arc::new(member))),
                 Err(error) => tracing::warn!(backend = %self.name, "an endpoint is left out: {error}"),
             }
@@ -124,7 +254,7 @@ impl Cluster {
         for gone in known.values() {
             gone.breaker.retire();
         }
-        self.ejections.resize(members.len(), false);
+        self.ejections.resize(members.len(), sources.has_fallback);
         self.limits.update(backend.limits);
         self.connections.set(backend.limits.connections as usize);
         let balancer = if before.backend.balancer == backend.balancer {
@@ -132,8 +262,24 @@ impl Cluster {
         } else {
             Arc::new(Balancer::new(backend.balancer))
         };
-        let roster = Roster::new(members.iter().map(|member| (member.endpoint.health, member.endpoint.weight)));
+        let roster = roster(&backend, &sources.own, &members, now);
         self.state.store(Arc::new(State { backend, members, roster, balancer }));
+    }
+
+    /// The state in force, made anew where time alone has outdated it: an endpoint is warming up.
+    fn state(&self, now: Instant) -> arc_swap::Guard<Arc<State>> {
+        let state = self.state.load();
+        if state.roster.next_change().is_none_or(|at| now < at) {
+            return state;
+        }
+        // Whoever holds the lock makes a new one anyway.
+        if let Some(sources) = self.sources.try_lock() {
+            let before = self.state.load_full();
+            let roster = roster(&before.backend, &sources.own, &before.members, now);
+            let (backend, balancer) = (Arc::clone(&before.backend), Arc::clone(&before.balancer));
+            self.state.store(Arc::new(State { backend, members: before.members.clone(), roster, balancer }));
+        }
+        self.state.load()
     }
 
     fn member(
@@ -142,6 +288,7 @@ impl Cluster {
         backend: &Backend,
         old: Option<&Arc<Member>>,
         now: Instant,
+        first: bool,
     ) -> Result<Member, weft_certs::spiffe::ParseError> {
         let tunnel = endpoint.tunnel.as_ref().map(|tunnel| {
             Ok::<_, weft_certs::spiffe::ParseError>(TunnelTo {
@@ -158,16 +305,26 @@ impl Cluster {
             connect_timeout: backend.connect_timeout,
             connections: Arc::clone(&self.connections),
         };
-        let (load, breaker) = match old {
+        let (load, breaker, verdict) = match old {
             Some(old) => {
                 old.breaker.update(backend.breaker.clone(), now);
-                (Arc::clone(&old.load), Arc::clone(&old.breaker))
+                (Arc::clone(&old.load), Arc::clone(&old.breaker), Arc::clone(&old.verdict))
             }
-            None => {
-                (Arc::new(Load::new(now)), Arc::new(Breaker::new(backend.breaker.clone(), Arc::clone(&self.ejections))))
-            }
+            None => (
+                Arc::new(Load::new(now)),
+                Arc::new(Breaker::new(backend.breaker.clone(), Arc::clone(&self.ejections))),
+                Arc::default(),
+            ),
         };
-        Ok(Member { endpoint, target, load, breaker })
+        let mut member = Member { endpoint, target, load, breaker, verdict, ready: false, ready_since: None };
+        member.ready = is_ready(member.health());
+        member.ready_since = match old {
+            _ if !member.ready => None,
+            Some(old) if old.ready => old.ready_since,
+            Some(_) => Some(now),
+            None => (!first).then_some(now),
+        };
+        Ok(member)
     }
 
     /// What this is the endpoint set of.
@@ -210,16 +367,38 @@ impl Cluster {
     /// # Errors
     /// [`Kind::Overflow`], [`Kind::NoEndpoint`] or [`Kind::BreakerOpen`].
     pub fn pick(&self, now: Instant, random: &mut impl FnMut() -> u64, tried: &[Arc<str>]) -> Result<Pick, ProxyError> {
+        self.pick_keyed(now, random, tried, None)
+    }
+
+    /// The hash of what a hashing balancer goes by; `None` under any other, and for a call without any of the keys.
+    pub fn key<R: Request + ?Sized>(&self, request: &R, source: Option<IpAddr>) -> Option<u64> {
+        let state = self.state.load();
+        let hashes = state.balancer.algorithm().hashes();
+        hashes.then(|| HashKey::of(&state.backend.hash, request, source)).flatten()
+    }
+
+    /// As [`Cluster::pick`] for a call with this key.
+    ///
+    /// # Errors
+    /// Those of [`Cluster::pick`].
+    pub fn pick_keyed(
+        &self,
+        now: Instant,
+        random: &mut impl FnMut() -> u64,
+        tried: &[Arc<str>],
+        key: Option<u64>,
+    ) -> Result<Pick, ProxyError> {
         let request = self.limits.requests.enter().map_err(|overflow| {
             ProxyError::because(Kind::Overflow, format!("{} has {} calls under way", self.name, overflow.limit))
         })?;
-        let state = self.state.load();
+        let state = self.state(now);
         if state.roster.is_empty() {
             return Err(ProxyError::because(Kind::NoEndpoint, format!("{} has no ready endpoint", self.name)));
         }
         for _ in 0..RACES {
             let avoid = |member: &Slot| tried.iter().any(|uid| *uid == member.endpoint.uid);
-            let Some(index) = state.balancer.pick(&state.roster, &state.members, now, avoid, random) else { break };
+            let picked = state.balancer.pick_keyed(&state.roster, &state.members, now, avoid, key, random);
+            let Some(index) = picked else { break };
             let Some(member) = state.members.get(index) else { break };
             if let Some(permit) = member.breaker.admit(now, unit(random())) {
                 return Ok(self.picked(member, permit, request, now));
@@ -233,8 +412,7 @@ impl Cluster {
         let request = self.limits.requests.enter().ok()?;
         let state = self.state.load();
         let member = state.members.iter().find(|member| &*member.endpoint.uid == uid)?;
-        let ready = matches!(member.endpoint.health, Health::Ready | Health::Unknown);
-        let permit = member.breaker.admit(now, unit(random)).filter(|_| ready)?;
+        let permit = member.breaker.admit(now, unit(random)).filter(|_| is_ready(member.health()))?;
         Some(self.picked(member, permit, request, now))
     }
 
@@ -268,6 +446,25 @@ impl Cluster {
         };
         state.members.iter().map(status).collect()
     }
+}
+
+fn roster(backend: &Backend, own: &Place, members: &[Slot], now: Instant) -> Roster {
+    let seats: Vec<Seat<'_>> = (members.iter())
+        .map(|member| Seat {
+            id: &member.endpoint.uid,
+            health: member.health(),
+            weight: member.endpoint.weight,
+            locality: Locality { region: &member.endpoint.region, zone: &member.endpoint.zone },
+            ready_since: member.ready_since,
+        })
+        .collect();
+    let plan = balance::Plan {
+        algorithm: backend.balancer,
+        own: if backend.ignore_locality { Locality::default() } else { own.locality() },
+        panic_percent: backend.panic_percent,
+        slow_start: backend.slow_start,
+    };
+    Roster::plan(&plan, &seats, now)
 }
 
 /// Uniform in `[0, 1)` from a uniform `u64`.

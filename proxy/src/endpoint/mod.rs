@@ -4,9 +4,11 @@
 
 pub mod cluster;
 pub mod connect;
+pub mod external;
 pub mod hbone;
 pub mod native;
 pub mod pool;
+pub mod probe;
 pub mod tls_io;
 
-pub use cluster::{Cluster, Pick};
+pub use cluster::{Cluster, Pick, Place};

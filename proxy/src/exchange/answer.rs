@@ -4,18 +4,20 @@
 use super::observe::Observation;
 use super::reply::GRPC_STATUS;
 use crate::codec::{Reply, RequestHead, ResponseHead};
-use crate::error::ProxyError;
+use crate::error::{Kind, ProxyError};
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
+use std::time::Duration;
 use weft_policy::config::FixedResponse;
 use weft_policy::fault::Abort;
+use weft_policy::limit::rate::{Standings, retry_after};
 
 /// `reason` of an injected abort, and its `weft-error`.
 const FAULT: &str = "fault";
 
 /// One answer, ready to be sent.
-pub(super) struct Answer {
+pub(crate) struct Answer {
     status: StatusCode,
     /// What a gRPC call gets instead of the status.
     grpc: Option<u8>,
@@ -57,6 +59,23 @@ impl Answer {
             ],
             body: Bytes::from_static(b"fault: injected by a TrafficPolicy\n"),
             reason: FAULT,
+        }
+    }
+
+    /// 429 and when to come back.
+    pub fn limited(limit: &str, wait: Duration, standings: &Standings) -> Self {
+        let mut headers = vec![
+            (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8")),
+            (super::headers::WEFT_ERROR, HeaderValue::from_static(Kind::RateLimited.row().header)),
+            (header::RETRY_AFTER, retry_after(wait)),
+        ];
+        headers.extend(standings.fields().into_iter().flatten());
+        Self {
+            status: StatusCode::TOO_MANY_REQUESTS,
+            grpc: Some(Kind::RateLimited.row().grpc),
+            headers,
+            body: Bytes::from(format!("rate-limited: {limit} is reached\n")),
+            reason: Kind::RateLimited.row().label,
         }
     }
 

@@ -156,7 +156,7 @@ impl Attempt<'_, '_> {
         session
             .filter(|_| self.tried.is_empty())
             .and_then(|uid| self.way.cluster.pick_one(now(), rand::random(), uid))
-            .map_or_else(|| self.way.cluster.pick(now(), &mut rand::random::<u64>, self.tried), Ok)
+            .map_or_else(|| self.way.cluster.pick_keyed(now(), &mut rand::random::<u64>, self.tried, self.way.key), Ok)
     }
 
     /// Bounds what happens before there is anything to read by the attempt's deadline.

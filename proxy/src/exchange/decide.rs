@@ -12,6 +12,7 @@ use crate::endpoint::connect;
 use crate::error::{Kind, ProxyError};
 use http::header;
 use http::uri::Scheme;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use weft_policy::config::{Endpoint, Fallback, Frontend, Protocol};
@@ -27,6 +28,8 @@ pub(super) struct Way<'p> {
     pub rule: Option<&'p Rule>,
     pub backend: Option<&'p WeightedBackend>,
     pub protocol: Protocol,
+    /// What a hashing balancer goes by.
+    pub key: Option<u64>,
     /// What few calls have.
     pub more: Option<Box<More<'p>>>,
 }
@@ -103,12 +106,13 @@ fn unix() -> u64 {
 pub(super) fn decide<'p>(
     plan: &'p Plan<'_>,
     head: &RequestHead,
+    source: Option<IpAddr>,
     seen: &mut Observation<'_>,
 ) -> Result<(Decided<'p>, Option<Duration>), ProxyError> {
     let (snapshot, service, port, protocol, frontend) = match plan {
-        Plan::Inbound { cluster, protocol, .. } => {
-            let way =
-                Way { cluster, frontend_budget: None, rule: None, backend: None, protocol: *protocol, more: None };
+        Plan::Inbound { cluster, protocol, marks, .. } => {
+            let more = marks.map(|marks| Box::new(More { marks: Some(marks.clone()), ..More::default() }));
+            let way = Way { cluster, frontend_budget: None, rule: None, backend: None, protocol: *protocol, key: None, more };
             return Ok((Decided::Send(way), None));
         }
         Plan::Outbound { snapshot, service, port, protocol, frontend, .. } => {
@@ -131,9 +135,10 @@ pub(super) fn decide<'p>(
             let more = more(snapshot, &call, random, (rule, backend, name), prefix, held);
             // Retries are budgeted where calls are addressed, wherever they then go.
             let owner = snapshot.cluster(service, port);
-            let way = |cluster, backend, more| {
+            let way = |cluster: &'p Arc<Cluster>, backend, more| {
                 let frontend_budget = Some((owner.unwrap_or(cluster), frontend.retry_budget));
-                Way { cluster, frontend_budget, rule: Some(rule), backend, protocol, more }
+                let key = cluster.key(&call, source);
+                Way { cluster, frontend_budget, rule: Some(rule), backend, protocol, key, more }
             };
             match snapshot.cluster(&name.service, name.port) {
                 Some(cluster) => Decided::Send(way(cluster, Some(backend), more)),

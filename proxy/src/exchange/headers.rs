@@ -9,6 +9,7 @@ use crate::codec::{Headers, RequestHead, ResponseHead};
 use crate::endpoint::hbone::SOURCE;
 use http::header::{self, HeaderName};
 use weft_policy::deadline::{self, Deadline};
+use weft_policy::limit::adaptive::PRIORITY;
 use weft_policy::route::{HeaderEdit, Request, split_target};
 use weft_policy::trace;
 
@@ -44,7 +45,9 @@ pub(super) fn prepare(head: &mut RequestHead, plan: &Plan<'_>, seen: &mut Observ
     {
         until = until.tighten(now, Some(left));
     }
-    headers.retain(|name, _| !is_ours(name));
+    // What the application says of its call's priority goes on to the peer's sidecar; what a peer said has been heard already.
+    let own = matches!(plan, Plan::Outbound { .. });
+    headers.retain(|name, _| !is_ours(name) || (own && *name == PRIORITY));
     trace_context(headers, seen);
     until
 }
@@ -102,6 +105,7 @@ pub(super) fn address(head: &mut RequestHead, trusted: bool, native: bool, sourc
     }
     if !trusted {
         head.headers.remove(&deadline::WEFT_DEADLINE_MS);
+        head.headers.remove(&PRIORITY);
     }
     if trusted && native {
         head.headers.set_text(SOURCE, source);

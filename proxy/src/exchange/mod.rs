@@ -11,6 +11,9 @@ mod body;
 mod decide;
 mod headers;
 mod mirror;
+pub(crate) use answer::Answer;
+pub(crate) use headers::View;
+
 pub mod observe;
 pub mod reply;
 mod stream;
@@ -26,6 +29,7 @@ use attempt::Step;
 use body::Replay;
 use decide::{Decided, Instead, More, Way, decide};
 use observe::Observation;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stream::Flow;
@@ -33,6 +37,7 @@ pub use stream::Timers;
 use weft_policy::config::{Frontend, Protocol};
 use weft_policy::deadline::Deadline;
 use weft_policy::limit::Bulkhead;
+use weft_policy::route::HeaderEdit;
 
 /// How long a call to the local application may be sent again when it certainly was not processed: stale pooled connections.
 const LOCAL_RETRIES: u32 = 2;
@@ -43,6 +48,8 @@ pub struct Exchange {
     pub connector: Connector,
     /// What is known of the mesh.
     pub directory: Directory,
+    /// Address of the workload, where it is known: what `sourceAddress` hashes.
+    pub address: Option<IpAddr>,
     /// What is counted and logged.
     pub telemetry: Arc<Telemetry>,
     /// "namespace/name" of the workload's service, or of the workload: the source of outbound calls.
@@ -90,6 +97,8 @@ pub enum Plan<'p> {
         protocol: Protocol,
         /// Who calls.
         peer: &'p Peer,
+        /// What its answer carries besides what the application says.
+        marks: Option<&'p HeaderEdit>,
     },
 }
 
@@ -117,6 +126,23 @@ impl Plan<'_> {
     }
 }
 
+/// How a call was answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended {
+    /// HTTP status; 0: none.
+    status: u16,
+    grpc_status: Option<u16>,
+}
+
+impl Ended {
+    /// Whether the answer says that there was more to do than could be done: 503 and 504; DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED and
+    /// UNAVAILABLE.
+    #[must_use]
+    pub const fn overloaded(self) -> bool {
+        matches!(self.status, 0 | 503 | 504) || matches!(self.grpc_status, Some(4 | 8 | 14))
+    }
+}
+
 /// When a call is over, and what says so.
 #[derive(Clone, Copy)]
 struct Limits {
@@ -139,7 +165,7 @@ impl Exchange {
         mut head: RequestHead,
         mut body: RequestBody<'c>,
         mut reply: Reply<'c>,
-    ) {
+    ) -> Ended {
         let flow = Flow::default();
         let mut seen = Observation::begin(self, &plan, &head, &flow);
         let grpc = head.is_grpc();
@@ -155,6 +181,25 @@ impl Exchange {
                 Box::pin(refuse(&error, grpc, &head, &mut reply, &mut seen)).await;
             }
         }
+        Ended { status: seen.outcome.status, grpc_status: seen.outcome.grpc_status }
+    }
+
+    /// Answers a call that policy keeps from its destination. Counted and logged like any other.
+    pub(crate) async fn answer(&self, plan: &Plan<'_>, answer: Answer, head: &RequestHead, reply: &mut Reply<'_>) {
+        let flow = Flow::default();
+        let mut seen = Observation::begin(self, plan, head, &flow);
+        match answer.send(head, reply, &mut seen).await {
+            Ok(()) => seen.completed(),
+            Err(error) => seen.failed(&error),
+        }
+    }
+
+    /// Answers a call with an error before it is sent. Counted and logged like any other.
+    pub(crate) async fn fail(&self, plan: &Plan<'_>, error: &ProxyError, head: &RequestHead, reply: &mut Reply<'_>) {
+        let flow = Flow::default();
+        let mut seen = Observation::begin(self, plan, head, &flow);
+        seen.failed(error);
+        refuse(error, head.is_grpc(), head, reply, &mut seen).await;
     }
 
     /// Answers a call that goes nowhere, because of what it says or who sent it. Counted and logged like any other, without a destination.
@@ -216,7 +261,7 @@ impl Exchange {
             .map_err(|full| ProxyError::because(Kind::Overflow, format!("{} calls are in flight", full.limit)))?;
         let now = tokio::time::Instant::now().into_std();
         let propagated = headers::prepare(head, plan, seen);
-        let (decided, delay) = decide(plan, head, seen)?;
+        let (decided, delay) = decide(plan, head, self.address, seen)?;
         if let Some(delay) = delay {
             Box::pin(reply.while_open(late(delay, propagated))).await??;
         }

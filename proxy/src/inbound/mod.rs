@@ -4,10 +4,11 @@
 //! and who may call, and what is in no list reaches nothing. Authorization is asked at connect, for each request, and again on open
 //! connections when it changes. Every refusal is logged, counted, and told to the peer where its protocol has a way.
 
+mod admit;
 mod ports;
 mod tunnel;
 
-pub use ports::Ports;
+pub use ports::{Leases, Ports};
 
 use crate::codec::{self, Handler, Io, Limits, Reply, RequestBody, RequestHead, Version};
 use crate::endpoint::connect::is_same_listener;
@@ -17,6 +18,7 @@ use crate::listen::detect::{self, First, Protocol, Way};
 use crate::listen::{self, Accepted};
 use crate::telemetry::Direction;
 use crate::telemetry::metrics::Counter;
+use http::Method;
 use parking_lot::Mutex;
 use std::fmt::Display;
 use std::future::pending;
@@ -26,7 +28,8 @@ use tokio_util::sync::CancellationToken;
 use weft_certs::LiveIdentity;
 use weft_policy::authorize::{Decision, Verdict};
 use weft_policy::config::{InboundPort, TlsMode};
-use weft_policy::route::split_target;
+use weft_policy::limit::adaptive::Outcome;
+use weft_policy::route::{HeaderEdit, split_target};
 
 /// What the inbound side is told at its start.
 #[derive(Debug, Clone, Default)]
@@ -184,8 +187,8 @@ impl Inbound {
             return self.refuse(io, &error, address);
         }
         self.count(port, peer, &connection(port, peer, true), &Counted::default());
-        let cluster = self.ports.cluster(&self.exchange, port);
-        match Box::pin(self.exchange.dial(&plan(&cluster, port, peer))).await {
+        let made = self.ports.port(&self.exchange, port);
+        match Box::pin(self.exchange.dial(&plan(&made.cluster, port, peer, None))).await {
             Ok(dialled) => self.exchange.carry(io, dialled, self.revoked(key, peer, true)).await,
             Err(_) => io.abort(),
         }
@@ -210,8 +213,8 @@ impl Inbound {
                 None => None,
             };
         }
-        let cluster = self.ports.cluster(&self.exchange, port);
-        let plan = plan(&cluster, port, peer);
+        let made = self.ports.port(&self.exchange, port);
+        let plan = plan(&made.cluster, port, peer, None);
         let (io, protocol) = self.exchange.settle(io, &plan, self.revoked(key, peer, true)).await?;
         Some((io, if protocol == Protocol::Http2 { Version::Http2 } else { Version::Http11 }))
     }
@@ -274,6 +277,37 @@ impl Inbound {
         }
     }
 
+    /// A call to a port that limits rates, or calls in flight by latency.
+    async fn limited(
+        &self,
+        made: &ports::Port,
+        port: &InboundPort,
+        peer: &Peer,
+        head: RequestHead,
+        body: RequestBody<'_>,
+        mut reply: Reply<'_>,
+    ) {
+        let now = || tokio::time::Instant::now().into_std();
+        let exchange = &self.exchange;
+        let admitted = match admit::admit(made, self.ports.leases(), peer, &head, now()) {
+            Ok(admitted) => admitted,
+            Err(refused) => {
+                let plan = plan(&made.cluster, port, peer, None);
+                return match refused {
+                    admit::Refused::Limited(answer) => exchange.answer(&plan, *answer, &head, &mut reply).await,
+                    admit::Refused::Shed(error) => exchange.fail(&plan, &error, &head, &mut reply).await,
+                };
+            }
+        };
+        let marks = admitted.standings.fields().map(|fields| HeaderEdit { set: fields.into(), ..HeaderEdit::default() });
+        // A stream says nothing of how fast calls are answered.
+        let timed = !head.upgrade && head.method != Method::CONNECT;
+        let ended = exchange.call(plan(&made.cluster, port, peer, marks.as_ref()), head, body, reply).await;
+        if let Some(place) = admitted.place.filter(|_| timed) {
+            place.finish(if ended.overloaded() { Outcome::Dropped } else { Outcome::Answered }, now());
+        }
+    }
+
     fn refuse(&self, io: Io, error: &ProxyError, peer: &dyn PeerAddress) {
         self.exchange.telemetry.refuse(Direction::Inbound, error, &peer.shown());
         io.abort();
@@ -291,8 +325,13 @@ impl PeerAddress for SocketAddr {
     }
 }
 
-fn plan<'p>(cluster: &'p Arc<crate::endpoint::Cluster>, port: &'p InboundPort, peer: &'p Peer) -> Plan<'p> {
-    Plan::Inbound { cluster, service: &port.service, protocol: port.protocol, peer }
+fn plan<'p>(
+    cluster: &'p Arc<crate::endpoint::Cluster>,
+    port: &'p InboundPort,
+    peer: &'p Peer,
+    marks: Option<&'p HeaderEdit>,
+) -> Plan<'p> {
+    Plan::Inbound { cluster, service: &port.service, protocol: port.protocol, peer, marks }
 }
 
 /// The decision on a connection, before anything is said on it.
@@ -365,8 +404,12 @@ impl Handler for Calls<'_> {
         });
         match admitted {
             Ok(port) => {
-                let cluster = inbound.ports.cluster(exchange, &port);
-                exchange.call(plan(&cluster, &port, peer), head, body, reply).await;
+                let made = inbound.ports.port(exchange, &port);
+                if made.rates.is_none() && made.adaptive.is_none() {
+                    exchange.call(plan(&made.cluster, &port, peer, None), head, body, reply).await;
+                    return;
+                }
+                Box::pin(inbound.limited(&made, &port, peer, head, body, reply)).await;
             }
             Err(error) => {
                 Box::pin(exchange.turn_away(Direction::Inbound, Some(peer), &error, &head, &mut reply)).await;

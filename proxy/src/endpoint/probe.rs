@@ -1,0 +1,177 @@
+//! Active health checks: asks the endpoints of backends that want it, on one worker, and tells their clusters what it heard.
+//!
+//! When and what to ask, and what answers mean, is `weft_policy::health`'s. Probes travel as calls do, through the endpoint's sidecar where
+//! there is one, and take no place in the backend's bulkhead.
+
+use super::cluster::{Cluster, Member, unit};
+use super::connect::{Connector, Protocol};
+use crate::codec::{Frame, RequestHead};
+use crate::discovery::Directory;
+use crate::error::{Kind, ProxyError};
+use bytes::Bytes;
+use http::header::{self, HeaderName, HeaderValue};
+use http::Method;
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
+use weft_policy::health::{Action, Check, Outcome, Probe, grpc_is_serving, grpc_request};
+
+/// How long to wait when there is nothing to check.
+const NOTHING: Duration = Duration::from_secs(60);
+/// Of an answer to a gRPC check.
+const ANSWER: usize = 16 * 1024;
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
+/// Which endpoint of which backend.
+type Key = (Arc<str>, u16, Arc<str>);
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// Checks until `end`.
+pub async fn run(directory: Directory, connector: Connector, end: impl Future<Output = ()>) {
+    let mut end = std::pin::pin!(end);
+    let mut published = directory.published();
+    let mut probes: HashMap<Key, (Probe, Arc<Cluster>)> = HashMap::new();
+    let mut asked: JoinSet<(Key, Outcome)> = JoinSet::new();
+    loop {
+        let wake = turn(&directory, &connector, &mut probes, &mut asked);
+        tokio::select! {
+            () = &mut end => return,
+            () = tokio::time::sleep_until(wake.into()) => {}
+            changed = published.changed() => {
+                if changed.is_err() {
+                    return end.await;
+                }
+            }
+            Some(Ok((key, outcome))) = asked.join_next(), if !asked.is_empty() => {
+                observe(&mut probes, &key, outcome);
+            }
+        }
+    }
+}
+
+fn observe(probes: &mut HashMap<Key, (Probe, Arc<Cluster>)>, key: &Key, outcome: Outcome) {
+    if let Some((probe, cluster)) = probes.get_mut(key)
+        && let Some(change) = probe.observe(outcome, now())
+    {
+        cluster.judge(&key.2, change.to);
+    }
+}
+
+/// Begins the probes that are due; when the next one is.
+fn turn(
+    directory: &Directory,
+    connector: &Connector,
+    probes: &mut HashMap<Key, (Probe, Arc<Cluster>)>,
+    asked: &mut JoinSet<(Key, Outcome)>,
+) -> Instant {
+    let at = now();
+    let mut wake = at + NOTHING;
+    let mut known = HashMap::with_capacity(probes.len());
+    let snapshot = directory.snapshot().clone();
+    for (service, port, cluster) in snapshot.clusters() {
+        let backend = cluster.backend();
+        let Some(settings) = &backend.health_check else { continue };
+        for member in cluster.members() {
+            let key: Key = (service.into(), port, Arc::clone(&member.endpoint.uid));
+            let random = || unit(rand::random());
+            let mut probe = match probes.remove(&key) {
+                Some((probe, _)) => probe,
+                None => Probe::new(settings.clone(), at, random()),
+            };
+            if probe.settings() != settings
+                && let Some(change) = probe.update(settings.clone(), at, random())
+            {
+                cluster.judge(&key.2, change.to);
+            }
+            loop {
+                match probe.next(at, random()) {
+                    Action::Wait(until) => {
+                        wake = wake.min(until);
+                        break;
+                    }
+                    Action::Probe { deadline } => {
+                        wake = wake.min(deadline);
+                        let (key, check) = (key.clone(), settings.check.clone());
+                        let (connector, member) = (connector.clone(), Arc::clone(&member));
+                        asked.spawn(async move {
+                            let well = tokio::time::timeout_at(deadline.into(), ask(&connector, &member, &check)).await;
+                            let outcome = if matches!(well, Ok(Ok(true))) { Outcome::Well } else { Outcome::Failed };
+                            (key, outcome)
+                        });
+                        break;
+                    }
+                    Action::GiveUp => {
+                        if let Some(change) = probe.observe(Outcome::Failed, at) {
+                            cluster.judge(&key.2, change.to);
+                        }
+                    }
+                }
+            }
+            known.insert(key, (probe, Arc::clone(cluster)));
+        }
+    }
+    // Who is no longer checked is believed as discovery has it.
+    for ((_, _, uid), (_, cluster)) in probes.drain() {
+        cluster.judge(&uid, weft_policy::health::Verdict::Unknown);
+    }
+    *probes = known;
+    wake
+}
+
+/// One question; whether the answer is a good one.
+async fn ask(connector: &Connector, member: &Member, check: &Check) -> Result<bool, ProxyError> {
+    let target = member.target();
+    let own = member.endpoint.address.to_string();
+    match check {
+        Check::Tcp => connector.tcp(target).await.map(|_| true),
+        Check::Http { path, host, .. } => {
+            let host = if host.is_empty() { &own } else { &**host };
+            let mut head = RequestHead::new(Method::GET, host, if path.is_empty() { "/" } else { path });
+            head.headers.append(header::USER_AGENT, HeaderValue::from_static("weft-proxy"));
+            let mut upstream = connector.http(target, Protocol::Http1).await?;
+            upstream.send_head(&head, true).await?;
+            let (_, mut recv) = upstream.split();
+            let status = loop {
+                let head = recv.head().await?;
+                if !head.status.is_informational() {
+                    break head.status.as_u16();
+                }
+            };
+            // A short answer leaves its connection to the next probe.
+            let mut room = ANSWER;
+            while let Some(Ok(Frame::Data(data))) = recv.frame().await {
+                match room.checked_sub(data.len()) {
+                    Some(left) => room = left,
+                    None => break,
+                }
+            }
+            Ok(check.status_is_well(status))
+        }
+        Check::Grpc { service } => {
+            let mut head = RequestHead::new(Method::POST, &own, "/grpc.health.v1.Health/Check");
+            head.headers.append(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            head.headers.append(header::TE, HeaderValue::from_static("trailers"));
+            let mut upstream = connector.http(target, Protocol::Http2).await?;
+            upstream.send_head(&head, false).await?;
+            let (mut send, mut recv) = upstream.split();
+            send.last(Bytes::from(grpc_request(service))).await?;
+            let head = recv.head().await?;
+            let ok = |value: Option<&HeaderValue>| value.is_some_and(|value| value == "0");
+            let mut body = Vec::new();
+            let mut status = ok(head.headers.get(&GRPC_STATUS));
+            while let Some(frame) = recv.frame().await {
+                match frame? {
+                    Frame::Data(data) if body.len() + data.len() <= ANSWER => body.extend_from_slice(&data),
+                    Frame::Data(_) => return Err(ProxyError::because(Kind::UpstreamProtocol, "a long health answer")),
+                    Frame::Trailers(trailers) => status = ok(trailers.get(&GRPC_STATUS)),
+                }
+            }
+            Ok(status && grpc_is_serving(&body))
+        }
+    }
+}
