@@ -12,19 +12,22 @@ use parking_lot::Mutex;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use weft_certs::SpiffeId;
 use weft_policy::balance::{self, Balancer, HashKey, InFlight, Load, Locality, Roster, Seat, View};
 use weft_policy::breaker::{self, Breaker, Ejections, Outcome, Transition};
 use weft_policy::config::{Backend, Endpoint, Health};
 use weft_policy::health::Verdict;
+use weft_policy::hedge::{self, Delay};
 use weft_policy::limit::{self, Limits};
 use weft_policy::retry::{Budget, BudgetSettings};
-use weft_policy::route::{BackendName, Request};
+use weft_policy::route::{BackendName, Request, Rule};
 use weft_proto::v1;
 
 /// How often a pick starts over when another worker took the place in between.
 const RACES: usize = 4;
+/// Rules whose latencies are known.
+const HEDGES: usize = 1024;
 
 /// The endpoints of one (service, port) as a target.
 pub struct Cluster {
@@ -37,6 +40,7 @@ pub struct Cluster {
     sources: Mutex<Sources>,
     budget: Budget,
     budget_settings: ArcSwap<BudgetSettings>,
+    hedges: Mutex<HashMap<(Arc<str>, usize), Arc<Delay>>>,
 }
 
 struct State {
@@ -170,6 +174,7 @@ impl Cluster {
             sources: Mutex::default(),
             budget: Budget::new(budget, now),
             budget_settings: ArcSwap::from_pointee(budget),
+            hedges: Mutex::default(),
             name: BackendName { service, port },
             state: ArcSwap::from_pointee(State {
                 balancer: Arc::new(Balancer::new(backend.balancer)),
@@ -361,6 +366,20 @@ impl Cluster {
         &self.budget
     }
 
+    /// What the calls of a rule that are addressed to this (service, port) take, for hedging them.
+    #[must_use]
+    pub fn hedge(&self, rule: &Rule, settings: hedge::Settings) -> Arc<Delay> {
+        let mut hedges = self.hedges.lock();
+        if hedges.len() >= HEDGES {
+            // Rules come and go; what was learnt of those that stay is learnt again in seconds.
+            hedges.clear();
+        }
+        let key = (Arc::clone(&rule.route), rule.index);
+        let delay = hedges.entry(key).or_insert_with(|| Arc::new(Delay::new(settings, Instant::now())));
+        delay.update(settings);
+        Arc::clone(delay)
+    }
+
     /// Chooses the endpoint of an attempt and takes its places: in the backend's bulkhead, before the breaker, in the load. Endpoints whose
     /// uid is in `tried` are taken only when there is no other.
     ///
@@ -533,6 +552,12 @@ impl Pick {
     /// follow on it: an endpoint would be shunned for its handshake until that peak has decayed.
     pub fn sending(&mut self, now: Instant) {
         self.latency_from = now;
+    }
+
+    /// How long the request has been out.
+    #[must_use]
+    pub fn latency(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.latency_from)
     }
 
     /// The response head has come: its latency goes into the average.

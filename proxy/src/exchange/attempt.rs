@@ -5,6 +5,7 @@
 
 use super::body::{Cursor, Replay};
 use super::decide::Way;
+use super::hedge::Raced;
 use super::observe::Observation;
 use super::reply::grpc_status;
 use super::stream::{Broken, Clock, Expired, Flow, download, upload};
@@ -140,8 +141,13 @@ impl Attempt<'_, '_> {
         if let Err(error) = sent {
             return self.broken(error, &head.method, &mut pick, seen);
         }
+        let mut early = None;
+        if let Some(delay) = self.way.hedge.as_ref().filter(|_| end && self.retries == 0) {
+            let sides = (&mut upstream, &mut pick);
+            early = Box::pin(self.race(delay, sides, until, head, reply, seen)).await?;
+        }
         let mut clock = Clock::new(&self.exchange.timers, seen.flow(), until.at(), self.limits.idle);
-        let driven = self.drive(&mut upstream, end, head, replay, reply, seen, &mut pick, &mut clock).await;
+        let driven = self.drive(&mut upstream, end, early, head, replay, reply, seen, &mut pick, &mut clock).await;
         match driven {
             Ok(Driven::Done) => Ok(Step::Done),
             Ok(Driven::Again { after }) => Ok(Step::Again { after, uid: Some(Arc::clone(&pick.endpoint().uid)) }),
@@ -192,6 +198,7 @@ impl Attempt<'_, '_> {
         &self,
         upstream: &mut Upstream,
         ended: bool,
+        mut early: Raced,
         head: &RequestHead,
         replay: &mut Replay<'_, '_>,
         reply: &mut Reply<'_>,
@@ -206,7 +213,10 @@ impl Attempt<'_, '_> {
         let mut up = pin!(upload(replay, &mut cursor, &mut send));
         let mut uploading = !ended;
         let mut response = loop {
-            let waited = head_of(up.as_mut(), &mut uploading, &mut recv, reply, clock).await;
+            let waited = match early.take() {
+                Some(raced) => Ok(raced),
+                None => head_of(up.as_mut(), &mut uploading, &mut recv, reply, clock).await,
+            };
             match waited {
                 Ok(Ok(response))
                     if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS =>
@@ -326,6 +336,9 @@ impl Attempt<'_, '_> {
             pick.report(Outcome::Failure, at, rand::random());
         } else {
             pick.answered(at);
+            if let Some(delay) = self.way.hedge.as_ref().filter(|_| self.retries == 0) {
+                delay.observe(pick.latency(at), at);
+            }
         }
         let rule = self.way.rule?;
         if !unsent && !rule.retry.retryable(&head.method, sent, failure) {
@@ -446,7 +459,7 @@ impl From<Step> for Driven {
 }
 
 /// Why there is no response head.
-enum Waited {
+pub(super) enum Waited {
     Expired(Expired),
     Upstream(ProxyError),
 }

@@ -16,6 +16,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use weft_policy::config::{Endpoint, Fallback, Frontend, Protocol};
+use weft_policy::hedge::{self, Delay, is_hedgeable};
 use weft_policy::retry::BudgetSettings;
 use weft_policy::route::{
     self, Addressed, BackendName, Decision, Held, Request as _, Rule, Session, Target, WeightedBackend,
@@ -30,6 +31,8 @@ pub(super) struct Way<'p> {
     pub protocol: Protocol,
     /// What a hashing balancer goes by.
     pub key: Option<u64>,
+    /// When a second attempt is sent; `None`: never.
+    pub hedge: Option<Arc<Delay>>,
     /// What few calls have.
     pub more: Option<Box<More<'p>>>,
 }
@@ -112,7 +115,7 @@ pub(super) fn decide<'p>(
     let (snapshot, service, port, protocol, frontend) = match plan {
         Plan::Inbound { cluster, protocol, marks, .. } => {
             let more = marks.map(|marks| Box::new(More { marks: Some(marks.clone()), ..More::default() }));
-            let way = Way { cluster, frontend_budget: None, rule: None, backend: None, protocol: *protocol, key: None, more };
+            let way = Way { cluster, frontend_budget: None, rule: None, backend: None, protocol: *protocol, key: None, hedge: None, more };
             return Ok((Decided::Send(way), None));
         }
         Plan::Outbound { snapshot, service, port, protocol, frontend, .. } => {
@@ -138,7 +141,11 @@ pub(super) fn decide<'p>(
             let way = |cluster: &'p Arc<Cluster>, backend, more| {
                 let frontend_budget = Some((owner.unwrap_or(cluster), frontend.retry_budget));
                 let key = cluster.key(&call, source);
-                Way { cluster, frontend_budget, rule: Some(rule), backend, protocol, key, more }
+                let hedge = frontend.hedge.filter(|_| is_hedgeable(&head.method) && !head.upgrade).map(|hedge| {
+                    let settings = hedge::Settings { percentile: hedge.percentile.into(), min_delay: hedge.min_delay };
+                    owner.unwrap_or(cluster).hedge(rule, settings)
+                });
+                Way { cluster, frontend_budget, rule: Some(rule), backend, protocol, key, hedge, more }
             };
             match snapshot.cluster(&name.service, name.port) {
                 Some(cluster) => Decided::Send(way(cluster, Some(backend), more)),

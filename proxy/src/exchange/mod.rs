@@ -3,13 +3,14 @@
 //! [`Exchange`] is a worker's; `outbound` and `inbound` hand it a [`Plan`] and the call's two halves. One task drives both directions of an
 //! attempt: no channel, no spawned task, no boxed future. Who may call, and which service is meant, was decided before; framing is the
 //! codecs'. The files: `decide` (where a call goes), `answer` (what policy answers by itself), `attempt` (one attempt), `body` (what is kept
-//! to be sent again), `mirror` (copies), `headers` (what is added and stripped), `reply` (errors of the proxy itself), `stream` (both directions at once), `observe` (metrics and the log line), `tcp` (opaque connections).
+//! to be sent again), `hedge` (second attempts), `mirror` (copies), `headers` (what is added and stripped), `reply` (errors of the proxy itself), `stream` (both directions at once), `observe` (metrics and the log line), `tcp` (opaque connections).
 
 mod answer;
 mod attempt;
 mod body;
 mod decide;
 mod headers;
+mod hedge;
 mod mirror;
 pub(crate) use answer::Answer;
 pub(crate) use headers::View;

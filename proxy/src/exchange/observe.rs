@@ -109,6 +109,12 @@ impl<'e> Observation<'e> {
         self.destination = Arc::clone(destination);
     }
 
+    /// The answer is that of a second attempt at this endpoint.
+    pub(super) fn hedged(&mut self, pick: &Pick) {
+        self.picked(pick);
+        self.outcome.attempts -= 1;
+    }
+
     /// An attempt begins at this endpoint.
     pub(super) fn picked(&mut self, pick: &Pick) {
         self.outcome.attempts += 1;
