@@ -213,8 +213,15 @@ impl Process {
         if sourced?.is_none() {
             return Ok(());
         }
-        let shared =
-            worker::Shared::new(&self.settings, &directory, self.identity.get(), &self.drain, &self.telemetry, &self.ports, own);
+        let shared = worker::Shared::new(
+            &self.settings,
+            &directory,
+            self.identity.get(),
+            &self.drain,
+            &self.telemetry,
+            &self.ports,
+            own,
+        );
         let mut workers = Workers::start(shared, sockets).map_err(AppError::Start)?;
         let rules = self.install_rules(&workers.ports)?;
         let ready = watch_readiness(directory.clone(), self.settings.resources.is_some(), self.ready.clone());

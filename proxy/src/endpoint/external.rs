@@ -60,7 +60,7 @@ pub fn resolver(upstream: &[SocketAddr]) -> Result<TokioResolver, String> {
 /// Resolves until `end`.
 pub async fn run(directory: Directory, resolver: TokioResolver, end: impl Future<Output = ()>) {
     let mut end = std::pin::pin!(end);
-    let mut published = directory.published();
+    let mut published = directory.changes();
     let mut hosts: HashMap<Key, Watched> = HashMap::new();
     let mut asked: JoinSet<(Key, Arc<str>, Answer)> = JoinSet::new();
     loop {
@@ -72,7 +72,8 @@ pub async fn run(directory: Directory, resolver: TokioResolver, end: impl Future
             let Some(external) = cluster.backend().external.clone() else { continue };
             let key: Key = (service.into(), port);
             let kept = hosts.remove(&key).filter(|watched| watched.host == external.host);
-            let mut watched = kept.unwrap_or_else(|| Watched { host: Arc::clone(&external.host), due: now, asking: false });
+            let mut watched =
+                kept.unwrap_or_else(|| Watched { host: Arc::clone(&external.host), due: now, asking: false });
             if !watched.asking && watched.due <= now {
                 watched.asking = true;
                 let (resolver, host, key) = (resolver.clone(), Arc::clone(&external.host), key.clone());

@@ -9,8 +9,8 @@ use crate::codec::{Frame, RequestHead};
 use crate::discovery::Directory;
 use crate::error::{Kind, ProxyError};
 use bytes::Bytes;
-use http::header::{self, HeaderName, HeaderValue};
 use http::Method;
+use http::header::{self, HeaderName, HeaderValue};
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ fn now() -> Instant {
 /// Checks until `end`.
 pub async fn run(directory: Directory, connector: Connector, end: impl Future<Output = ()>) {
     let mut end = std::pin::pin!(end);
-    let mut published = directory.published();
+    let mut published = directory.changes();
     let mut probes: HashMap<Key, (Probe, Arc<Cluster>)> = HashMap::new();
     let mut asked: JoinSet<(Key, Outcome)> = JoinSet::new();
     loop {

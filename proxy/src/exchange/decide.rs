@@ -115,7 +115,16 @@ pub(super) fn decide<'p>(
     let (snapshot, service, port, protocol, frontend) = match plan {
         Plan::Inbound { cluster, protocol, marks, .. } => {
             let more = marks.map(|marks| Box::new(More { marks: Some(marks.clone()), ..More::default() }));
-            let way = Way { cluster, frontend_budget: None, rule: None, backend: None, protocol: *protocol, key: None, hedge: None, more };
+            let way = Way {
+                cluster,
+                frontend_budget: None,
+                rule: None,
+                backend: None,
+                protocol: *protocol,
+                key: None,
+                hedge: None,
+                more,
+            };
             return Ok((Decided::Send(way), None));
         }
         Plan::Outbound { snapshot, service, port, protocol, frontend, .. } => {

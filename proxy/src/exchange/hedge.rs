@@ -8,7 +8,7 @@ use super::{Exchange, headers, now};
 use crate::codec::{Reply, RequestHead, ResponseHead, UpRecv, Upstream};
 use crate::endpoint::Pick;
 use crate::endpoint::connect::Protocol;
-use crate::error::{Kind, ProxyError};
+use crate::error::ProxyError;
 use http::StatusCode;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -151,7 +151,8 @@ async fn both(
     second: impl Future<Output = Result<Box<Second>, ProxyError>>,
 ) -> Won {
     let (mut first, mut second) = (pin!(first), pin!(second));
-    let (mut failed, mut beaten): (Option<Result<ResponseHead, ProxyError>>, Option<Option<Box<Second>>>) = (None, None);
+    let (mut failed, mut beaten): (Option<Result<ResponseHead, ProxyError>>, Option<Option<Box<Second>>>) =
+        (None, None);
     poll_fn(|cx| {
         if failed.is_none()
             && let Poll::Ready(answer) = first.as_mut().poll(cx)
@@ -180,6 +181,7 @@ async fn both(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Kind;
 
     fn head(status: u16) -> Result<ResponseHead, ProxyError> {
         Ok(ResponseHead::new(StatusCode::from_u16(status).unwrap()))

@@ -26,7 +26,13 @@ pub(super) enum Refused {
 }
 
 /// Looks at a call and takes what it costs.
-pub(super) fn admit(port: &Port, leases: &Leases, peer: &Peer, head: &RequestHead, now: Instant) -> Result<Admitted, Refused> {
+pub(super) fn admit(
+    port: &Port,
+    leases: &Leases,
+    peer: &Peer,
+    head: &RequestHead,
+    now: Instant,
+) -> Result<Admitted, Refused> {
     let mut admitted = Admitted::default();
     if let Some(rates) = &port.rates {
         let decision = rates.check(&View::new(head), peer.identity.as_deref(), now);

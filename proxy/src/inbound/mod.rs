@@ -299,7 +299,8 @@ impl Inbound {
                 };
             }
         };
-        let marks = admitted.standings.fields().map(|fields| HeaderEdit { set: fields.into(), ..HeaderEdit::default() });
+        let marks =
+            admitted.standings.fields().map(|fields| HeaderEdit { set: fields.into(), ..HeaderEdit::default() });
         // A stream says nothing of how fast calls are answered.
         let timed = !head.upgrade && head.method != Method::CONNECT;
         let ended = exchange.call(plan(&made.cluster, port, peer, marks.as_ref()), head, body, reply).await;

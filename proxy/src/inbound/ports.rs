@@ -84,15 +84,14 @@ impl Ports {
             Some(before) => before.succeeded_by(limits()),
             None => RateLimits::new(limits(), Arc::clone(&self.leases.client)),
         });
-        let adaptive = port.adaptive_concurrency.map(|settings| {
-            match before.and_then(|before| before.adaptive.as_ref()) {
+        let adaptive =
+            port.adaptive_concurrency.map(|settings| match before.and_then(|before| before.adaptive.as_ref()) {
                 Some(limiter) => {
                     limiter.update(settings);
                     Arc::clone(limiter)
                 }
                 None => Arc::new(Limiter::new(settings, now())),
-            }
-        });
+            });
         let leased = port.rate_limits.iter().any(|limit| limit.scope == Scope::Global);
         let made = Arc::new(Port { config: Arc::clone(port), cluster, rates, leased, adaptive });
         all.insert(port.port, Arc::clone(&made));
