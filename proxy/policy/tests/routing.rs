@@ -7,8 +7,9 @@
 //!
 //! A case: `name`, `request`, `expect`, perhaps `reply`: headers with which the backend answers.
 //! - `request` is `METHOD target`, or `{method, path, host, headers, grpc, scheme, port, serverName, tcp}`. Host is `front.shop` unless
-//!   named (empty: none). A header is a text or a list of texts. `grpc: service/method` is a gRPC call; `serverName` (or null) a TLS
-//!   connection, `tcp: true` an opaque one. `scheme` and `port` are what the caller spoke and addressed (http, 80).
+//!   named (empty: none). A header is a text or a list of texts. `grpc: service/method` is a gRPC call; `serverName` a TLS connection
+//!   (`false`: without a name), `tcp: true` an opaque one, of which 404 and 500 mean that it is refused. `scheme` and `port` are what the
+//!   caller spoke and addressed (http, 80).
 //! - `expect` is a backend, a status, or a map in which everything must hold: `backend`, `route` (`name#index`), `status`, `grpcStatus`,
 //!   `location`; at the backend `path` (with query), `host`, `headers`, `absent`; at the caller `response: {headers, absent}`; `mirrors`,
 //!   `delay` in milliseconds; `shares` in percent of backends or statuses. What is not random holds for every draw.
