@@ -30,6 +30,8 @@ pub mod breaker;
 pub mod config;
 pub mod deadline;
 pub mod fault;
+pub mod health;
+pub mod hedge;
 pub mod limit;
 pub mod retry;
 pub mod route;
