@@ -51,12 +51,12 @@ impl Ports {
 
 fn backend(port: &InboundPort) -> Arc<Backend> {
     Arc::new(Backend {
-        slices: Vec::new(),
         balancer: balance::Algorithm::RoundRobin,
         breaker: breaker::Settings { enabled: false, ..breaker::Settings::default() },
         limits: port.limits,
         connect_timeout: CONNECT,
         tcp_idle_timeout: Some(TCP_IDLE),
+        ..Backend::default()
     })
 }
 

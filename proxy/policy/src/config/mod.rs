@@ -7,12 +7,17 @@
 mod authorization;
 mod backend;
 mod check;
+mod endpoints;
 mod inbound;
 mod mesh;
+mod probe;
+mod rates;
 mod rules;
 mod service;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod traffic_tests;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -20,9 +25,10 @@ use std::fmt;
 use weft_proto::v1;
 
 use crate::route;
-pub use backend::{Backend, Endpoint, Endpoints, Health, Tunnel};
+pub use backend::{Backend, ExternalHost};
 use check::Unique;
 pub use check::{identity_parts, is_namespaced_name};
+pub use endpoints::{Endpoint, Endpoints, Health, Tunnel};
 pub use inbound::{Inbound, InboundPort, TlsMode};
 pub use mesh::{Cidr, Egress, Settings, TrustBundle};
 pub use service::{Fallback, FixedResponse, Frontend, Hedge, Service, ServicePort};

@@ -69,7 +69,7 @@ fn endpoints() -> v1::Endpoints {
     }
 }
 
-fn inbound() -> v1::Inbound {
+pub(super) fn inbound() -> v1::Inbound {
     v1::Inbound {
         workload: "shop/orders-1".into(),
         identity: "spiffe://weft.local/ns/shop/sa/orders".into(),
@@ -134,7 +134,7 @@ pub(super) fn rule(wire: &mut v1::Service) -> &mut v1::RouteRule {
 pub(super) fn matching(wire: &mut v1::Service) -> &mut v1::RouteMatch {
     &mut rule(wire).matches[0]
 }
-fn backend(wire: &mut v1::Service) -> &mut v1::Backend {
+pub(super) fn backend(wire: &mut v1::Service) -> &mut v1::Backend {
     port(wire).backend.as_mut().unwrap()
 }
 
