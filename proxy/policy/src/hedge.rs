@@ -10,22 +10,8 @@ use http::Method;
 use parking_lot::Mutex;
 use weft_proto::LATENCY_BOUNDS_US;
 
+pub use crate::config::Hedge as Settings;
 use crate::retry::{self, Budget};
-
-/// A rule's hedging.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Settings {
-    /// A call is hedged after this percentile of recent latencies. 1 to 99, default 95.
-    pub percentile: u32,
-    /// And never sooner. Default 1 ms.
-    pub min_delay: Duration,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Settings { percentile: 95, min_delay: Duration::from_millis(1) }
-    }
-}
 
 /// Latencies are counted for this long; those of the window before count too.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -130,6 +116,8 @@ mod tests {
     use super::*;
     use crate::retry::BudgetSettings;
 
+    const P95: Settings = Settings { percentile: 95, min_delay: ms(1) };
+
     const fn ms(millis: u64) -> Duration {
         Duration::from_millis(millis)
     }
@@ -137,7 +125,7 @@ mod tests {
     #[test]
     fn a_call_is_hedged_after_the_percentile_of_the_recent_ones() {
         let start = Instant::now();
-        let delay = Delay::new(Settings::default(), start);
+        let delay = Delay::new(P95, start);
         for i in 0..19 {
             delay.observe(ms(10), start);
             assert_eq!(delay.after(start), None, "{i} calls say nothing of a tail");
@@ -149,7 +137,7 @@ mod tests {
         delay.observe(ms(200), start);
         delay.observe(ms(200), start);
         assert_eq!(delay.after(start), Some(ms(10)), "two of a hundred are beyond the 95th");
-        delay.update(Settings { percentile: 99, ..Settings::default() });
+        delay.update(Settings { percentile: 99, ..P95 });
         assert_eq!(delay.after(start), Some(ms(200)));
         delay.update(Settings { percentile: 50, min_delay: ms(40) });
         assert_eq!(delay.after(start), Some(ms(40)), "never sooner");
@@ -158,7 +146,7 @@ mod tests {
     #[test]
     fn what_was_is_forgotten_after_two_windows() {
         let start = Instant::now();
-        let delay = Delay::new(Settings::default(), start);
+        let delay = Delay::new(P95, start);
         let fill = |latency, now| (0..50).for_each(|_| delay.observe(latency, now));
         fill(ms(100), start);
         assert_eq!(delay.after(start + Duration::from_secs(19)), Some(ms(100)));
@@ -207,14 +195,14 @@ mod tests {
 
         #[test]
         fn the_delay_is_within_a_bucket_of_the_percentile(
-            latencies in prop::collection::vec(1_000..5_000_000_u64, 20..300), percentile in 1..100_u32,
+            latencies in prop::collection::vec(1_000..5_000_000_u64, 20..300), percentile in 1..100_u8,
         ) {
             let now = Instant::now();
-            let delay = Delay::new(Settings { percentile, ..Settings::default() }, now);
+            let delay = Delay::new(Settings { percentile, ..P95 }, now);
             let mut sorted = latencies.clone();
             sorted.sort_unstable();
             latencies.iter().for_each(|micros| delay.observe(Duration::from_micros(*micros), now));
-            let rank = (sorted.len() * percentile as usize).div_ceil(100).max(1);
+            let rank = (sorted.len() * usize::from(percentile)).div_ceil(100).max(1);
             let exact = sorted[rank - 1] as f64;
             let got = delay.after(now).unwrap().as_micros() as f64;
             prop_assert!(got >= exact && got <= exact * 1.31, "{got} instead of {exact}");

@@ -22,8 +22,8 @@ impl HashKey {
     /// calls that say nothing would go to one endpoint.
     pub fn of<R: Request + ?Sized>(keys: &[HashKey], request: &R, source: Option<IpAddr>) -> Option<u64> {
         keys.iter().find_map(|key| match key {
-            HashKey::Header(name) => first(&mut |see| request.any_header(name, see)),
-            HashKey::Cookie(name) => first(&mut |see| any_cookie(request, name, see)),
+            HashKey::Header(name) => first(|see| request.any_header(name, see)),
+            HashKey::Cookie(name) => first(|see| any_cookie(request, name, see)),
             HashKey::SourceAddress => source.map(|address| match address.to_canonical() {
                 IpAddr::V4(v4) => hash_key(&v4.octets()),
                 IpAddr::V6(v6) => hash_key(&v6.octets()),
@@ -32,8 +32,11 @@ impl HashKey {
     }
 }
 
+/// Looks at values until it is told that one has been found.
+type Look<'l> = &'l mut dyn FnMut(&[u8]) -> bool;
+
 /// The hash of the first value that is not empty.
-fn first(each: &mut dyn FnMut(&mut dyn FnMut(&[u8]) -> bool) -> bool) -> Option<u64> {
+fn first(each: impl FnOnce(Look<'_>) -> bool) -> Option<u64> {
     let mut hash = None;
     each(&mut |value| {
         let value = value.trim_ascii();

@@ -5,6 +5,7 @@
 //! `GRPCRouteRule.matches`). What filters decide is computed here ([`Redirect`], [`Rewrite`], [`Mirror`], [`Cors`], [`Session`]);
 //! nothing here applies it to a message, starts a timer or knows endpoints.
 
+mod calls;
 mod cookie;
 mod cors;
 mod filter;
@@ -13,6 +14,7 @@ mod mirror;
 mod names;
 mod path;
 mod pattern;
+mod precedence;
 mod prefix;
 mod redirect;
 mod session;

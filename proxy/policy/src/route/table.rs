@@ -1,21 +1,20 @@
 //! The compiled routes of one service port: precedence and ties are settled here once, at configuration time. What a match costs
 //! grows with the logarithm of the number of routes at most, as far as they differ in their paths; those of one path are tried in turn.
 
-use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use http::HeaderName;
 
+use super::calls::Calls;
 use super::cors::{is_preflight, requested_method};
-use super::matching::pattern_length;
 use super::names::ServerNames;
 use super::pattern::Patterns;
+use super::precedence::compare;
 use super::prefix::Prefixes;
 use super::{
-    Choice, Decision, Filters, GrpcMatch, Match, PathMatch, Request, Rule, ServerName, Session, TextMatch, Timeouts,
-    WeightedBackend,
+    Choice, Decision, Filters, Match, PathMatch, Request, Rule, ServerName, Session, Timeouts, WeightedBackend,
 };
 use crate::retry;
 
@@ -91,18 +90,6 @@ pub struct Table {
 }
 
 type Index = HashMap<Box<str>, Range<usize>, foldhash::fast::RandomState>;
-type Lists = HashMap<Box<str>, Vec<usize>, foldhash::fast::RandomState>;
-
-/// Entries of gRPC by what they are exact about. Invariant: lists ascend.
-#[derive(Clone, Debug, Default)]
-struct Calls {
-    /// By `/service/method`.
-    whole: Lists,
-    services: Lists,
-    methods: Lists,
-    /// Those with an expression for either: tried one by one.
-    patterns: Vec<usize>,
-}
 
 /// One match of one rule.
 #[derive(Clone, Debug)]
@@ -165,7 +152,7 @@ impl Table {
             implicit: Arc::new(Rule::new(Arc::from("default"), 0, implicit)),
             patterns: Patterns::new(&patterns),
             any: run(|path| matches!(path, PathMatch::Any)),
-            calls: Calls::of(&entries),
+            calls: Calls::new(entries.iter().map(|entry| &entry.matching.path)),
             cors: rules.iter().any(|rule| has_cors(rule)),
             rules,
             exact,
@@ -229,32 +216,16 @@ impl Table {
     }
 
     fn find_call<R: Request + ?Sized>(&self, request: &R) -> Option<Met<'_>> {
-        let path = request.path();
-        let (service, method) = GrpcMatch::parts(path).unzip();
-        let listed = |lists: &'_ Lists, key: Option<&str>| {
-            step();
-            let list = lists.get(key?)?;
-            list.iter().copied().find(|index| self.entries.get(*index).is_some_and(|e| rest_holds(e, request)))
-        };
-        let calls = &self.calls;
-        let mut best = [
-            service.and_then(|_| listed(&calls.whole, Some(path))),
-            listed(&calls.services, service),
-            listed(&calls.methods, method),
-        ]
-        .into_iter()
-        .flatten()
-        .min();
-        // Expressions are tried only where one would come before what was found.
-        let before = calls.patterns.iter().copied().take_while(|index| best.is_none_or(|best| *index < best));
-        for index in before {
-            step();
-            if self.entries.get(index).is_some_and(|entry| entry.matching.holds(request)) {
-                best = Some(index);
-                break;
-            }
-        }
-        let entry = best.and_then(|index| self.entries.get(index)).or_else(|| self.first(&self.any, request))?;
+        let entry = |index: usize| self.entries.get(index);
+        let found = self.calls.find(
+            request.path(),
+            &|index| entry(index).is_some_and(|entry| rest_holds(entry, request)),
+            &|index| {
+                step();
+                entry(index).is_some_and(|entry| entry.matching.holds(request))
+            },
+        );
+        let entry = found.and_then(entry).or_else(|| self.first(&self.any, request))?;
         self.rules.get(entry.rule).map(|rule| Met { rule, prefix: None })
     }
 
@@ -357,24 +328,6 @@ impl<R: Request + ?Sized> Request for Asked<'_, R> {
     }
 }
 
-impl Calls {
-    fn of(entries: &[Entry]) -> Self {
-        let mut calls = Calls::default();
-        for (i, entry) in entries.iter().enumerate() {
-            let PathMatch::Grpc(GrpcMatch { service, method }) = &entry.matching.path else { continue };
-            match (service, method) {
-                (Some(TextMatch::Exact(service)), Some(TextMatch::Exact(method))) => {
-                    calls.whole.entry(format!("/{service}/{method}").into()).or_default().push(i);
-                }
-                (Some(TextMatch::Exact(service)), None) => calls.services.entry(service.clone()).or_default().push(i),
-                (None, Some(TextMatch::Exact(method))) => calls.methods.entry(method.clone()).or_default().push(i),
-                _ => calls.patterns.push(i),
-            }
-        }
-        calls
-    }
-}
-
 /// Counts what a match does, so that a test can say how that grows.
 #[inline]
 pub(super) fn step() {
@@ -416,36 +369,4 @@ fn index(entries: &[Entry], text: impl Fn(&PathMatch) -> Option<&Box<str>>) -> I
         }
     }
     index
-}
-
-/// Which of two matches is looked at first, if both could hold.
-///
-/// `HTTPRouteRule.matches`: "Exact path match. Prefix path match with largest number of characters. Method match.
-/// Largest number of header matches. Largest number of query param matches." Where regular expressions stand is left to
-/// implementations: after exact, before prefixes, so that a catch-all prefix does not hide them; the longer pattern
-/// first. `GRPCRouteRule.matches`: characters in the service, in the method, number of header matches.
-fn compare(a: &Match, b: &Match) -> Ordering {
-    let path = rank(&a.path).cmp(&rank(&b.path)).then_with(|| match (&a.path, &b.path) {
-        (PathMatch::Exact(a), PathMatch::Exact(b)) => a.cmp(b),
-        (PathMatch::Prefix(a), PathMatch::Prefix(b)) => b.len().cmp(&a.len()).then_with(|| a.cmp(b)),
-        (PathMatch::Regex(a), PathMatch::Regex(b)) => pattern_length(b.as_str()).cmp(&pattern_length(a.as_str())),
-        (PathMatch::Grpc(a), PathMatch::Grpc(b)) => {
-            let length = |part: &Option<TextMatch>| part.as_ref().map_or(0, TextMatch::length);
-            let service = length(&b.service).cmp(&length(&a.service));
-            service.then_with(|| length(&b.method).cmp(&length(&a.method)))
-        }
-        _ => Ordering::Equal,
-    });
-    path.then_with(|| b.method.is_some().cmp(&a.method.is_some()))
-        .then_with(|| b.headers.len().cmp(&a.headers.len()))
-        .then_with(|| b.queries.len().cmp(&a.queries.len()))
-}
-
-fn rank(path: &PathMatch) -> u8 {
-    match path {
-        PathMatch::Exact(_) => 0,
-        PathMatch::Regex(_) | PathMatch::Grpc(_) => 1,
-        PathMatch::Prefix(_) => 2,
-        PathMatch::Any => 3,
-    }
 }

@@ -66,7 +66,6 @@ fn table(kind: v1::RouteKind, routes: &[Route<'_>]) -> Table {
             name: (*name).into(),
             kind: kind.into(),
             created: *created,
-            server_names: Vec::new(),
             rules: rules
                 .iter()
                 .map(|rule| v1::RouteRule {

@@ -119,7 +119,7 @@ impl Allocator {
             key: ask.key.clone(),
             tokens,
             valid_ms: VALID.as_millis() as u32,
-            share_millionths: (share * 1e6) as u32,
+            share_millionths: ((share * 1e6) as u32).max(1),
             retry_ms: if tokens == 0 && wanted > 0 { next.as_millis() as u32 } else { 0 },
             instances: terms.instances,
         })
@@ -128,6 +128,16 @@ impl Allocator {
     /// Answers all asks of a message.
     pub fn request(&mut self, client: ClientId, request: &v1::LeaseRequest, now: Instant) -> v1::LeaseGrant {
         v1::LeaseGrant { leases: request.asks.iter().filter_map(|ask| self.ask(client, ask, now)).collect() }
+    }
+
+    /// Tells a sidecar, when its stream begins, how many enforce each of its limits: until it has leased from a bucket
+    /// it keeps to that part of it.
+    pub fn announce<'l>(&self, limits: impl IntoIterator<Item = &'l str>) -> v1::LeaseGrant {
+        let lease = |name: &str| {
+            let instances = self.terms.get(name)?.instances;
+            Some(v1::Lease { limit: name.into(), instances, ..Default::default() })
+        };
+        v1::LeaseGrant { leases: limits.into_iter().filter_map(lease).collect() }
     }
 
     /// A stream has ended: what its sidecar holds is spent, for all that is known.

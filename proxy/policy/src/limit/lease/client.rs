@@ -13,6 +13,8 @@ use crate::limit::rate::{Left, Limit};
 
 /// Buckets at a time.
 const MOST_BUCKETS: usize = 16_384;
+/// Limits that are remembered.
+const MOST_LIMITS: usize = 4096;
 /// Asks in one message.
 const MOST_ASKS: usize = 512;
 const SECOND: Duration = Duration::from_secs(1);
@@ -159,11 +161,15 @@ impl Client {
         (!asks.is_empty()).then_some(v1::LeaseRequest { asks })
     }
 
-    /// Takes what was granted.
+    /// Takes what was granted, or announced.
     pub fn granted(&self, grant: &v1::LeaseGrant, now: Instant) {
         let mut state = self.state.lock();
         for lease in &grant.leases {
-            let Some(account) = state.limits.get_mut(lease.limit.as_str()) else { continue };
+            let name = lease.limit.as_str();
+            if lease.instances > 0 && !state.limits.contains_key(name) && state.limits.len() < MOST_LIMITS {
+                state.limits.insert(name.into(), Account { instances: 1, buckets: HashMap::default() });
+            }
+            let Some(account) = state.limits.get_mut(name) else { continue };
             if lease.instances > 0 {
                 account.instances = lease.instances;
             }
@@ -189,7 +195,9 @@ impl Client {
                 bucket.queued || bucket.tokens > 0 || idle < bucket.fills_in.max(2 * SECOND)
             });
         }
-        limits.retain(|_, account| !account.buckets.is_empty());
+        if limits.len() > MOST_LIMITS {
+            limits.retain(|_, account| !account.buckets.is_empty());
+        }
         *count = limits.values().map(|account| account.buckets.len()).sum();
     }
 
@@ -311,6 +319,10 @@ impl Bucket {
     }
 
     fn granted(&mut self, lease: &v1::Lease, now: Instant) {
+        if lease.share_millionths == 0 {
+            // An announcement: it answers nothing.
+            return;
+        }
         // Valid from when it was asked for: however long the answer took, both sides agree on when it ends.
         let from = self.asked.take().unwrap_or(now);
         let until = from + Duration::from_millis(u64::from(lease.valid_ms.min(60_000)));

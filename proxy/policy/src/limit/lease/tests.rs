@@ -187,6 +187,20 @@ fn while_the_control_plane_is_away_each_keeps_to_its_share() {
 }
 
 #[test]
+fn who_was_told_of_others_keeps_to_its_part_from_the_first_call() {
+    let now = Instant::now();
+    let limit = limit(100, 1, 100);
+    let allocator = allocator(&limit, 5);
+    let client = Client::default();
+    client.connected(true, now);
+    client.granted(&allocator.announce([NAME, "shop/policy/none"]), now);
+    assert_eq!(admitted(&client, &limit, 300, now), 20);
+    client.granted(&allocator.announce([NAME]), now);
+    assert!(client.wants(), "an announcement is no answer");
+    assert_eq!(admitted(&client, &limit, 300, now + Duration::from_secs(1)), 20, "the reserve goes on");
+}
+
+#[test]
 fn an_ask_without_an_answer_is_not_waited_for() {
     let start = Instant::now();
     let limit = limit(10, 1, 10);
@@ -304,7 +318,8 @@ proptest! {
                 under_way.push((*id, now + delay, allocator.request(*id, &request, now)));
             }
         }
-        // A reserve is a sidecar's part when it has not heard of others: all of it; owed after, but once for each.
+        // What a sidecar has not heard of others for is all its own: once the burst for each, and the rate until the first
+        // answer is there, 400 ms at most.
         let reserves = made as f64 * f64::from(burst) + f64::from(requests) * made as f64 * 0.4;
         let most = f64::from(burst) + f64::from(requests) * (now - start).as_secs_f64() + reserves;
         prop_assert!(f64::from(total) <= most + 1e-6, "{total} > {most}");
