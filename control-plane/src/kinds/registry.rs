@@ -6,8 +6,8 @@ use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
 use super::{
-    AuthorizationPolicy, EndpointSlice, GATEWAY_GROUP, GROUP, GrpcRoute, HttpRoute, MeshTls, Namespace, Service,
-    ServiceAccount, TrafficPolicy, Workload,
+    AuthorizationPolicy, EndpointSlice, GATEWAY_GROUP, GROUP, GrpcRoute, HttpRoute, MeshTls, Namespace,
+    RateLimitPolicy, Service, ServiceAccount, TcpRoute, TlsRoute, TrafficPolicy, Workload,
     check::{self, Findings},
     column::{self, Column},
     routes, structural,
@@ -223,6 +223,21 @@ fn build() -> Vec<Kind> {
             structural::route(&HttpRoute::crd(), routes::http_route()),
             check::http_route,
         ),
+        // Gateway API 1.6 serves as v1 what the crate has as v1alpha2; the shape is the same.
+        gateway(
+            "TCPRoute",
+            "tcproutes",
+            "tcproute",
+            structural::route(&TcpRoute::crd(), routes::tcp_route()),
+            check::tcp_route,
+        ),
+        gateway(
+            "TLSRoute",
+            "tlsroutes",
+            "tlsroute",
+            structural::route(&TlsRoute::crd(), routes::tls_route()),
+            check::tls_route,
+        ),
         weft(
             "AuthorizationPolicy",
             "authorizationpolicies",
@@ -244,12 +259,22 @@ fn build() -> Vec<Kind> {
             check::mesh_tls,
         ),
         weft(
+            "RateLimitPolicy",
+            "ratelimitpolicies",
+            "ratelimitpolicy",
+            &["rlp"],
+            Naming::Subdomain,
+            structural::borrowing(&RateLimitPolicy::crd(), &["spec.limits[].matches"]),
+            column::rate_limit_policy(),
+            check::rate_limit_policy,
+        ),
+        weft(
             "TrafficPolicy",
             "trafficpolicies",
             "trafficpolicy",
             &["tp"],
             Naming::Subdomain,
-            structural::derived(&TrafficPolicy::crd()),
+            structural::borrowing(&TrafficPolicy::crd(), &["spec.faults[].matches"]),
             column::traffic_policy(),
             check::traffic_policy,
         ),
