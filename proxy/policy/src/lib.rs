@@ -29,6 +29,7 @@ pub mod balance;
 pub mod breaker;
 pub mod config;
 pub mod deadline;
+pub mod fault;
 pub mod limit;
 pub mod retry;
 pub mod route;

@@ -120,6 +120,7 @@ fn authorizing_a_call_allocates_nothing() {
             authorization: vec![policy],
             ..Default::default()
         }],
+        ..Default::default()
     };
     let inbound = Inbound::from_wire(&wire).unwrap();
     let count = allocations(|| {

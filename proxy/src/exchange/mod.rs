@@ -257,7 +257,7 @@ fn decide<'p>(plan: &'p Plan<'_>, head: &RequestHead, seen: &mut Observation<'_>
         }
         Plan::Outbound { snapshot, service, port, protocol, frontend } => {
             match frontend.routes.decide(&headers::View::new(head), rand::random()) {
-                Decision::Forward { rule, backend, name } => {
+                Decision::Forward { rule, backend, name, .. } => {
                     seen.routed(rule, &name.service);
                     let cluster = snapshot.cluster(&name.service, name.port).ok_or_else(|| {
                         ProxyError::because(Kind::NoEndpoint, format!("nothing is known of the endpoints of {name}"))
@@ -272,9 +272,13 @@ fn decide<'p>(plan: &'p Plan<'_>, head: &RequestHead, seen: &mut Observation<'_>
                         protocol: *protocol,
                     })
                 }
-                Decision::Unresolved { rule, reason } => {
+                Decision::Unresolved { rule, reason, .. } => {
                     seen.routed(rule, service);
                     Err(ProxyError::because(Kind::UnresolvedBackend, reason.to_owned()))
+                }
+                Decision::Redirect { rule, .. } | Decision::Preflight { rule, .. } => {
+                    seen.routed(rule, service);
+                    Err(ProxyError::because(Kind::UnresolvedBackend, "the rule answers by itself".to_owned()))
                 }
                 Decision::NoRoute => {
                     Err(ProxyError::because(Kind::NoRoute, format!("no route of {service}:{port} matches")))

@@ -171,7 +171,7 @@ impl Exchange {
                     Decision::Unresolved { reason, .. } => {
                         return Err(ProxyError::because(Kind::UnresolvedBackend, reason.to_owned()));
                     }
-                    Decision::NoRoute => {
+                    Decision::NoRoute | Decision::Redirect { .. } | Decision::Preflight { .. } => {
                         return Err(ProxyError::because(
                             Kind::NoRoute,
                             format!("{service}:{port} has no route for opaque connections"),

@@ -118,6 +118,9 @@ impl Backend {
             Ok(v1::Balancer::LeastRequest) => balance::Algorithm::LeastRequest,
             Ok(v1::Balancer::RoundRobin) => balance::Algorithm::RoundRobin,
             Ok(v1::Balancer::Random) => balance::Algorithm::Random,
+            Ok(v1::Balancer::RingHash | v1::Balancer::Maglev) => {
+                return Err(Refusal::new("balancer", "is not known to this version"));
+            }
             Err(_) => return Err(Refusal::new("balancer", format!("{} is no balancer", wire.balancer))),
         };
         let breaker = match &wire.breaker {

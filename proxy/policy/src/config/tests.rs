@@ -85,6 +85,7 @@ fn inbound() -> v1::Inbound {
             }],
             ..Default::default()
         }],
+        ..Default::default()
     }
 }
 

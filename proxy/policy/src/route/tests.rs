@@ -75,6 +75,7 @@ fn table(kind: v1::RouteKind, routes: &[Route<'_>]) -> Table {
                     ..Default::default()
                 })
                 .collect(),
+            ..Default::default()
         })
         .collect();
     let port = v1::ServicePort {
@@ -95,7 +96,7 @@ fn meet(table: &Table, request: &str) -> String {
         headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
     }
     match table.find(&Head::new(method, target, &headers)) {
-        Some(rule) => format!("{}#{}", rule.route.trim_start_matches("shop/"), rule.index),
+        Some(Met { rule, .. }) => format!("{}#{}", rule.route.trim_start_matches("shop/"), rule.index),
         None => "-".into(),
     }
 }
@@ -331,7 +332,7 @@ fn shares(table: &Table) -> std::collections::BTreeMap<String, f64> {
         let drawn = match table.decide(&Head::new("GET", "/", &headers), random) {
             Decision::Forward { name, .. } => name.to_string(),
             Decision::Unresolved { reason, .. } => reason.to_owned(),
-            Decision::NoRoute => "none".to_owned(),
+            other => panic!("{other:?}"),
         };
         *shares.entry(drawn).or_insert(0.0) += 100.0 / DRAWS as f64;
     }
@@ -386,12 +387,138 @@ fn opaque_connections_meet_tcp_routes_and_pass_by_http_routes() {
     assert_eq!((route(&tcp).as_str(), route(&http).as_str()), ("shop/a", "default"));
 }
 
+/// Steps of one match: look-ups, sets and entries tried.
+fn steps(table: &Table, request: &str) -> u64 {
+    let before = table::STEPS.with(std::cell::Cell::get);
+    drop(meet(table, request));
+    table::STEPS.with(std::cell::Cell::get) - before
+}
+
 #[test]
-fn a_path_of_nothing_but_slashes_is_cut_no_more_often_than_there_are_prefixes() {
+fn a_path_of_nothing_but_slashes_is_cut_no_more_often_than_prefixes_have_lengths() {
     let table = table(v1::RouteKind::Http, &[("shop/a", 0, &["/a", "/b/c", "=/x"])]);
     let path = "/".repeat(1 << 20);
-    assert_eq!(table.prefix_cuts(), 2);
     assert_eq!(meet(&table, &format!("GET {path}")), "-");
+    assert!(steps(&table, &format!("GET {path}")) <= 3);
+}
+
+/// `n` rules, each with an exact path and a prefix whose lengths differ widely.
+fn wide(n: usize) -> Table {
+    let texts: Vec<String> =
+        (0..n).map(|i| format!("=/exact/{i:05} or /prefix/{}{i:05}/x", "y".repeat(i % 400))).collect();
+    let rules: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let names: Vec<String> = (0..n.div_ceil(100)).map(|i| format!("shop/r{i:05}")).collect();
+    let routes: Vec<Route<'_>> =
+        names.iter().zip(rules.chunks(100)).map(|(name, rules)| (name.as_str(), 0, rules)).collect();
+    table(v1::RouteKind::Http, &routes)
+}
+
+#[test]
+fn the_steps_of_a_match_grow_no_faster_than_the_logarithm_of_the_routes() {
+    let mut before = None;
+    for n in [10, 100, 1_000, 10_000] {
+        let table = wide(n);
+        let requests = [0, 1, n / 2, n - 1].map(|i| {
+            [
+                format!("GET /exact/{i:05}"),
+                format!("GET /prefix/{}{i:05}/x/deeper", "y".repeat(i % 400)),
+                format!("GET /none/{i}"),
+            ]
+        });
+        let most = requests.iter().flatten().map(|request| steps(&table, request)).max().unwrap();
+        let bound = 4 + u64::from(usize::BITS - n.leading_zeros());
+        assert!(most <= bound, "{most} steps for {n} rules");
+        // Ten times the routes are at most four steps more: log2(10) is 3.3.
+        assert!(before.is_none_or(|before| most <= before + 4), "{before:?} steps became {most} at {n} rules");
+        before = Some(most);
+    }
+}
+
+#[test]
+fn regular_expressions_are_not_tried_one_by_one() {
+    let texts: Vec<String> = (0..2_000).map(|i| format!("~/items/{i}/[a-z]+")).collect();
+    let rules: Vec<Vec<&str>> = texts.chunks(100).map(|chunk| chunk.iter().map(String::as_str).collect()).collect();
+    let names: Vec<String> = (0..rules.len()).map(|i| format!("shop/r{i:02}")).collect();
+    let routes: Vec<Route<'_>> =
+        names.iter().zip(&rules).map(|(name, rules)| (name.as_str(), 0, rules.as_slice())).collect();
+    let table = table(v1::RouteKind::Http, &routes);
+    for (path, met) in
+        [("/items/0/a", "r00#0"), ("/items/1999/z", "r19#99"), ("/items/777/q", "r07#77"), ("/items/1/1", "-")]
+    {
+        assert_eq!(meet(&table, &format!("GET {path}")), met);
+        let steps = steps(&table, &format!("GET {path}"));
+        assert!(steps <= 50, "{steps} steps for {path}");
+    }
+}
+
+#[test]
+fn grpc_methods_are_looked_up_and_expressions_tried_where_they_come_first() {
+    let texts: Vec<String> = (0..1_000).map(|i| format!("s=shop.S{i:04} m=Get")).collect();
+    let mut rules: Vec<&str> = texts.iter().map(String::as_str).take(100).collect();
+    rules.extend(["s=shop.S0007", "m=Get", "s~shop[.]S00.* m~G.*", "s=shop.S0001 m=Get h:v=2"]);
+    let table = table(v1::RouteKind::Grpc, &[("shop/a", 0, &rules)]);
+    for (request, met) in [
+        ("POST /shop.S0099/Get", "a#102"),
+        ("POST /shop.S0007/List", "a#100"),
+        ("POST /shop.S0500/Get", "a#101"),
+        ("POST /shop.S0001/Get v:2", "a#102"),
+        ("POST /shop.S0099/List", "-"),
+        ("POST /a/b/Get", "a#101"),
+        ("POST /Get", "-"),
+    ] {
+        assert_eq!(meet(&table, request), met, "{request}");
+        assert!(steps(&table, request) <= 6, "{request}");
+    }
+}
+
+#[test]
+fn tls_connections_are_told_apart_by_server_name() {
+    let route = |name: &str, created, names: &[&str], to: &str| v1::Route {
+        name: name.into(),
+        kind: v1::RouteKind::Tls.into(),
+        created,
+        server_names: names.iter().map(|name| (*name).to_owned()).collect(),
+        rules: vec![v1::RouteRule { backends: vec![backend(to, 1)], ..Default::default() }],
+    };
+    let routes = vec![
+        route("shop/z", 1, &["*.example.com", "Old.example.com"], "shop/wild"),
+        route("shop/y", 2, &["old.example.com", "*.deep.example.com"], "shop/young"),
+        route("shop/b", 3, &["tie.example.org"], "shop/b"),
+        route("shop/a", 3, &["tie.example.org"], "shop/a"),
+    ];
+    let compiled = |routes| {
+        let frontend = v1::Frontend { routes, ..Default::default() };
+        let port = v1::ServicePort { port: 443, frontend: Some(frontend), ..Default::default() };
+        let service = v1::Service { name: "shop/orders".into(), ports: vec![port], ..Default::default() };
+        Service::from_wire(&service).unwrap().ports[0].frontend.routes.clone()
+    };
+    let to = |table: &Table, name| match table.decide_tls(name, 0) {
+        Decision::Forward { name, .. } => name.service.to_string(),
+        Decision::NoRoute => "-".into(),
+        other => panic!("{other:?}"),
+    };
+    let table = compiled(routes.clone());
+    for (name, met) in [
+        (Some("old.example.com"), "shop/wild"),
+        (Some("OLD.Example.COM."), "shop/wild"),
+        (Some("a.example.com"), "shop/wild"),
+        (Some("a.b.example.com"), "shop/wild"),
+        (Some("a.deep.example.com"), "shop/young"),
+        (Some("deep.example.com"), "shop/wild"),
+        (Some("example.com"), "-"),
+        (Some("badexample.com"), "-"),
+        (Some("tie.example.org"), "shop/a"),
+        (None, "-"),
+    ] {
+        assert_eq!(to(&table, name), met, "{name:?}");
+    }
+    let with_any = compiled([routes, vec![route("shop/any", 9, &[], "shop/any")]].concat());
+    assert_eq!((to(&with_any, None).as_str(), to(&with_any, Some("x.y")).as_str()), ("shop/any", "shop/any"));
+    assert_eq!(to(&with_any, Some("a.example.com")), "shop/wild");
+    // A connection that is not TLS, or a port without routes: the service itself.
+    let Decision::Forward { name, .. } = with_any.decide_tcp(0) else { panic!("no route") };
+    assert_eq!(name.to_string(), "shop/orders:443");
+    assert_eq!(to(&compiled(Vec::new()), Some("a.b")), "shop/orders");
 }
 
 /// The definition, without any index: of all matches that hold, the first in the order of the specification.
