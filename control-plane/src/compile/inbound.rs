@@ -162,7 +162,7 @@ pub fn compile(
             authorization: in_force.map(|(_, _, wire)| wire.clone()).collect(),
             service,
             limits: None,
-            rate_limits: limited.flat_map(|(_, _, wire)| wire).cloned().collect(),
+            rate_limits: limits::joined(uid, limited.map(|(_, _, wire)| wire)),
             adaptive_concurrency: adaptive(world, members, traffic, uid, port.port),
         }
     });

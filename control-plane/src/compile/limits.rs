@@ -14,6 +14,21 @@ use weft_proto::v1;
 /// What a policy enforces on each port that it is about.
 pub(super) type Limits = Vec<v1::RateLimit>;
 
+/// Limits that a sidecar takes on a port (`weft_policy::config`).
+const MOST: usize = 64;
+
+/// The limits of several policies on one port. What is more than a sidecar takes is left out, and said: it would refuse the whole workload's
+/// resource, authorization included.
+pub(super) fn joined<'l>(uid: &str, policies: impl Iterator<Item = &'l Limits>) -> Limits {
+    let mut limits: Limits = policies.flatten().cloned().collect();
+    if let Some(first) = limits.get(MOST) {
+        let (count, first) = (limits.len(), &first.name);
+        tracing::warn!(workload = uid, count, most = MOST, from = %first, "a port has too many rate limits; the last do not hold");
+        limits.truncate(MOST);
+    }
+    limits
+}
+
 /// Reads a policy; a refused edition leaves in force what was.
 pub(super) fn read(world: &World, policy: &RateLimitPolicy, before: Option<&Policy<Limits>>) -> Option<Policy<Limits>> {
     let (namespace, own) = (policy.metadata.namespace.as_ref()?, policy.metadata.name.as_ref()?);

@@ -119,7 +119,7 @@ pub struct HttpProbe {
 pub struct GrpcProbe {
     /// Full name of the gRPC service. Default: the server as a whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 1024))]
+    #[schemars(length(min = 1, max = 253))]
     pub service: Option<String>,
 }
 

@@ -47,7 +47,7 @@ pub struct Abort {
     pub status: u16,
     /// gRPC status for gRPC calls. Default: what the HTTP status stands for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 16))]
+    #[schemars(range(min = 1, max = 16))]
     pub grpc_status: Option<u32>,
     /// Share of the calls, in a hundred.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -303,7 +303,9 @@ mod tests {
     use kube::CustomResourceExt;
 
     use super::*;
-    use crate::kinds::{GrpcRoute, HttpRoute, RateLimitPolicy, TcpRoute, TlsRoute, TrafficPolicy, find_kind, structural};
+    use crate::kinds::{
+        GrpcRoute, HttpRoute, RateLimitPolicy, TcpRoute, TlsRoute, TrafficPolicy, find_kind, structural,
+    };
 
     #[test]
     fn every_field_that_is_added_to_is_one_of_the_types() {

@@ -17,7 +17,7 @@ const IDEMPOTENT: [&str; 6] = ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE
 /// Seconds for which a preflight may be cached where the filter does not say (HTTPCORSFilter.maxAge).
 const PREFLIGHT: u32 = 5;
 /// Where the names of fields on the wire and in objects differ.
-const NAMES: [(&str, &str); 11] = [
+const NAMES: [(&str, &str); 13] = [
     ("pathRegex", "path.value"),
     ("pathPrefix", "path.value"),
     ("exactPath", "path.value"),
@@ -29,6 +29,8 @@ const NAMES: [(&str, &str); 11] = [
     (".redirect", ".requestRedirect"),
     (".rewrite", ".urlRewrite"),
     (".queries[", ".queryParams["),
+    (".path.full", ".path.replaceFullPath"),
+    (".path.prefix", ".path.replacePrefixMatch"),
 ];
 
 /// Why a reference does not resolve: the condition's reason, and a text.
@@ -109,6 +111,8 @@ fn session_persistence(written: &SessionPersistence) -> v1::SessionPersistence {
         kind: kind.into(),
         absolute_timeout: written.absolute_timeout.and_then(duration),
         permanent: written.cookie_config.lifetime_type == LifetimeType::Permanent,
+        // GEP-1619: "/".
+        path: String::new(),
     }
 }
 

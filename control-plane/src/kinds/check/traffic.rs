@@ -159,9 +159,15 @@ fn fallback(fallback: &Value, findings: &mut Findings) {
     one_of(findings, path, fallback, &["backendRef", "response"]);
     let response = &fallback["response"];
     let kind = text(response, "contentType");
-    if !kind.bytes().all(|b| (b' '..0x7f).contains(&b)) || kind.trim() != kind {
+    let media = kind.contains('/') && kind.trim() == kind && kind.bytes().all(|b| (b' '..0x7f).contains(&b));
+    if !kind.is_empty() && !media {
         let why = "must be a media type, such as \"application/json\"";
         findings.invalid(format!("{path}.response.contentType"), &response["contentType"], why);
+    }
+    if let (Some(status @ (204 | 205 | 304)), false) = (response["status"].as_u64(), text(response, "body").is_empty())
+    {
+        let why = format_args!("a response of status {status} has none (RFC 9110 section 15)");
+        findings.forbidden(format!("{path}.response.body"), why);
     }
     if text(response, "body").len() > LARGEST_BODY {
         findings.too_long(format!("{path}.response.body"), format_args!("may not have more than {LARGEST_BODY} bytes"));
@@ -263,9 +269,14 @@ mod tests {
             (json!({"fallback": {}}), "spec.fallback"),
             (json!({"fallback": {"backendRef": backend, "response": response}}), "spec.fallback.response"),
             (
-                json!({"fallback": {"response": {"status": 200, "contentType": "a\nb"}}}),
+                json!({"fallback": {"response": {"status": 200, "contentType": "a/b\nc"}}}),
                 "spec.fallback.response.contentType",
             ),
+            (
+                json!({"fallback": {"response": {"status": 200, "contentType": "json"}}}),
+                "spec.fallback.response.contentType",
+            ),
+            (json!({"fallback": {"response": {"status": 204, "body": "a"}}}), "spec.fallback.response.body"),
             (
                 json!({"fallback": {"response": {"status": 200, "body": "é".repeat(40_000)}}}),
                 "spec.fallback.response.body",
