@@ -282,7 +282,7 @@ fn fallback(
         Some(To::Response(v1::FixedResponse {
             status: response.status.into(),
             content_type: response.content_type.clone().unwrap_or_default(),
-            body: response.body.clone().unwrap_or_default().into_bytes().into(),
+            body: response.body.clone().unwrap_or_default().into_bytes(),
         }))
     };
     v1::Fallback { to: backend.or_else(response) }

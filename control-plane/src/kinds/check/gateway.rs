@@ -338,3 +338,41 @@ fn prefix_replacement(rule: &Value, path: &str, filters: &[(String, &Value)], fi
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn fields(check: fn(&Value, &mut Findings), spec: &Value) -> Vec<String> {
+        let mut findings = Findings::default();
+        check(&json!({ "spec": spec }), &mut findings);
+        findings.0.into_iter().map(|cause| cause.field).collect()
+    }
+
+    #[test]
+    fn a_star_of_cors_stands_alone_and_a_permanent_cookie_says_for_how_long() {
+        let cors = |cors: Value| json!({"rules": [{"filters": [{"type": "CORS", "cors": cors}]}]});
+        for list in ["allowOrigins", "allowMethods", "allowHeaders"] {
+            assert_eq!(fields(http_route, &cors(json!({list: ["*"]}))), [""; 0]);
+            let field = format!("spec.rules[0].filters[0].cors.{list}");
+            assert_eq!(fields(http_route, &cors(json!({list: ["*", "https://a"]}))), [field]);
+        }
+        let session = |session: Value| json!({"rules": [{"sessionPersistence": session}]});
+        let permanent = json!({"type": "Cookie", "cookieConfig": {"lifetimeType": "Permanent"}});
+        let field = "spec.rules[0].sessionPersistence.absoluteTimeout";
+        assert_eq!(fields(http_route, &session(permanent.clone())), [field]);
+        assert_eq!(fields(grpc_route, &session(permanent)), [field]);
+    }
+
+    #[test]
+    fn a_route_of_connections_names_hosts_and_ports() {
+        let spec = json!({"hostnames": ["192.0.2.1", "a.example.com"], "rules": [{"backendRefs": [
+            {"group": "", "kind": "Service", "name": "a"}]}]});
+        let port = "spec.rules[0].backendRefs[0].port";
+        assert_eq!(fields(tls_route, &spec), [port, "spec.hostnames[0]"]);
+        assert_eq!(fields(tcp_route, &spec), [port]);
+        let parent = json!({"group": "", "kind": "Service", "name": "a"});
+        assert_eq!(fields(tcp_route, &json!({"parentRefs": [parent, parent]})), ["spec.parentRefs[1]"]);
+    }
+}
