@@ -92,7 +92,7 @@ impl Frontend {
     /// Names of services that calls may go to, copies and fallback included, as often as they occur.
     pub fn targets(&self) -> impl Iterator<Item = &BackendName> {
         let fallback = match &self.fallback {
-            Some(Fallback::Backend(Target::Backend(name))) => Some(name),
+            Some(Fallback::Backend(target)) => target.name(),
             _ => None,
         };
         self.routes.rules().iter().flat_map(|rule| rule.targets()).chain(fallback)

@@ -140,6 +140,16 @@ pub enum Target {
     Unresolved(Arc<str>),
 }
 
+impl Target {
+    /// The name, if the reference resolves.
+    pub fn name(&self) -> Option<&BackendName> {
+        match self {
+            Target::Backend(name) => Some(name),
+            Target::Unresolved(_) => None,
+        }
+    }
+}
+
 /// The (service, port) that names a backend.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BackendName {
@@ -247,16 +257,12 @@ impl Rule {
         &self.backends
     }
 
-    /// Names of services that calls of the rule may go to, copies included, as often as they occur.
+    /// Names of services that calls of the rule may go to, copies included, as often as they occur. A backend without a weight is
+    /// among them only where a session may hold on to it.
     pub fn targets(&self) -> impl Iterator<Item = &BackendName> {
-        let backends = self.backends.iter();
+        let backends = self.backends.iter().filter(|backend| backend.weight > 0 || self.session.is_some());
         let mirrors = backends.clone().flat_map(|backend| backend.filters.mirrors()).chain(self.filters.mirrors());
-        backends.map(|backend| &backend.target).chain(mirrors.map(|mirror| &mirror.target)).filter_map(|target| {
-            match target {
-                Target::Backend(name) => Some(name),
-                Target::Unresolved(_) => None,
-            }
-        })
+        backends.map(|backend| &backend.target).chain(mirrors.map(|mirror| &mirror.target)).filter_map(Target::name)
     }
 
     /// What the backend sees instead of path, query and `Host`, where the rule or the backend rewrites them.

@@ -6,7 +6,6 @@
 //! name:value…`.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use proptest::prelude::*;
 use weft_proto::v1;
 
 use super::*;
@@ -519,66 +518,4 @@ fn tls_connections_are_told_apart_by_server_name() {
     let Decision::Forward { name, .. } = with_any.decide_tcp(0) else { panic!("no route") };
     assert_eq!(name.to_string(), "shop/orders:443");
     assert_eq!(to(&compiled(Vec::new()), Some("a.b")), "shop/orders");
-}
-
-/// The definition, without any index: of all matches that hold, the first in the order of the specification.
-fn by_definition(routes: &[(i64, Vec<Vec<String>>)], request: &str) -> String {
-    let mut best: Option<(Vec<i64>, String)> = None;
-    for (r, (created, rules)) in routes.iter().enumerate() {
-        for (i, rule) in rules.iter().enumerate() {
-            for (m, text) in rule.iter().enumerate() {
-                let name = format!("shop/r{r}");
-                let single = table(v1::RouteKind::Http, &[(&name, *created, &[text])]);
-                if meet(&single, request) == "-" {
-                    continue;
-                }
-                let wire = wire_match(text);
-                let (rank, length) = match &wire.path {
-                    Some(v1::route_match::Path::ExactPath(_)) => (0, 0),
-                    Some(v1::route_match::Path::PathPrefix(prefix)) => (1, prefix.trim_end_matches('/').len() as i64),
-                    _ => (1, 0),
-                };
-                let order = vec![
-                    rank,
-                    -length,
-                    i64::from(wire.method.is_empty()),
-                    -(wire.headers.len() as i64),
-                    -(wire.queries.len() as i64),
-                    *created,
-                    r as i64,
-                    i as i64,
-                    m as i64,
-                ];
-                if best.as_ref().is_none_or(|(held, _)| order < *held) {
-                    best = Some((order, format!("r{r}#{i}")));
-                }
-            }
-        }
-    }
-    best.map_or_else(|| "-".into(), |(_, name)| name)
-}
-
-fn any_match() -> impl Strategy<Value = String> {
-    let path = prop::sample::select(vec!["*", "/", "/a", "/a/b", "/a/b/", "/ab", "=/a", "=/a/b", "=/"]);
-    let method = prop::sample::select(vec!["", "GET", "POST"]);
-    let header = prop::sample::select(vec!["", "h:a=1", "h:b=1", "h:a=1 h:b=1"]);
-    let query = prop::sample::select(vec!["", "?q=1", "?q=1 ?p=1"]);
-    (method, path, header, query).prop_map(|(m, p, h, q)| format!("{m} {p} {h} {q}"))
-}
-
-proptest! {
-    #[test]
-    fn the_compiled_table_agrees_with_the_definition(
-        routes in prop::collection::vec((0..3_i64, prop::collection::vec(prop::collection::vec(any_match(), 1..3), 1..4)), 1..4),
-        method in prop::sample::select(vec!["GET", "POST", "PUT"]),
-        target in prop::sample::select(vec!["/", "/a", "/a/", "/a/b", "/a/b/c?q=1", "/ab?p=1&q=1", "/abc", "/a?q=1&p=1"]),
-        headers in prop::sample::select(vec!["", "a:1", "b:1", "a:1 b:1", "a:2 b:1"]),
-    ) {
-        let request = format!("{method} {target} {headers}");
-        let names: Vec<String> = (0..routes.len()).map(|r| format!("shop/r{r}")).collect();
-        let joined: Vec<Vec<String>> = routes.iter().map(|(_, rules)| rules.iter().map(|m| m.join(" or ")).collect()).collect();
-        let rules: Vec<Vec<&str>> = joined.iter().map(|rules| rules.iter().map(String::as_str).collect()).collect();
-        let merged: Vec<Route<'_>> = (0..routes.len()).map(|r| (names[r].as_str(), routes[r].0, rules[r].as_slice())).collect();
-        prop_assert_eq!(meet(&table(v1::RouteKind::Http, &merged), &request), by_definition(&routes, &request));
-    }
 }

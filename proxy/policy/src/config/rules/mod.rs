@@ -7,6 +7,8 @@ mod filters;
 pub(super) mod matching;
 mod retry;
 mod session;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
