@@ -27,7 +27,8 @@ pub enum Naming {
 pub struct Kind {
     /// Empty for the core group.
     pub group: &'static str,
-    /// The only version served.
+    /// The version that it is served in. A kind that is served in several has an entry for each, the preferred one first; they differ in name
+    /// alone, and their objects are the same.
     pub version: &'static str,
     /// `HTTPRoute`
     pub kind: &'static str,
@@ -75,6 +76,12 @@ impl Kind {
             "" => self.plural.to_owned(),
             group => format!("{}.{group}", self.plural),
         }
+    }
+
+    /// Whether no entry before it in the table has the same objects.
+    pub fn is_preferred(&self) -> bool {
+        let same = |other: &&Self| other.group == self.group && other.kind == self.kind;
+        all().iter().find(same).is_none_or(|first| first.version == self.version)
     }
 
     /// The resource of its store keys, `group/plural`.
@@ -157,6 +164,10 @@ fn build() -> Vec<Kind> {
         columns,
         check,
     };
+    let tcp_route = || {
+        let schema = structural::route(&TcpRoute::crd(), routes::tcp_route());
+        gateway("TCPRoute", "tcproutes", "tcproute", schema, check::tcp_route)
+    };
     vec![
         core(
             "Namespace",
@@ -223,14 +234,7 @@ fn build() -> Vec<Kind> {
             structural::route(&HttpRoute::crd(), routes::http_route()),
             check::http_route,
         ),
-        // Gateway API 1.6 serves as v1 what the crate has as v1alpha2; the shape is the same.
-        gateway(
-            "TCPRoute",
-            "tcproutes",
-            "tcproute",
-            structural::route(&TcpRoute::crd(), routes::tcp_route()),
-            check::tcp_route,
-        ),
+        tcp_route(),
         gateway(
             "TLSRoute",
             "tlsroutes",
@@ -238,6 +242,8 @@ fn build() -> Vec<Kind> {
             structural::route(&TlsRoute::crd(), routes::tls_route()),
             check::tls_route,
         ),
+        // What people have from before Gateway API 1.6.
+        Kind { version: "v1alpha2", ..tcp_route() },
         weft(
             "AuthorizationPolicy",
             "authorizationpolicies",
