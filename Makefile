@@ -3,6 +3,7 @@
 #   make demo DURATION=30s    the same unattended, with a script; exits 0 only if the mesh did its job (OUTPUT=json for one JSON document)
 #   make test                 installs what the tests need (apt, pip), then runs everything
 #   make bench                Weft beside Envoy, nginx and HAProxy, half an hour (BENCH=quick: under three minutes; BENCH=soak: ten minutes, BENCH_SOAK=60s shortens it)
+#   make dist                 weft-proxy as it is shipped, in target/dist: laid out by a profile of its own load (ten minutes the first time)
 #   make flamegraph           an SVG of each hot path of the sidecar under load, in target/flamegraph
 #   make bench-control        what the control plane costs: compiling, encoding, memory, streams (BENCH=quick: under a minute)
 #   make lint                 formatting, clippy, documentation, licences
@@ -18,7 +19,7 @@ BENCH_FLAGS ?=
 # Without a terminal the build says one line a crate only when something is built; with one, cargo draws its bar.
 DEMO_FLAGS := $(if $(DURATION),--duration $(DURATION)) --output $(OUTPUT)
 
-.PHONY: demo test unit bench flamegraph lint fmt clippy doc deny book tools clean
+.PHONY: demo test unit dist bench flamegraph lint fmt clippy doc deny book tools clean
 
 # Everything but the program's own output goes to stderr: with OUTPUT=json stdout is one document.
 demo:
@@ -35,11 +36,14 @@ test: tools
 unit:
 	$(CARGO) test --locked -p weft-proto -p weft-certs -p weft-policy -p weft-proxy
 
-# The sidecar as it is shipped; everything else only has to be fast enough.
-bench:
+# The loads that the profile is taken under are the benchmark's own.
+dist:
 	@integration/setup bench
-	$(CARGO) build --profile dist --locked -p weft-proxy
 	$(CARGO) build --release --locked -p weft-load
+	@CARGO="$(CARGO)" integration/dist
+
+# The sidecar as it is shipped; everything else only has to be fast enough.
+bench: dist
 	$(CARGO) build --release --locked -p weft-cli
 	integration/bench/run $(BENCH) $(BENCH_FLAGS)
 

@@ -18,6 +18,7 @@ pub mod inbound;
 pub mod intercept;
 pub mod listen;
 pub mod outbound;
+mod random;
 pub mod telemetry;
 
 pub use error::ProxyError;

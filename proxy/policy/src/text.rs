@@ -20,8 +20,24 @@ impl<const N: usize> Text<N> {
 
     /// The text.
     pub fn as_str(&self) -> &str {
-        let held = self.bytes.get(..usize::from(self.len)).unwrap_or_default();
-        std::str::from_utf8(held).unwrap_or_default()
+        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
+    }
+
+    /// The bytes of the text.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.len)).unwrap_or_default()
+    }
+
+    /// A copy of `text`, which is ASCII; empty if it is not, or does not fit.
+    pub fn of_ascii(text: &[u8]) -> Self {
+        let mut copy = Text::new();
+        if let (Some(room), Ok(len)) = (copy.bytes.get_mut(..text.len()), u8::try_from(text.len()))
+            && text.is_ascii()
+        {
+            room.copy_from_slice(text);
+            copy.len = len;
+        }
+        copy
     }
 
     /// A copy of `text`; empty if it does not fit.
@@ -71,7 +87,7 @@ impl<const N: usize> Deref for Text<N> {
 
 impl<const N: usize> AsRef<[u8]> for Text<N> {
     fn as_ref(&self) -> &[u8] {
-        self.as_str().as_bytes()
+        self.as_bytes()
     }
 }
 
@@ -109,13 +125,17 @@ impl Decimal {
         }
         Decimal { digits, start: start as u8 }
     }
+
+    /// The digits, as bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.digits.get(usize::from(self.start)..).unwrap_or_default()
+    }
 }
 
 impl Deref for Decimal {
     type Target = str;
     fn deref(&self) -> &str {
-        let held = self.digits.get(usize::from(self.start)..).unwrap_or_default();
-        std::str::from_utf8(held).unwrap_or_default()
+        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
     }
 }
 

@@ -10,7 +10,7 @@ use crate::endpoint::connect::{self, Connector};
 use crate::endpoint::probe;
 use crate::exchange::Exchange;
 use crate::inbound::{self, Inbound};
-use crate::listen::{self, Gate};
+use crate::listen::{self, Dealer, Gate};
 use crate::outbound::{self, Outbound};
 use crate::telemetry::{Direction, Telemetry};
 use std::future::Future;
@@ -156,7 +156,7 @@ impl Shared {
             let (listener, outbound, transparent) = (adopt(listener)?, outbound.clone(), self.settings.transparent);
             let gate = self.gate(Side::Outbound, if transparent { "transparent" } else { "explicit" });
             loops.push(Box::pin(async move {
-                gate.serve(listener, |accepted| {
+                gate.serve(listener, None, |accepted| {
                     let outbound = outbound.clone();
                     async move {
                         let original = transparent.then(|| listen::original_destination(&accepted.stream)).flatten();
@@ -174,21 +174,21 @@ impl Shared {
             let (listener, outbound) = (adopt(listener)?, outbound.clone());
             let gate = self.gate(Side::Outbound, "named");
             loops.push(Box::pin(async move {
-                gate.serve(listener, |accepted| outbound.clone().named(accepted, host.clone(), port)).await;
+                gate.serve(listener, None, |accepted| outbound.clone().named(accepted, host.clone(), port)).await;
             }));
         }
-        if let Some(listener) = sockets.tunnel {
+        if let Some((listener, dealer)) = sockets.tunnel {
             let (listener, inbound) = (adopt(listener)?, inbound.clone());
             let gate = self.gate(Side::Inbound, "tunnel");
             loops.push(Box::pin(async move {
-                gate.serve(listener, |accepted| inbound.clone().tunnel(accepted)).await;
+                gate.serve(listener, dealer, |accepted| inbound.clone().tunnel(accepted)).await;
             }));
         }
         for listener in sockets.plaintext {
             let (listener, inbound) = (adopt(listener)?, inbound.clone());
             let gate = self.gate(Side::Inbound, "plaintext");
             loops.push(Box::pin(async move {
-                gate.serve(listener, |accepted| inbound.clone().plaintext(accepted)).await;
+                gate.serve(listener, None, |accepted| inbound.clone().plaintext(accepted)).await;
             }));
         }
         Ok(loops)
@@ -204,7 +204,7 @@ fn adopt(listener: TcpListener) -> Result<tokio::net::TcpListener, String> {
 struct WorkerSockets {
     outbound: Vec<TcpListener>,
     tcp: Vec<(TcpListener, Arc<str>, u16)>,
-    tunnel: Option<TcpListener>,
+    tunnel: Option<(TcpListener, Option<Dealer>)>,
     plaintext: Vec<TcpListener>,
 }
 
@@ -295,7 +295,8 @@ fn divide(sockets: Sockets, workers: usize) -> Vec<WorkerSockets> {
         deal(bound, &mut |worker, listener| worker.tcp.push((listener, host.clone(), port)));
     }
     if let Some(bound) = sockets.tunnel {
-        deal(bound, &mut |worker, listener| worker.tunnel = Some(listener));
+        let mut dealers = if workers > 1 { Dealer::all(workers) } else { Vec::new() };
+        deal(bound, &mut |worker, listener| worker.tunnel = Some((listener, dealers.pop())));
     }
     for bound in sockets.plaintext {
         deal(bound, &mut |worker, listener| worker.plaintext.push(listener));

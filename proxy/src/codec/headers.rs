@@ -1,169 +1,128 @@
 //! The header section as both protocols carry it: an ordered list that remembers the case in which HTTP/1 spelt each name.
 //!
-//! A value or a name is a slice of the buffer it was read into, never a copy. What a header *means* to framing (length, transfer
-//! coding, connection) is decided in `h1::parse` and `h1::encode`; what it means to routing is decided in `weft-policy`.
+//! What was read stays where it was read: a line is two ranges of the one buffer that its section came in, and what is added on the way
+//! goes into one more. What a header *means* to framing (length, transfer coding, connection) is decided in `h1::parse` and
+//! `h1::encode`; what it means to routing is decided in `weft-policy`.
 
-use bytes::{Bytes, BytesMut};
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+mod known;
+mod section;
+mod text;
+mod value;
+
+pub(crate) use known::{Known, Set};
+pub use text::ByteStr;
+pub(super) use value::Span;
+pub use value::{Field, Value};
+
+use section::{Line, Section, Wanted};
+
+use bytes::Bytes;
+use http::header::{HeaderName, HeaderValue};
 use std::fmt;
 
-/// Text that shares the buffer it came from: a path, an authority.
-///
-/// Invariant: valid UTF-8, and without control characters or spaces when it came from a peer.
-#[derive(Clone, PartialEq, Eq, Hash, Default)]
-pub struct ByteStr(Bytes);
-
-impl ByteStr {
-    /// Text that lives as long as the program.
-    #[must_use]
-    pub const fn from_static(text: &'static str) -> Self {
-        Self(Bytes::from_static(text.as_bytes()))
-    }
-
-    /// Shares `bytes` if they are UTF-8.
-    #[must_use]
-    pub fn from_utf8(bytes: Bytes) -> Option<Self> {
-        std::str::from_utf8(&bytes).is_ok().then_some(Self(bytes))
-    }
-
-    /// A copy of `text` at the end of `room`, which is shared with other texts.
-    pub(super) fn copied(text: &str, room: &mut BytesMut) -> Self {
-        room.extend_from_slice(text.as_bytes());
-        Self(room.split().freeze())
-    }
-
-    /// The text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).unwrap_or_default()
-    }
-
-    /// The bytes, shared.
-    #[must_use]
-    pub fn bytes(&self) -> Bytes {
-        self.0.clone()
-    }
-}
-
-impl std::ops::Deref for ByteStr {
-    type Target = str;
-    fn deref(&self) -> &str {
-        self.as_str()
-    }
-}
-
-impl AsRef<str> for ByteStr {
-    fn as_ref(&self) -> &str {
-        self.as_str()
-    }
-}
-
-impl From<String> for ByteStr {
-    fn from(text: String) -> Self {
-        Self(Bytes::from(text))
-    }
-}
-
-impl From<&str> for ByteStr {
-    fn from(text: &str) -> Self {
-        Self(Bytes::copy_from_slice(text.as_bytes()))
-    }
-}
-
-impl fmt::Debug for ByteStr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self.as_str(), f)
-    }
-}
-
-impl fmt::Display for ByteStr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl PartialEq<str> for ByteStr {
-    fn eq(&self, other: &str) -> bool {
-        self.0 == other.as_bytes()
-    }
-}
-
-impl PartialEq<&str> for ByteStr {
-    fn eq(&self, other: &&str) -> bool {
-        self.0 == other.as_bytes()
-    }
-}
-
-#[derive(Clone)]
-struct Entry {
-    name: HeaderName,
-    /// The name as the peer spelt it; `None` when that was lower case already.
-    raw: Option<Bytes>,
-    value: HeaderValue,
-}
-
-/// One header as [`Headers::iter`] shows it.
-#[derive(Clone, Copy, Debug)]
-pub struct Field<'h> {
-    /// The name for comparing.
-    pub name: &'h HeaderName,
-    /// The name for writing, in the peer's case.
-    pub raw: &'h [u8],
-    /// The value.
-    pub value: &'h HeaderValue,
+/// What becomes of a line that [`Headers::write`] asks about.
+pub(super) enum Put<'v> {
+    /// Written as it is.
+    Kept,
+    /// Left out.
+    Dropped,
+    /// Written with this value.
+    With(&'v [u8]),
 }
 
 /// An ordered header section.
-#[derive(Clone, Default)]
-pub struct Headers {
-    entries: Vec<Entry>,
-    /// Where values are written that did not come from a peer: one buffer for all of them.
-    written: BytesMut,
-}
+#[derive(Default)]
+pub struct Headers(Option<Box<Section>>);
 
-/// Room for the values that a call gains on its way: trace context, request id, deadline.
-const WRITTEN: usize = 192;
+/// What concerns one connection only, whatever it says.
+const HOP_BY_HOP: Set =
+    Set::of(&[Known::Connection, Known::TransferEncoding, Known::KeepAlive, Known::ProxyConnection]);
 
 impl Headers {
     /// No headers.
     #[must_use]
-    pub fn new() -> Self {
-        Self { entries: Vec::new(), written: BytesMut::new() }
+    pub const fn new() -> Self {
+        Self(None)
     }
 
     /// No headers, with room for `capacity`.
     #[must_use]
     pub fn with_capacity(capacity: usize) -> Self {
-        Self { entries: Vec::with_capacity(capacity), written: BytesMut::new() }
+        let mut headers = Self::new();
+        headers.section_mut().lines.reserve(capacity);
+        headers
+    }
+
+    fn section_mut(&mut self) -> &mut Section {
+        self.0.get_or_insert_with(section::borrow)
+    }
+
+    fn lines(&self) -> &[Line] {
+        self.0.as_deref().map_or(&[], |section| &section.lines)
     }
 
     /// How many entries there are; a name that appears twice counts twice.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.lines().len()
     }
 
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.lines().is_empty()
+    }
+
+    /// Whether any name of `set` may be there: a name that was removed may still be answered for.
+    pub(crate) fn may_have(&self, set: Set) -> bool {
+        self.0.as_deref().is_some_and(|section| section.present.meets(set))
+    }
+
+    /// The first value of a known name.
+    pub(crate) fn known(&self, name: Known) -> Option<Value<'_>> {
+        let section = self.0.as_deref().filter(|section| section.present.has(name))?;
+        section.lines.iter().find(|line| line.is(name)).map(|line| section.value(line))
+    }
+
+    /// The value of a known name that occurs once.
+    pub(crate) fn only_known(&self, name: Known) -> Option<Value<'_>> {
+        self.sole(Wanted::Known(name))
+    }
+
+    /// The value of a name that occurs once.
+    pub(crate) fn only(&self, name: &HeaderName) -> Option<Value<'_>> {
+        self.sole(Wanted::of(name))
+    }
+
+    fn sole(&self, wanted: Wanted<'_>) -> Option<Value<'_>> {
+        let section = self.0.as_deref().filter(|section| section.may_have(wanted))?;
+        let mut found = section.lines.iter().filter(|line| section.matches(line, wanted));
+        found.next().filter(|_| found.next().is_none()).map(|line| section.value(line))
     }
 
     /// The first value of `name`.
     #[must_use]
-    pub fn get(&self, name: &HeaderName) -> Option<&HeaderValue> {
-        self.entries.iter().find(|entry| entry.name == *name).map(|entry| &entry.value)
+    pub fn get(&self, name: &HeaderName) -> Option<Value<'_>> {
+        let wanted = Wanted::of(name);
+        let section = self.0.as_deref().filter(|section| section.may_have(wanted))?;
+        section.lines.iter().find(|line| section.matches(line, wanted)).map(|line| section.value(line))
     }
 
     /// The first value of a name that is not known at compile time (any case).
     #[must_use]
-    pub fn find(&self, name: &str) -> Option<&HeaderValue> {
-        self.entries.iter().find(|entry| entry.name.as_str().eq_ignore_ascii_case(name)).map(|entry| &entry.value)
+    pub fn find(&self, name: &str) -> Option<Value<'_>> {
+        let section = self.0.as_deref()?;
+        let named = |line: &&Line| section.name(line).as_str().eq_ignore_ascii_case(name);
+        section.lines.iter().find(named).map(|line| section.value(line))
     }
 
     /// Every value of `name`, in order.
-    pub fn get_all<'h>(&'h self, name: &'h HeaderName) -> impl Iterator<Item = &'h HeaderValue> + 'h {
-        self.entries.iter().filter(move |entry| entry.name == *name).map(|entry| &entry.value)
+    pub fn get_all<'h>(&'h self, name: &'h HeaderName) -> impl Iterator<Item = Value<'h>> + 'h {
+        let wanted = Wanted::of(name);
+        let section = self.0.as_deref().filter(|section| section.may_have(wanted));
+        section.into_iter().flat_map(move |section| {
+            section.lines.iter().filter(move |line| section.matches(line, wanted)).map(|line| section.value(line))
+        })
     }
 
     /// The first value of `name` as text; `None` when it is missing or not ASCII.
@@ -180,65 +139,115 @@ impl Headers {
 
     /// Adds an entry at the end.
     pub fn append(&mut self, name: HeaderName, value: HeaderValue) {
-        self.entries.push(Entry { name, raw: None, value });
+        self.section_mut().append(Wanted::of(&name), None, value.as_bytes(), value.is_sensitive());
     }
 
     /// Adds an entry at the end in the case in which a peer (or a user) spelt its name. `raw` is ignored unless it spells `name`.
     pub fn append_raw(&mut self, name: HeaderName, raw: Bytes, value: HeaderValue) {
-        let raw =
-            (raw != name.as_str().as_bytes() && raw.eq_ignore_ascii_case(name.as_str().as_bytes())).then_some(raw);
-        self.entries.push(Entry { name, raw, value });
+        let lower = name.as_str().as_bytes();
+        let spelt = *raw != *lower && raw.eq_ignore_ascii_case(lower);
+        self.section_mut().append(Wanted::of(&name), spelt.then_some(&raw[..]), value.as_bytes(), value.is_sensitive());
     }
 
-    /// Adds an entry at the end as a head was read: `raw` is how the peer spelt the name, if not in lower case.
-    pub(super) fn append_read(&mut self, name: HeaderName, raw: Option<Bytes>, value: HeaderValue) {
-        self.entries.push(Entry { name, raw, value });
+    /// Adds a line that lies in the buffer which [`Headers::read_from`] is told in the end. `None` for `known`: another name, whose
+    /// letters are `name`; false: it is no name.
+    #[inline]
+    pub(super) fn append_read(
+        &mut self,
+        known: Option<Known>,
+        name: &[u8],
+        at: Span,
+        value: Span,
+        verbatim: bool,
+    ) -> bool {
+        self.section_mut().append_read(known, name, at, value, verbatim)
     }
 
-    /// [`Headers::set`] with a text of the proxy's own; returns the value. A text that is no header value sets nothing.
-    pub fn set_text(&mut self, name: HeaderName, text: &str) -> Option<HeaderValue> {
-        if self.written.capacity() < text.len() {
-            self.written.reserve(text.len().max(WRITTEN));
+    /// Where the lines of [`Headers::append_read`] lie.
+    pub(super) fn read_from(&mut self, buffer: Bytes) {
+        if let Some(section) = &mut self.0 {
+            section.read = buffer;
         }
-        self.written.extend_from_slice(text.as_bytes());
-        let value = HeaderValue::from_maybe_shared(self.written.split().freeze()).ok()?;
-        self.set(name, value.clone());
-        Some(value)
+    }
+
+    /// [`Headers::set`] with a text of the proxy's own. A text that is no header value sets nothing.
+    pub fn set_text(&mut self, name: &HeaderName, text: &str) {
+        if is_field_text(text.as_bytes()) {
+            self.section_mut().set(Wanted::of(name), text.as_bytes(), false);
+        }
+    }
+
+    /// [`Headers::set_text`] for a known name.
+    pub(crate) fn set_known(&mut self, name: Known, text: &[u8]) {
+        if is_field_text(text) {
+            self.section_mut().set(Wanted::Known(name), text, false);
+        }
     }
 
     /// Replaces every value of `name` by one, which stands where the first stood and keeps its spelling; at the end when there was none.
-    pub fn set(&mut self, name: HeaderName, value: HeaderValue) {
-        let Some(at) = self.entries.iter().position(|entry| entry.name == name) else {
-            return self.append(name, value);
-        };
-        self.entries[at].value = value;
-        let mut index = 0;
-        self.entries.retain(|entry| {
-            index += 1;
-            index - 1 <= at || entry.name != name
-        });
+    pub fn set(&mut self, name: &HeaderName, value: &HeaderValue) {
+        self.section_mut().set(Wanted::of(name), value.as_bytes(), value.is_sensitive());
     }
 
-    /// Removes every value of `name` and returns the first.
-    pub fn remove(&mut self, name: &HeaderName) -> Option<HeaderValue> {
-        let first = self.entries.iter().position(|entry| entry.name == *name)?;
-        let value = self.entries.remove(first).value;
-        self.entries.retain(|entry| entry.name != *name);
-        Some(value)
+    /// Removes every value of `name`; whether there was one.
+    pub fn remove(&mut self, name: &HeaderName) -> bool {
+        let Some(section) = &mut self.0 else { return false };
+        let (wanted, before) = (Wanted::of(name), section.lines.len());
+        if section.may_have(wanted) {
+            section.keep(|section, line| !section.matches(line, wanted));
+        }
+        section.lines.len() < before
+    }
+
+    /// Removes every name of a set.
+    pub(crate) fn remove_all(&mut self, names: Set) {
+        if let Some(section) = &mut self.0
+            && section.present.meets(names)
+        {
+            section.lines.retain(|line| !line.is_in(names));
+            section.present = section.present.without(names);
+        }
     }
 
     /// Keeps the entries for which `keep` says so.
-    pub fn retain(&mut self, mut keep: impl FnMut(&HeaderName, &HeaderValue) -> bool) {
-        self.entries.retain(|entry| keep(&entry.name, &entry.value));
+    pub fn retain(&mut self, mut keep: impl FnMut(&HeaderName, Value<'_>) -> bool) {
+        if let Some(section) = &mut self.0 {
+            section.keep(|section, line| keep(section.name(line), section.value(line)));
+        }
     }
 
     /// The entries in order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = Field<'_>> + '_ {
-        self.entries.iter().map(|entry| Field {
-            name: &entry.name,
-            raw: entry.raw.as_deref().unwrap_or_else(|| entry.name.as_str().as_bytes()),
-            value: &entry.value,
-        })
+    pub fn iter(&self) -> impl Iterator<Item = Field<'_>> + '_ {
+        self.0.as_deref().into_iter().flat_map(|section| section.lines.iter().map(|line| section.field(line)))
+    }
+
+    /// Writes the entries as lines of HTTP/1. What becomes of those whose names are in `special` is asked; runs of lines that stand as
+    /// they were read are copied as one.
+    pub(super) fn write<'v>(&self, out: &mut Vec<u8>, special: Set, mut ask: impl FnMut(Known, &Field<'_>) -> Put<'v>) {
+        let Some(section) = self.0.as_deref() else { return };
+        let mut run = 0..0;
+        for line in &section.lines {
+            let put = match line.known().filter(|_| line.is_in(special)) {
+                Some(name) => ask(name, &section.field(line)),
+                None => Put::Kept,
+            };
+            match put {
+                Put::Dropped => {}
+                Put::Kept => match line.verbatim() {
+                    Some(whole) if whole.start == run.end => run.end = whole.end,
+                    Some(whole) => section.copy(out, std::mem::replace(&mut run, whole)),
+                    None => {
+                        section.copy(out, std::mem::replace(&mut run, 0..0));
+                        write_line(out, section.raw(line), section.value(line).as_bytes());
+                    }
+                },
+                Put::With(value) => {
+                    section.copy(out, std::mem::replace(&mut run, 0..0));
+                    write_line(out, section.raw(line), value);
+                }
+            }
+        }
+        section.copy(out, run);
     }
 
     /// Removes what concerns one connection only (RFC 9110 §7.6.1): `Connection` and what it names, `Keep-Alive`,
@@ -248,100 +257,65 @@ impl Headers {
     /// A name listed in `Connection` that routing or framing depends on (`Host`, `Content-Length`, `Authorization`, …) stays: a
     /// caller must not be able to make a proxy drop it.
     pub fn strip_hop_by_hop(&mut self) {
-        let mut nominated: Vec<HeaderName> = Vec::new();
-        for value in self.get_all(&header::CONNECTION) {
-            let Ok(list) = value.to_str() else { continue };
-            for name in list.split(',').map(str::trim_ascii) {
-                // What goes in any case needs no list: hardly a message names anything else.
-                if ["close", "keep-alive", "upgrade", "te"].iter().any(|known| name.eq_ignore_ascii_case(known)) {
-                    continue;
-                }
-                if let Ok(name) = HeaderName::from_bytes(name.as_bytes())
-                    && !END_TO_END.contains(&name)
-                    && !name.as_str().starts_with("weft-")
-                {
-                    nominated.push(name);
-                }
+        let Some(section) = &mut self.0 else { return };
+        if section.present.has(Known::Connection) {
+            let nominated = section.nominated();
+            if !nominated.is_empty() {
+                section.keep(|section, line| !nominated.contains(section.name(line)));
             }
         }
-        self.entries.retain(|entry| {
-            let name = &entry.name;
-            if *name == header::TE {
-                return entry.value.as_bytes().eq_ignore_ascii_case(b"trailers");
-            }
-            *name == header::UPGRADE || (!is_hop_by_hop(name) && !nominated.contains(name))
-        });
-    }
-
-    /// As an HTTP/2 header section: connection headers and `Host` are left out, names are lower case.
-    #[must_use]
-    pub fn to_map(&self) -> HeaderMap {
-        let mut map = HeaderMap::with_capacity(self.entries.len());
-        for entry in &self.entries {
-            if is_hop_by_hop(&entry.name) || entry.name == header::HOST {
-                continue;
-            }
-            // RFC 9113 §8.2.2: TE MUST NOT contain any value other than "trailers".
-            if entry.name == header::TE && !entry.value.as_bytes().eq_ignore_ascii_case(b"trailers") {
-                continue;
-            }
-            let mut value = entry.value.clone();
-            if is_unique(&entry.name) {
-                value.set_sensitive(true);
-            }
-            map.append(entry.name.clone(), value);
+        if section.present.has(Known::Te) {
+            section.keep(|section, line| !line.is(Known::Te) || is_trailers(section.value(line)));
         }
-        map
-    }
-
-    /// From an HTTP/2 header section.
-    #[must_use]
-    pub fn from_map(map: HeaderMap) -> Self {
-        let mut headers = Self::with_capacity(map.len());
-        let mut last: Option<HeaderName> = None;
-        for (name, value) in map {
-            if let Some(name) = name {
-                last = Some(name);
-            }
-            if let Some(name) = &last {
-                headers.append(name.clone(), value);
-            }
-        }
-        headers
+        self.remove_all(HOP_BY_HOP);
     }
 }
 
-/// Is the value another in every call? HPACK then sends it as a literal (RFC 7541 §6.2.3) instead of driving what recurs out of its table.
-fn is_unique(name: &HeaderName) -> bool {
-    use weft_policy::{deadline, trace};
-    *name == trace::REQUEST_ID
-        || *name == trace::TRACEPARENT
-        || *name == deadline::WEFT_DEADLINE_MS
-        || *name == deadline::GRPC_TIMEOUT
+impl Clone for Headers {
+    fn clone(&self) -> Self {
+        Self(self.0.as_deref().map(Section::copied))
+    }
 }
 
-/// End-to-end fields that `Connection` cannot nominate away.
-const END_TO_END: [HeaderName; 8] = [
-    header::HOST,
-    header::CONTENT_LENGTH,
-    header::CONTENT_TYPE,
-    header::AUTHORIZATION,
-    header::COOKIE,
-    header::FORWARDED,
-    header::CACHE_CONTROL,
-    header::TE,
-];
+impl Drop for Headers {
+    fn drop(&mut self) {
+        if let Some(section) = self.0.take() {
+            section::give_back(section);
+        }
+    }
+}
+
+/// Appends a line of HTTP/1.
+pub(super) fn write_line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    out.reserve(name.len() + value.len() + 4);
+    out.extend_from_slice(name);
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Without leaving early: so that the compiler looks at many bytes at a time.
+fn is_field_text(text: &[u8]) -> bool {
+    text.iter().fold(true, |fine, byte| fine & (*byte >= b' ') & (*byte != 0x7f))
+}
+
+fn is_trailers(value: Value<'_>) -> bool {
+    value.as_bytes().eq_ignore_ascii_case(b"trailers")
+}
+
+/// Names whose values are others in every call. HPACK then sends them as literals (RFC 7541 §6.2.3) instead of driving what recurs out of
+/// its table.
+const UNIQUE: Set = Set::of(&[Known::RequestId, Known::Traceparent, Known::WeftDeadlineMs, Known::GrpcTimeout]);
+
+/// Is the value another in every call?
+pub(super) fn is_unique(name: &HeaderName) -> bool {
+    Known::find(name.as_str().as_bytes()).is_some_and(|name| UNIQUE.has(name))
+}
 
 /// Is it one of the headers that mean one connection only, whatever `Connection` says?
 #[must_use]
 pub fn is_hop_by_hop(name: &HeaderName) -> bool {
-    const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-    const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-    *name == header::CONNECTION
-        || *name == header::TRANSFER_ENCODING
-        || *name == header::UPGRADE
-        || *name == KEEP_ALIVE
-        || *name == PROXY_CONNECTION
+    Known::find(name.as_str().as_bytes()).is_some_and(|name| name == Known::Upgrade || HOP_BY_HOP.has(name))
 }
 
 impl fmt::Debug for Headers {
@@ -351,68 +325,5 @@ impl fmt::Debug for Headers {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sample() -> Headers {
-        let mut headers = Headers::new();
-        headers.append_raw(header::HOST, Bytes::from_static(b"HOST"), HeaderValue::from_static("catalog"));
-        headers.append_raw(header::ACCEPT, Bytes::from_static(b"accept"), HeaderValue::from_static("a"));
-        headers.append_raw(header::ACCEPT, Bytes::from_static(b"Accept"), HeaderValue::from_static("b"));
-        headers
-    }
-
-    fn shown(headers: &Headers) -> Vec<String> {
-        headers
-            .iter()
-            .map(|f| format!("{}={}", String::from_utf8_lossy(f.raw), f.value.to_str().expect("text")))
-            .collect()
-    }
-
-    #[test]
-    fn case_and_order_survive() {
-        assert_eq!(shown(&sample()), ["HOST=catalog", "accept=a", "Accept=b"]);
-        assert_eq!(sample().get_all(&header::ACCEPT).count(), 2);
-        assert_eq!(sample().find("aCCept").expect("there"), "a");
-    }
-
-    #[test]
-    fn set_replaces_in_place_and_removes_the_rest() {
-        let mut headers = sample();
-        headers.set(header::ACCEPT, HeaderValue::from_static("c"));
-        headers.set(header::SERVER, HeaderValue::from_static("s"));
-        assert_eq!(shown(&headers), ["HOST=catalog", "accept=c", "server=s"]);
-        assert_eq!(headers.remove(&header::ACCEPT).expect("there"), "c");
-        assert_eq!(shown(&headers), ["HOST=catalog", "server=s"]);
-    }
-
-    #[test]
-    fn a_spelling_that_is_another_name_is_not_believed() {
-        let mut headers = Headers::new();
-        headers.append_raw(header::ACCEPT, Bytes::from_static(b"Evil: 1\r\nX"), HeaderValue::from_static("a"));
-        assert_eq!(shown(&headers), ["accept=a"]);
-    }
-
-    #[test]
-    fn what_concerns_one_connection_is_stripped_and_what_routing_needs_is_not() {
-        let mut headers = sample();
-        for (name, value) in [
-            ("connection", "close, x-trace, host, Authorization"),
-            ("x-trace", "1"),
-            ("authorization", "Bearer t"),
-            ("te", "gzip"),
-            ("keep-alive", "5"),
-        ] {
-            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
-        }
-        headers.strip_hop_by_hop();
-        assert_eq!(shown(&headers), ["HOST=catalog", "accept=a", "Accept=b", "authorization=Bearer t"]);
-    }
-
-    #[test]
-    fn a_map_and_back_keeps_every_value() {
-        let map = sample().to_map();
-        assert!(!map.contains_key(header::HOST), ":authority carries it");
-        assert_eq!(shown(&Headers::from_map(map)), ["accept=a", "accept=b"]);
-    }
-}
+#[path = "headers/tests.rs"]
+mod tests;

@@ -168,7 +168,6 @@ impl Io {
         let short = buffer.is_empty() && most <= SHORT_READ;
         match &mut self.kind {
             Kind::Tcp(tcp) => {
-                std::task::ready!(tcp.poll_read_ready(cx))?;
                 if short {
                     let (count, read) = spare::read_into(|room| {
                         let mut room = room.limit(most);
@@ -177,17 +176,19 @@ impl Io {
                     *buffer = read;
                     return count;
                 }
+                std::task::ready!(tcp.poll_read_ready(cx))?;
                 buffer.reserve(most);
                 pin!(tcp.read_buf(buffer)).poll(cx)
             }
             Kind::Tunnel(tunnel) => {
                 let data = std::task::ready!(tunnel.poll_bytes(cx, most))?;
-                if short {
-                    *buffer = spare::read_into(|room| room.extend_from_slice(&data)).1;
+                let count = data.len();
+                if buffer.is_empty() {
+                    *buffer = data;
                 } else {
                     buffer.extend_from_slice(&data);
                 }
-                Poll::Ready(Ok(data.len()))
+                Poll::Ready(Ok(count))
             }
             Kind::ServerTls(tls) => {
                 buffer.reserve(most.min(TLS_READ));
@@ -212,7 +213,7 @@ impl Io {
         match &mut self.kind {
             Kind::Tunnel(tunnel) => {
                 let data = std::task::ready!(tunnel.poll_bytes(cx, most))?;
-                Poll::Ready(Ok((!data.is_empty()).then_some(data)))
+                Poll::Ready(Ok((!data.is_empty()).then(|| data.freeze())))
             }
             Kind::Tcp(tcp) if most >= spare::WIDE => {
                 std::task::ready!(tcp.poll_read_ready(cx))?;

@@ -18,7 +18,8 @@ mod headers;
 mod io;
 pub(crate) mod spare;
 
-pub use headers::{ByteStr, Field, Headers, is_hop_by_hop};
+pub use headers::{ByteStr, Field, Headers, Value, is_hop_by_hop};
+pub(crate) use headers::{Known, Set};
 pub(crate) use io::Hold;
 pub use io::{Io, Stream};
 
@@ -110,7 +111,7 @@ impl RequestHead {
     /// Is it a gRPC call (`application/grpc`, `application/grpc+proto`, …)?
     #[must_use]
     pub fn is_grpc(&self) -> bool {
-        self.headers.get(&http::header::CONTENT_TYPE).is_some_and(|value| {
+        self.headers.known(Known::ContentType).is_some_and(|value| {
             let value = value.as_bytes();
             value.strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
         })

@@ -27,6 +27,7 @@ const ROOM: usize = 4 * 1024;
 thread_local! {
     static SPARE: RefCell<[Vec<Vec<u8>>; 3]> = const { RefCell::new([Vec::new(), Vec::new(), Vec::new()]) };
     static READ: RefCell<BytesMut> = RefCell::new(BytesMut::new());
+    static FRAMES: RefCell<BytesMut> = RefCell::new(BytesMut::new());
 }
 
 /// An empty buffer with room for [`NARROW`] bytes.
@@ -41,8 +42,23 @@ pub(crate) fn read_into<R>(read: impl FnOnce(&mut BytesMut) -> R) -> (R, BytesMu
             buffer.reserve(SHARED);
         }
         let result = read(buffer);
-        (result, buffer.split())
+        (result, if buffer.is_empty() { BytesMut::new() } else { buffer.split() })
     })
+}
+
+/// The buffer that connections read frames into, one after another; empty, and without room when it is lent already.
+pub(crate) fn borrow_read() -> BytesMut {
+    FRAMES.with_borrow_mut(std::mem::take)
+}
+
+/// Takes it back. What was split off it stays where it is.
+pub(crate) fn give_back_read(buffer: BytesMut) {
+    let _ = FRAMES.try_with(|frames| {
+        let mut frames = frames.borrow_mut();
+        if buffer.capacity() <= WIDE && frames.capacity() < buffer.capacity() {
+            *frames = buffer;
+        }
+    });
 }
 
 /// An empty buffer with room for [`WIDE`] bytes.

@@ -163,9 +163,24 @@ enum Place {
     Virtual(SocketAddr, SpiffeId, ByteStr),
 }
 
+impl Place {
+    /// Whether this is where connections to `target` wait.
+    fn is(&self, target: &Target) -> bool {
+        match (self, &target.tunnel) {
+            (Self::Plain(addr), None) => *addr == target.addr,
+            (Self::Virtual(addr, identity, authority), Some(to)) => {
+                *authority == to.authority && *addr == to.addr && *identity == to.identity
+            }
+            _ => false,
+        }
+    }
+}
+
 #[derive(Default)]
 struct Pools {
     racks: Map<Place, Arc<Rack>>,
+    /// The rack that was asked for last: most calls of a worker go where the one before went.
+    last: Mutex<Option<(Place, Arc<Rack>)>>,
     groups: Map<Way, Arc<Group>>,
 }
 
@@ -251,12 +266,20 @@ impl Connector {
 
     /// Where connections to `target` wait for their next exchange.
     fn rack(&self, target: &Target) -> Arc<Rack> {
+        let pools = &self.0.pools;
+        if let Some((place, rack)) = &*pools.last.lock()
+            && place.is(target)
+        {
+            return rack.clone();
+        }
         let place = match &target.tunnel {
             None => Place::Plain(target.addr),
             Some(to) => Place::Virtual(to.addr, to.identity.clone(), to.authority.clone()),
         };
         let idle = if target.tunnel.is_some() { IDLE_VIRTUAL } else { IDLE_PLAIN };
-        self.0.pools.racks.lock().entry(place).or_insert_with(|| Rack::new(IDLE_MOST, idle)).clone()
+        let rack = pools.racks.lock().entry(place.clone()).or_insert_with(|| Rack::new(IDLE_MOST, idle)).clone();
+        *pools.last.lock() = Some((place, rack.clone()));
+        rack
     }
 
     async fn http1(&self, target: &Target) -> Result<Client, ProxyError> {
@@ -344,6 +367,8 @@ impl Connector {
 
 impl Pools {
     fn sweep(&self) {
+        // Before racks are counted that nobody holds.
+        drop(self.last.lock().take());
         // Dropping a connection runs its own code: not under the lock of the map.
         let racks: Vec<_> = self.racks.lock().iter().map(|(place, rack)| (place.clone(), rack.clone())).collect();
         let mut gone = Vec::new();

@@ -84,7 +84,7 @@ impl Handler for Sidecar {
         response.reason = Some(bytes::Bytes::from_static(b"Fine By Me"));
         for field in head.headers.iter().filter(|field| field.name.as_str().starts_with("x-")) {
             let raw = bytes::Bytes::copy_from_slice(field.raw);
-            response.headers.append_raw(field.name.clone(), raw, field.value.clone());
+            response.headers.append_raw(field.name.clone(), raw, field.value.to_header_value().expect("valid"));
         }
         let outcome = async {
             reply.send_head(response, false).await?;

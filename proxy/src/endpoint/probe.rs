@@ -7,6 +7,7 @@ use super::cluster::{Cluster, Member, unit};
 use super::connect::{Connector, Protocol};
 use crate::codec::{Frame, RequestHead};
 use crate::discovery::Directory;
+use crate::random;
 use crate::error::{Kind, ProxyError};
 use bytes::Bytes;
 use http::Method;
@@ -78,7 +79,7 @@ fn turn(
         let Some(settings) = &backend.health_check else { continue };
         for member in cluster.members() {
             let key: Key = (service.into(), port, Arc::clone(&member.endpoint.uid));
-            let random = || unit(rand::random());
+            let random = || unit(random::draw());
             let mut probe = match probes.remove(&key) {
                 Some((probe, _)) => probe,
                 None => Probe::new(settings.clone(), at, random()),

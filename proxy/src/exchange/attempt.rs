@@ -11,12 +11,13 @@ use super::reply::grpc_status;
 use super::stream::{Broken, Clock, Expired, Flow, download, upload};
 use super::tcp::copy;
 use super::{Exchange, LOCAL_RETRIES, Limits, headers, now};
-use crate::codec::{Io, Reply, RequestBody, RequestHead, ResponseHead, UpRecv, Upstream, Version};
+use crate::codec::{Io, Known, Reply, RequestBody, RequestHead, ResponseHead, UpRecv, Upstream, Version};
 use crate::endpoint::Pick;
 use crate::endpoint::connect::Protocol;
 use crate::error::{Kind, ProxyError, Sent, Side};
+use crate::random;
 use crate::telemetry::Direction;
-use http::{Method, StatusCode, header};
+use http::{Method, StatusCode};
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -43,6 +44,8 @@ pub(super) struct Attempt<'a, 'p> {
     pub tried: &'a [Arc<str>],
     /// Attempts made before this one.
     pub retries: u32,
+    /// When it begins.
+    pub now: Instant,
     pub direction: Direction,
 }
 
@@ -111,7 +114,8 @@ impl Attempt<'_, '_> {
     ) -> Result<Step, ProxyError> {
         let mut pick = self.pick()?;
         seen.picked(&pick);
-        let until = self.limits.head.tighten(now(), self.limits.per_try);
+        let until = self.limits.head.tighten(self.now, self.limits.per_try);
+        let mut ready = self.now;
         let protocol = Exchange::wire_protocol(self.way.protocol, pick.endpoint(), head);
         let connected = match self.exchange.connector.ready(pick.target(), protocol) {
             Some(upstream) => Ok(upstream),
@@ -121,6 +125,7 @@ impl Attempt<'_, '_> {
                 let connecting = Box::pin(self.exchange.connector.http(pick.target(), protocol));
                 let connected = reply.while_open(self.within(until, connecting)).await?;
                 pick.connected();
+                ready = now();
                 connected
             }
         };
@@ -128,8 +133,9 @@ impl Attempt<'_, '_> {
             Ok(upstream) => upstream,
             Err(error) => return self.broken(error, &head.method, &mut pick, seen),
         };
-        pick.sending(now());
-        headers::address(head, pick.is_mtls(), protocol == Protocol::Http2, &self.exchange.source, self.limits.whole);
+        pick.sending(ready);
+        let native = protocol == Protocol::Http2;
+        headers::address(head, pick.is_mtls(), native, &self.exchange.source, self.limits.whole, ready);
         let end = replay.is_empty();
         let sent = {
             let mut sending = pin!(upstream.send_head(head, end));
@@ -161,8 +167,8 @@ impl Attempt<'_, '_> {
         let session = self.way.more.as_ref().and_then(|more| more.session.as_ref()?.uid());
         session
             .filter(|_| self.tried.is_empty())
-            .and_then(|uid| self.way.cluster.pick_one(now(), rand::random(), uid))
-            .map_or_else(|| self.way.cluster.pick_keyed(now(), &mut rand::random::<u64>, self.tried, self.way.key), Ok)
+            .and_then(|uid| self.way.cluster.pick_one(self.now, random::draw(), uid))
+            .map_or_else(|| self.way.cluster.pick_keyed(self.now, &mut random::draw, self.tried, self.way.key), Ok)
     }
 
     /// Bounds what happens before there is anything to read by the attempt's deadline.
@@ -259,13 +265,13 @@ impl Attempt<'_, '_> {
         seen.answered(response.status.as_u16());
         let tunnel = head.method == Method::CONNECT && response.status.is_success();
         if response.status == StatusCode::SWITCHING_PROTOCOLS || tunnel {
-            pick.report(Outcome::Success, now(), rand::random());
+            pick.report(Outcome::Success, now(), random::draw());
             return Ok(Driven::Upgraded(response));
         }
         let end = recv.is_end();
         reply.send_head(response, end).await?;
         if end {
-            pick.report(Outcome::Success, now(), rand::random());
+            pick.report(Outcome::Success, now(), random::draw());
             return Ok(Driven::Done);
         }
         clock.set(self.limits.whole.tighten(pick.began(), self.limits.per_try).at());
@@ -284,7 +290,7 @@ impl Attempt<'_, '_> {
                 }
                 if probe && flow.has_sent() {
                     // A probe is judged by its own first bytes: it may be a stream without end.
-                    pick.report(Outcome::Success, now(), rand::random());
+                    pick.report(Outcome::Success, now(), random::draw());
                 }
                 clock.poll(cx).map(|expired| Err(self.expired(expired)))
             })
@@ -297,13 +303,15 @@ impl Attempt<'_, '_> {
                 }
                 let outcome = status.map_or(Outcome::Success, |code| Outcome::of_grpc(code.into()));
                 seen.outcome.failed_attempts += u32::from(outcome == Outcome::Failure);
-                pick.report(outcome, now(), rand::random());
+                let at = now();
+                seen.ended(at);
+                pick.report(outcome, at, random::draw());
                 Ok(Driven::Done)
             }
             Err(error) => {
                 if error.blames_endpoint() {
                     seen.outcome.failed_attempts += 1;
-                    pick.report(Outcome::Failure, now(), rand::random());
+                    pick.report(Outcome::Failure, now(), random::draw());
                 }
                 Err(error)
             }
@@ -328,12 +336,12 @@ impl Attempt<'_, '_> {
             Some(code) => (Outcome::of_grpc(code.into()), Failure::Grpc(code.into())),
             None => (Outcome::of_status(status), Failure::Status(status)),
         };
-        let unsent = pick.is_mtls() && response.headers.contains(&headers::WEFT_UNSENT);
+        let unsent = pick.is_mtls() && response.headers.known(Known::WeftUnsent).is_some();
         let (sent, failure) = if unsent { (retry::Sent::No, Failure::Transport) } else { (retry::Sent::Yes, failure) };
         if outcome == Outcome::Failure {
             seen.outcome.failed_attempts += 1;
             pick.failed(at);
-            pick.report(Outcome::Failure, at, rand::random());
+            pick.report(Outcome::Failure, at, random::draw());
         } else {
             pick.answered(at);
             if let Some(delay) = self.way.hedge.as_ref().filter(|_| self.retries == 0) {
@@ -344,7 +352,7 @@ impl Attempt<'_, '_> {
         if !unsent && !rule.retry.retryable(&head.method, sent, failure) {
             return None;
         }
-        let wanted = response.headers.get(&header::RETRY_AFTER).and_then(|value| {
+        let wanted = response.headers.known(Known::RetryAfter).and_then(|value| {
             let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
             retry::retry_after(value.as_bytes(), unix)
         });
@@ -372,7 +380,7 @@ impl Attempt<'_, '_> {
         seen.outcome.failed_attempts += 1;
         pick.unanswered(at);
         if error.blames_endpoint() {
-            pick.report(Outcome::Failure, at, rand::random());
+            pick.report(Outcome::Failure, at, random::draw());
         }
         if !error.retryable() {
             return Err(error);
@@ -419,7 +427,7 @@ impl Attempt<'_, '_> {
             replayable: seen.flow().is_replayable(),
             retry_after,
         };
-        let random = crate::endpoint::cluster::unit(rand::random());
+        let random = crate::endpoint::cluster::unit(random::draw());
         match rule.retry.judge(&attempt, self.budget?, self.limits.head.at(), now(), random) {
             Verdict::Retry { after } => {
                 seen.retried(reason, false);

@@ -9,6 +9,7 @@ use crate::codec::{Headers, RequestHead, Version};
 use crate::discovery::Snapshot;
 use crate::endpoint::Cluster;
 use crate::endpoint::connect;
+use crate::random;
 use crate::error::{Kind, ProxyError};
 use http::header;
 use http::uri::Scheme;
@@ -132,7 +133,7 @@ pub(super) fn decide<'p>(
         }
     };
     let call = View::new(head);
-    let random = rand::random();
+    let random = random::draw();
     let mut decision = frontend.routes.decide(&call, random);
     let mut held = None;
     if let Decision::Forward { rule, .. } | Decision::Unresolved { rule, .. } = &decision

@@ -5,12 +5,13 @@
 
 use super::Plan;
 use super::observe::Observation;
-use crate::codec::{Headers, RequestHead, ResponseHead};
-use crate::endpoint::hbone::SOURCE;
+use crate::codec::{Headers, Known, RequestHead, ResponseHead, Set, Value};
+use crate::random;
 use http::header::{self, HeaderName};
+use std::time::Instant;
 use weft_policy::deadline::{self, Deadline};
-use weft_policy::limit::adaptive::PRIORITY;
 use weft_policy::route::{HeaderEdit, Request, split_target};
+use weft_policy::text::Text;
 use weft_policy::trace;
 
 /// Value: the `weft-error` text of the table. On every answer of a proxy itself.
@@ -18,99 +19,98 @@ pub const WEFT_ERROR: HeaderName = HeaderName::from_static("weft-error");
 /// On an answer of a peer's sidecar: its application certainly did not see the request, so it may be sent again.
 pub const WEFT_UNSENT: HeaderName = HeaderName::from_static("weft-unsent");
 
-/// Does the name belong to the mesh?
-fn is_ours(name: &HeaderName) -> bool {
-    name.as_str().starts_with("weft-")
-}
+/// Names that belong to the mesh.
+const OURS: Set =
+    Set::of(&[Known::WeftDeadlineMs, Known::WeftSource, Known::WeftError, Known::WeftUnsent]).and(Set::OTHER_WEFT);
 
 /// Makes a request ready for the next hop and returns the deadline that its caller passed on.
-pub(super) fn prepare(head: &mut RequestHead, plan: &Plan<'_>, seen: &mut Observation<'_>) -> Deadline {
-    let now = tokio::time::Instant::now().into_std();
+pub(super) fn prepare(head: &mut RequestHead, plan: &Plan<'_>, seen: &mut Observation<'_>, now: Instant) -> Deadline {
     let headers = &mut head.headers;
     headers.strip_hop_by_hop();
-    headers.remove(&header::PROXY_AUTHORIZATION);
-    // The codec answers `100-continue` itself when the body is first asked for.
-    headers.remove(&header::EXPECT);
     let trusted = match plan {
         Plan::Outbound { .. } => true,
         Plan::Inbound { peer, .. } => peer.identity.is_some(),
     };
-    let passed_on = headers.get(&deadline::WEFT_DEADLINE_MS).filter(|_| trusted);
+    let passed_on = headers.known(Known::WeftDeadlineMs).filter(|_| trusted);
     let mut until = Deadline::NEVER;
     if let Some(left) = passed_on.and_then(|value| deadline::parse_weft_deadline(value.as_bytes())) {
         until = until.tighten(now, Some(left));
     }
     if let Some(left) =
-        headers.get(&deadline::GRPC_TIMEOUT).and_then(|value| deadline::parse_grpc_timeout(value.as_bytes()))
+        headers.known(Known::GrpcTimeout).and_then(|value| deadline::parse_grpc_timeout(value.as_bytes()))
     {
         until = until.tighten(now, Some(left));
     }
+    // The codec answers `100-continue` itself when the body is first asked for.
+    headers.remove_all(OURS.and(Set::of(&[Known::ProxyAuthorization, Known::Expect])));
     // What the application says of its call's priority goes on to the peer's sidecar; what a peer said has been heard already.
-    let own = matches!(plan, Plan::Outbound { .. });
-    headers.retain(|name, _| !is_ours(name) || (own && *name == PRIORITY));
+    if matches!(plan, Plan::Inbound { .. }) {
+        headers.remove_all(Set::of(&[Known::WeftPriority]));
+    }
     trace_context(headers, seen);
     until
 }
 
 /// A trace that came in goes on untouched, since no span of ours stands in between; a call without one starts it here.
 fn trace_context(headers: &mut Headers, seen: &mut Observation<'_>) {
-    let incoming = trace::read(|name| only_value(headers, name));
+    let incoming = if headers.may_have(B3) {
+        trace::read(|name| headers.only(name).map(Value::as_bytes))
+    } else {
+        trace::read_w3c(headers.only_known(Known::Traceparent).map(Value::as_bytes))
+    };
     let context = match incoming.context {
         Some(context) => context,
         None => {
-            let context = incoming.proceed([rand::random(), rand::random(), rand::random()], true);
-            headers.remove(&TRACESTATE);
-            context.write(incoming.formats, |name, value| {
-                headers.set_text(name, value);
-            });
+            let context = incoming.proceed([random::draw(), random::draw(), random::draw()], true);
+            headers.remove_all(Set::of(&[Known::Tracestate]));
+            if incoming.formats == trace::Formats::default() {
+                headers.set_known(Known::Traceparent, trace::traceparent(&context).as_bytes());
+            } else {
+                context.write(incoming.formats, |name, value| headers.set_text(&name, value));
+            }
             context
         }
     };
     seen.trace_id = context.trace_id;
-    match headers.get(&trace::REQUEST_ID) {
-        Some(id) if trace::is_request_id(id.as_bytes()) => seen.request_id = Some(id.clone()),
+    match headers.known(Known::RequestId).map(Value::as_bytes) {
+        Some(id) if trace::is_request_id(id) => seen.request_id = Text::of_ascii(id),
         _ => {
-            let id = trace::request_id([rand::random(), rand::random()]);
-            seen.request_id = headers.set_text(trace::REQUEST_ID, &id);
+            let id = trace::request_id([random::draw(), random::draw()]);
+            headers.set_known(Known::RequestId, id.as_bytes());
+            seen.request_id = Text::of_ascii(id.as_bytes());
         }
     }
 }
 
-const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
-
-/// The value of a header that occurs once.
-fn only_value<'h>(headers: &'h Headers, name: &HeaderName) -> Option<&'h [u8]> {
-    let mut found = None;
-    for field in headers.iter().filter(|field| field.name == name) {
-        if found.is_some() {
-            return None;
-        }
-        found = Some(field.value.as_bytes());
-    }
-    found
-}
+const B3: Set =
+    Set::of(&[Known::B3, Known::B3TraceId, Known::B3SpanId, Known::B3ParentSpanId, Known::B3Sampled, Known::B3Flags]);
 
 /// What the next hop is told: how much time is left, and between sidecars who calls. `trusted`: the next hop is a peer's sidecar.
-pub(super) fn address(head: &mut RequestHead, trusted: bool, native: bool, source: &str, until: Deadline) {
-    let now = tokio::time::Instant::now().into_std();
+pub(super) fn address(
+    head: &mut RequestHead,
+    trusted: bool,
+    native: bool,
+    source: &str,
+    until: Deadline,
+    now: Instant,
+) {
     let grpc = head.is_grpc();
     match until.remaining(now) {
         Some(left) if grpc => {
-            head.headers.set_text(deadline::GRPC_TIMEOUT, &deadline::format_grpc_timeout(left));
+            head.headers.set_known(Known::GrpcTimeout, deadline::format_grpc_timeout(left).as_bytes());
         }
         Some(left) if trusted => {
-            head.headers.set_text(deadline::WEFT_DEADLINE_MS, &deadline::format_weft_deadline(left));
+            head.headers.set_known(Known::WeftDeadlineMs, deadline::format_weft_deadline(left).as_bytes());
         }
         _ => {}
     }
     if !trusted {
-        head.headers.remove(&deadline::WEFT_DEADLINE_MS);
-        head.headers.remove(&PRIORITY);
+        head.headers.remove_all(Set::of(&[Known::WeftDeadlineMs, Known::WeftPriority]));
     }
     if trusted && native {
-        head.headers.set_text(SOURCE, source);
+        head.headers.set_known(Known::WeftSource, source.as_bytes());
     } else {
-        head.headers.remove(&SOURCE);
+        head.headers.remove_all(Set::of(&[Known::WeftSource]));
     }
 }
 
@@ -119,7 +119,8 @@ pub(super) fn answer(head: &mut ResponseHead, trusted: bool) {
     if head.status != http::StatusCode::SWITCHING_PROTOCOLS {
         head.headers.strip_hop_by_hop();
     }
-    head.headers.retain(|name, _| !is_ours(name) || (trusted && *name == WEFT_ERROR));
+    let kept = if trusted { Set::of(&[Known::WeftError]) } else { Set::default() };
+    head.headers.remove_all(OURS.without(kept));
 }
 
 /// Applies a route's header edits: removed first, then set, then added.
@@ -129,7 +130,7 @@ pub(super) fn edit(headers: &mut Headers, edits: &[HeaderEdit]) {
             headers.remove(name);
         }
         for (name, value) in &edit.set {
-            headers.set(name.clone(), value.clone());
+            headers.set(name, value);
         }
         for (name, value) in &edit.add {
             headers.append(name.clone(), value.clone());

@@ -8,6 +8,7 @@ use super::{Exchange, headers, now};
 use crate::codec::{Reply, RequestHead, ResponseHead, UpRecv, Upstream};
 use crate::endpoint::Pick;
 use crate::endpoint::connect::Protocol;
+use crate::random;
 use crate::error::ProxyError;
 use http::StatusCode;
 use std::future::{Future, poll_fn};
@@ -104,7 +105,7 @@ impl Attempt<'_, '_> {
     /// An endpoint besides the one that has been asked.
     fn other_than(&self, first: &Pick) -> Option<Pick> {
         let asked = [std::sync::Arc::clone(&first.endpoint().uid)];
-        let other = self.way.cluster.pick(now(), &mut rand::random::<u64>, &asked).ok()?;
+        let other = self.way.cluster.pick(now(), &mut random::draw, &asked).ok()?;
         (other.endpoint().uid != first.endpoint().uid).then_some(other)
     }
 
@@ -137,7 +138,7 @@ impl Attempt<'_, '_> {
             Err(error) => {
                 pick.unanswered(now());
                 if error.blames_endpoint() {
-                    pick.report(Outcome::Failure, now(), rand::random());
+                    pick.report(Outcome::Failure, now(), random::draw());
                 }
                 Err(error)
             }

@@ -7,6 +7,7 @@ use super::{Exchange, headers, now};
 use crate::codec::{Frame, Headers, RequestHead};
 use crate::endpoint::Cluster;
 use crate::endpoint::connect;
+use crate::random;
 use crate::error::{Kind, ProxyError};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -117,7 +118,7 @@ impl Sent {
     }
 
     async fn exchange(&mut self, body: Option<mpsc::Receiver<Piece>>) -> Result<(), ProxyError> {
-        let mut pick = self.cluster.pick(now(), &mut rand::random::<u64>, &[])?;
+        let mut pick = self.cluster.pick(now(), &mut random::draw, &[])?;
         let protocol = Exchange::wire_protocol(self.protocol, pick.endpoint(), &self.head);
         let mut upstream = match self.connector.ready(pick.target(), protocol) {
             Some(upstream) => upstream,
@@ -155,7 +156,7 @@ impl Sent {
             while let Some(frame) = recv.frame().await {
                 frame?;
             }
-            pick.report(Outcome::of_status(status), now(), rand::random());
+            pick.report(Outcome::of_status(status), now(), random::draw());
             Ok(())
         };
         tokio::try_join!(up, down).map(|_| ())

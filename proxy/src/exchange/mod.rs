@@ -25,6 +25,7 @@ use crate::discovery::{Directory, Snapshot};
 use crate::endpoint::Cluster;
 use crate::endpoint::connect::Connector;
 use crate::error::{Kind, ProxyError};
+use crate::random;
 use crate::telemetry::{Direction, Telemetry};
 use attempt::Step;
 use body::Replay;
@@ -260,8 +261,9 @@ impl Exchange {
         let _place = limit
             .enter()
             .map_err(|full| ProxyError::because(Kind::Overflow, format!("{} calls are in flight", full.limit)))?;
-        let now = tokio::time::Instant::now().into_std();
-        let propagated = headers::prepare(head, plan, seen);
+        // Nothing has been waited for since the call began.
+        let now = seen.began();
+        let propagated = headers::prepare(head, plan, seen, now);
         let (decided, delay) = decide(plan, head, self.address, seen)?;
         if let Some(delay) = delay {
             Box::pin(reply.while_open(late(delay, propagated))).await??;
@@ -302,6 +304,7 @@ impl Exchange {
         }
         let mut tried: Vec<Arc<str>> = Vec::new();
         let mut stood_in = false;
+        let mut at = now;
         loop {
             let attempt = attempt::Attempt {
                 exchange: self,
@@ -311,6 +314,7 @@ impl Exchange {
                 tried: &tried,
                 retries: seen.outcome.attempts,
                 direction: plan.direction(),
+                now: at,
             };
             let step = match attempt.make(head, &mut replay, reply, seen).await {
                 // Nobody is there to answer: what stands in for the backend does, once.
@@ -346,6 +350,7 @@ impl Exchange {
                     if !after.is_zero() {
                         Box::pin(reply.while_open(tokio::time::sleep(after))).await?;
                     }
+                    at = tokio::time::Instant::now().into_std();
                 }
             }
         }

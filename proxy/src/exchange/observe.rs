@@ -9,10 +9,11 @@ use crate::endpoint::Pick;
 use crate::error::{Kind, ProxyError};
 use crate::telemetry::access_log::Record;
 use crate::telemetry::{Direction, Key, Outcome};
-use http::{HeaderValue, Method};
+use http::Method;
 use std::sync::Arc;
 use std::time::Instant;
 use weft_policy::route::Rule;
+use weft_policy::text::Text;
 
 /// One call as the telemetry will know it.
 pub struct Observation<'e> {
@@ -35,11 +36,12 @@ pub struct Observation<'e> {
     /// W3C trace id; 0: none.
     pub trace_id: u128,
     /// `x-request-id`.
-    pub request_id: Option<HeaderValue>,
+    pub request_id: Text<128>,
     /// What is recorded.
     pub outcome: Outcome,
     detail: String,
     finished: bool,
+    ended: Option<Instant>,
 }
 
 impl<'e> Observation<'e> {
@@ -79,10 +81,11 @@ impl<'e> Observation<'e> {
             authority: head.authority.clone(),
             path: head.path.clone(),
             trace_id: 0,
-            request_id: None,
+            request_id: Text::new(),
             outcome: Outcome::default(),
             detail: String::new(),
             finished: false,
+            ended: None,
         }
     }
 
@@ -164,6 +167,16 @@ impl<'e> Observation<'e> {
         self.finished = true;
     }
 
+    /// When the call began.
+    pub(super) const fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// When its last byte went out, if that is known before the observation is dropped.
+    pub(super) const fn ended(&mut self, at: Instant) {
+        self.ended = Some(at);
+    }
+
     /// Whether the call is gRPC.
     pub(super) const fn is_grpc(&self) -> bool {
         self.grpc
@@ -176,30 +189,32 @@ impl Drop for Observation<'_> {
             // The codec dropped the call with its connection.
             self.outcome.reason = Kind::ClientGone.row().label;
         }
-        self.outcome.duration = tokio::time::Instant::now().into_std().saturating_duration_since(self.began);
+        let ended = self.ended.unwrap_or_else(|| tokio::time::Instant::now().into_std());
+        self.outcome.duration = ended.saturating_duration_since(self.began);
         (self.outcome.received, self.outcome.sent) = self.flow.bytes();
         let endpoint = self.endpoint.as_deref().unwrap_or_default();
         let telemetry = &self.exchange.telemetry;
-        telemetry
-            .series(&Key {
-                direction: self.direction,
-                source: &self.source,
-                destination: &self.destination,
-                endpoint: if self.direction == Direction::Outbound { endpoint } else { "" },
-                route: &self.route,
-                protocol: self.protocol,
-                mtls: self.mtls,
-            })
-            .call(&self.outcome);
+        let key = Key {
+            direction: self.direction,
+            source: &self.source,
+            destination: &self.destination,
+            endpoint: if self.direction == Direction::Outbound { endpoint } else { "" },
+            route: &self.route,
+            protocol: self.protocol,
+            mtls: self.mtls,
+        };
+        let series = telemetry.series(&key);
+        series.call(&self.outcome);
         if !telemetry.log.is_on() {
             return;
         }
         let trace = weft_policy::trace::trace_id_text(self.trace_id);
         telemetry.log.write(&Record {
             kind: "call",
+            setting: series.setting_of(&key),
             direction: self.direction.name(),
-            trace_id: if self.trace_id == 0 { "" } else { &trace },
-            request_id: self.request_id.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default(),
+            trace_id: if self.trace_id == 0 { b"" } else { trace.as_bytes() },
+            request_id: self.request_id.as_bytes(),
             source: &self.source,
             destination: &self.destination,
             endpoint,
@@ -209,8 +224,8 @@ impl Drop for Observation<'_> {
                 Direction::Inbound => &self.exchange.identity,
             },
             method: self.method.as_str(),
-            authority: self.authority.as_deref().unwrap_or_default(),
-            path: &self.path,
+            authority: self.authority.as_ref().map_or(b"", ByteStr::as_bytes),
+            path: self.path.as_bytes(),
             protocol: self.protocol,
             mtls: self.mtls,
             route: &self.route,

@@ -4,7 +4,7 @@
 //! text, and `weft-error`. What an error means is decided in `error`, never here.
 
 use super::headers::{WEFT_ERROR, WEFT_UNSENT};
-use crate::codec::{Headers, Reply, RequestHead, ResponseHead};
+use crate::codec::{Headers, Known, Reply, RequestHead, ResponseHead};
 use crate::error::{Kind, ProxyError, Sent};
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
@@ -28,7 +28,9 @@ pub async fn local(
         let mut head = ResponseHead::new(StatusCode::OK);
         head.headers.append(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         for field in grpc_trailers(error).iter() {
-            head.headers.append(field.name.clone(), field.value.clone());
+            if let Some(value) = field.value.to_header_value() {
+                head.headers.append(field.name.clone(), value);
+            }
         }
         blame(&mut head.headers, error);
         return reply.send_head(head, true).await;
@@ -70,7 +72,7 @@ pub fn grpc_trailers(error: &ProxyError) -> Headers {
 /// The `grpc-status` of a header section, if it has a valid one.
 #[must_use]
 pub fn grpc_status(headers: &Headers) -> Option<u16> {
-    headers.text(&GRPC_STATUS)?.parse().ok().filter(|code| *code <= 999)
+    headers.known(Known::GrpcStatus)?.to_str().ok()?.parse().ok().filter(|code| *code <= 999)
 }
 
 /// gRPC over HTTP/2, "Status-Message": printable ASCII except `%` stands for itself, every other byte is percent-encoded.

@@ -14,6 +14,7 @@ use crate::endpoint::Pick;
 use crate::endpoint::connect::{ConnectionLimit, Target};
 use crate::error::{Kind, ProxyError};
 use crate::listen::detect::{Protocol, Settled, settle};
+use crate::random;
 use crate::telemetry::access_log::Record;
 use crate::telemetry::{Direction, Key, TcpConnection};
 use bytes::BytesMut;
@@ -154,8 +155,8 @@ impl Exchange {
             Plan::Inbound { cluster, .. } => (*cluster, None, None),
             Plan::Outbound { snapshot, service, port, frontend, server_name, .. } => {
                 let decision = match frontend.routes.kind() {
-                    RouteKind::Tls => frontend.routes.decide_tls(*server_name, rand::random()),
-                    _ => frontend.routes.decide_tcp(rand::random()),
+                    RouteKind::Tls => frontend.routes.decide_tls(*server_name, random::draw()),
+                    _ => frontend.routes.decide_tcp(random::draw()),
                 };
                 match decision {
                     Decision::Forward { rule, name, .. } => {
@@ -186,7 +187,7 @@ impl Exchange {
         };
         let mut tried: Vec<Arc<str>> = Vec::new();
         loop {
-            let mut pick = cluster.pick(now(), &mut rand::random::<u64>, &tried)?;
+            let mut pick = cluster.pick(now(), &mut random::draw, &tried)?;
             seen.attempts += 1;
             seen.endpoint = Arc::clone(&pick.endpoint().uid);
             if seen.direction == Direction::Outbound {
@@ -199,7 +200,7 @@ impl Exchange {
             let error = match connected {
                 Ok(io) => {
                     pick.answered(now());
-                    pick.report(Outcome::Success, now(), rand::random());
+                    pick.report(Outcome::Success, now(), random::draw());
                     // A connection may last for days: from here on it is a connection, not a call.
                     pick.release_call();
                     return Ok((io, pick, cluster.backend().tcp_idle_timeout));
@@ -208,7 +209,7 @@ impl Exchange {
             };
             pick.unanswered(now());
             if error.blames_endpoint() {
-                pick.report(Outcome::Failure, now(), rand::random());
+                pick.report(Outcome::Failure, now(), random::draw());
             }
             let (Some(budget), Some(policy)) = (budget, &policy) else { return Err(error) };
             let after = retry_after(policy, budget, &error, seen.attempts - 1).ok_or(error)?;
@@ -282,7 +283,7 @@ impl Exchange {
             destination: &seen.destination,
             destination_identity: seen.destination_identity.as_deref().unwrap_or_default(),
             endpoint: &seen.endpoint,
-            authority: &target,
+            authority: target.as_bytes(),
             protocol: "tcp",
             mtls: seen.mtls,
             route: &seen.route,
@@ -348,7 +349,7 @@ fn retry_after(
         replayable: true,
         retry_after: None,
     };
-    let random = crate::endpoint::cluster::unit(rand::random());
+    let random = crate::endpoint::cluster::unit(random::draw());
     match policy.judge(&attempt, budget, None, now(), random) {
         Verdict::Retry { after } => Some(after),
         Verdict::Stop(_) => None,

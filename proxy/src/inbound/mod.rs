@@ -11,6 +11,7 @@ mod tunnel;
 pub use ports::{Leases, Ports};
 
 use crate::codec::{self, Handler, Io, Limits, Reply, RequestBody, RequestHead, Version};
+use crate::endpoint::Cluster;
 use crate::endpoint::connect::is_same_listener;
 use crate::error::{Kind, ProxyError};
 use crate::exchange::{Exchange, Peer, Plan};
@@ -21,9 +22,12 @@ use crate::telemetry::metrics::Counter;
 use http::Method;
 use parking_lot::Mutex;
 use std::fmt::Display;
-use std::future::pending;
+use std::future::{Future, pending, poll_fn};
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use weft_certs::LiveIdentity;
 use weft_policy::authorize::{Decision, Verdict};
@@ -172,12 +176,18 @@ impl Inbound {
             if let Err(error) = self.connect(port, peer, false) {
                 return self.refuse(io, &error, address);
             }
-            let calls = Calls { inbound: self, key, peer, counted: Counted::default() };
-            tokio::select! {
-                () = self.http(io, version, &calls) => {}
-                error = self.revoked(key, peer, false) => {
-                    self.exchange.telemetry.refuse(Direction::Inbound, &error, &address.shown());
+            let calls = Calls::new(self, key, peer);
+            let mut revoked = pin!(self.revoked(key, peer, false));
+            let mut changed = Changed::new(self);
+            let mut served = pin!(self.http(io, version, &calls));
+            let revoked = poll_fn(|cx| {
+                if let Poll::Ready(error) = changed.poll(revoked.as_mut(), cx) {
+                    return Poll::Ready(Some(error));
                 }
+                served.as_mut().poll(cx).map(|()| None)
+            });
+            if let Some(error) = revoked.await {
+                self.exchange.telemetry.refuse(Direction::Inbound, &error, &address.shown());
             }
         }
     }
@@ -327,7 +337,7 @@ impl PeerAddress for SocketAddr {
 }
 
 fn plan<'p>(
-    cluster: &'p Arc<crate::endpoint::Cluster>,
+    cluster: &'p Arc<Cluster>,
     port: &'p InboundPort,
     peer: &'p Peer,
     marks: Option<&'p HeaderEdit>,
@@ -378,12 +388,72 @@ fn verdict(decision: &Decision<'_>, peer: &Peer) -> Result<(), ProxyError> {
     Err(ProxyError::because(Kind::Denied, why))
 }
 
+/// Polls what waits for a change of configuration only when there was one: a connection is polled for every piece of its calls, and
+/// configuration hardly ever changes.
+struct Changed {
+    changes: watch::Receiver<u64>,
+    /// Who is woken by a change.
+    waker: Option<Waker>,
+}
+
+impl Changed {
+    fn new(inbound: &Inbound) -> Self {
+        Self { changes: inbound.exchange.directory.inbound_changes(), waker: None }
+    }
+
+    fn poll<F: Future>(&mut self, future: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let waits = self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+        if waits && self.changes.has_changed().is_ok_and(|changed| !changed) {
+            return Poll::Pending;
+        }
+        // Before the poll: a change that comes during it is looked at once more.
+        self.changes.mark_unchanged();
+        self.waker = Some(cx.waker().clone());
+        future.poll(cx)
+    }
+}
+
 /// The calls of one inbound connection.
 struct Calls<'i> {
     inbound: &'i Inbound,
     key: &'i Key,
     peer: &'i Peer,
     counted: Counted,
+    /// What the key found last.
+    found: Mutex<Option<Found>>,
+}
+
+/// A port, what calls to it go through, and the configuration that they stand in.
+struct Found {
+    configuration: Arc<weft_policy::config::Inbound>,
+    port: Arc<InboundPort>,
+    made: Arc<ports::Port>,
+}
+
+impl<'i> Calls<'i> {
+    fn new(inbound: &'i Inbound, key: &'i Key, peer: &'i Peer) -> Self {
+        Self { inbound, key, peer, counted: Counted::default(), found: Mutex::new(None) }
+    }
+
+    /// What the key finds now: looked up again only when configuration is another.
+    fn find(&self) -> Result<(Arc<InboundPort>, Arc<ports::Port>), ProxyError> {
+        let exchange = &self.inbound.exchange;
+        let now = exchange.directory.snapshot();
+        let mut found = self.found.lock();
+        if let (Some(found), Some(now)) = (&*found, &now.inbound)
+            && Arc::ptr_eq(&found.configuration, now)
+        {
+            return Ok((Arc::clone(&found.port), Arc::clone(&found.made)));
+        }
+        let port = self.inbound.port(self.key)?;
+        let made = self.inbound.ports.port(exchange, &port);
+        // Configuration may have changed once more in between: then what was found is looked up again.
+        *found =
+            now.inbound.as_ref().filter(|now| now.ports.iter().any(|known| Arc::ptr_eq(known, &port))).map(|now| {
+                Found { configuration: Arc::clone(now), port: Arc::clone(&port), made: Arc::clone(&made) }
+            });
+        Ok((port, made))
+    }
 }
 
 impl Handler for Calls<'_> {
@@ -397,15 +467,14 @@ impl Handler for Calls<'_> {
             }
             None => self.peer,
         };
-        let admitted = inbound.port(self.key).and_then(|port| {
+        let admitted = self.find().and_then(|(port, made)| {
             let (path, _) = split_target(&head.path);
             let decision = port.authorization.request(peer.identity.as_deref(), head.method.as_str(), path);
             inbound.count(&port, peer, &decision, &self.counted);
-            verdict(&decision, peer).map(|()| port)
+            verdict(&decision, peer).map(|()| (port, made))
         });
         match admitted {
-            Ok(port) => {
-                let made = inbound.ports.port(exchange, &port);
+            Ok((port, made)) => {
                 if made.rates.is_none() && made.adaptive.is_none() {
                     exchange.call(plan(&made.cluster, &port, peer, None), head, body, reply).await;
                     return;

@@ -2,8 +2,8 @@
 //!
 //! A peer that says anything else, or names a port that is not the workload's, gets an answer in its protocol, a log line and a metric.
 
-use super::{Calls, Counted, Inbound, Key};
-use crate::codec::{self, Handler, Io, Reply, RequestBody, RequestHead, ResponseHead};
+use super::{Calls, Inbound, Key};
+use crate::codec::{self, Handler, Io, Known, Reply, RequestBody, RequestHead, ResponseHead};
 use crate::endpoint::hbone::SOURCE;
 use crate::endpoint::tls_io;
 use crate::error::{Kind, ProxyError, Side};
@@ -109,7 +109,7 @@ fn name(identity: &SpiffeId, said: Option<&str>) -> Arc<str> {
 /// The peer of a call that names its source itself, as native HTTP/2 does in each request.
 pub(super) fn source(head: &RequestHead, peer: &Peer) -> Option<Peer> {
     let identity = peer.identity.as_ref()?;
-    let said = head.headers.text(&SOURCE)?;
+    let said = head.headers.known(Known::WeftSource)?.to_str().ok()?;
     let source = if *said == *peer.source {
         return None;
     } else {
@@ -125,7 +125,7 @@ async fn native(inbound: &Inbound, io: Io, sni: Option<String>, identity: &Spiff
     if let Err(error) = admitted {
         return inbound.refuse(io, &error, &address);
     }
-    let calls = Calls { inbound, key: &key, peer: &peer, counted: Counted::default() };
+    let calls = Calls::new(inbound, &key, &peer);
     tokio::select! {
         served = codec::h2::serve(io, &inbound.settings.limits, &inbound.drain, &calls) => {
             if let Err(error) = served {

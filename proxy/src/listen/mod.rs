@@ -3,9 +3,12 @@
 //! What a connection means is decided by the handler that the loop is given (`outbound`, `inbound`, `admin`); how its first bytes tell
 //! the protocol is in [`detect`]. Invariant: every accepted connection lives in its loop's `JoinSet`, so none outlives the loop.
 
+mod deal;
 pub mod detect;
 pub mod hello;
 pub(crate) mod pace;
+
+pub use deal::Dealer;
 
 use crate::drain::{Drain, Session, Side};
 use crate::telemetry::{Direction, Telemetry};
@@ -97,6 +100,7 @@ pub struct Accepted {
 pub struct Hold {
     _session: Session,
     _permit: OwnedSemaphorePermit,
+    _place: Option<deal::Place>,
     open: crate::telemetry::metrics::Gauge,
 }
 
@@ -115,8 +119,8 @@ impl Gate {
     }
 
     /// Accepts until the drain asks this direction to end, then waits for what is open, and cuts it at the drain's deadline.
-    /// Runs `handler` once for each connection, on this thread.
-    pub async fn serve<F>(&self, listener: TcpListener, handler: impl Fn(Accepted) -> F)
+    /// Runs `handler` once for each connection, on this thread; with a `dealer` that is the thread with the fewest connections.
+    pub async fn serve<F>(&self, listener: TcpListener, mut dealer: Option<Dealer>, handler: impl Fn(Accepted) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -129,12 +133,15 @@ impl Gate {
                 () = graceful.cancelled() => break,
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => {
-                        if let Some(hold) = self.admit(&gauge) {
-                            let _ = stream.set_nodelay(true);
-                            open.spawn(handler(Accepted { stream, peer, hold }));
-                        } else {
-                            self.telemetry.refused.with(&[self.direction.name(), "overflow"]).increment();
-                            tracing::warn!(%peer, kind = self.kind, "refused: too many connections are open");
+                        let kept = match &dealer {
+                            None => Some((stream, peer, None)),
+                            Some(dealer) => dealer.deal(stream, peer).map(|(stream, peer, place)| (stream, peer, Some(place))),
+                        };
+                        if let Some((stream, peer, place)) = kept
+                            && let Some(accepted) = self.admit(&gauge, stream, peer, place)
+                        {
+                            // Boxed: a task is moved several times before it runs, and once more when it ends.
+                            open.spawn(Box::pin(handler(accepted)));
                         }
                     }
                     Err(error) if of_the_connection(&error) => {}
@@ -142,6 +149,14 @@ impl Gate {
                         tracing::warn!(%error, kind = self.kind, "cannot accept");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
+                },
+                (stream, peer, place) = handed(&mut dealer) => match stream {
+                    Ok(stream) => {
+                        if let Some(accepted) = self.admit(&gauge, stream, peer, Some(place)) {
+                            open.spawn(Box::pin(handler(accepted)));
+                        }
+                    }
+                    Err(error) => tracing::warn!(%peer, %error, kind = self.kind, "cannot take a connection over"),
                 },
                 Some(ended) = open.join_next(), if !open.is_empty() => self.note(&ended),
             }
@@ -162,10 +177,24 @@ impl Gate {
         }
     }
 
-    fn admit(&self, gauge: &crate::telemetry::metrics::Gauge) -> Option<Hold> {
-        let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
+    /// `None`: refused, since too many are open.
+    fn admit(
+        &self,
+        gauge: &crate::telemetry::metrics::Gauge,
+        stream: TcpStream,
+        peer: SocketAddr,
+        place: Option<deal::Place>,
+    ) -> Option<Accepted> {
+        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
+            self.telemetry.refused.with(&[self.direction.name(), "overflow"]).increment();
+            tracing::warn!(%peer, kind = self.kind, "refused: too many connections are open");
+            return None;
+        };
         gauge.shift(1.0);
-        Some(Hold { _session: self.drain.session(self.side()), _permit: permit, open: gauge.clone() })
+        let _ = stream.set_nodelay(true);
+        let session = self.drain.session(self.side());
+        let hold = Hold { _session: session, _permit: permit, _place: place, open: gauge.clone() };
+        Some(Accepted { stream, peer, hold })
     }
 
     fn note(&self, ended: &Result<(), tokio::task::JoinError>) {
@@ -174,6 +203,14 @@ impl Gate {
         {
             tracing::error!(kind = self.kind, "a connection's task panicked: {error}");
         }
+    }
+}
+
+/// The next connection from another worker; pending for ever without a dealer.
+async fn handed(dealer: &mut Option<Dealer>) -> (io::Result<TcpStream>, SocketAddr, deal::Place) {
+    match dealer {
+        Some(dealer) => dealer.handed().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -214,7 +251,7 @@ mod tests {
         let (serving, drain) = (gate.clone(), gate.drain.clone());
         let server = tokio::spawn(async move {
             serving
-                .serve(listener, |mut accepted| async move {
+                .serve(listener, None, |mut accepted| async move {
                     let _ = accepted.stream.write_all(b"hello").await;
                     let _ = accepted.stream.read(&mut [0; 1]).await;
                     drop(accepted.hold);

@@ -5,12 +5,12 @@
 
 use super::authority::Authority;
 use super::{Destination, Outbound};
-use crate::codec::{self, ByteStr, Handler, Io, Reply, RequestBody, RequestHead, ResponseHead};
+use crate::codec::{self, ByteStr, Handler, Io, Known, Reply, RequestBody, RequestHead, ResponseHead};
 use crate::error::{Kind, ProxyError};
 use crate::listen::detect::{self, Detected, Protocol};
 use crate::telemetry::Direction;
 use bytes::BytesMut;
-use http::{Method, StatusCode, header};
+use http::{Method, StatusCode};
 use parking_lot::Mutex;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -79,7 +79,7 @@ impl Explicit<'_> {
     /// Who may call, and what is meant.
     async fn admit(&self, head: &RequestHead, tunnel: bool) -> Result<Arc<Destination>, ProxyError> {
         if let Some(credentials) = &self.outbound.settings.credentials {
-            let given = head.headers.get(&header::PROXY_AUTHORIZATION);
+            let given = head.headers.known(Known::ProxyAuthorization);
             if !given.is_some_and(|value| credentials.admit(value.as_bytes())) {
                 let why = "this listener asks for the credentials that the workload was started with";
                 return Err(ProxyError::because(Kind::ProxyAuthentication, why));

@@ -72,10 +72,12 @@ pub struct Record<'a> {
     pub kind: &'static str,
     /// `inbound` or `outbound`.
     pub direction: &'static str,
+    /// [`Record::rendered_setting`] of a line with the same fields, made once for all of them; empty: rendered now.
+    pub setting: &'a [u8],
     /// W3C trace id.
-    pub trace_id: &'a str,
+    pub trace_id: &'a [u8],
     /// `x-request-id`.
-    pub request_id: &'a str,
+    pub request_id: &'a [u8],
     /// "namespace/name" of the caller.
     pub source: &'a str,
     /// "namespace/name" of the service.
@@ -89,9 +91,9 @@ pub struct Record<'a> {
     /// Request method.
     pub method: &'a str,
     /// Authority as the caller wrote it.
-    pub authority: &'a str,
+    pub authority: &'a [u8],
     /// Path and query.
-    pub path: &'a str,
+    pub path: &'a [u8],
     /// `http1`, `http2`, `grpc`, `tcp`.
     pub protocol: &'static str,
     /// Whether the hop was mutually authenticated.
@@ -122,107 +124,144 @@ impl Record<'_> {
     }
 
     /// Appends `source - - [10/Oct/2000:13:55:36 +0000] "GET /path" 200 2326 "-" "-"`.
-    fn write_apache(&self, out: &mut String, at: SystemTime) {
-        let dash = |text: &'_ str| if text.is_empty() { "-".to_owned() } else { escaped(text) };
+    fn write_apache(&self, out: &mut Vec<u8>, at: SystemTime) {
+        let or_dash = |out: &mut Vec<u8>, text: &[u8]| escape(out, if text.is_empty() { b"-" } else { text });
         let (year, month, day, [h, m, s, _]) = civil(at);
         let month = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
             [usize::try_from(month).unwrap_or(1).clamp(1, 12) - 1];
-        let who = dash(if self.source_identity.is_empty() { self.source } else { self.source_identity });
-        let (method, path) = (dash(self.method), dash(self.path));
-        let status = self.status.unwrap_or_default();
-        let _ = writeln!(
-            out,
-            "{who} - - [{day:02}/{month}/{year:04}:{h:02}:{m:02}:{s:02} +0000] \"{method} {path}\" {status} {} \"-\" \"-\"",
-            self.bytes_sent
-        );
+        let who = if self.source_identity.is_empty() { self.source } else { self.source_identity };
+        or_dash(out, who.as_bytes());
+        let _ = write!(out, " - - [{day:02}/{month}/{year:04}:{h:02}:{m:02}:{s:02} +0000] \"");
+        or_dash(out, self.method.as_bytes());
+        out.push(b' ');
+        or_dash(out, self.path);
+        let _ = writeln!(out, "\" {} {} \"-\" \"-\"", self.status.unwrap_or_default(), self.bytes_sent);
     }
 
     /// Appends the line, newline included. Written for every call: no formatting machinery, one pass.
-    fn write(&self, out: &mut String, at: SystemTime, clock: &mut Clock) {
+    fn write(&self, out: &mut Vec<u8>, at: SystemTime, clock: &mut Clock) {
         // Names, quotes and numbers of a line without surprises.
         out.reserve(512 + self.path.len() + self.detail.len());
-        out.push_str("{\"time\":\"");
+        out.extend_from_slice(b"{\"time\":\"");
         clock.write(out, at);
-        out.push('"');
-        text(out, ",\"kind\":\"", self.kind);
-        text(out, ",\"direction\":\"", self.direction);
-        text(out, ",\"traceId\":\"", self.trace_id);
-        text(out, ",\"requestId\":\"", self.request_id);
-        text(out, ",\"source\":\"", self.source);
-        text(out, ",\"destination\":\"", self.destination);
-        text(out, ",\"endpoint\":\"", self.endpoint);
-        text(out, ",\"sourceIdentity\":\"", self.source_identity);
-        text(out, ",\"destinationIdentity\":\"", self.destination_identity);
-        text(out, ",\"method\":\"", self.method);
-        text(out, ",\"authority\":\"", self.authority);
-        text(out, ",\"path\":\"", self.path);
-        text(out, ",\"protocol\":\"", self.protocol);
-        text(out, ",\"route\":\"", self.route);
-        out.push_str(if self.mtls { ",\"mtls\":true" } else { ",\"mtls\":false" });
+        out.push(b'"');
+        if self.setting.is_empty() {
+            self.write_setting(out);
+        } else {
+            out.extend_from_slice(self.setting);
+        }
+        text(out, b",\"endpoint\":\"", self.endpoint.as_bytes());
+        text(out, b",\"traceId\":\"", self.trace_id);
+        text(out, b",\"requestId\":\"", self.request_id);
+        text(out, b",\"sourceIdentity\":\"", self.source_identity.as_bytes());
+        text(out, b",\"destinationIdentity\":\"", self.destination_identity.as_bytes());
+        text(out, b",\"method\":\"", self.method.as_bytes());
+        text(out, b",\"authority\":\"", self.authority);
+        text(out, b",\"path\":\"", self.path);
         if self.kind != "tcp" || self.attempts > 1 {
-            number(out, ",\"attempts\":", self.attempts.into());
+            number(out, b",\"attempts\":", self.attempts.into());
         }
         if let Some(status) = self.status {
-            number(out, ",\"status\":", status.into());
+            number(out, b",\"status\":", status.into());
         }
         if let Some(status) = self.grpc_status {
-            number(out, ",\"grpcStatus\":", status.into());
+            number(out, b",\"grpcStatus\":", status.into());
         }
-        number(out, ",\"bytesReceived\":", self.bytes_received);
-        number(out, ",\"bytesSent\":", self.bytes_sent);
-        number(out, ",\"durationUs\":", u64::try_from(self.duration.as_micros()).unwrap_or(u64::MAX));
-        text(out, ",\"reason\":\"", self.reason);
-        text(out, ",\"detail\":\"", self.detail);
-        out.push_str("}\n");
+        number(out, b",\"bytesReceived\":", self.bytes_received);
+        number(out, b",\"bytesSent\":", self.bytes_sent);
+        number(out, b",\"durationUs\":", u64::try_from(self.duration.as_micros()).unwrap_or(u64::MAX));
+        text(out, b",\"reason\":\"", self.reason.as_bytes());
+        text(out, b",\"detail\":\"", self.detail.as_bytes());
+        out.extend_from_slice(b"}\n");
+    }
+
+    /// Appends what the lines of one series share.
+    fn write_setting(&self, out: &mut Vec<u8>) {
+        text(out, b",\"kind\":\"", self.kind.as_bytes());
+        text(out, b",\"direction\":\"", self.direction.as_bytes());
+        text(out, b",\"source\":\"", self.source.as_bytes());
+        text(out, b",\"destination\":\"", self.destination.as_bytes());
+        text(out, b",\"protocol\":\"", self.protocol.as_bytes());
+        text(out, b",\"route\":\"", self.route.as_bytes());
+        out.extend_from_slice(if self.mtls { b",\"mtls\":true" } else { b",\"mtls\":false" });
+    }
+
+    /// What lines with the same kind, direction, source, destination, protocol, route and TLS have in common, for [`Record::setting`].
+    #[must_use]
+    pub fn rendered_setting(&self) -> Box<[u8]> {
+        let mut out = Vec::new();
+        self.write_setting(&mut out);
+        out.into()
     }
 }
 
 /// The name (with its punctuation), the value with the escapes of JSON (RFC 8259, section 7) and a quote; or nothing for an empty value.
-fn text(out: &mut String, name: &str, value: &str) {
-    if value.is_empty() {
-        return;
+#[inline]
+fn text<const N: usize>(out: &mut Vec<u8>, name: &[u8; N], value: &[u8]) {
+    if !value.is_empty() {
+        out.extend_from_slice(name);
+        escape(out, value);
+        out.push(b'"');
     }
-    out.push_str(name);
-    escape(out, value);
-    out.push('"');
 }
 
 /// The name (with its punctuation) and the number.
-fn number(out: &mut String, name: &str, value: u64) {
-    out.push_str(name);
-    out.push_str(&Decimal::of(value));
-}
-
-fn escaped(value: &str) -> String {
-    let mut out = String::with_capacity(value.len());
-    escape(&mut out, value);
-    out
-}
-
-fn escape(out: &mut String, value: &str) {
-    // Without leaving early: so that the compiler looks at many bytes at a time.
-    if value.len() <= FIELD && value.bytes().fold(true, |plain, byte| plain & is_plain(byte)) {
-        return out.push_str(value);
+#[inline]
+fn number<const N: usize>(out: &mut Vec<u8>, name: &[u8; N], value: u64) {
+    out.extend_from_slice(name);
+    if value < 10 {
+        return out.push(b'0' + value as u8);
     }
-    let end = if value.len() > FIELD { value.floor_char_boundary(FIELD) } else { value.len() };
-    for c in value[..end].chars() {
+    out.extend_from_slice(Decimal::of(value).as_bytes());
+}
+
+fn escape(out: &mut Vec<u8>, value: &[u8]) {
+    if value.len() <= FIELD && are_plain(value) {
+        return out.extend_from_slice(value);
+    }
+    escape_each(out, value);
+}
+
+/// What is not UTF-8 is shown as such: a line is always JSON.
+#[cold]
+fn escape_each(out: &mut Vec<u8>, value: &[u8]) {
+    let text = String::from_utf8_lossy(value);
+    let end = if text.len() > FIELD { text.floor_char_boundary(FIELD) } else { text.len() };
+    for c in text[..end].chars() {
         match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
+            '"' => out.extend_from_slice(b"\\\""),
+            '\\' => out.extend_from_slice(b"\\\\"),
             c if c < ' ' || c == '\u{7f}' => {
                 let _ = write!(out, "\\u{:04x}", u32::from(c));
             }
-            c => out.push(c),
+            c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
         }
     }
-    if end < value.len() {
-        out.push('…');
+    if end < text.len() {
+        out.extend_from_slice("…".as_bytes());
     }
 }
 
-/// Stands for itself in JSON: not a quote, a backslash or a control character.
+/// Do all bytes stand for themselves? The last ones are looked at twice rather than one by one.
+fn are_plain(text: &[u8]) -> bool {
+    let (Some(last), (chunks, _)) = (text.last_chunk::<16>(), text.as_chunks::<16>()) else {
+        return match (text.first_chunk::<8>(), text.last_chunk::<8>()) {
+            (Some(first), Some(last)) => all_plain(first) & all_plain(last),
+            _ => text.iter().all(|byte| is_plain(*byte)),
+        };
+    };
+    chunks.iter().all(all_plain) && all_plain(last)
+}
+
+/// Without leaving early: so that the compiler looks at all bytes at once.
+#[inline]
+fn all_plain<const N: usize>(bytes: &[u8; N]) -> bool {
+    bytes.iter().fold(true, |plain, byte| plain & is_plain(*byte))
+}
+
+/// Stands for itself in JSON: ASCII, and not a quote, a backslash or a control character.
 const fn is_plain(byte: u8) -> bool {
-    (byte >= b' ') & (byte != b'"') & (byte != b'\\') & (byte != 0x7f)
+    (byte >= b' ') & (byte != b'"') & (byte != b'\\') & (byte < 0x7f)
 }
 
 /// RFC 3339 in UTC with milliseconds. The part down to the second is kept, since thousands of lines share it.
@@ -234,7 +273,7 @@ struct Clock {
 }
 
 impl Clock {
-    fn write(&mut self, out: &mut String, at: SystemTime) {
+    fn write(&mut self, out: &mut Vec<u8>, at: SystemTime) {
         let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
         if self.second != since.as_secs() || self.text.is_empty() {
             let (year, month, day, [h, m, s, _]) = civil(at);
@@ -242,10 +281,10 @@ impl Clock {
             self.text.clear();
             let _ = write!(self.text, "{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.");
         }
-        out.push_str(&self.text);
-        // The digits behind the leading 1 keep their zeroes.
-        out.push_str(&Decimal::of(u64::from(since.subsec_millis()) + 1000)[1..]);
-        out.push('Z');
+        out.extend_from_slice(self.text.as_bytes());
+        let milliseconds = since.subsec_millis();
+        let digit = |place: u32| b'0' + (milliseconds / place % 10) as u8;
+        out.extend_from_slice(&[digit(100), digit(10), digit(1), b'Z']);
     }
 }
 
@@ -266,7 +305,7 @@ fn civil(at: SystemTime) -> (u64, u64, u64, [u64; 4]) {
 
 #[derive(Default)]
 struct Waiting {
-    lines: String,
+    lines: Vec<u8>,
     clock: Clock,
     closed: bool,
 }
@@ -376,7 +415,7 @@ impl Drop for AccessLog {
 }
 
 fn write_out(shared: &Shared, mut sink: Box<dyn std::io::Write + Send>, dropped: &Counter) {
-    let mut batch = String::new();
+    let mut batch = Vec::new();
     loop {
         let mut waiting = shared.waiting.lock();
         while waiting.lines.is_empty() && !waiting.closed {
@@ -389,12 +428,12 @@ fn write_out(shared: &Shared, mut sink: Box<dyn std::io::Write + Send>, dropped:
         std::mem::swap(&mut batch, &mut waiting.lines);
         let closed = waiting.closed;
         drop(waiting);
-        if sink.write_all(batch.as_bytes()).and_then(|()| sink.flush()).is_err() {
-            dropped.add(batch.lines().count() as u64);
+        if sink.write_all(&batch).and_then(|()| sink.flush()).is_err() {
+            dropped.add(memchr::memchr_iter(b'\n', &batch).count() as u64);
         }
         batch.clear();
         if batch.capacity() > BUFFER / 4 {
-            batch = String::new();
+            batch = Vec::new();
         }
         if closed {
             return;
@@ -407,15 +446,17 @@ mod tests {
     use super::*;
 
     fn line(record: &Record<'_>, at: SystemTime) -> serde_json::Value {
-        let mut out = String::new();
+        let mut out = Vec::new();
         record.write(&mut out, at, &mut Clock::default());
+        let out = String::from_utf8(out).unwrap();
         assert!(out.ends_with("}\n") && out.lines().count() == 1);
         serde_json::from_str(&out).unwrap()
     }
 
     #[test]
     fn a_line_is_json_whatever_the_peer_put_into_it() {
-        let record = Record { kind: "call", path: "/\"\\\u{1}\n\u{7f}ü", status: Some(200), ..Record::default() };
+        let record =
+            Record { kind: "call", path: "/\"\\\u{1}\n\u{7f}ü".as_bytes(), status: Some(200), ..Record::default() };
         let value = line(&record, UNIX_EPOCH + Duration::from_millis(951_827_696_789));
         assert_eq!(value["path"], "/\"\\\u{1}\n\u{7f}ü");
         assert_eq!(value["time"], "2000-02-29T12:34:56.789Z");
@@ -424,9 +465,23 @@ mod tests {
     }
 
     #[test]
+    fn every_byte_is_escaped_wherever_it_stands() {
+        for length in 1..40 {
+            for at in 0..length {
+                for byte in [b'"', b'\\', 0, 0x1f, 0x7f, 0xff] {
+                    let mut path = vec![b'a'; length];
+                    path[at] = byte;
+                    let value = line(&Record { kind: "call", path: &path, ..Record::default() }, UNIX_EPOCH);
+                    assert_eq!(value["path"], &*String::from_utf8_lossy(&path));
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_field_of_any_length_is_cut() {
         let path = "ü".repeat(5000);
-        let value = line(&Record { path: &path, ..Record::default() }, SystemTime::now());
+        let value = line(&Record { path: path.as_bytes(), ..Record::default() }, SystemTime::now());
         assert!(value["path"].as_str().unwrap().len() <= FIELD + '…'.len_utf8());
     }
 
@@ -451,9 +506,9 @@ mod tests {
         let log = AccessLog::over(Some(Arc::clone(&shared)), &options, Counter::default());
         for i in 0..100 {
             let status = if i == 5 { 503 } else { 200 };
-            log.write(&Record { method: "GET", path: "/a", status: Some(status), ..Record::default() });
+            log.write(&Record { method: "GET", path: b"/a", status: Some(status), ..Record::default() });
         }
-        let lines = shared.waiting.lock().lines.clone();
+        let lines = String::from_utf8(shared.waiting.lock().lines.clone()).unwrap();
         assert!((10..=11).contains(&lines.lines().count()), "{lines}");
         assert!(lines.contains("\"GET /a\" 503 0 \"-\" \"-\"\n"), "{lines}");
     }
@@ -464,7 +519,7 @@ mod tests {
         let log = AccessLog::over(Some(shared), &Options::all(Output::Stdout), dropped.clone());
         let path = "x".repeat(FIELD);
         for _ in 0..600 {
-            log.write(&Record { path: &path, ..Record::default() });
+            log.write(&Record { path: path.as_bytes(), ..Record::default() });
         }
         assert!(dropped.value() > 0 && dropped.value() < 200, "{}", dropped.value());
     }

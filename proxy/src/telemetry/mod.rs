@@ -135,6 +135,8 @@ pub struct Series {
     tcp: RwLock<Option<Tcp>>,
     tcp_families: TcpFamilies,
     tally: Tally,
+    /// What the access-log lines of its calls have in common.
+    setting: Box<[u8]>,
 }
 
 type Code = (u16, Option<u16>, &'static str);
@@ -171,6 +173,13 @@ impl Series {
             protocol: self.protocol,
             mtls: self.mtls,
         }
+    }
+
+    /// What the access-log lines of a key's calls have in common, for [`access_log::Record::setting`]; empty where the series stands in
+    /// for too many: those have no endpoint.
+    #[must_use]
+    pub fn setting_of(&self, key: &Key<'_>) -> &[u8] {
+        if self.endpoint.is_empty() == key.endpoint.is_empty() { &self.setting } else { &[] }
     }
 
     /// Records the end of a call.
@@ -424,7 +433,18 @@ impl Telemetry {
 
     fn resolve(&self, key: &Key<'_>) -> Series {
         let labels = [key.direction.name(), key.source, key.destination, key.route, key.protocol, key.tls()];
+        let common = access_log::Record {
+            kind: "call",
+            direction: key.direction.name(),
+            source: key.source,
+            destination: key.destination,
+            protocol: key.protocol,
+            route: key.route,
+            mtls: key.mtls,
+            ..access_log::Record::default()
+        };
         Series {
+            setting: common.rendered_setting(),
             direction: key.direction,
             source: key.source.into(),
             destination: key.destination.into(),

@@ -67,7 +67,7 @@ impl Mesh {
             let listener = TcpListener::from_std(listeners.remove(0)).unwrap();
             let (gate, outbound, to) = (sidecar.gate.clone(), Arc::clone(&sidecar.outbound_side), *to);
             sidecar.tasks.spawn(async move {
-                gate.serve(listener, |a| Arc::clone(&outbound).transparent(a, Some(to))).await;
+                gate.serve(listener, None, |a| Arc::clone(&outbound).transparent(a, Some(to))).await;
             });
             sidecar.redirected.push(address);
         }
@@ -150,19 +150,19 @@ impl Mesh {
         let mut tasks = JoinSet::new();
         tasks.spawn(source.follow());
         let (g, o) = (gate(Direction::Outbound, "explicit"), Arc::clone(&outbound));
-        tasks.spawn(async move { g.serve(explicit, |a| Arc::clone(&o).explicit(a)).await });
+        tasks.spawn(async move { g.serve(explicit, None, |a| Arc::clone(&o).explicit(a)).await });
         let mut named_at = Vec::new();
         for (host, port) in named {
             let (address, listener) = bind();
             named_at.push(address);
             let (g, o, host, port) =
                 (gate(Direction::Outbound, "named"), Arc::clone(&outbound), Arc::<str>::from(*host), *port);
-            tasks.spawn(async move { g.serve(listener, |a| Arc::clone(&o).named(a, host.clone(), port)).await });
+            tasks.spawn(async move { g.serve(listener, None, |a| Arc::clone(&o).named(a, host.clone(), port)).await });
         }
         let (g, i) = (gate(Direction::Inbound, "tunnel"), Arc::clone(&inbound));
-        tasks.spawn(async move { g.serve(tunnel, |a| Arc::clone(&i).tunnel(a)).await });
+        tasks.spawn(async move { g.serve(tunnel, None, |a| Arc::clone(&i).tunnel(a)).await });
         let g = gate(Direction::Inbound, "plaintext");
-        tasks.spawn(async move { g.serve(plain, |a| Arc::clone(&inbound).plaintext(a)).await });
+        tasks.spawn(async move { g.serve(plain, None, |a| Arc::clone(&inbound).plaintext(a)).await });
         Sidecar {
             outbound: outbound_at,
             tunnel: tunnel_at,

@@ -173,6 +173,10 @@ impl<V: View, A: Fn(&V) -> bool> Draw<'_, V, A> {
             return None;
         }
         let wanted = |position: usize| Some(position) != first && self.takes(position);
+        // Where there is no choice nothing is drawn.
+        if count == 1 {
+            return wanted(0).then_some(0);
+        }
         let mut position = 0;
         for _ in 0..DRAWS {
             position = self.tier.draw(random());

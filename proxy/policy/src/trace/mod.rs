@@ -67,6 +67,13 @@ pub fn read<'a>(header: impl Fn(&HeaderName) -> Option<&'a [u8]>) -> Incoming {
     incoming
 }
 
+/// [`read`] where B3 is known to be absent: only the value of a `traceparent` that occurs exactly once matters.
+pub fn read_w3c(traceparent: Option<&[u8]>) -> Incoming {
+    let context = traceparent.and_then(w3c::read);
+    let formats = Formats { w3c: context.is_some(), ..Formats::default() };
+    Incoming { context, sampled: None, formats }
+}
+
 impl Incoming {
     fn take(&mut self, b3: b3::Read) {
         self.context = self.context.or(b3.context);
@@ -119,12 +126,17 @@ impl Context {
     }
 }
 
+/// A new trace's `traceparent`.
+pub fn traceparent(context: &Context) -> Text<55> {
+    w3c::write(context)
+}
+
 /// `x-request-id`.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Whether a request id that came in may be kept: 1 to 128 visible ASCII characters.
 pub fn is_request_id(value: &[u8]) -> bool {
-    (1..=128).contains(&value.len()) && value.iter().all(u8::is_ascii_graphic)
+    (1..=128).contains(&value.len()) && value.iter().fold(true, |fine, byte| fine & byte.is_ascii_graphic())
 }
 
 /// A new request id: a version 4 UUID (RFC 9562 §5.4) of two random words.
@@ -145,17 +157,42 @@ pub fn trace_id_text(id: u128) -> Text<32> {
     Text::ascii(digits(id))
 }
 
-/// The last `N` (even) hexadecimal digits of a number, in lower case.
+const ONES: u64 = 0x0101_0101_0101_0101;
+
+/// Eight numbers below 16, one in each byte, as hexadecimal digits in lower case.
+const fn digits_of(nibbles: u64) -> u64 {
+    // The letters begin 39 places behind where an eleventh digit would stand.
+    let letters = (nibbles + 6 * ONES) >> 4 & ONES;
+    nibbles + b'0' as u64 * ONES + letters * 39
+}
+
+/// The last `N` (a multiple of eight, 32 at most) hexadecimal digits of a number, in lower case.
 fn digits<const N: usize>(number: u128) -> [u8; N] {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
     let mut digits = [b'0'; N];
-    let mut bytes = number.to_le_bytes().into_iter();
-    for pair in digits.rchunks_exact_mut(2) {
-        if let ([high, low], Some(byte)) = (pair, bytes.next()) {
-            (*high, *low) = (HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 0xF)]);
-        }
+    let mut rest = number;
+    for eight in digits.rchunks_exact_mut(8) {
+        // The lowest 32 bits, a nibble to a byte; the highest nibble becomes the highest byte.
+        let mut word = (rest & 0xffff_ffff) as u64;
+        word = (word | word << 16) & 0x0000_ffff_0000_ffff;
+        word = (word | word << 8) & 0x00ff_00ff_00ff_00ff;
+        word = (word | word << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+        eight.copy_from_slice(&digits_of(word).to_be_bytes());
+        rest >>= 32;
     }
     digits
+}
+
+/// The number that eight lower-case hexadecimal digits stand for.
+fn eight(digits: &[u8; 8]) -> Option<u32> {
+    let text = u64::from_be_bytes(*digits);
+    let nibbles = (text & (15 * ONES)).wrapping_add((text >> 6 & ONES) * 9);
+    // Whatever is no such digit is written otherwise.
+    if nibbles & !(15 * ONES) != 0 || digits_of(nibbles) != text {
+        return None;
+    }
+    let mut word = (nibbles | nibbles >> 4) & 0x00ff_00ff_00ff_00ff;
+    word = (word | word >> 8) & 0x0000_ffff_0000_ffff;
+    u32::try_from((word | word >> 16) & 0xffff_ffff).ok()
 }
 
 /// Exactly as many lower-case hexadecimal digits as the text has, 32 at most: HEXDIGLC of W3C Trace Context §3.2.1. B3
@@ -164,7 +201,9 @@ fn hex(text: &[u8]) -> Option<u128> {
     if text.is_empty() || text.len() > 32 {
         return None;
     }
-    text.iter().try_fold(0_u128, |sum, digit| match digit {
+    let (words, rest) = text.as_chunks::<8>();
+    let sum = words.iter().try_fold(0_u128, |sum, digits| Some(sum << 32 | u128::from(eight(digits)?)))?;
+    rest.iter().try_fold(sum, |sum, digit| match digit {
         b'0'..=b'9' => Some(sum << 4 | u128::from(digit - b'0')),
         b'a'..=b'f' => Some(sum << 4 | u128::from(digit - b'a' + 10)),
         _ => None,

@@ -189,3 +189,22 @@ proptest! {
         is_request_id(&value);
     }
 }
+
+#[test]
+fn digits_are_read_as_they_are_written_and_nothing_else_is() {
+    for number in [0, 1, 0x0123_4567_89ab_cdef_fedc_ba98_7654_3210, u128::MAX, 1 << 127, 0xa0] {
+        let text = digits::<32>(number);
+        assert_eq!(text, format!("{number:032x}").as_bytes());
+        assert_eq!(hex(&text), Some(number));
+    }
+    for at in 0..16 {
+        for byte in 0..=u8::MAX {
+            let mut text = *b"0123456789abcdef";
+            text[at] = byte;
+            let valid = byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+            let expected =
+                std::str::from_utf8(&text).ok().filter(|_| valid).map(|t| u128::from_str_radix(t, 16).unwrap());
+            assert_eq!(hex(&text), expected, "{text:?}");
+        }
+    }
+}

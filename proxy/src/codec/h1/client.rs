@@ -7,7 +7,7 @@ use super::parse::{self, Decoder};
 use super::wire::{Conn, End, HeadError, Reader};
 use crate::codec::{Frame, Headers, Io, Limits, RequestHead, ResponseHead};
 use crate::error::{Kind, ProxyError, Sent};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{Method, StatusCode};
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -162,21 +162,18 @@ impl ClientReader<'_> {
             Poll::Ready(Err(error)) => Some(error),
             _ => None,
         };
-        let head = match ready!(wire.poll_head(cx)) {
-            Ok(Some(head)) => head,
+        let method = self.asked.method;
+        let parse = |buffer: &mut BytesMut, scanned: &mut usize, limits: &Limits| {
+            parse::response(buffer, scanned, limits, method)
+        };
+        let (head, framing) = match ready!(wire.poll_head(cx, parse)) {
+            Ok(Some(parsed)) => parsed,
             Ok(None) | Err(HeadError::Cut) => {
                 wire.broken = true;
                 return Poll::Ready(Err(failed.unwrap_or_else(|| wire.upstream_gone(None))));
             }
             Err(HeadError::Transport(error)) => return Poll::Ready(Err(failed.unwrap_or(error))),
             Err(HeadError::Refused(refusal)) => {
-                wire.broken = true;
-                return Poll::Ready(Err(refusal.response().sent(Sent::Sent)));
-            }
-        };
-        let (head, framing) = match parse::response(&head, self.asked.method, &wire.limits) {
-            Ok(parsed) => parsed,
-            Err(refusal) => {
                 wire.broken = true;
                 return Poll::Ready(Err(refusal.response().sent(Sent::Sent)));
             }

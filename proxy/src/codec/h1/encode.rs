@@ -3,9 +3,10 @@
 //! Framing and connection headers are the encoder's alone: whatever the caller's headers say about them is not copied, so nothing
 //! that came from a peer can make two readers disagree. `Host` is written from `authority`, in the place of the caller's.
 
-use crate::codec::{Headers, RequestHead, ResponseHead, Version, is_hop_by_hop};
+use super::parse::{NO_TRAILER, number};
+use crate::codec::headers::{Known, Put, Set, write_line as line};
+use crate::codec::{ByteStr, Headers, RequestHead, ResponseHead, Version};
 use crate::error::{Kind, ProxyError};
-use http::header::{self, HeaderName};
 use http::{Method, StatusCode};
 
 /// How the body that is being written is framed.
@@ -40,30 +41,25 @@ pub(super) fn chunk_size(out: &mut Vec<u8>, size: usize) {
 /// Appends the last chunk and the trailers.
 pub(super) fn last_chunk(out: &mut Vec<u8>, trailers: Option<&Headers>) {
     out.extend_from_slice(b"0\r\n");
-    for field in trailers.into_iter().flat_map(Headers::iter) {
-        if super::parse::may_be_trailer(field.name) {
-            line(out, field.raw, field.value.as_bytes());
-        }
+    if let Some(trailers) = trailers {
+        trailers.write(out, NO_TRAILER, |_, _| Put::Dropped);
     }
     out.extend_from_slice(b"\r\n");
 }
 
-fn line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    out.reserve(name.len() + value.len() + 4);
-    out.extend_from_slice(name);
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
-}
-
 fn length(headers: &Headers) -> Option<u64> {
-    headers.text(&header::CONTENT_LENGTH).filter(|text| text.bytes().all(|b| b.is_ascii_digit()))?.parse().ok()
+    number(headers.known(Known::ContentLength)?.as_bytes())
 }
 
-/// Is the header written by the encoder rather than copied?
-fn is_framing(name: &HeaderName) -> bool {
-    is_hop_by_hop(name) || *name == header::CONTENT_LENGTH
-}
+/// What the encoder writes rather than copies: framing, and what concerns the connection.
+const FRAMING: Set = Set::of(&[
+    Known::Connection,
+    Known::TransferEncoding,
+    Known::Upgrade,
+    Known::KeepAlive,
+    Known::ProxyConnection,
+    Known::ContentLength,
+]);
 
 /// Appends a request's head. `end` says that no body follows.
 pub(super) fn request(out: &mut Vec<u8>, head: &RequestHead, end: bool) -> Result<Encoder, ProxyError> {
@@ -71,43 +67,38 @@ pub(super) fn request(out: &mut Vec<u8>, head: &RequestHead, end: bool) -> Resul
     if connect && head.protocol.is_some() {
         return Err(ProxyError::because(Kind::Unsupported, "extended CONNECT cannot be sent over HTTP/1.1"));
     }
-    let authority = head.authority.as_deref().unwrap_or_default();
-    let target = if connect { authority } else { head.path.as_str() };
+    let authority = head.authority.as_ref().map_or(&b""[..], ByteStr::as_bytes);
+    let target = if connect { authority } else { head.path.as_bytes() };
     // A space or a control character would end the target early: what follows would be another request.
-    if target.is_empty() || !target.bytes().all(|b| b > 0x20 && b != 0x7f) || !is_field_text(authority) {
+    if target.is_empty() || !is_visible(target) || !is_visible(authority) {
         return Err(ProxyError::because(Kind::BadRequest, "the target cannot be written on a request line"));
     }
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
-    out.extend_from_slice(target.as_bytes());
+    out.extend_from_slice(target);
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    if !head.headers.contains(&header::HOST) {
-        line(out, b"host", authority.as_bytes());
+    if head.headers.known(Known::Host).is_none() {
+        line(out, b"host", authority);
     }
     let declared = length(&head.headers);
     let upgrade = head.upgrade.then_some(()).and(head.protocol.as_ref());
     let mut te = false;
     let mut length_written = false;
-    for field in head.headers.iter() {
-        match *field.name {
-            header::HOST => line(out, field.raw, authority.as_bytes()),
-            header::UPGRADE if upgrade.is_some() => line(out, field.raw, field.value.as_bytes()),
-            header::TE => {
-                te = true;
-                line(out, field.raw, field.value.as_bytes());
-            }
-            header::CONTENT_LENGTH if !length_written && !connect => {
-                length_written = true;
-                match declared {
-                    Some(_) if !end => line(out, field.raw, field.value.as_bytes()),
-                    Some(_) => line(out, field.raw, b"0"),
-                    None => length_written = false,
-                }
-            }
-            ref name if is_framing(name) => {}
-            _ => line(out, field.raw, field.value.as_bytes()),
+    let special = FRAMING.and(Set::of(&[Known::Host, Known::Te]));
+    head.headers.write(out, special, |name, field| match name {
+        Known::Host if field.value.as_bytes() == authority => Put::Kept,
+        Known::Host => Put::With(authority),
+        Known::Upgrade if upgrade.is_some() => Put::Kept,
+        Known::Te => {
+            te = true;
+            Put::Kept
         }
-    }
+        Known::ContentLength if !length_written && !connect && declared.is_some() => {
+            length_written = true;
+            if end { Put::With(b"0") } else { Put::Kept }
+        }
+        _ => Put::Dropped,
+    });
     let encoder = if connect || end {
         // RFC 9110 §8.6: a user agent SHOULD send Content-Length when the method defines a meaning for content and it sends none.
         let expects_body = [Method::POST, Method::PUT, Method::PATCH].contains(&head.method);
@@ -164,22 +155,17 @@ pub(super) fn response(
     out.extend_from_slice(b"\r\n");
     let declared = if bodiless { None } else { length(&head.headers) };
     let mut length_written = false;
-    for field in head.headers.iter() {
-        match *field.name {
-            header::CONTENT_LENGTH => {
-                if let Some(length) = declared.filter(|_| !length_written) {
-                    length_written = true;
-                    let keep = !end || describes_only || length == 0;
-                    line(out, field.raw, if keep { field.value.as_bytes() } else { b"0" });
-                }
+    head.headers.write(out, FRAMING, |name, _| match name {
+        Known::ContentLength => match declared.filter(|_| !length_written) {
+            Some(length) => {
+                length_written = true;
+                if !end || describes_only || length == 0 { Put::Kept } else { Put::With(b"0") }
             }
-            header::UPGRADE if switching || status == StatusCode::UPGRADE_REQUIRED => {
-                line(out, field.raw, field.value.as_bytes());
-            }
-            ref name if is_hop_by_hop(name) => {}
-            _ => line(out, field.raw, field.value.as_bytes()),
-        }
-    }
+            None => Put::Dropped,
+        },
+        Known::Upgrade if switching || status == StatusCode::UPGRADE_REQUIRED => Put::Kept,
+        _ => Put::Dropped,
+    });
     let mut keep_alive = answering.keep_alive;
     let encoder = if switching || connected {
         Encoder::Raw
@@ -212,15 +198,16 @@ pub(super) fn response(
     (encoder, keep_alive)
 }
 
-fn is_field_text(text: &str) -> bool {
-    text.bytes().all(|b| b > 0x20 && b != 0x7f)
+/// Without leaving early: so that the compiler looks at many bytes at a time.
+fn is_visible(text: &[u8]) -> bool {
+    text.iter().fold(true, |visible, byte| visible & (*byte > 0x20) & (*byte != 0x7f))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use bytes::Bytes;
-    use http::HeaderValue;
+    use http::header::{self, HeaderName, HeaderValue};
 
     fn written(head: &RequestHead, end: bool) -> (String, Encoder) {
         let mut out = Vec::new();

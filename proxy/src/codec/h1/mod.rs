@@ -1,17 +1,20 @@
-//! HTTP/1.0 and 1.1 of our own, over `httparse`: strict in what delimits messages, faithful in everything else.
+//! HTTP/1.0 and 1.1 of our own: strict in what delimits messages, faithful in everything else.
 //!
-//! `parse` and `encode` are pure; `wire` holds a connection's state; `server` and `client` are its two ends. Translation to and
+//! `scan`, `target`, `parse` and `encode` are pure; `wire` holds a connection's state; `server` and `client` are its two ends. Translation to and
 //! from HTTP/2 happens in the shared types, not here.
 
 mod chunked;
 mod client;
 mod encode;
 mod parse;
+mod scan;
 mod server;
+mod target;
 mod wire;
 
 pub(crate) use client::{Client, ClientReader, ClientWriter, Idle, Shelf};
-pub(in crate::codec) use parse::{is_authority, may_be_trailer};
+pub(in crate::codec) use parse::may_be_trailer;
 pub(crate) use server::ReplyWriter;
 pub use server::serve;
+pub(in crate::codec) use target::is_authority;
 pub(crate) use wire::Reader;

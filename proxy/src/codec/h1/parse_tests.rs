@@ -6,15 +6,13 @@ use proptest::prelude::*;
 fn read(wire: &[u8]) -> Result<(RequestHead, RequestFraming), Refusal> {
     let limits = Limits::default();
     let mut buffer = BytesMut::from(wire);
-    let head = head(&mut buffer, &mut 0, &limits)?.ok_or(Refusal::Malformed("incomplete"))?;
-    request(&head, &limits)
+    request(&mut buffer, &mut 0, &limits)?.ok_or(Refusal::Malformed("incomplete"))
 }
 
 fn read_response(wire: &[u8], method: &Method) -> Result<(ResponseHead, ResponseFraming), Refusal> {
     let limits = Limits::default();
     let mut buffer = BytesMut::from(wire);
-    let head = head(&mut buffer, &mut 0, &limits)?.ok_or(Refusal::Malformed("incomplete"))?;
-    response(&head, method, &limits)
+    response(&mut buffer, &mut 0, &limits, method)?.ok_or(Refusal::Malformed("incomplete"))
 }
 
 /// Requests that some implementation somewhere reads differently from another.
@@ -219,9 +217,9 @@ proptest! {
         let limits = Limits::default();
         let (mut buffer, mut scanned, mut fed) = (BytesMut::new(), 0, 0);
         let mut cuts = cuts.into_iter().chain(std::iter::repeat(usize::MAX));
-        let head = loop {
-            match head(&mut buffer, &mut scanned, &limits).expect("valid") {
-                Some(head) => break head,
+        let (request, _) = loop {
+            match request(&mut buffer, &mut scanned, &limits).expect("valid") {
+                Some(parsed) => break parsed,
                 None => {
                     let end = fed + cuts.next().unwrap_or(1).min(wire.len() - fed);
                     buffer.extend_from_slice(&wire.as_bytes()[fed..end]);
@@ -229,7 +227,6 @@ proptest! {
                 }
             }
         };
-        let (request, _) = request(&head, &limits).expect("valid");
         let mut out = Vec::new();
         super::super::encode::request(&mut out, &request, true).expect("writable");
         let expected = format!("PUT /a HTTP/1.1\r\nhOsT: catalog\r\n{text}content-length: 0\r\n\r\n");

@@ -5,7 +5,7 @@
 //! lingering); deadlines of calls belong to `exchange`.
 
 use super::encode::{self, Answering, Encoder};
-use super::parse::{self, Decoder};
+use super::parse::{self, Decoder, RequestFraming};
 use super::wire::{Conn, End, HeadError, Reader, Wire};
 use crate::codec::{
     Handler, Headers, Incoming, Io, Limits, Reply, ReplyKind, RequestBody, RequestHead, ResponseHead, Version,
@@ -69,15 +69,11 @@ async fn burst<H: Handler, D: Future<Output = ()>>(
     handler: &H,
 ) -> Option<Result<(), ProxyError>> {
     loop {
-        let head = match next_head(conn.get_mut(), idle).await {
-            Ok(Next::Head(head)) => head,
+        let (head, framing) = match next_head(conn.get_mut(), idle).await {
+            Ok(Next::Head(head, framing)) => (head, framing),
             Ok(Next::Quiet) => return None,
             Ok(Next::Close) => return Some(close(conn.get_mut()).await),
             Err(error) => return Some(refuse(conn.get_mut(), handler, error).await),
-        };
-        let (head, framing) = match parse::request(&head, &conn.get_mut().limits) {
-            Ok(parsed) => parsed,
-            Err(refusal) => return Some(refuse(conn.get_mut(), handler, refusal.request()).await),
         };
         let wire = conn.get_mut();
         wire.decoder = framing.body;
@@ -127,7 +123,7 @@ fn effective(mut head: RequestHead) -> RequestHead {
         && let Some(value) = head.authority.as_ref().and_then(|a| HeaderValue::from_maybe_shared(a.bytes()).ok())
         && head.headers.contains(&header::HOST)
     {
-        head.headers.set(header::HOST, value);
+        head.headers.set(&header::HOST, &value);
     }
     head
 }
@@ -188,7 +184,7 @@ async fn stir<D: Future<Output = ()>>(wire: &mut Wire, idle: &mut Idle<'_, D>, p
 }
 
 enum Next {
-    Head(Bytes),
+    Head(RequestHead, RequestFraming),
     /// Not a byte for [`QUIET`].
     Quiet,
     /// Over: closed by the peer, or to be closed.
@@ -200,10 +196,11 @@ async fn next_head<D: Future<Output = ()>>(wire: &mut Wire, idle: &mut Idle<'_, 
     // The head's first bytes are here, and its own deadline runs.
     let mut partial = false;
     poll_fn(|cx| {
-        let result = wire.poll_head(cx);
+        let result = wire.poll_head(cx, parse::request);
         let has_bytes = !wire.inbound.is_empty();
         match result {
-            Poll::Ready(Ok(head)) => return Poll::Ready(Ok(head.map_or(Next::Close, Next::Head))),
+            Poll::Ready(Ok(Some((head, framing)))) => return Poll::Ready(Ok(Next::Head(head, framing))),
+            Poll::Ready(Ok(None)) => return Poll::Ready(Ok(Next::Close)),
             Poll::Ready(Err(HeadError::Refused(refusal))) => return Poll::Ready(Err(refusal.request())),
             Poll::Ready(Err(HeadError::Cut)) => {
                 return Poll::Ready(Err(ProxyError::because(Kind::ClientGone, "closed within a head")));

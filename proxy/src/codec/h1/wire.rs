@@ -289,10 +289,14 @@ impl Wire {
         }
     }
 
-    /// A complete head, or `None` when the peer closed before its first byte.
-    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, HeadError>> {
+    /// A complete head as `parse` takes it off what was read, or `None` when the peer closed before its first byte.
+    pub(super) fn poll_head<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        parse: impl Fn(&mut BytesMut, &mut usize, &Limits) -> Result<Option<T>, Refusal>,
+    ) -> Poll<Result<Option<T>, HeadError>> {
         loop {
-            match parse::head(&mut self.inbound, &mut self.scanned, &self.limits) {
+            match parse(&mut self.inbound, &mut self.scanned, &self.limits) {
                 Ok(Some(head)) => return Poll::Ready(Ok(Some(head))),
                 Ok(None) => {}
                 Err(refusal) => return Poll::Ready(Err(HeadError::Refused(refusal))),

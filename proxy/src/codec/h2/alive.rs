@@ -2,7 +2,7 @@
 //!
 //! Traffic is a sign of life, so a busy connection sends no PINGs and touches no timer.
 
-use h2::{Ping, PingPong};
+use super::engine::Engine;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -10,7 +10,6 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
 pub(super) struct KeepAlive {
-    ping: PingPong,
     timer: Pin<Box<Sleep>>,
     interval: Duration,
     timeout: Duration,
@@ -20,17 +19,13 @@ pub(super) struct KeepAlive {
 }
 
 impl KeepAlive {
-    pub(super) fn new(ping: PingPong, interval: Duration, timeout: Duration) -> Self {
+    pub(super) fn new(interval: Duration, timeout: Duration) -> Self {
         let timer = Box::pin(tokio::time::sleep(interval));
-        Self { ping, timer, interval, timeout, reads: 0, waiting: false }
+        Self { timer, interval, timeout, reads: 0, waiting: false }
     }
 
-    /// Ready when the peer is gone. `reads` counts the reads that brought bytes.
-    pub(super) fn poll_dead(&mut self, cx: &mut Context<'_>, reads: u64) -> Poll<()> {
-        if self.waiting {
-            // The PONG itself is one of the reads; it is taken so that the next PING can be sent.
-            let _ = self.ping.poll_pong(cx);
-        }
+    /// Ready when the peer is gone. `reads` counts the reads that brought bytes. A PING is queued in `engine`, which is to be flushed.
+    pub(super) fn poll_dead(&mut self, cx: &mut Context<'_>, reads: u64, engine: &mut Engine) -> Poll<()> {
         loop {
             ready!(self.timer.as_mut().poll(cx));
             let next = if reads != self.reads {
@@ -40,9 +35,10 @@ impl KeepAlive {
             } else if self.waiting {
                 return Poll::Ready(());
             } else {
-                // A PING that is still under way answers for this one too.
-                let _ = self.ping.send_ping(Ping::opaque());
+                engine.ping();
                 self.waiting = true;
+                // Written by the next turn.
+                cx.waker().wake_by_ref();
                 self.timeout
             };
             self.timer.as_mut().reset(Instant::now() + next);

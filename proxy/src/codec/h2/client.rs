@@ -3,30 +3,23 @@
 //! The connection ends when nobody holds a [`Connection`] or a call on it any more. Which connection a call takes is decided in
 //! `endpoint::pool`.
 
-use super::alive::KeepAlive;
-use super::coalesce::{Coalesce, Flusher, coalesce};
-use super::convert;
+use super::engine::Role;
+use super::fault::Fault;
+use super::handle::{Handle, Shared};
+use super::link::Link;
 use super::stream::{self, From, Reader};
 use super::tunnel::Tunnel;
 use crate::codec::{Frame, Headers, Hold, Io, Limits, RequestHead, ResponseHead};
 use crate::error::{Kind, ProxyError, Sent};
 use bytes::Bytes;
-use h2::client::{ResponseFuture, SendRequest};
-use h2::{Reason, SendStream};
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-
-const FRAME: u32 = 16 * 1024;
-const SEND_BUFFER: usize = 512 * 1024;
-/// How long a connection that nobody wants any more may take to say goodbye.
-const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Where connections are driven: tasks that end with the token.
 #[derive(Clone, Debug, Default)]
@@ -39,12 +32,10 @@ pub(crate) struct Tasks {
 
 /// A shared handle to an open connection.
 #[derive(Clone)]
-pub(crate) struct Connection {
-    send: SendRequest<Bytes>,
-    state: Arc<State>,
-}
+pub(crate) struct Connection(Arc<State>);
 
 struct State {
+    shared: Arc<Shared>,
     active: AtomicUsize,
     /// No new calls: the peer said GOAWAY, or the connection is gone.
     closing: AtomicBool,
@@ -83,61 +74,40 @@ impl Drop for Active {
 /// Opens a connection on `io` and waits for the peer's SETTINGS, which prove that it has accepted our certificate. Whoever calls
 /// bounds the time. `pings` is off towards applications: many gRPC servers take frequent PINGs for abuse.
 pub(crate) async fn connect(io: Io, limits: &Limits, pings: bool, tasks: &Tasks) -> Result<Connection, ProxyError> {
-    let failed = |error: h2::Error| ProxyError::caused(Kind::ConnectFailed, error).detail("HTTP/2 preface");
-    let (io, flusher) = coalesce(io);
-    let (send, mut connection) = h2::client::Builder::new()
-        .initial_window_size(limits.stream_window)
-        .initial_connection_window_size(limits.connection_window)
-        .max_frame_size(FRAME)
-        .max_header_list_size(u32::try_from(limits.max_head_bytes).unwrap_or(u32::MAX))
-        .max_send_buffer_size(SEND_BUFFER)
-        .enable_push(false)
-        // None until the peer's SETTINGS say how many: that is how their arrival is told.
-        .initial_max_send_streams(0)
-        .handshake::<_, Bytes>(io)
-        .await
-        .map_err(failed)?;
+    let mut link = Link::new(io, Role::Client, limits, pings);
     poll_fn(|cx| {
-        if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
-            result.map_err(failed)?;
-            return Poll::Ready(Err(ProxyError::because(Kind::ConnectFailed, "closed before the HTTP/2 SETTINGS")));
+        link.begin();
+        let read = link.poll_read(cx);
+        let rest = link.poll_rest(cx);
+        let engine = link.shared.lock();
+        match (read, rest) {
+            (_, Poll::Ready(Err(fault))) | (Poll::Ready(Err(fault)), _) => Poll::Ready(Err(match fault {
+                Fault::Closed => ProxyError::because(Kind::ConnectFailed, "closed before the HTTP/2 SETTINGS"),
+                fault => ProxyError::caused(Kind::ConnectFailed, fault).detail("HTTP/2 preface"),
+            })),
+            _ if engine.remote.known => Poll::Ready(Ok(())),
+            _ => Poll::Pending,
         }
-        if let Poll::Ready(Err(error)) = flusher.poll_flush(cx) {
-            return Poll::Ready(Err(ProxyError::caused(Kind::ConnectFailed, error).detail("HTTP/2 preface")));
-        }
-        if send.current_max_send_streams() > 0 { Poll::Ready(Ok(())) } else { Poll::Pending }
     })
     .await?;
-    let alive = connection
-        .ping_pong()
-        .filter(|_| pings)
-        .map(|ping| KeepAlive::new(ping, limits.ping_interval, limits.ping_timeout));
     let state = Arc::new(State {
+        shared: link.shared.clone(),
         active: AtomicUsize::new(0),
         closing: AtomicBool::new(false),
         unwanted: Arc::new(Notify::new()),
         idle_since: parking_lot::Mutex::new(tokio::time::Instant::now()),
         leaving: tasks.leaving.clone(),
     });
-    let driver = Driver {
-        connection,
-        flusher,
-        alive,
-        probe: Some(send.clone()),
-        state: Arc::downgrade(&state),
-        unwanted: state.unwanted.clone(),
-    };
+    let driver = Driver { link, told: false, state: Arc::downgrade(&state), unwanted: state.unwanted.clone() };
     let stop = tasks.stop.clone();
     tasks.tracker.spawn(async move { stop.run_until_cancelled(driver.run()).await });
-    Ok(Connection { send, state })
+    Ok(Connection(state))
 }
 
 struct Driver {
-    connection: h2::client::Connection<Coalesce, Bytes>,
-    flusher: Flusher,
-    alive: Option<KeepAlive>,
-    /// Tells of a GOAWAY. Given up when the connection is unwanted, since it keeps the connection open.
-    probe: Option<SendRequest<Bytes>>,
+    link: Link,
+    /// The handles know that no new call may be made.
+    told: bool,
     state: std::sync::Weak<State>,
     unwanted: Arc<Notify>,
 }
@@ -147,92 +117,80 @@ impl Driver {
         let unwanted = self.unwanted.clone();
         {
             let mut unwanted = pin!(unwanted.notified());
-            let ended = poll_fn(|cx| {
+            poll_fn(|cx| {
                 if self.poll_once(cx).is_ready() {
-                    return Poll::Ready(true);
+                    return Poll::Ready(());
                 }
-                unwanted.as_mut().poll(cx).map(|()| false)
+                unwanted.as_mut().poll(cx)
             })
             .await;
             self.closing();
-            if ended {
-                return;
-            }
         }
-        self.probe = None;
-        let _ = tokio::time::timeout(GOODBYE, poll_fn(|cx| self.poll_once(cx))).await;
+        // Nobody holds a call any more: what was reset last is written, and the goodbye.
+        self.link.shared.lock().leave();
+        self.link.close().await;
     }
 
-    fn closing(&self) {
-        if let Some(state) = self.state.upgrade() {
+    fn closing(&mut self) {
+        if let Some(state) = self.state.upgrade().filter(|_| !std::mem::replace(&mut self.told, true)) {
             state.closing.store(true, Ordering::Release);
             state.leaving.notify_one();
         }
     }
 
     fn poll_once(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let polled = Pin::new(&mut self.connection).poll(cx);
-        let flushed = self.flusher.poll_flush(cx);
-        match polled {
-            Poll::Ready(Err(error)) if !error.is_io() => {
-                tracing::debug!(%error, "an HTTP/2 connection to an upstream ended");
-                return Poll::Ready(());
-            }
-            Poll::Ready(_) => return Poll::Ready(()),
-            Poll::Pending => {}
+        self.link.begin();
+        if let Poll::Ready(Ok(())) = self.link.poll_read(cx) {
+            // There may be more; calls and other connections have their turn first.
+            cx.waker().wake_by_ref();
         }
-        if let Poll::Ready(Err(error)) = flushed {
-            tracing::debug!(%error, "an HTTP/2 connection to an upstream broke");
-            return Poll::Ready(());
-        }
-        if let Some(probe) = &mut self.probe
-            && matches!(probe.poll_ready(cx), Poll::Ready(Err(_)))
-        {
-            self.probe = None;
+        let ended = self.link.poll_rest(cx);
+        if self.link.shared.lock().is_closing() {
             self.closing();
         }
-        match &mut self.alive {
-            Some(alive) => alive.poll_dead(cx, self.flusher.reads()).map(|()| {
-                tracing::debug!("an HTTP/2 connection to an upstream answers no PINGs and is given up");
-            }),
-            None => Poll::Pending,
-        }
+        ended.map(|ended| {
+            if let Err(fault) = ended
+                && fault != Fault::Closed
+            {
+                tracing::debug!(%fault, "an HTTP/2 connection to an upstream ended");
+            }
+        })
     }
 }
 
 impl Connection {
     /// May it take another call?
     pub(crate) fn is_usable(&self) -> bool {
-        !self.state.closing.load(Ordering::Acquire) && self.active() < self.send.current_max_send_streams()
+        !self.is_closing() && self.active() < self.0.shared.lock().remote.max_streams as usize
     }
 
     /// Is it on its way out? Nothing new may go through it, virtual connections included.
     pub(crate) fn is_closing(&self) -> bool {
-        self.state.closing.load(Ordering::Acquire)
+        self.0.closing.load(Ordering::Acquire)
     }
 
     /// Marks it so that it takes no more calls.
     pub(crate) fn close(&self) {
-        self.state.closing.store(true, Ordering::Release);
+        self.0.closing.store(true, Ordering::Release);
     }
 
     /// Calls on it now.
     pub(crate) fn active(&self) -> usize {
-        self.state.active.load(Ordering::Relaxed)
+        self.0.active.load(Ordering::Relaxed)
     }
 
     /// Since when it carries no call; `None` while it does.
     pub(crate) fn idle_since(&self) -> Option<tokio::time::Instant> {
-        (self.active() == 0).then(|| *self.state.idle_since.lock())
+        (self.active() == 0).then(|| *self.0.idle_since.lock())
     }
 
     /// A call on it.
     pub(crate) fn call(&self) -> Call {
         Call {
             connection: self.clone(),
-            _active: Active::new(&self.state),
+            _active: Active::new(&self.0),
             out: Out { send: None, ended: false },
-            back: Back { response: None, reader: None },
+            back: Back { head: None, reader: None },
         }
     }
 }
@@ -246,37 +204,44 @@ pub(crate) struct Call {
 }
 
 struct Out {
-    send: Option<SendStream<Bytes>>,
+    send: Option<Handle>,
     ended: bool,
 }
 
 struct Back {
-    response: Option<ResponseFuture>,
+    /// While the final head is still to come.
+    head: Option<Handle>,
     reader: Option<Reader>,
 }
 
 impl Call {
     pub(in crate::codec) async fn send_head(&mut self, head: &RequestHead, end: bool) -> Result<(), ProxyError> {
-        let request = convert::request_out(head, end)?;
-        if request.extensions().get::<h2::ext::Protocol>().is_some()
-            && !self.connection.send.is_extended_connect_protocol_enabled()
-        {
-            return Err(ProxyError::because(Kind::Unsupported, "the upstream does not accept extended CONNECT"));
+        let shared = &self.connection.0.shared;
+        let slots = shared.lock().slots.clone();
+        loop {
+            let notified = slots.notified();
+            {
+                let mut engine = shared.lock();
+                match engine.may_open() {
+                    Ok(true) => {
+                        let key = engine.request(head, end)?;
+                        drop(engine);
+                        let (recv, send) = Handle::pair(shared, key);
+                        self.back.head = Some(recv);
+                        self.out = Out { send: Some(send), ended: end };
+                        return Ok(());
+                    }
+                    Ok(false) => {}
+                    Err(fault) => {
+                        // Nothing is written before the stream exists, so a connection that went away meanwhile leaves it unsent.
+                        drop(engine);
+                        self.connection.close();
+                        return Err(ProxyError::caused(Kind::Refused, fault).sent(Sent::NotSent));
+                    }
+                }
+            }
+            notified.await;
         }
-        // Nothing is written before the stream exists, so a connection that went away meanwhile leaves the request unsent.
-        let unsent = |error: h2::Error| ProxyError::caused(Kind::Refused, error).sent(Sent::NotSent);
-        let connection = &mut self.connection;
-        let sent = match poll_fn(|cx| connection.send.poll_ready(cx)).await {
-            Ok(()) => connection.send.send_request(request, end),
-            Err(error) => Err(error),
-        };
-        let (response, send) = sent.map_err(|error| {
-            connection.close();
-            unsent(error)
-        })?;
-        self.back.response = Some(response);
-        self.out = Out { send: Some(send), ended: end };
-        Ok(())
     }
 
     pub(in crate::codec) fn split(&mut self) -> (CallSend<'_>, CallRecv<'_>) {
@@ -287,7 +252,7 @@ impl Call {
         match (self.out.send.take(), self.back.reader.take()) {
             (Some(send), Some(reader)) if !self.out.ended => {
                 self.out.ended = true;
-                Ok(Io::from(Tunnel::new(send, reader.recv)).holding(self))
+                Ok(Io::from(Tunnel::new(send, reader.handle)).holding(self))
             }
             _ => Err(ProxyError::because(Kind::Internal, "the stream was not accepted, or has ended")),
         }
@@ -300,34 +265,23 @@ impl Hold for Call {
     }
 }
 
-impl Drop for Call {
-    fn drop(&mut self) {
-        let answered = self.back.reader.as_ref().is_some_and(Reader::is_end);
-        if let Some(send) = &mut self.out.send
-            && !(self.out.ended && answered)
-        {
-            send.send_reset(Reason::CANCEL);
-        }
-    }
-}
-
 /// The request's direction.
 pub(crate) struct CallSend<'u>(&'u mut Out);
 
 impl CallSend<'_> {
-    fn outcome(&mut self, result: Result<(), h2::Error>) -> Result<(), ProxyError> {
+    fn outcome(&mut self, result: Result<(), Fault>) -> Result<(), ProxyError> {
         match result {
             Ok(()) => Ok(()),
-            Err(error) if stream::wants_no_more(&error) => {
+            Err(fault) if fault.wants_no_more() => {
                 self.0.ended = true;
                 Ok(())
             }
-            Err(error) => Err(convert::upstream_error(error, false)),
+            Err(fault) => Err(fault.of_upstream(false)),
         }
     }
 
-    fn open(&mut self) -> Result<&mut SendStream<Bytes>, ProxyError> {
-        self.0.send.as_mut().ok_or_else(|| ProxyError::because(Kind::Internal, "a body before its head"))
+    fn open(&self) -> Result<&Handle, ProxyError> {
+        self.0.send.as_ref().ok_or_else(|| ProxyError::because(Kind::Internal, "a body before its head"))
     }
 
     pub(in crate::codec) async fn data(&mut self, data: Bytes) -> Result<(), ProxyError> {
@@ -351,7 +305,7 @@ impl CallSend<'_> {
         if self.0.ended {
             return Ok(());
         }
-        let result = self.open()?.send_trailers(convert::trailers_out(trailers));
+        let result = self.open()?.trailers(trailers);
         self.0.ended = true;
         self.outcome(result)
     }
@@ -360,7 +314,7 @@ impl CallSend<'_> {
         if self.0.ended {
             return Ok(());
         }
-        let result = self.open()?.send_data(Bytes::new(), true);
+        let result = self.open()?.finish();
         self.0.ended = true;
         self.outcome(result)
     }
@@ -371,23 +325,20 @@ pub(crate) struct CallRecv<'u>(&'u mut Back);
 
 impl CallRecv<'_> {
     pub(in crate::codec) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, ProxyError>> {
-        let Some(response) = &mut self.0.response else {
+        let Some(handle) = &self.0.head else {
             return Poll::Ready(Err(ProxyError::because(Kind::Internal, "a response that was read already")));
         };
-        if let Poll::Ready(Some(Ok(informational))) = response.poll_informational(cx) {
-            return Poll::Ready(Ok(convert::response_in(informational).0));
+        let head = match ready!(handle.poll_head(cx)) {
+            Ok(head) => head,
+            Err(fault) => return Poll::Ready(Err(fault.of_upstream(false))),
+        };
+        if !head.status.is_informational()
+            && let Some(handle) = self.0.head.take()
+        {
+            let length = handle.promised();
+            self.0.reader = Some(Reader::new(handle, From::Upstream, length));
         }
-        let result = ready!(Pin::new(response).poll(cx));
-        self.0.response = None;
-        Poll::Ready(match result {
-            Ok(response) => {
-                let (head, recv) = convert::response_in(response);
-                let length = head.headers.text(&http::header::CONTENT_LENGTH).and_then(|text| text.parse().ok());
-                self.0.reader = Some(Reader::new(recv, From::Upstream, length));
-                Ok(head)
-            }
-            Err(error) => Err(convert::upstream_error(error, false)),
-        })
+        Poll::Ready(Ok(head))
     }
 
     pub(in crate::codec) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, ProxyError>>> {

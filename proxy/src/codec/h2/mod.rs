@@ -1,16 +1,31 @@
-//! HTTP/2 over the `h2` crate: calls of both sides in the shared types, byte streams over CONNECT, and connections that flush once a
-//! turn. Frame-level rules and abuse protections are the crate's; what a stream means is said in `convert`.
+//! HTTP/2 (RFC 9113), on the path of every call between sidecars: calls of both sides in the shared types, and byte streams over CONNECT.
+//!
+//! From the wire upwards: `frame` and `hpack` know bytes, `section` heads; `engine` is the state of a connection without its I/O, with its
+//! streams in `state`, what frames do to it in `receive` and `control`, what calls send in `send`, and what peers may not do for nothing in
+//! `abuse`. `outgoing` gathers what leaves in one write. A call holds its stream by a `handle`; one task drives the connection through its
+//! `link`: at the `server` together with its calls, at the `client` apart from them.
 
+mod abuse;
 mod alive;
 mod client;
-mod coalesce;
-mod convert;
+mod control;
+mod engine;
+mod fault;
+mod frame;
+mod handle;
+mod hpack;
+mod link;
+mod outgoing;
+mod receive;
+mod section;
+mod send;
 mod server;
+mod state;
 mod stream;
 mod tunnel;
 
 pub(crate) use client::{Call, CallRecv, CallSend, Connection, Tasks, connect};
-pub(crate) use convert::is_refused;
+pub(crate) use fault::is_refused;
 pub(crate) use server::ReplyWriter;
 pub use server::serve;
 pub(crate) use stream::Reader;

@@ -1,32 +1,29 @@
 //! The accepting end of an HTTP/2 connection: one task drives the connection and every call on it, so that all that the calls
 //! write in one turn leaves in one write, and dropping the connection drops its calls.
 
-use super::alive::KeepAlive;
-use super::coalesce::{Coalesce, Flusher, coalesce};
-use super::convert;
+use super::engine::{Key, Role};
+use super::fault::{By, Fault};
+use super::frame::Code;
+use super::handle::{Handle, Shared};
+use super::link::{Incoming, Link};
 use super::stream::{self, From, Reader};
 use super::tunnel::Tunnel;
-use crate::codec::{Handler, Headers, Incoming, Io, Limits, Reply, ReplyKind, RequestBody, ResetCode, ResponseHead};
+use crate::codec::{
+    self, Handler, Headers, Io, Limits, Reply, ReplyKind, RequestBody, RequestHead, ResetCode, ResponseHead,
+};
 use crate::error::{Kind, ProxyError};
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use h2::server::{Connection, SendResponse};
-use h2::{Reason, RecvStream, SendStream};
-use http::{Method, Request, Response, StatusCode, header};
+use http::{Method, StatusCode};
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, Sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// Largest PADDING-free frame; the protocol's default, so that streams take turns.
-const FRAME: u32 = 16 * 1024;
-/// Bytes of one stream that may wait in the connection.
-const SEND_BUFFER: usize = 512 * 1024;
-/// Streams that the peer reset before they were looked at; more is an attack (CVE-2023-44487).
-const RESET_STREAMS: usize = 50;
 /// Polls of calls in one turn of a connection before other connections have theirs.
 const TURN: usize = 512;
 
@@ -41,47 +38,53 @@ pub async fn serve<H: Handler>(
     drain: &CancellationToken,
     handler: &H,
 ) -> Result<(), ProxyError> {
+    let mut link = Link::new(io, Role::Server, limits, true);
     // Boxed, so that a connection does not keep the room for it.
-    let (mut connection, flusher) = Box::pin(shake(io, limits)).await?;
-    let alive = connection.ping_pong().map(|ping| KeepAlive::new(ping, limits.ping_interval, limits.ping_timeout));
+    Box::pin(shake(&mut link, limits)).await?;
     let mut drained = pin!(drain.cancelled());
-    let mut driver = Driver {
-        connection,
-        flusher,
-        alive,
-        idle: Box::pin(tokio::time::sleep(limits.idle_timeout)),
-        idle_since: Some(Instant::now()),
-        leaving: false,
-    };
+    let mut driver =
+        Driver { link, idle: Box::pin(tokio::time::sleep(limits.idle_timeout)), idle_since: Some(Instant::now()) };
     let turns = Turns::default();
     let mut calls = FuturesUnordered::new();
     // Not under tokio's own budget, which is one for all calls of the connection together: with many of them it runs out in the middle of a
     // turn and breaks the turn's one write into several. `TURN` bounds a turn, flow-control windows bound what a call moves in it.
     let ended = unconstrained(poll_fn(|cx| {
+        driver.link.begin();
         let begun = turns.count();
         loop {
             let before = turns.count();
             while let Poll::Ready(Some(())) = calls.poll_next_unpin(cx) {}
-            match driver.poll_accept(cx) {
-                Poll::Ready(Some(Ok((request, respond)))) => {
-                    // Boxed: the set has room for one call even when it is empty, and would move each into its place.
-                    let mut call = Box::pin(call(request, respond, handler));
-                    let turns = &turns;
-                    calls.push(poll_fn(move |cx| {
-                        turns.count_one();
-                        call.as_mut().poll(cx)
-                    }));
+            let read = driver.link.poll_read(cx);
+            let mut more = turns.count() != before;
+            while let Some(incoming) = driver.link.next() {
+                match incoming {
+                    Incoming::Call(key, head, length) => {
+                        // Boxed: the set has room for one call even when it is empty, and would move each into its place.
+                        let mut call = Box::pin(call(driver.link.shared.clone(), key, head, length, handler));
+                        let turns = &turns;
+                        calls.push(poll_fn(move |cx| {
+                            turns.count_one();
+                            call.as_mut().poll(cx)
+                        }));
+                        more = true;
+                    }
+                    Incoming::Rejected(error) => handler.rejected(&error),
                 }
-                Poll::Ready(None) => return Poll::Ready(Ok(())),
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
+            }
+            match read {
+                Poll::Ready(Err(_)) => break,
+                // A peer that always has more to say lets other connections have their turn.
+                _ if turns.count() - begun >= TURN || (read.is_ready() && !more) => {
+                    cx.waker().wake_by_ref();
+                    break;
+                }
                 // The set hands control back while calls are still ready to run, and frames that were just read wake more of them.
-                Poll::Pending if turns.count() != before && turns.count() - begun < TURN => {}
-                Poll::Pending => break,
+                _ if more => {}
+                _ => break,
             }
         }
-        if !driver.leaving && drained.as_mut().poll(cx).is_ready() {
-            driver.leave();
-            cx.waker().wake_by_ref();
+        if !driver.link.is_leaving() && drained.as_mut().poll(cx).is_ready() {
+            driver.link.shared.lock().leave();
         }
         driver.poll_rest(cx, calls.is_empty(), limits)
     }))
@@ -89,9 +92,12 @@ pub async fn serve<H: Handler>(
     // The calls that are left learn from their streams that the caller has gone; those that still do not end are dropped.
     poll_fn(|cx| {
         while let Poll::Ready(Some(())) = calls.poll_next_unpin(cx) {}
-        Poll::Ready(ended.clone())
+        Poll::Ready(())
     })
-    .await
+    .await;
+    drop(calls);
+    Box::pin(driver.link.close()).await;
+    ended
 }
 
 /// How often calls were polled: whether any of them was ready to run.
@@ -108,77 +114,48 @@ impl Turns {
     }
 }
 
-async fn shake(io: Io, limits: &Limits) -> Result<(Connection<Coalesce, Bytes>, Flusher), ProxyError> {
-    let (io, flusher) = coalesce(io);
-    let mut builder = h2::server::Builder::new();
-    builder
-        .initial_window_size(limits.stream_window)
-        .initial_connection_window_size(limits.connection_window)
-        .max_frame_size(FRAME)
-        .max_concurrent_streams(limits.max_streams)
-        .max_header_list_size(u32::try_from(limits.max_head_bytes).unwrap_or(u32::MAX))
-        .max_pending_accept_reset_streams(RESET_STREAMS)
-        .max_concurrent_reset_streams(RESET_STREAMS)
-        .max_send_buffer_size(SEND_BUFFER)
-        .enable_connect_protocol();
-    let mut handshake = pin!(builder.handshake::<_, Bytes>(io));
+/// Waits for the preface and the first SETTINGS.
+async fn shake(link: &mut Link, limits: &Limits) -> Result<(), ProxyError> {
     let shaken = poll_fn(|cx| {
-        let result = handshake.as_mut().poll(cx);
-        let _ = flusher.poll_flush(cx);
-        result
+        let read = link.poll_read(cx);
+        let rest = link.poll_rest(cx);
+        let known = link.shared.lock().remote.known;
+        match (read, rest) {
+            (_, Poll::Ready(Err(fault))) | (Poll::Ready(Err(fault)), _) => Poll::Ready(Err(fault)),
+            _ if known => Poll::Ready(Ok(())),
+            _ => Poll::Pending,
+        }
     });
-    let connection = timeout(limits.header_timeout, shaken)
-        .await
-        .map_err(|_| ProxyError::because(Kind::HeaderTimeout, "the HTTP/2 preface did not arrive in time"))?
-        .map_err(|error| ProxyError::caused(Kind::BadRequest, error).detail("HTTP/2 preface"))?;
-    Ok((connection, flusher))
+    let error = match timeout(limits.header_timeout, shaken).await {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(fault)) => ProxyError::caused(Kind::BadRequest, fault).detail("HTTP/2 preface"),
+        Err(_) => ProxyError::because(Kind::HeaderTimeout, "the HTTP/2 preface did not arrive in time"),
+    };
+    link.close().await;
+    Err(error)
 }
 
-struct Driver<T> {
-    connection: Connection<T, Bytes>,
-    flusher: Flusher,
-    alive: Option<KeepAlive>,
+struct Driver {
+    link: Link,
     idle: Pin<Box<Sleep>>,
     idle_since: Option<Instant>,
-    /// The graceful GOAWAY was sent.
-    leaving: bool,
 }
 
-type Accepted = (Request<RecvStream>, SendResponse<Bytes>);
-
-impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Driver<T> {
-    fn leave(&mut self) {
-        self.leaving = true;
-        self.connection.graceful_shutdown();
-    }
-
-    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Accepted, ProxyError>>> {
-        self.connection.poll_accept(cx).map_err(|error| {
-            let kind = if error.is_io() || error.is_remote() { Kind::ClientGone } else { Kind::BadRequest };
-            ProxyError::caused(kind, error).detail("HTTP/2 connection")
-        })
-    }
-
-    /// After the connection had its turn: write what it gathered, then look at the timers.
+impl Driver {
+    /// After the calls had their turn: write what they left, then look at the timers.
     fn poll_rest(&mut self, cx: &mut Context<'_>, idle: bool, limits: &Limits) -> Poll<Result<(), ProxyError>> {
-        if let Poll::Ready(Err(error)) = self.flusher.poll_flush(cx) {
-            return Poll::Ready(Err(ProxyError::caused(Kind::ClientGone, error).detail("HTTP/2 connection")));
-        }
-        if let Some(alive) = &mut self.alive
-            && alive.poll_dead(cx, self.flusher.reads()).is_ready()
-        {
-            return Poll::Ready(Err(ProxyError::because(Kind::ClientGone, "the peer does not answer PINGs")));
+        if let Poll::Ready(ended) = self.link.poll_rest(cx) {
+            return Poll::Ready(ended.or_else(|fault| outcome(fault, self.link.shared.lock().why)));
         }
         if !idle {
             self.idle_since = None;
             return Poll::Pending;
         }
         let since = *self.idle_since.get_or_insert_with(Instant::now);
-        while !self.leaving && self.idle.as_mut().poll(cx).is_ready() {
+        while !self.link.is_leaving() && self.idle.as_mut().poll(cx).is_ready() {
             let deadline = since + limits.idle_timeout;
             if Instant::now() >= deadline {
-                self.leave();
-                cx.waker().wake_by_ref();
+                self.link.shared.lock().leave();
             } else {
                 self.idle.as_mut().reset(deadline);
             }
@@ -187,58 +164,59 @@ impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Driver<T> {
     }
 }
 
-async fn call<H: Handler>(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, handler: &H) {
-    let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
-    match convert::request_in(request) {
-        Ok((head, recv)) => {
-            let body = RequestBody(Incoming::H2(Reader::new(recv, From::Caller, declared)));
-            let reply = ReplyWriter { respond, send: None, method: head.method.clone(), ended: false, broken: false };
-            handler.call(head, body, Reply(ReplyKind::H2(Box::new(reply)))).await;
-        }
-        Err(why) => {
-            // RFC 9113 §8.1.1: for malformed requests, a server MAY send an HTTP response prior to resetting the stream.
-            handler.rejected(&ProxyError::because(Kind::BadRequest, why));
-            let mut response = Response::new(());
-            *response.status_mut() = StatusCode::BAD_REQUEST;
-            let _ = respond.send_response(response, true);
-            respond.send_reset(Reason::PROTOCOL_ERROR);
-        }
+/// How a connection has ended.
+fn outcome(fault: Fault, why: &'static str) -> Result<(), ProxyError> {
+    match fault {
+        Fault::Closed => Ok(()),
+        Fault::GoAway(_, By::Us) => Err(ProxyError::caused(Kind::BadRequest, fault).detail(why)),
+        _ => Err(ProxyError::caused(Kind::ClientGone, fault).detail("HTTP/2 connection")),
     }
+}
+
+async fn call<H: Handler>(shared: Arc<Shared>, key: Key, head: Box<RequestHead>, length: Option<u64>, handler: &H) {
+    let (recv, send) = Handle::pair(&shared, key);
+    // Not kept by the call: the handles hold it.
+    drop(shared);
+    let body = RequestBody(codec::Incoming::H2(Reader::new(recv, From::Caller, length)));
+    let reply = ReplyWriter { send: Some(send), method: head.method.clone(), started: false, ended: false };
+    handler.call(*head, body, Reply(ReplyKind::H2(Box::new(reply)))).await;
 }
 
 /// The way back to an HTTP/2 caller.
 pub(crate) struct ReplyWriter {
-    respond: SendResponse<Bytes>,
-    send: Option<SendStream<Bytes>>,
+    /// Gone once the stream carries bytes.
+    send: Option<Handle>,
     method: Method,
+    started: bool,
     ended: bool,
-    broken: bool,
 }
 
 impl ReplyWriter {
+    fn handle(&self) -> Result<&Handle, ProxyError> {
+        self.send.as_ref().ok_or_else(|| ProxyError::because(Kind::Internal, "the stream carries bytes"))
+    }
+
     pub(in crate::codec) fn informational(&mut self, head: ResponseHead) -> Result<(), ProxyError> {
         let sendable = head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS;
-        if self.send.is_some() || self.ended || !sendable {
+        if self.started || self.ended || !sendable {
             return Ok(());
         }
-        let response = convert::response_out(&head, false, &self.method);
-        self.respond.send_informational(response).map_err(convert::downstream_error)
+        self.handle()?.respond(&head, false, &self.method).map_err(Fault::of_caller)
     }
 
     pub(in crate::codec) fn send_head(&mut self, head: ResponseHead, end: bool) -> Result<(), ProxyError> {
-        if self.started() {
+        if self.started {
             return Err(ProxyError::because(Kind::Internal, "a second final head"));
         }
-        let response = convert::response_out(&head, end, &self.method);
-        let send = self.respond.send_response(response, end).map_err(convert::downstream_error)?;
+        self.handle()?.respond(&head, end, &self.method).map_err(Fault::of_caller)?;
         self.ended = end;
-        self.send = Some(send);
+        self.started = true;
         Ok(())
     }
 
-    fn open(&mut self) -> Result<&mut SendStream<Bytes>, ProxyError> {
-        match &mut self.send {
-            Some(send) if !self.ended => Ok(send),
+    fn open(&self) -> Result<&Handle, ProxyError> {
+        match &self.send {
+            Some(send) if self.started && !self.ended => Ok(send),
             _ => Err(ProxyError::because(Kind::Internal, "a body where none may follow")),
         }
     }
@@ -248,68 +226,61 @@ impl ReplyWriter {
         if self.method == Method::HEAD {
             return Ok(());
         }
-        stream::send_all(self.open()?, data, false).await.map_err(convert::downstream_error)
+        stream::send_all(self.open()?, data, false).await.map_err(Fault::of_caller)
     }
 
     pub(in crate::codec) async fn last(&mut self, data: Bytes) -> Result<(), ProxyError> {
         if self.method == Method::HEAD {
             return self.finish();
         }
-        stream::send_all(self.open()?, data, true).await.map_err(convert::downstream_error)?;
+        stream::send_all(self.open()?, data, true).await.map_err(Fault::of_caller)?;
         self.ended = true;
         Ok(())
     }
 
     pub(in crate::codec) fn trailers(&mut self, trailers: &Headers) -> Result<(), ProxyError> {
-        let map = convert::trailers_out(trailers);
-        self.open()?.send_trailers(map).map_err(convert::downstream_error)?;
+        self.open()?.trailers(trailers).map_err(Fault::of_caller)?;
         self.ended = true;
         Ok(())
     }
 
     pub(in crate::codec) fn finish(&mut self) -> Result<(), ProxyError> {
         if !self.ended {
-            self.open()?.send_data(Bytes::new(), true).map_err(convert::downstream_error)?;
+            self.open()?.finish().map_err(Fault::of_caller)?;
             self.ended = true;
         }
         Ok(())
     }
 
     pub(in crate::codec) const fn started(&self) -> bool {
-        self.send.is_some()
+        self.started
     }
 
     pub(in crate::codec) fn reset(&mut self, code: ResetCode) {
-        self.broken = true;
         self.ended = true;
-        match &mut self.send {
-            Some(send) => send.send_reset(code.into()),
-            None => self.respond.send_reset(code.into()),
+        if let Some(send) = &self.send {
+            send.reset(Code::from(code));
         }
     }
 
     pub(in crate::codec) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<ProxyError> {
-        if self.ended {
-            return Poll::Pending;
-        }
-        let reset = match &mut self.send {
-            Some(send) => send.poll_reset(cx),
-            None => self.respond.poll_reset(cx),
-        };
-        reset.map(|reset| {
+        let Some(send) = self.send.as_ref().filter(|_| !self.ended) else { return Poll::Pending };
+        send.poll_fault(cx).map(|fault| {
             self.ended = true;
-            match reset {
-                Ok(reason) => ProxyError::because(Kind::ClientGone, format!("the caller reset the stream: {reason}")),
-                Err(error) => convert::downstream_error(error),
+            match fault {
+                Fault::Reset(code, By::Peer) => {
+                    ProxyError::because(Kind::ClientGone, format!("the caller reset the stream: {code}"))
+                }
+                fault => fault.of_caller(),
             }
         })
     }
 
     pub(in crate::codec) fn into_io(mut self, reader: Reader) -> Result<Io, ProxyError> {
         match self.send.take() {
-            Some(send) if !self.ended => {
+            Some(send) if self.started && !self.ended => {
                 self.ended = true;
-                Ok(Io::from(Tunnel::new(send, reader.recv)))
+                Ok(Io::from(Tunnel::new(send, reader.handle)))
             }
             _ => Err(ProxyError::because(Kind::Internal, "the stream was not accepted, or has ended")),
         }

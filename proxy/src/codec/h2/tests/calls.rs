@@ -1,7 +1,7 @@
 //! Calls over h2c on loopback, both ends ours: frames, trailers, resets in both directions, draining, back-pressure.
 
-use super::client::Tasks;
-use super::*;
+use crate::codec::h2::client::Tasks;
+use crate::codec::h2::*;
 use crate::codec::{
     Frame, Handler, Headers, Io, Limits, Reply, RequestBody, RequestHead, ResetCode, ResponseHead, Upstream,
     UpstreamKind,
