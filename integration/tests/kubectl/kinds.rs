@@ -200,7 +200,14 @@ fn all_kinds_are_applied_and_deleted_from_one_file() {
         let output = kubectl.file(&["delete", "--ignore-not-found"], &all);
         assert_eq!(output.code, 0, "{output:?}");
         assert_eq!(
-            kubectl.ok(&["get", "svc,sa,wl,httproute,grpcroute,tcproute,tlsroute,tp,authz,meshtls,rlp", "-n", "loom", "-o", "name"]),
+            kubectl.ok(&[
+                "get",
+                "svc,sa,wl,httproute,grpcroute,tcproute,tlsroute,tp,authz,meshtls,rlp",
+                "-n",
+                "loom",
+                "-o",
+                "name"
+            ]),
             ""
         );
         println!("{} objects applied and deleted by file", 1 + KINDS.len());

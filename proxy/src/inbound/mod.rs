@@ -448,10 +448,11 @@ impl<'i> Calls<'i> {
         let port = self.inbound.port(self.key)?;
         let made = self.inbound.ports.port(exchange, &port);
         // Configuration may have changed once more in between: then what was found is looked up again.
-        *found =
-            now.inbound.as_ref().filter(|now| now.ports.iter().any(|known| Arc::ptr_eq(known, &port))).map(|now| {
-                Found { configuration: Arc::clone(now), port: Arc::clone(&port), made: Arc::clone(&made) }
-            });
+        *found = now
+            .inbound
+            .as_ref()
+            .filter(|now| now.ports.iter().any(|known| Arc::ptr_eq(known, &port)))
+            .map(|now| Found { configuration: Arc::clone(now), port: Arc::clone(&port), made: Arc::clone(&made) });
         Ok((port, made))
     }
 }
