@@ -1,102 +1,25 @@
 //! The routing suite, against the pure core: every case of `routing/*.yaml`. What the files say is what a caller and a backend see, so
-//! that the same cases can be put to a sidecar.
-//!
-//! A file has `groups`; its other keys only hold anchors. A group has a `name`, the rule of the specification that its cases show
-//! (`spec`; a case may name its own), the `frontend` of one service port as `weft.v1.Frontend` in JSON, perhaps the port's `protocol`, and
-//! `cases`. The port is 80 of service `shop/front`; backends are the services `shop/a` to `shop/h`, port 80, which answer 200.
-//!
-//! A case: `name`, `request`, `expect`, perhaps `reply`: headers with which the backend answers.
-//! - `request` is `METHOD target`, or `{method, path, host, headers, grpc, scheme, port, serverName, tcp}`. Host is `front.shop` unless
-//!   named (empty: none). A header is a text or a list of texts. `grpc: service/method` is a gRPC call; `serverName` a TLS connection
-//!   (`false`: without a name), `tcp: true` an opaque one, of which 404 and 500 mean that it is refused. `scheme` and `port` are what the
-//!   caller spoke and addressed (http, 80).
-//! - `expect` is a backend, a status, or a map in which everything must hold: `backend`, `route` (`name#index`), `status`, `grpcStatus`,
-//!   `location`; at the backend `path` (with query), `host`, `headers`, `absent`; at the caller `response: {headers, absent}`; `mirrors`,
-//!   `delay` in milliseconds; `shares` in percent of backends or statuses. What is not random holds for every draw.
+//! that the same cases can be put to a sidecar (`weft-proxy`'s test of the same name). The format is `case`'s.
 #![expect(clippy::unwrap_used, reason = "a panic in a test is the report, in its fixtures too")]
 
+#[path = "routing/case.rs"]
+mod case;
+
+use case::{Case, Expect, Group, Request, texts};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use serde::Deserialize;
 use serde_json::Value;
 use weft_policy::config::{Frontend, Service};
 use weft_policy::route::{Addressed, Decision, Head, HeaderEdit, Rule, Scheme, WeightedBackend, split_target};
 use weft_proto::v1;
 
-/// Fewer cases than this mean that a file was not found.
-const CASES: usize = 400;
 /// Draws of a case whose outcome is the same for all.
 const SAME: u64 = 16;
 /// Draws of a case with shares, and how many percent they may be off.
 const DRAWS: u64 = 20_000;
 const OFF: f64 = 1.5;
-
-#[derive(Deserialize)]
-struct File {
-    groups: Vec<Group>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Group {
-    name: String,
-    spec: Option<String>,
-    frontend: Value,
-    protocol: Option<String>,
-    cases: Vec<Case>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Case {
-    name: String,
-    spec: Option<String>,
-    request: Value,
-    #[serde(default)]
-    reply: BTreeMap<String, Value>,
-    expect: Value,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
-struct Request {
-    method: Option<String>,
-    path: Option<String>,
-    host: Option<String>,
-    headers: BTreeMap<String, Value>,
-    grpc: Option<String>,
-    scheme: Option<String>,
-    port: Option<u16>,
-    server_name: Option<Value>,
-    tcp: bool,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
-struct Expect {
-    backend: Option<String>,
-    route: Option<String>,
-    status: Option<u16>,
-    grpc_status: Option<u8>,
-    location: Option<String>,
-    path: Option<String>,
-    host: Option<String>,
-    headers: BTreeMap<String, Value>,
-    absent: Vec<String>,
-    response: Response,
-    mirrors: Option<BTreeSet<String>>,
-    delay: Option<u64>,
-    shares: BTreeMap<String, f64>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Response {
-    headers: BTreeMap<String, Value>,
-    absent: Vec<String>,
-}
 
 /// What a caller and a backend would see.
 #[derive(Debug, Default, PartialEq)]
@@ -129,14 +52,6 @@ struct Call {
     reply: HeaderMap,
 }
 
-fn texts(value: &Value) -> Vec<String> {
-    match value {
-        Value::Array(all) => all.iter().flat_map(texts).collect(),
-        Value::String(text) => vec![text.clone()],
-        other => vec![other.to_string()],
-    }
-}
-
 fn header_map(headers: &BTreeMap<String, Value>) -> HeaderMap {
     let mut map = HeaderMap::new();
     for (name, values) in headers {
@@ -167,13 +82,7 @@ fn letter(service: &str) -> String {
 
 impl Call {
     fn of(case: &Case) -> Result<Self, String> {
-        let wanted = match &case.request {
-            Value::String(line) => {
-                let (method, path) = line.split_once(' ').ok_or("a request is METHOD target")?;
-                Request { method: Some(method.into()), path: Some(path.into()), ..Request::default() }
-            }
-            map => serde_json::from_value(map.clone()).map_err(|e| format!("request: {e}"))?,
-        };
+        let wanted = Request::of(&case.request)?;
         let host = wanted.host.unwrap_or_else(|| "front.shop".into());
         let mut headers = header_map(&wanted.headers);
         if !host.is_empty() {
@@ -305,20 +214,6 @@ fn headers_are(
 }
 
 impl Expect {
-    fn of(value: &Value) -> Result<Self, String> {
-        match value {
-            Value::String(backend) => Ok(Expect { backend: Some(backend.clone()), ..Expect::default() }),
-            Value::Number(status) => {
-                let status = status.as_u64().and_then(|status| u16::try_from(status).ok());
-                Ok(Expect { status, ..Expect::default() })
-            }
-            Value::Object(map) if !map.is_empty() => {
-                serde_json::from_value(value.clone()).map_err(|e| format!("expect: {e}"))
-            }
-            _ => Err("expects nothing".into()),
-        }
-    }
-
     fn check(&self, seen: &Seen) -> Result<(), String> {
         // A backend or a redirect is seen only where there is one.
         differ("backend", self.backend.as_ref(), seen.backend.as_ref())?;
@@ -373,13 +268,8 @@ fn frontend(group: &Group) -> Result<Frontend, String> {
 #[test]
 fn every_case_of_the_suite_holds() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/routing");
-    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.sort();
     let (mut names, mut failed) = (BTreeSet::new(), Vec::new());
-    for path in files.iter().filter(|path| path.extension().is_some_and(|e| e == "yaml")) {
-        let theme = path.file_stem().unwrap().to_str().unwrap();
-        let text = std::fs::read_to_string(path).unwrap();
-        let file: File = serde_saphyr::from_str(&text).unwrap_or_else(|e| panic!("{theme}: {e}"));
+    for (theme, file) in case::files(&folder) {
         for group in &file.groups {
             let compiled = frontend(group);
             for case in &group.cases {
@@ -400,5 +290,5 @@ fn every_case_of_the_suite_holds() {
         }
     }
     assert!(failed.is_empty(), "{} of {} cases fail: {failed:#?}", failed.len(), names.len());
-    assert!(names.len() >= CASES, "only {} cases", names.len());
+    assert!(names.len() >= case::FEWEST, "only {} cases", names.len());
 }

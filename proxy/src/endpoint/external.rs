@@ -96,7 +96,8 @@ pub async fn run(directory: Directory, resolver: TokioResolver, end: impl Future
                     return end.await;
                 }
             }
-            Some(Ok((key, host, answer))) = asked.join_next(), if !asked.is_empty() => {
+            Some(answered) = asked.join_next(), if !asked.is_empty() => {
+                let Ok((key, host, answer)) = answered else { continue };
                 let Some(watched) = hosts.get_mut(&key).filter(|watched| watched.host == host) else { continue };
                 watched.asking = false;
                 let snapshot = directory.snapshot().clone();

@@ -3,8 +3,9 @@
 //! When and what to ask, and what answers mean, is `weft_policy::health`'s. Probes travel as calls do, through the endpoint's sidecar where
 //! there is one, and take no place in the backend's bulkhead.
 
-use super::cluster::{Cluster, Member, unit};
+use super::cluster::{Cluster, unit};
 use super::connect::{Connector, Protocol};
+use super::member::Member;
 use crate::codec::{Frame, RequestHead};
 use crate::discovery::Directory;
 use crate::error::{Kind, ProxyError};
@@ -32,12 +33,23 @@ fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
+/// The checking of one endpoint.
+struct Checked {
+    probe: Probe,
+    cluster: Arc<Cluster>,
+    /// Which question is the last: the answer to one that was given up is not that of the next.
+    asked: u64,
+}
+
+/// An endpoint, the question, and how it went.
+type Answered = (Key, u64, Outcome);
+
 /// Checks until `end`.
 pub async fn run(directory: Directory, connector: Connector, end: impl Future<Output = ()>) {
     let mut end = std::pin::pin!(end);
     let mut published = directory.changes();
-    let mut probes: HashMap<Key, (Probe, Arc<Cluster>)> = HashMap::new();
-    let mut asked: JoinSet<(Key, Outcome)> = JoinSet::new();
+    let mut probes: HashMap<Key, Checked> = HashMap::new();
+    let mut asked: JoinSet<Answered> = JoinSet::new();
     loop {
         let wake = turn(&directory, &connector, &mut probes, &mut asked);
         tokio::select! {
@@ -48,18 +60,20 @@ pub async fn run(directory: Directory, connector: Connector, end: impl Future<Ou
                     return end.await;
                 }
             }
-            Some(Ok((key, outcome))) = asked.join_next(), if !asked.is_empty() => {
-                observe(&mut probes, &key, outcome);
+            Some(answered) = asked.join_next(), if !asked.is_empty() => {
+                if let Ok(answered) = answered {
+                    observe(&mut probes, &answered);
+                }
             }
         }
     }
 }
 
-fn observe(probes: &mut HashMap<Key, (Probe, Arc<Cluster>)>, key: &Key, outcome: Outcome) {
-    if let Some((probe, cluster)) = probes.get_mut(key)
-        && let Some(change) = probe.observe(outcome, now())
+fn observe(probes: &mut HashMap<Key, Checked>, (key, question, outcome): &Answered) {
+    if let Some(checked) = probes.get_mut(key).filter(|checked| checked.asked == *question)
+        && let Some(change) = checked.probe.observe(*outcome, now())
     {
-        cluster.judge(&key.2, change.to);
+        checked.cluster.judge(&key.2, change.to);
     }
 }
 
@@ -67,8 +81,8 @@ fn observe(probes: &mut HashMap<Key, (Probe, Arc<Cluster>)>, key: &Key, outcome:
 fn turn(
     directory: &Directory,
     connector: &Connector,
-    probes: &mut HashMap<Key, (Probe, Arc<Cluster>)>,
-    asked: &mut JoinSet<(Key, Outcome)>,
+    probes: &mut HashMap<Key, Checked>,
+    asked: &mut JoinSet<Answered>,
 ) -> Instant {
     let at = now();
     let mut wake = at + NOTHING;
@@ -80,9 +94,9 @@ fn turn(
         for member in cluster.members() {
             let key: Key = (service.into(), port, Arc::clone(&member.endpoint.uid));
             let random = || unit(random::draw());
-            let mut probe = match probes.remove(&key) {
-                Some((probe, _)) => probe,
-                None => Probe::new(settings.clone(), at, random()),
+            let (mut probe, mut question) = match probes.remove(&key) {
+                Some(checked) => (checked.probe, checked.asked),
+                None => (Probe::new(settings.clone(), at, random()), 0),
             };
             if probe.settings() != settings
                 && let Some(change) = probe.update(settings.clone(), at, random())
@@ -97,12 +111,13 @@ fn turn(
                     }
                     Action::Probe { deadline } => {
                         wake = wake.min(deadline);
+                        question += 1;
                         let (key, check) = (key.clone(), settings.check.clone());
                         let (connector, member) = (connector.clone(), Arc::clone(&member));
                         asked.spawn(async move {
                             let well = tokio::time::timeout_at(deadline.into(), ask(&connector, &member, &check)).await;
                             let outcome = if matches!(well, Ok(Ok(true))) { Outcome::Well } else { Outcome::Failed };
-                            (key, outcome)
+                            (key, question, outcome)
                         });
                         break;
                     }
@@ -113,11 +128,11 @@ fn turn(
                     }
                 }
             }
-            known.insert(key, (probe, Arc::clone(cluster)));
+            known.insert(key, Checked { probe, cluster: Arc::clone(cluster), asked: question });
         }
     }
     // Who is no longer checked is believed as discovery has it.
-    for ((_, _, uid), (_, cluster)) in probes.drain() {
+    for ((_, _, uid), Checked { cluster, .. }) in probes.drain() {
         cluster.judge(&uid, weft_policy::health::Verdict::Unknown);
     }
     *probes = known;
@@ -134,7 +149,11 @@ async fn ask(connector: &Connector, member: &Member, check: &Check) -> Result<bo
             let host = if host.is_empty() { &own } else { &**host };
             let mut head = RequestHead::new(Method::GET, host, if path.is_empty() { "/" } else { path });
             head.headers.append(header::USER_AGENT, HeaderValue::from_static("weft-proxy"));
-            let mut upstream = connector.http(target, Protocol::Http1).await?;
+            let protocol = match member.endpoint.protocol {
+                Some(protocol) if protocol.is_http2() => Protocol::Http2,
+                _ => Protocol::Http1,
+            };
+            let mut upstream = connector.http(target, protocol).await?;
             upstream.send_head(&head, true).await?;
             let (_, mut recv) = upstream.split();
             let status = loop {

@@ -22,7 +22,7 @@ use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use weft_policy::breaker::Outcome;
 use weft_policy::deadline::Deadline;
 use weft_policy::retry::{self, Budget, Failure, Stop, Verdict};
@@ -344,7 +344,7 @@ impl Attempt<'_, '_> {
             pick.report(Outcome::Failure, at, random::draw());
         } else {
             pick.answered(at);
-            if let Some(delay) = self.way.hedge.as_ref().filter(|_| self.retries == 0) {
+            if let Some(delay) = self.way.hedge.as_ref().filter(|_| self.retries == 0 && !seen.is_hedged()) {
                 delay.observe(pick.latency(at), at);
             }
         }

@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use weft_policy::config::{Endpoint, Fallback, Frontend, Protocol};
-use weft_policy::hedge::{self, Delay, is_hedgeable};
+use weft_policy::hedge::{Delay, is_hedgeable};
 use weft_policy::retry::BudgetSettings;
 use weft_policy::route::{
     self, Addressed, BackendName, Decision, Held, Request as _, Rule, Session, Target, WeightedBackend,
@@ -57,6 +57,13 @@ pub(super) struct Kept<'p> {
 }
 
 impl More<'_> {
+    /// What is left of it where another backend stands in: the session was with the one that is not there.
+    pub fn elsewhere(mut self: Box<Self>) -> Box<Self> {
+        self.mirrors.clear();
+        self.session = None;
+        self
+    }
+
     /// What the answer of the endpoint `uid` carries besides what the upstream and header edits say.
     pub fn mark(&self, headers: &mut Headers, uid: &str) {
         if let Some(marks) = &self.marks {
@@ -93,6 +100,8 @@ pub(super) enum Decided<'p> {
     Send(Way<'p>),
     /// Nowhere: this is its answer.
     Answer(Box<Answer>),
+    /// Nowhere, because nothing says where.
+    Fail(ProxyError),
 }
 
 /// What takes the place of a backend without anybody to answer.
@@ -112,7 +121,7 @@ pub(super) fn decide<'p>(
     head: &RequestHead,
     source: Option<IpAddr>,
     seen: &mut Observation<'_>,
-) -> Result<(Decided<'p>, Option<Duration>), ProxyError> {
+) -> (Decided<'p>, Option<Duration>) {
     let (snapshot, service, port, protocol, frontend) = match plan {
         Plan::Inbound { cluster, protocol, marks, .. } => {
             let more = marks.map(|marks| Box::new(More { marks: Some(marks.clone()), ..More::default() }));
@@ -126,7 +135,7 @@ pub(super) fn decide<'p>(
                 hedge: None,
                 more,
             };
-            return Ok((Decided::Send(way), None));
+            return (Decided::Send(way), None);
         }
         Plan::Outbound { snapshot, service, port, protocol, frontend, .. } => {
             (*snapshot, *service, *port, *protocol, *frontend)
@@ -141,33 +150,44 @@ pub(super) fn decide<'p>(
     {
         (decision, held) = decision.resume(&call, unix());
     }
-    let routed = |seen: &mut Observation<'_>, rule: &Rule, destination| seen.routed(rule, destination);
+    match &decision {
+        Decision::Forward { rule, name, .. } => seen.routed(rule, &name.service),
+        Decision::Redirect { rule, .. } | Decision::Preflight { rule, .. } | Decision::Unresolved { rule, .. } => {
+            seen.routed(rule, service);
+        }
+        Decision::NoRoute => {}
+    }
+    let mut delay = None;
+    // A preflight asks the mesh, not the application: it is answered before any fault.
+    if !frontend.faults.is_empty() && !matches!(decision, Decision::Preflight { .. }) {
+        let injected = frontend.faults.draw(&call, random);
+        delay = injected.and_then(|injected| injected.delay);
+        if let Some(abort) = injected.and_then(|injected| injected.abort) {
+            return (Decided::Answer(Box::new(Answer::fault(abort))), delay);
+        }
+    }
     let decided = match decision {
         Decision::Forward { rule, backend, name, prefix } => {
-            routed(seen, rule, &name.service);
             let more = more(snapshot, &call, random, (rule, backend, name), prefix, held);
             // Retries are budgeted where calls are addressed, wherever they then go.
             let owner = snapshot.cluster(service, port);
             let way = |cluster: &'p Arc<Cluster>, backend, more| {
                 let frontend_budget = Some((owner.unwrap_or(cluster), frontend.retry_budget));
                 let key = cluster.key(&call, source);
-                let hedge = frontend.hedge.filter(|_| is_hedgeable(&head.method) && !head.upgrade).map(|hedge| {
-                    let settings = hedge::Settings { percentile: hedge.percentile.into(), min_delay: hedge.min_delay };
-                    owner.unwrap_or(cluster).hedge(rule, settings)
-                });
-                Way { cluster, frontend_budget, rule: Some(rule), backend, protocol, key, hedge, more }
+                let hedge = frontend.hedge.filter(|_| is_hedgeable(&head.method) && !head.upgrade);
+                let hedge = hedge.map(|settings| owner.unwrap_or(cluster).hedge(rule, settings));
+                Decided::Send(Way { cluster, frontend_budget, rule: Some(rule), backend, protocol, key, hedge, more })
             };
             match snapshot.cluster(&name.service, name.port) {
-                Some(cluster) => Decided::Send(way(cluster, Some(backend), more)),
+                Some(cluster) => way(cluster, Some(backend), more),
                 None => match instead(snapshot, frontend) {
-                    Some(Instead::Cluster(cluster)) => Decided::Send(way(cluster, None, None)),
+                    Some(Instead::Cluster(cluster)) => way(cluster, None, more.map(More::elsewhere)),
                     Some(Instead::Answer(answer)) => Decided::Answer(answer),
-                    None => return Err(unknown(name)),
+                    None => Decided::Fail(unknown(name)),
                 },
             }
         }
-        Decision::Redirect { rule, redirect, prefix } => {
-            routed(seen, rule, service);
+        Decision::Redirect { redirect, prefix, .. } => {
             let https = head.scheme == Some(Scheme::HTTPS);
             let addressed = Addressed {
                 scheme: if https { route::Scheme::Https } else { route::Scheme::Http },
@@ -178,28 +198,15 @@ pub(super) fn decide<'p>(
             };
             Decided::Answer(Box::new(Answer::redirect(redirect.status, &redirect.location(&addressed, prefix))))
         }
-        Decision::Preflight { rule, cors } => {
-            routed(seen, rule, service);
-            return Ok((Decided::Answer(Box::new(Answer::preflight(cors.preflight(&call)))), None));
-        }
-        Decision::Unresolved { rule, reason, .. } => {
-            routed(seen, rule, service);
-            return Err(ProxyError::because(Kind::UnresolvedBackend, reason.to_owned()));
+        Decision::Preflight { cors, .. } => Decided::Answer(Box::new(Answer::preflight(cors.preflight(&call)))),
+        Decision::Unresolved { reason, .. } => {
+            Decided::Fail(ProxyError::because(Kind::UnresolvedBackend, reason.to_owned()))
         }
         Decision::NoRoute => {
-            return Err(ProxyError::because(Kind::NoRoute, format!("no route of {service}:{port} matches")));
+            Decided::Fail(ProxyError::because(Kind::NoRoute, format!("no route of {service}:{port} matches")))
         }
     };
-    if frontend.faults.is_empty() {
-        return Ok((decided, None));
-    }
-    match frontend.faults.draw(&call, random) {
-        None => Ok((decided, None)),
-        Some(injection) => {
-            let decided = injection.abort.map_or(decided, |abort| Decided::Answer(Box::new(Answer::fault(abort))));
-            Ok((decided, injection.delay))
-        }
-    }
+    (decided, delay)
 }
 
 fn unknown(name: &BackendName) -> ProxyError {
@@ -218,10 +225,7 @@ fn more<'p>(
     if rule.filters.extra.is_none() && backend.filters.extra.is_none() && rule.session.is_none() {
         return None;
     }
-    let mirrors = rule.mirrors(Some(backend), random).filter_map(|mirror| match &mirror.target {
-        Target::Backend(name) => snapshot.cluster(&name.service, name.port),
-        Target::Unresolved(_) => None,
-    });
+    let mirrors = rule.mirrors(backend, random).filter_map(|name| snapshot.cluster(&name.service, name.port));
     Some(Box::new(More {
         rewritten: rule.rewrite(backend, (call.path(), call.query()), prefix),
         mirrors: mirrors.collect(),

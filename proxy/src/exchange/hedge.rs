@@ -72,10 +72,12 @@ impl Attempt<'_, '_> {
             Err(_) => {}
         }
         // Only where somebody else could answer: asked of the budget last, which is charged.
-        let other = self.other_than(pick);
-        let allowed = other.is_some() && self.budget.is_some_and(|budget| hedge::may_begin(budget, until.at(), now()));
+        let Some(other) = self.other_than(pick) else { return Ok(None) };
+        let allowed = self.budget.is_some_and(|budget| hedge::may_begin(budget, until.at(), now()));
         seen.retried(if allowed { "hedge" } else { "budget" }, !allowed);
-        let Some(other) = other.filter(|_| allowed) else { return Ok(None) };
+        if !allowed {
+            return Ok(None);
+        }
         seen.outcome.attempts += 1;
         let won = {
             let (_, mut recv) = upstream.split();
@@ -93,7 +95,10 @@ impl Attempt<'_, '_> {
             Some(Won::First(answer)) => Ok(Some(answer.map_err(Waited::Upstream))),
             Some(Won::Second(second)) => {
                 // How long the first would have taken is not known: at least this long.
-                delay.observe(now().saturating_duration_since(began), now());
+                let at = now();
+                delay.observe(pick.latency(at), at);
+                // Nor would the balancer learn that the endpoint is slow, if only what it answered were told.
+                pick.answered(at);
                 let Second { head, upstream: faster, pick: its } = *second;
                 (*upstream, *pick) = (faster, its);
                 seen.hedged(pick);
@@ -126,7 +131,7 @@ impl Attempt<'_, '_> {
             pick.sending(now());
             let mut head = head.clone();
             let native = protocol == Protocol::Http2;
-            headers::address(&mut head, pick.is_mtls(), native, &self.exchange.source, self.limits.whole);
+            headers::address(&mut head, pick.is_mtls(), native, &self.exchange.source, self.limits.whole, now());
             upstream.send_head(&head, true).await?;
             let (_, mut recv) = upstream.split();
             let head = answer(&mut recv).await?;
@@ -134,7 +139,13 @@ impl Attempt<'_, '_> {
         };
         let sent: Result<_, ProxyError> = sending.await;
         match sent {
-            Ok((head, upstream)) => Ok(Box::new(Second { head, upstream, pick })),
+            Ok((head, upstream)) => {
+                if is_failure(&head) {
+                    pick.failed(now());
+                    pick.report(Outcome::Failure, now(), random::draw());
+                }
+                Ok(Box::new(Second { head, upstream, pick }))
+            }
             Err(error) => {
                 pick.unanswered(now());
                 if error.blames_endpoint() {

@@ -5,8 +5,8 @@
 
 use super::{Exchange, headers, now};
 use crate::codec::{Frame, Headers, RequestHead};
-use crate::endpoint::Cluster;
 use crate::endpoint::connect;
+use crate::endpoint::{Cluster, Pick};
 use crate::error::{Kind, ProxyError};
 use crate::random;
 use bytes::Bytes;
@@ -119,6 +119,17 @@ impl Sent {
 
     async fn exchange(&mut self, body: Option<mpsc::Receiver<Piece>>) -> Result<(), ProxyError> {
         let mut pick = self.cluster.pick(now(), &mut random::draw, &[])?;
+        let result = self.carry(&mut pick, body).await;
+        if let Err(error) = &result
+            && error.blames_endpoint()
+        {
+            pick.unanswered(now());
+            pick.report(Outcome::Failure, now(), random::draw());
+        }
+        result
+    }
+
+    async fn carry(&mut self, pick: &mut Pick, body: Option<mpsc::Receiver<Piece>>) -> Result<(), ProxyError> {
         let protocol = Exchange::wire_protocol(self.protocol, pick.endpoint(), &self.head);
         let mut upstream = match self.connector.ready(pick.target(), protocol) {
             Some(upstream) => upstream,
@@ -131,7 +142,7 @@ impl Sent {
         };
         pick.sending(now());
         let native = protocol == connect::Protocol::Http2;
-        headers::address(&mut self.head, pick.is_mtls(), native, &self.source, self.until);
+        headers::address(&mut self.head, pick.is_mtls(), native, &self.source, self.until, now());
         upstream.send_head(&self.head, body.is_none()).await?;
         let (mut send, mut recv) = upstream.split();
         let up = async {

@@ -86,8 +86,8 @@ pub enum Plan<'p> {
         protocol: Protocol,
         /// Its routes and defaults.
         frontend: &'p Frontend,
-        /// Of a TLS connection that is passed through, where its routes ask for it: SNI.
-        server_name: Option<&'p str>,
+        /// Of a TLS connection that is passed through, where its routes ask for it: SNI, if it has any. `None`: it is not known to be TLS.
+        tls: Option<Option<&'p str>>,
     },
     /// A call to the application, admitted already.
     Inbound {
@@ -157,6 +157,13 @@ struct Limits {
     per_try: Option<Duration>,
     /// Silence in both directions.
     idle: Option<Duration>,
+}
+
+impl Limits {
+    /// Of a call without a rule: what its caller passed on.
+    const fn within(propagated: Deadline) -> Self {
+        Self { head: propagated, whole: propagated, per_try: None, idle: None }
+    }
 }
 
 impl Exchange {
@@ -238,6 +245,10 @@ impl Exchange {
         head: &RequestHead,
         replay: &mut Replay<'_, '_>,
     ) {
+        if head.upgrade || head.method == http::Method::CONNECT {
+            // What follows is a conversation, of which a copy cannot be had.
+            return;
+        }
         let body = !replay.is_empty();
         for cluster in &more.mirrors {
             let route = route.clone().unwrap_or_default();
@@ -264,9 +275,16 @@ impl Exchange {
         // Nothing has been waited for since the call began.
         let now = seen.began();
         let propagated = headers::prepare(head, plan, seen, now);
-        let (decided, delay) = decide(plan, head, self.address, seen)?;
+        let (decided, delay) = decide(plan, head, self.address, seen);
+        let limits = match &decided {
+            Decided::Send(way) => limits(way, head, propagated, now),
+            Decided::Answer(_) | Decided::Fail(_) => Limits::within(propagated),
+        };
+        let mut at = now;
         if let Some(delay) = delay {
-            Box::pin(reply.while_open(late(delay, propagated))).await??;
+            // As if the upstream were slow: the limits of the call hold for it.
+            Box::pin(reply.while_open(late(delay, limits.head))).await??;
+            at = self::now();
         }
         let mut way = match decided {
             Decided::Send(way) => way,
@@ -275,9 +293,9 @@ impl Exchange {
                 seen.completed();
                 return Ok(None);
             }
+            Decided::Fail(error) => return Err(error),
         };
-        let limits = limits(&way, head, propagated, now);
-        if limits.head.is_over(now) {
+        if limits.head.is_over(at) {
             return Err(ProxyError::because(Kind::RequestTimeout, "the deadline had passed before the call was sent"));
         }
         if let Some(rule) = way.rule {
@@ -304,7 +322,6 @@ impl Exchange {
         }
         let mut tried: Vec<Arc<str>> = Vec::new();
         let mut stood_in = false;
-        let mut at = now;
         loop {
             let attempt = attempt::Attempt {
                 exchange: self,
@@ -325,7 +342,8 @@ impl Exchange {
                         Some(Instead::Cluster(cluster)) => {
                             seen.stood_in(&cluster.name().service);
                             tried.clear();
-                            way = Way { cluster, backend: None, more: None, ..way };
+                            let more = way.more.take().map(More::elsewhere);
+                            way = Way { cluster, backend: None, more, ..way };
                             continue;
                         }
                         Some(Instead::Answer(answer)) => {
@@ -357,9 +375,9 @@ impl Exchange {
     }
 }
 
-/// Waits as long as a fault wants, within what is left of the caller's own deadline.
-async fn late(delay: Duration, propagated: Deadline) -> Result<(), ProxyError> {
-    let left = propagated.remaining(now());
+/// Waits as long as a fault wants, within the call's deadline.
+async fn late(delay: Duration, until: Deadline) -> Result<(), ProxyError> {
+    let left = until.remaining(now());
     tokio::time::sleep(left.map_or(delay, |left| left.min(delay))).await;
     match left {
         Some(left) if left <= delay => {
@@ -385,7 +403,7 @@ pub(super) fn now() -> Instant {
 
 fn limits(way: &Way<'_>, head: &RequestHead, propagated: Deadline, now: Instant) -> Limits {
     let Some(rule) = way.rule else {
-        return Limits { head: propagated, whole: propagated, per_try: None, idle: None };
+        return Limits::within(propagated);
     };
     let streaming = head.upgrade || head.is_grpc() || head.method == http::Method::CONNECT;
     let limit = rule.timeouts.request(streaming);

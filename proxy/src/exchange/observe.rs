@@ -41,6 +41,7 @@ pub struct Observation<'e> {
     pub outcome: Outcome,
     detail: String,
     finished: bool,
+    hedged: bool,
     ended: Option<Instant>,
 }
 
@@ -85,6 +86,7 @@ impl<'e> Observation<'e> {
             outcome: Outcome::default(),
             detail: String::new(),
             finished: false,
+            hedged: false,
             ended: None,
         }
     }
@@ -116,6 +118,12 @@ impl<'e> Observation<'e> {
     pub(super) fn hedged(&mut self, pick: &Pick) {
         self.picked(pick);
         self.outcome.attempts -= 1;
+        self.hedged = true;
+    }
+
+    /// Whether the answer is that of a second attempt.
+    pub(super) const fn is_hedged(&self) -> bool {
+        self.hedged
     }
 
     /// An attempt begins at this endpoint.

@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use weft_policy::breaker::Outcome;
 use weft_policy::retry::{Attempt, Failure, Policy, Sent, Verdict};
-use weft_policy::route::{Decision, Kind as RouteKind};
+use weft_policy::route::Decision;
 
 /// Where nothing else is configured.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -153,10 +153,10 @@ impl Exchange {
     async fn reach(&self, plan: &Plan<'_>, seen: &mut Seen) -> Result<(Io, Pick, Option<Duration>), ProxyError> {
         let (cluster, budget, policy) = match plan {
             Plan::Inbound { cluster, .. } => (*cluster, None, None),
-            Plan::Outbound { snapshot, service, port, frontend, server_name, .. } => {
-                let decision = match frontend.routes.kind() {
-                    RouteKind::Tls => frontend.routes.decide_tls(*server_name, random::draw()),
-                    _ => frontend.routes.decide_tcp(random::draw()),
+            Plan::Outbound { snapshot, service, port, frontend, tls, .. } => {
+                let decision = match tls {
+                    Some(name) => frontend.routes.decide_tls(*name, random::draw()),
+                    None => frontend.routes.decide_tcp(random::draw()),
                 };
                 match decision {
                     Decision::Forward { rule, name, .. } => {

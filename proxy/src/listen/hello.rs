@@ -12,18 +12,32 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A ClientHello of one full record; post-quantum key shares need some 2 KiB.
 const BOUND: usize = 16 * 1024 + 5;
 
-/// Reads the ClientHello into `buffer`. `Ok(None)`: it names no server.
+/// ContentType of a handshake record (RFC 8446 §5.1): how TLS begins.
+const HANDSHAKE: u8 = 22;
+/// A fatal alert (RFC 8446 §6) in a plaintext record: no server is known by the name that was asked for.
+pub const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+
+/// What a client says first.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Hello {
+    /// It speaks TLS, and names this server if it names any.
+    Tls(Option<Box<str>>),
+    /// It speaks something else.
+    Other,
+}
+
+/// Reads the ClientHello into `buffer`.
 ///
 /// # Errors
-/// Why this is no TLS client that could be passed on, for the log.
-pub async fn server_name(io: &mut Io, buffer: &mut BytesMut) -> Result<Option<Box<str>>, &'static str> {
+/// Why this is no client that could be passed on, for the log.
+pub async fn server_name(io: &mut Io, buffer: &mut BytesMut) -> Result<Hello, &'static str> {
     match tokio::time::timeout(PATIENCE, read(io, buffer)).await {
         Ok(result) => result,
         Err(_) => Err("the client did not finish its ClientHello in time"),
     }
 }
 
-async fn read(io: &mut Io, buffer: &mut BytesMut) -> Result<Option<Box<str>>, &'static str> {
+async fn read(io: &mut Io, buffer: &mut BytesMut) -> Result<Hello, &'static str> {
     let mut acceptor = Acceptor::default();
     loop {
         let before = buffer.len();
@@ -35,6 +49,9 @@ async fn read(io: &mut Io, buffer: &mut BytesMut) -> Result<Option<Box<str>>, &'
             Ok(0) => return Err("the client closed before its ClientHello was complete"),
             Err(_) => return Err("the connection broke before the ClientHello was complete"),
         }
+        if buffer.first().is_some_and(|first| *first != HANDSHAKE) {
+            return Ok(Hello::Other);
+        }
         let mut fresh = buffer.get(before..).unwrap_or_default();
         while !fresh.is_empty() {
             if acceptor.read_tls(&mut fresh).is_err() {
@@ -43,7 +60,7 @@ async fn read(io: &mut Io, buffer: &mut BytesMut) -> Result<Option<Box<str>>, &'
         }
         match acceptor.accept() {
             Ok(None) => {}
-            Ok(Some(accepted)) => return Ok(accepted.client_hello().server_name().map(Box::from)),
+            Ok(Some(accepted)) => return Ok(Hello::Tls(accepted.client_hello().server_name().map(Box::from))),
             Err(_) => return Err("these bytes are not a ClientHello"),
         }
     }
@@ -69,7 +86,7 @@ mod tests {
         bytes
     }
 
-    async fn told(bytes: Vec<u8>, step: usize) -> (Result<Option<Box<str>>, &'static str>, Vec<u8>) {
+    async fn told(bytes: Vec<u8>, step: usize) -> (Result<Hello, &'static str>, Vec<u8>) {
         let (mut client, server) = tokio::io::duplex(64);
         let writing = async {
             for chunk in bytes.chunks(step) {
@@ -88,22 +105,22 @@ mod tests {
         let bytes = hello("orders.example.com");
         for step in [1, 7, 100_000] {
             let (name, kept) = told(bytes.clone(), step).await;
-            assert_eq!(name.unwrap().as_deref(), Some("orders.example.com"));
+            assert_eq!(name, Ok(Hello::Tls(Some("orders.example.com".into()))));
             assert_eq!(kept, bytes);
         }
     }
 
     #[tokio::test]
     async fn a_client_that_calls_an_address_names_no_server() {
-        assert_eq!(told(hello("192.0.2.7"), 512).await.0, Ok(None));
+        assert_eq!(told(hello("192.0.2.7"), 512).await.0, Ok(Hello::Tls(None)));
     }
 
     #[tokio::test]
     async fn what_is_not_tls_or_breaks_off_is_told_apart() {
-        assert_eq!(
-            told(b"GET / HTTP/1.1\r\nHost: shop\r\n\r\n".to_vec(), 512).await.0,
-            Err("these bytes are not a ClientHello")
-        );
+        assert_eq!(told(b"GET / HTTP/1.1\r\nHost: shop\r\n\r\n".to_vec(), 512).await.0, Ok(Hello::Other));
+        let mut broken = hello("orders.example.com");
+        broken[5] = 99;
+        assert_eq!(told(broken, 100_000).await.0, Err("these bytes are not a ClientHello"));
         let mut half = hello("orders.example.com");
         half.truncate(half.len() / 2);
         assert_eq!(told(half, 512).await.0, Err("the client closed before its ClientHello was complete"));
