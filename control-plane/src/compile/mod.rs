@@ -27,6 +27,8 @@ mod fields;
 #[cfg(test)]
 mod incremental;
 #[cfg(test)]
+mod docs_tests;
+#[cfg(test)]
 mod policy_tests;
 #[cfg(test)]
 mod route_tests;

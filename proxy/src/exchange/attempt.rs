@@ -148,7 +148,7 @@ impl Attempt<'_, '_> {
             return self.broken(error, &head.method, &mut pick, seen);
         }
         let mut early = None;
-        if let Some(delay) = self.way.hedge.as_ref().filter(|_| end && self.retries == 0) {
+        if let Some(delay) = self.way.hedge.as_ref().filter(|_| end && self.retries == 0 && !self.has_session()) {
             let sides = (&mut upstream, &mut pick);
             early = Box::pin(self.race(delay, sides, until, head, reply, seen)).await?;
         }
@@ -160,6 +160,11 @@ impl Attempt<'_, '_> {
             Ok(Driven::Upgraded(response)) => Ok(Step::Upgraded(Box::new(Upgraded { head: response, upstream, pick }))),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether the call belongs to a session, or begins one: such a call is its endpoint's alone.
+    fn has_session(&self) -> bool {
+        self.way.more.as_ref().is_some_and(|more| more.session.is_some())
     }
 
     /// The endpoint of the call's session as long as it takes calls, else whoever balancing says.

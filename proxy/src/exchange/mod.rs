@@ -343,7 +343,8 @@ impl Exchange {
                             seen.stood_in(&cluster.name().service);
                             tried.clear();
                             let more = way.more.take().map(More::elsewhere);
-                            way = Way { cluster, backend: None, more, ..way };
+                            let key = cluster.key(&View::new(head), self.address);
+                            way = Way { cluster, backend: None, key, more, ..way };
                             continue;
                         }
                         Some(Instead::Answer(answer)) => {

@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use weft_policy::breaker::Outcome;
 use weft_policy::retry::{Attempt, Failure, Policy, Sent, Verdict};
-use weft_policy::route::Decision;
+use weft_policy::route::{Decision, Head};
 
 /// Where nothing else is configured.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -185,9 +185,11 @@ impl Exchange {
                 }
             }
         };
+        // A connection has an address to hash, and nothing else.
+        let key = cluster.key(&Head::new("", "", &http::HeaderMap::new()), self.address);
         let mut tried: Vec<Arc<str>> = Vec::new();
         loop {
-            let mut pick = cluster.pick(now(), &mut random::draw, &tried)?;
+            let mut pick = cluster.pick_keyed(now(), &mut random::draw, &tried, key)?;
             seen.attempts += 1;
             seen.endpoint = Arc::clone(&pick.endpoint().uid);
             if seen.direction == Direction::Outbound {

@@ -180,8 +180,11 @@ fn check_mirrors(all: &[Put], backends: &Backends, failed: &mut BTreeMap<usize, 
 }
 
 fn check_routes(all: &[Put], sidecar: &Sidecar, failed: &mut BTreeMap<usize, String>) {
-    let wanted = |put: &Put| put.expect.route.as_ref().map(|route| format!("shop/{}", route.split('#').next().unwrap()));
-    let mut logged = BTreeMap::new();
+    let wanted = |put: &Put| {
+        let name = put.expect.route.as_ref()?.split('#').next()?;
+        Some(if name.contains('/') || name == "default" { name.to_owned() } else { format!("shop/{name}") })
+    };
+    let mut logged: BTreeMap<String, Value> = BTreeMap::new();
     for (n, put) in all.iter().enumerate() {
         let Some(route) = wanted(put) else { continue };
         if failed.contains_key(&n) {
@@ -190,11 +193,12 @@ fn check_routes(all: &[Put], sidecar: &Sidecar, failed: &mut BTreeMap<usize, Str
         let id = format!("case-{n}");
         let line = eventually("a log line", || {
             if !logged.contains_key(&id) {
-                logged = sidecar.logged().into_iter().map(|l| (l["requestId"].as_str().unwrap_or("").to_owned(), l)).collect();
+                let lines = sidecar.logged().into_iter();
+                logged = lines.map(|line| (line["requestId"].as_str().unwrap_or("").to_owned(), line)).collect();
             }
-            logged.get(&id)["route"].as_str().map(str::to_owned)
+            logged.get(&id)?["route"].as_str().map(str::to_owned)
         });
-        if line != route && !(route == "shop/default" && line == "default") {
+        if line != route {
             failed.insert(n, format!("route {line}, not {route}"));
         }
     }

@@ -137,7 +137,10 @@ where
         let host = headers.get("host").and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned();
         let bodiless = method == "HEAD";
         let said = answer(Call { method, path, host, headers, body }).await;
-        let mut text = format!("HTTP/1.1 {} Said\r\nContent-Length: {}\r\n", said.status, said.body.len()).into_bytes();
+        let mut text = format!("HTTP/1.1 {} Said\r\n", said.status).into_bytes();
+        if said.status != 204 {
+            text.extend_from_slice(format!("Content-Length: {}\r\n", said.body.len()).as_bytes());
+        }
         for (name, value) in &said.headers {
             text.extend_from_slice(name.as_str().as_bytes());
             text.extend_from_slice(b": ");

@@ -107,7 +107,8 @@ pub async fn head<S: AsyncRead + Unpin>(stream: &mut BufReader<S>) -> Option<(St
     let mut headers = HeaderMap::new();
     for line in lines.get(1..)? {
         let (name, value) = line.split_once(':')?;
-        headers.append(http::HeaderName::from_bytes(name.as_bytes()).ok()?, value.trim().parse().ok()?);
+        let value = http::HeaderValue::from_bytes(value.trim().as_bytes()).ok()?;
+        headers.append(http::HeaderName::from_bytes(name.as_bytes()).ok()?, value);
     }
     Some((lines.first()?.clone(), headers))
 }

@@ -37,11 +37,11 @@ impl Dns {
                 counted.fetch_add(1, SeqCst);
                 message.metadata.message_type = MessageType::Response;
                 let question = message.queries[0].clone();
-                let ours = question.name().to_string().trim_end_matches('.') == name;
+                let ours = question.name.to_string().trim_end_matches('.') == name;
                 let address = *known.lock();
                 match address {
-                    Some(address) if ours && question.query_type() == RecordType::A => {
-                        message.add_answer(Record::from_rdata(question.name().clone(), 1, RData::A(address.into())));
+                    Some(address) if ours && question.query_type == RecordType::A => {
+                        message.add_answer(Record::from_rdata(question.name.clone(), 1, RData::A(address.into())));
                     }
                     Some(_) if ours => {}
                     _ => message.metadata.response_code = ResponseCode::ServFail,
