@@ -29,7 +29,7 @@ impl Place {
 pub struct Member {
     /// As discovery gave it.
     pub endpoint: Endpoint,
-    target: Target,
+    pub(super) target: Target,
     pub(super) load: Arc<Load>,
     pub(super) breaker: Arc<Breaker>,
     /// What active checks make of it.
