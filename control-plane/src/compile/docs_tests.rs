@@ -6,8 +6,17 @@ use std::path::Path;
 
 /// Services that pages take for granted.
 const SERVICES: [&str; 11] = [
-    "catalog", "catalog-v1", "catalog-v2", "catalog-cache", "orders", "orders-next", "payments", "recommendations", "cart",
-    "storefront", "users",
+    "catalog",
+    "catalog-v1",
+    "catalog-v2",
+    "catalog-cache",
+    "orders",
+    "orders-next",
+    "payments",
+    "recommendations",
+    "cart",
+    "storefront",
+    "users",
 ];
 
 #[test]

@@ -97,9 +97,7 @@ fn suite() -> (Vec<Value>, Vec<Put>, Vec<http::HeaderMap>) {
                 all.push(Put { name, host: host.clone(), protocol: group.protocol.clone(), request, expect });
             }
             let protocol = group.protocol.as_deref().unwrap_or("PROTOCOL_DETECT");
-            let port = |port: &u16| {
-                json!({"port": port, "protocol": protocol, "frontend": group.frontend, "backend": {"slices": ["shop/front:80/0"]}})
-            };
+            let port = |port: &u16| json!({"port": port, "protocol": protocol, "frontend": group.frontend, "backend": {"slices": ["shop/front:80/0"]}});
             let ports: Value = ports.iter().map(port).collect();
             services.push(json!({"name": format!("shop/{host}"), "hostnames": [host], "ports": ports}));
         }

@@ -170,15 +170,14 @@ pub fn service(name: &str, protocol: &str, frontend: Value, mut backend: Value) 
 
 /// The endpoints of `shop/<name>`, in plaintext: `shop/<name>-0` and so on.
 pub fn slice(name: &str, at: &[SocketAddr]) -> Value {
-    let endpoint = |(n, at): (usize, &SocketAddr)| {
-        json!({"uid": format!("shop/{name}-{n}"), "address": at.ip(), "port": at.port(), "health": "HEALTH_READY", "weight": 1})
-    };
+    let endpoint = |(n, at): (usize, &SocketAddr)| json!({"uid": format!("shop/{name}-{n}"), "address": at.ip(), "port": at.port(), "health": "HEALTH_READY", "weight": 1});
     json!({"name": format!("shop/{name}:80/0"), "endpoints": at.iter().enumerate().map(endpoint).collect::<Value>()})
 }
 
 /// A route of every call to these backends (name and weight), with more keys of its rule.
 pub fn route(kind: &str, backends: &[(&str, u32)], more: Value) -> Value {
-    let backend = |(name, weight): &(&str, u32)| json!({"service": format!("shop/{name}"), "port": 80, "weight": weight});
+    let backend =
+        |(name, weight): &(&str, u32)| json!({"service": format!("shop/{name}"), "port": 80, "weight": weight});
     let mut rule = json!({"backends": backends.iter().map(backend).collect::<Value>()});
     rule.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     json!({"name": "shop/r", "kind": kind, "rules": [rule]})

@@ -78,10 +78,8 @@ async fn an_external_host_is_followed_to_its_new_address_and_outlives_its_name_s
     // The host that the application outside knows itself by.
     let named = json!({"filters": [{"rewrite": {"hostname": "api.example.com"}}]});
     let frontend = json!({"routes": [route("ROUTE_KIND_HTTP", &[("api", 1)], named)]});
-    let sidecar = Sidecar::start_with(
-        &resources(frontend, &[("api", &[], external)]),
-        &json!({"dns": {"upstream": [dns.at]}}),
-    );
+    let sidecar =
+        Sidecar::start_with(&resources(frontend, &[("api", &[], external)]), &json!({"dns": {"upstream": [dns.at]}}));
     let mut client = Client::tunnel(sidecar.at("outbound"), "front:80").await;
     until_answered_by(&mut client, "first").await;
     *dns.address.lock() = Some(Ipv4Addr::new(127, 0, 0, 2));

@@ -28,7 +28,8 @@ fn caller(mesh: &Mesh, account: &str, app: &App, orders: &Sidecar) -> Sidecar {
     });
     // An answer of 429 or 503 is what these tests look for.
     let frontend = json!({"retry": {"attempts": 0}});
-    let service = crate::sidecar::service("orders", "PROTOCOL_DETECT", frontend, json!({"breaker": {"disabled": true}}));
+    let service =
+        crate::sidecar::service("orders", "PROTOCOL_DETECT", frontend, json!({"breaker": {"disabled": true}}));
     let slice = json!({"name": "shop/orders:80/0", "endpoints": [endpoint]});
     mesh.sidecar(account, &json!({"services": [service], "endpoints": [slice]}), &json!({}))
 }
@@ -102,14 +103,13 @@ async fn too_many_calls_in_flight_are_shed_the_least_important_first() {
     let mut waiting = JoinSet::new();
     // Of four places two are for calls that can wait, three for calls that say nothing, all for critical ones.
     for (priority, admitted) in [("low", 2), ("default", 1), ("critical", 1)] {
-        for n in 0..admitted {
+        for _ in 0..admitted {
             let before = app.calls();
             waiting.spawn(async move {
                 let mut client = Client::tunnel(proxy, "orders:80").await;
                 client.get("orders", "/", &format!("weft-priority: {priority}\r\n")).await.status
             });
             eventually("the call is under way", || (app.calls() > before).then_some(()));
-            let _ = n;
         }
         let mut client = Client::tunnel(proxy, "orders:80").await;
         let answer = client.get("orders", "/", &format!("weft-priority: {priority}\r\n")).await;
