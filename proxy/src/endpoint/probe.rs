@@ -6,7 +6,7 @@
 use super::cluster::{Cluster, unit};
 use super::connect::{Connector, Protocol};
 use super::member::Member;
-use crate::codec::{Frame, RequestHead};
+use crate::codec::{Frame, RequestHead, Value};
 use crate::discovery::Directory;
 use crate::error::{Kind, ProxyError};
 use crate::random;
@@ -181,7 +181,7 @@ async fn ask(connector: &Connector, member: &Member, check: &Check) -> Result<bo
             let (mut send, mut recv) = upstream.split();
             send.last(Bytes::from(grpc_request(service))).await?;
             let head = recv.head().await?;
-            let ok = |value: Option<&HeaderValue>| value.is_some_and(|value| value == "0");
+            let ok = |value: Option<Value<'_>>| value.is_some_and(|value| value.as_bytes() == b"0");
             let mut body = Vec::new();
             let mut status = ok(head.headers.get(&GRPC_STATUS));
             while let Some(frame) = recv.frame().await {

@@ -71,7 +71,7 @@ impl More<'_> {
         }
         match self.session.as_ref().and_then(|session| session.issue(uid)) {
             Some((name, value)) if name == header::SET_COOKIE => headers.append(name, value),
-            Some((name, value)) => headers.set(name, value),
+            Some((name, value)) => headers.set(&name, &value),
             None => {}
         }
     }

@@ -25,7 +25,6 @@ use crate::discovery::{Directory, Snapshot};
 use crate::endpoint::Cluster;
 use crate::endpoint::connect::Connector;
 use crate::error::{Kind, ProxyError};
-use crate::random;
 use crate::telemetry::{Direction, Telemetry};
 use attempt::Step;
 use body::Replay;

@@ -16,9 +16,9 @@ const LATE: Duration = Duration::from_millis(900);
 #[derive(Debug, Default)]
 pub struct Seen {
     pub backend: String,
-    path: String,
-    host: String,
-    headers: Vec<(String, String)>,
+    pub path: String,
+    pub host: String,
+    pub headers: Vec<(String, String)>,
 }
 
 impl Seen {
