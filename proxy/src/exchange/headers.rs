@@ -5,7 +5,7 @@
 
 use super::Plan;
 use super::observe::Observation;
-use crate::codec::{Headers, Known, RequestHead, ResponseHead, Set, Value};
+use crate::codec::{ByteStr, Headers, Known, RequestHead, ResponseHead, Set, Value};
 use crate::random;
 use http::header::{self, HeaderName};
 use std::time::Instant;
@@ -134,6 +134,17 @@ pub(super) fn edit(headers: &mut Headers, edits: &[HeaderEdit]) {
         }
         for (name, value) in &edit.add {
             headers.append(name.clone(), value.clone());
+        }
+    }
+}
+
+/// Applies a route's header edits to a request, whose `Host` is not among its headers (see `codec`).
+pub(super) fn edit_request(head: &mut RequestHead, edits: &[HeaderEdit]) {
+    edit(&mut head.headers, edits);
+    for edit in edits {
+        let host = edit.set.iter().chain(&edit.add).find(|(name, _)| *name == header::HOST);
+        if let Some(host) = host.and_then(|(_, host)| host.to_str().ok()) {
+            head.authority = Some(ByteStr::from(host));
         }
     }
 }

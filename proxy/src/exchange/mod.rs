@@ -298,10 +298,10 @@ impl Exchange {
             return Err(ProxyError::because(Kind::RequestTimeout, "the deadline had passed before the call was sent"));
         }
         if let Some(rule) = way.rule {
-            headers::edit(&mut head.headers, &rule.filters.request);
+            headers::edit_request(head, &rule.filters.request);
         }
         if let Some(backend) = way.backend {
-            headers::edit(&mut head.headers, &backend.filters.request);
+            headers::edit_request(head, &backend.filters.request);
         }
         let budget = way.frontend_budget.map(|(cluster, settings)| cluster.budget(settings, now));
         if let Some(budget) = budget {
