@@ -6,7 +6,7 @@
 use super::held::Held;
 use super::state::State;
 use super::{Alias, Directory, Entry, Shared, Snapshot};
-use crate::endpoint::Cluster;
+use crate::endpoint::{Cluster, Place};
 use arc_swap::ArcSwap;
 use foldhash::{HashMap, HashMapExt};
 use std::collections::BTreeMap;
@@ -70,6 +70,10 @@ impl Publisher {
         let mut services = HashMap::new();
         let mut clusters: HashMap<Arc<str>, Vec<(u16, Arc<Cluster>)>> = HashMap::new();
         let mut live = BTreeMap::new();
+        let own = state.inbound.held.as_ref().map_or_else(Place::default, |held| Place {
+            region: Arc::clone(&held.value.region),
+            zone: Arc::clone(&held.value.zone),
+        });
         for slot in state.services.values() {
             let Some(active) = &slot.active else { continue };
             let service = &active.held.value;
@@ -80,6 +84,7 @@ impl Publisher {
                     .map(|name| state.slices.get(&**name).and_then(|slot| slot.held.clone()))
                     .collect();
                 let kept = self.keep(&key, &port.backend, slices);
+                kept.cluster.situate(&own, port.frontend.fallback.is_some());
                 clusters.entry(key.0.clone()).or_default().push((port.port, kept.cluster.clone()));
                 live.insert(key, kept);
             }
