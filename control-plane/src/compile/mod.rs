@@ -23,11 +23,11 @@ pub mod service;
 pub mod traffic;
 
 #[cfg(test)]
+mod docs_tests;
+#[cfg(test)]
 mod fields;
 #[cfg(test)]
 mod incremental;
-#[cfg(test)]
-mod docs_tests;
 #[cfg(test)]
 mod policy_tests;
 #[cfg(test)]

@@ -28,7 +28,7 @@ struct State {
     /// What the limits were last taken from.
     generation: u64,
     /// Limits by the workload that enforces them.
-    enforced: HashMap<String, Vec<Arc<str>>>,
+    enforced: Enforced,
     swept: Instant,
 }
 
@@ -84,11 +84,14 @@ impl State {
     }
 }
 
+/// Limits by name.
+type AllTerms = BTreeMap<Arc<str>, Terms>;
+/// Names of limits by the workload that enforces them.
+type Enforced = HashMap<String, Vec<Arc<str>>>;
+
 /// The global limits of all workloads, and which workload enforces which.
-fn limits<'i>(
-    inbounds: impl Iterator<Item = (&'i String, &'i v1::Inbound)>,
-) -> (BTreeMap<Arc<str>, Terms>, HashMap<String, Vec<Arc<str>>>) {
-    let (mut terms, mut enforced): (BTreeMap<Arc<str>, Terms>, HashMap<String, Vec<Arc<str>>>) = Default::default();
+fn limits<'i>(inbounds: impl Iterator<Item = (&'i String, &'i v1::Inbound)>) -> (AllTerms, Enforced) {
+    let (mut terms, mut enforced) = (AllTerms::new(), Enforced::new());
     for (uid, inbound) in inbounds {
         let limits = inbound.ports.iter().flat_map(|port| &port.rate_limits);
         for limit in limits.filter(|limit| limit.scope() == v1::RateLimitScope::Global) {

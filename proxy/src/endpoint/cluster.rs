@@ -29,6 +29,9 @@ const RACES: usize = 4;
 /// Rules whose latencies are known.
 const HEDGES: usize = 1024;
 
+/// What the calls of a rule take, by its route and its place there.
+type Hedges = HashMap<(Arc<str>, usize), Arc<Delay>>;
+
 /// The endpoints of one (service, port) as a target.
 pub struct Cluster {
     name: BackendName,
@@ -40,7 +43,7 @@ pub struct Cluster {
     sources: Mutex<Sources>,
     budget: Budget,
     budget_settings: ArcSwap<BudgetSettings>,
-    hedges: Mutex<HashMap<(Arc<str>, usize), Arc<Delay>>>,
+    hedges: Mutex<Hedges>,
 }
 
 struct State {

@@ -163,8 +163,9 @@ async fn both(
     second: impl Future<Output = Result<Box<Second>, ProxyError>>,
 ) -> Won {
     let (mut first, mut second) = (pin!(first), pin!(second));
-    let (mut failed, mut beaten): (Option<Result<ResponseHead, ProxyError>>, Option<Option<Box<Second>>>) =
-        (None, None);
+    let mut failed: Option<Result<ResponseHead, ProxyError>> = None;
+    // `Some(None)`: it has no answer at all.
+    let mut beaten: Option<Option<Box<Second>>> = None;
     poll_fn(|cx| {
         if failed.is_none()
             && let Poll::Ready(answer) = first.as_mut().poll(cx)

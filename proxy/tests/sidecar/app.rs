@@ -124,7 +124,9 @@ where
     }
     if !first.iter().all(u8::is_ascii_alphabetic) {
         let mut some = [0; 4096];
-        stream.read(&mut some).await.ok()?;
+        if stream.read(&mut some).await.ok()? == 0 {
+            return None;
+        }
         stream.write_all(name.as_bytes()).await.ok()?;
         return stream.shutdown().await.ok();
     }
