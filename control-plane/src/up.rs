@@ -5,7 +5,7 @@
 
 mod listen;
 
-use crate::fleet::{ControlService, Fleet, Life, web};
+use crate::fleet::{ControlService, Fleet, Leases, Life, web};
 use crate::identity::{Authority, IdentityService, Tokens};
 use crate::store::{Embedded, Options, Store};
 use crate::world::reconcile::{self, Compiled};
@@ -278,7 +278,12 @@ impl Parts {
         let services = listen::Services {
             discovery: AggregatedDiscoveryServiceServer::new(Discovery::new(hub.clone(), shutdown.clone())),
             identity: IdentityServer::new(identity),
-            control: ControlServer::new(ControlService::new(fleet, life.clone(), shutdown.clone())),
+            control: ControlServer::new(ControlService::new(
+                fleet,
+                life.clone(),
+                Leases::new(compiled.clone()),
+                shutdown.clone(),
+            )),
         };
         let (listener, tls, stop, ready) = (self.grpc_listener, self.grpc_tls, shutdown.clone(), compiled.clone());
         tasks.spawn(async move {

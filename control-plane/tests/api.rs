@@ -9,7 +9,9 @@ use std::{collections::BTreeMap, time::Duration};
 use futures_util::{StreamExt, TryStreamExt};
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams},
+    api::{
+        ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams,
+    },
     core::ObjectMeta,
     runtime::{WatchStreamExt, reflector, watcher},
 };
@@ -211,6 +213,55 @@ async fn what_a_namespace_held_goes_with_it() {
     assert!(policies.get_opt("p").await.unwrap().is_none());
     let missing = policies.create(&PostParams::default(), &policy).await.unwrap_err();
     assert!(matches!(&missing, kube::Error::Api(s) if s.code == 404), "{missing}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_object_is_the_same_in_every_version_that_serves_its_kind() {
+    let server = Server::start().await;
+    let client = api::client(&server.api);
+    let namespace = serde_json::from_value(json!({ "metadata": { "name": "shop" } })).unwrap();
+    let namespaces: Api<weft_control::kinds::Namespace> = Api::all(client.clone());
+    namespaces.create(&PostParams::default(), &namespace).await.unwrap();
+    let of = |version: &str| -> Api<DynamicObject> {
+        let resource = ApiResource {
+            group: "gateway.networking.k8s.io".into(),
+            version: version.into(),
+            api_version: format!("gateway.networking.k8s.io/{version}"),
+            kind: "TCPRoute".into(),
+            plural: "tcproutes".into(),
+        };
+        Api::namespaced_with(client.clone(), "shop", &resource)
+    };
+    let said =
+        |object: &DynamicObject| object.types.as_ref().unwrap().api_version.rsplit('/').next().unwrap().to_owned();
+    let route = json!({
+        "apiVersion": "gateway.networking.k8s.io/v1alpha2", "kind": "TCPRoute", "metadata": {"name": "db"},
+        "spec": {"parentRefs": [{"group": "", "kind": "Service", "name": "db"}], "rules": [{"backendRefs": [{"name": "db", "port": 5432}]}]},
+    });
+    let made = of("v1alpha2").create(&PostParams::default(), &serde_json::from_value(route).unwrap()).await.unwrap();
+    assert_eq!(said(&made), "v1alpha2");
+    let seen = of("v1").get("db").await.unwrap();
+    assert_eq!((said(&seen), &seen.metadata, &seen.data), ("v1".into(), &made.metadata, &made.data));
+    assert_eq!(said(&of("v1").list(&ListParams::default()).await.unwrap().items[0]), "v1");
+    // Another version is no change of what is wanted; another weight is.
+    let same = of("v1").replace("db", &PostParams::default(), &seen).await.unwrap();
+    assert_eq!(same.metadata, made.metadata);
+    let patch = json!({"spec": {"rules": [{"backendRefs": [{"name": "db", "port": 5433}]}]}});
+    of("v1").patch("db", &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+    let changed = of("v1alpha2").get("db").await.unwrap();
+    assert_eq!((said(&changed), changed.metadata.generation), ("v1alpha2".into(), Some(2)));
+    assert_eq!(changed.data["spec"]["rules"][0]["backendRefs"][0]["port"], 5433);
+    let version = made.metadata.resource_version.clone().unwrap();
+    let mut watch = of("v1alpha2").watch(&WatchParams::default(), &version).await.unwrap().boxed();
+    let event = soon(watch.try_next()).await.unwrap().unwrap();
+    assert!(matches!(&event, WatchEvent::Modified(o) if said(o) == "v1alpha2"), "{event:?}");
+    namespaces.delete("shop", &DeleteParams::default()).await.unwrap();
+    assert!(of("v1").get_opt("db").await.unwrap().is_none());
+    let (_, _, group) = raw(&server, Some(&server.admin), &get("/apis/gateway.networking.k8s.io", "")).await.unwrap();
+    let group: Value = serde_json::from_str(&group).unwrap();
+    assert_eq!(group["preferredVersion"]["version"], "v1");
+    assert_eq!(group["versions"].as_array().unwrap().len(), 2);
     server.stop().await;
 }
 

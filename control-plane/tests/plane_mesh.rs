@@ -199,13 +199,13 @@ async fn a_routes_status_says_who_holds_it_and_who_refused_it_and_why() {
     assert_eq!(condition(&route, "Programmed")["status"], "True");
 
     // What this version cannot do is said, and what is in force stays.
-    let spec = json!({"spec": {"rules": [{"filters": [{"type": "RequestMirror",
-        "requestMirror": {"backendRef": {"name": "catalog", "port": 80}}}], "backendRefs": [{"name": "catalog", "port": 80}]}]}});
+    let spec = json!({"spec": {"rules": [{"filters": [{"type": "ExtensionRef",
+        "extensionRef": {"group": "example.com", "kind": "Cache", "name": "c"}}], "backendRefs": [{"name": "catalog", "port": 80}]}]}});
     plane.ok("PATCH", path, Some(spec)).await;
     let unsupported = |o: &Value| condition(o, "Accepted")["reason"] == "UnsupportedValue";
     let route = plane.until(path, "unsupported", unsupported).await;
     let message = condition(&route, "Accepted")["message"].as_str().unwrap();
-    assert!(message.contains("spec.rules[0].filters[0].requestMirror"), "{message}");
+    assert!(message.contains("spec.rules[0].filters[0].extensionRef"), "{message}");
     plane.stop().await;
 }
 

@@ -16,7 +16,9 @@ use crate::discovery::control::Control;
 use crate::discovery::file::{FileError, FileSource};
 use crate::discovery::{Directory, DumpRequest, Keep, Publisher, link, metrics, xds};
 use crate::drain::Drain;
+use crate::endpoint::external;
 use crate::identity::{Files, Issuer, JoinToken, Registrar, Renewal};
+use crate::inbound;
 use crate::intercept::{self, dns, nft};
 use crate::telemetry::Telemetry;
 use host::{access_log_options, join_token, own_state_dir, raise_descriptors};
@@ -165,6 +167,7 @@ struct Process {
     dumps: mpsc::Sender<DumpRequest>,
     dump_requests: Option<mpsc::Receiver<DumpRequest>>,
     ready: watch::Sender<bool>,
+    ports: Arc<inbound::Ports>,
     /// Invariant: everything that runs beside the data path is in here, and ends with it. None of them ends by itself, except those
     /// that say so by returning an empty name.
     tasks: JoinSet<&'static str>,
@@ -182,6 +185,7 @@ impl Process {
             dumps,
             dump_requests: Some(dump_requests),
             ready: watch::Sender::new(false),
+            ports: inbound::Ports::new(),
             tasks: JoinSet::new(),
         }
     }
@@ -192,6 +196,7 @@ impl Process {
         self.open_doors(&mut sockets, &directory)?;
         self.follow_signals()?;
         self.start_dns(&mut sockets, &directory, &own)?;
+        self.start_resolver(&directory, &own);
         let beginning = self.drain.beginning();
         let sourced = match source {
             Source::File(path) => self.start_file(&path, publisher).map(Some),
@@ -208,8 +213,15 @@ impl Process {
         if sourced?.is_none() {
             return Ok(());
         }
-        let shared =
-            worker::Shared::new(&self.settings, &directory, self.identity.get(), &self.drain, &self.telemetry, own);
+        let shared = worker::Shared::new(
+            &self.settings,
+            &directory,
+            self.identity.get(),
+            &self.drain,
+            &self.telemetry,
+            &self.ports,
+            own,
+        );
         let mut workers = Workers::start(shared, sockets).map_err(AppError::Start)?;
         let rules = self.install_rules(&workers.ports)?;
         let ready = watch_readiness(directory.clone(), self.settings.resources.is_some(), self.ready.clone());
@@ -308,17 +320,35 @@ impl Process {
         let Some((udp, tcp)) = sockets.dns.take() else { return Ok(()) };
         let udp = tokio::net::UdpSocket::from_std(udp).map_err(start)?;
         let tcp = tokio::net::TcpListener::from_std(tcp).map_err(start)?;
-        let mut upstream = self.settings.dns.upstream.clone();
-        if upstream.is_empty() {
-            let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-            upstream = dns::system_upstream(&text, own);
-        }
+        let upstream = self.upstream(own);
         let resolver = dns::Resolver::new(directory.clone(), upstream);
         self.tasks.spawn(async move {
             resolver.serve(udp, tcp).await;
             "DNS"
         });
         Ok(())
+    }
+
+    /// Follows the addresses of external hosts.
+    fn start_resolver(&mut self, directory: &Directory, own: &[std::net::SocketAddr]) {
+        let upstream = self.upstream(own);
+        let directory = directory.clone();
+        self.tasks.spawn(async move {
+            match external::resolver(&upstream) {
+                Ok(resolver) => external::run(directory, resolver, std::future::pending()).await,
+                Err(error) => tracing::warn!("external hosts cannot be resolved: {error}"),
+            }
+            ""
+        });
+    }
+
+    /// The name servers of the world outside.
+    fn upstream(&self, own: &[std::net::SocketAddr]) -> Vec<std::net::SocketAddr> {
+        if !self.settings.dns.upstream.is_empty() {
+            return self.settings.dns.upstream.clone();
+        }
+        let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        dns::system_upstream(&text, own)
     }
 
     fn start_file(&mut self, path: &Path, publisher: Publisher) -> Result<(), AppError> {
@@ -409,6 +439,7 @@ impl Process {
             directory: directory.clone(),
             drain: self.drain.clone(),
             ready: self.ready.subscribe(),
+            leases: self.ports.leases().clone(),
             registrations,
             dumps: self.dumps.clone(),
             set_log: self.set_log.clone(),

@@ -17,12 +17,14 @@ pub(super) type Document = (Value, &'static str);
 
 const JSON: &str = "application/json";
 
-/// Groups with their one version, the core group left out, in the order of the table.
-pub(super) fn groups() -> Vec<(&'static str, &'static str)> {
-    let mut groups: Vec<(&str, &str)> = Vec::new();
+/// Groups with their versions, the preferred one first; the core group left out; in the order of the table.
+pub(super) fn groups() -> Vec<(&'static str, Vec<&'static str>)> {
+    let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
     for kind in kinds::all().iter().filter(|k| !k.group.is_empty()) {
-        if !groups.contains(&(kind.group, kind.version)) {
-            groups.push((kind.group, kind.version));
+        match groups.iter_mut().find(|(group, _)| *group == kind.group) {
+            Some((_, versions)) if versions.contains(&kind.version) => {}
+            Some((_, versions)) => versions.push(kind.version),
+            None => groups.push((kind.group, vec![kind.version])),
         }
     }
     groups
@@ -40,7 +42,7 @@ pub(super) fn version() -> Value {
 /// `/api`
 pub(super) fn core(headers: &HeaderMap) -> Result<Document> {
     if let Some((version, content)) = aggregated(headers) {
-        return Ok((aggregate(version, &[("", "v1")]), content));
+        return Ok((aggregate(version, &[("", vec!["v1"])]), content));
     }
     acceptable(headers)?;
     Ok((json!({ "kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [] }), JSON))
@@ -52,7 +54,7 @@ pub(super) fn all(headers: &HeaderMap) -> Result<Document> {
         return Ok((aggregate(version, &groups()), content));
     }
     acceptable(headers)?;
-    let groups: Vec<Value> = groups().into_iter().map(|(group, version)| one(group, version)).collect();
+    let groups: Vec<Value> = groups().into_iter().map(|(group, versions)| one(group, &versions)).collect();
     Ok((json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups }), JSON))
 }
 
@@ -61,15 +63,16 @@ fn acceptable(headers: &HeaderMap) -> Result<()> {
     if plain { Ok(()) } else { Err(Failure::not_acceptable()) }
 }
 
-fn one(group: &str, version: &str) -> Value {
-    let version = json!({ "groupVersion": format!("{group}/{version}"), "version": version });
-    json!({ "name": group, "versions": [version], "preferredVersion": version })
+fn one(group: &str, versions: &[&str]) -> Value {
+    let version = |v: &&str| json!({ "groupVersion": format!("{group}/{v}"), "version": v });
+    let versions: Vec<Value> = versions.iter().map(version).collect();
+    json!({ "name": group, "versions": versions, "preferredVersion": versions.first() })
 }
 
 /// `/apis/GROUP`
 pub(super) fn group(name: &str) -> Result<Document> {
-    let (group, version) = groups().into_iter().find(|(g, _)| *g == name).ok_or_else(Failure::no_such_path)?;
-    let mut group = one(group, version);
+    let (group, versions) = groups().into_iter().find(|(g, _)| *g == name).ok_or_else(Failure::no_such_path)?;
+    let mut group = one(group, &versions);
     group["kind"] = "APIGroup".into();
     group["apiVersion"] = "v1".into();
     Ok((group, JSON))
@@ -115,16 +118,17 @@ fn aggregated(headers: &HeaderMap) -> Option<(&'static str, &'static str)> {
     None
 }
 
-fn aggregate(version: &str, groups: &[(&str, &str)]) -> Value {
+fn aggregate(version: &str, groups: &[(&str, Vec<&str>)]) -> Value {
     let items: Vec<Value> = groups
         .iter()
-        .map(|(group, served)| {
-            let kinds = kinds::all().iter().filter(|k| k.group == *group);
-            let resources: Vec<Value> = kinds.map(described).collect();
-            json!({
-                "metadata": { "name": group, "creationTimestamp": null },
-                "versions": [{ "version": served, "freshness": "Current", "resources": resources }],
-            })
+        .map(|(group, versions)| {
+            let served = |served: &&str| {
+                let kinds = kinds::all().iter().filter(|k| k.group == *group && k.version == *served);
+                let resources: Vec<Value> = kinds.map(described).collect();
+                json!({ "version": served, "freshness": "Current", "resources": resources })
+            };
+            let versions: Vec<Value> = versions.iter().map(served).collect();
+            json!({ "metadata": { "name": group, "creationTimestamp": null }, "versions": versions })
         })
         .collect();
     json!({ "kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"), "metadata": {}, "items": items })

@@ -51,7 +51,7 @@ async fn get(api: &Inner, call: &Call) -> Result<Response<Body>> {
     let form = negotiate(&call.headers, call.query.text("includeObject"))?;
     revision(call.query.text("resourceVersion"))?;
     let record = read(api, call).await?;
-    Ok(json_response(StatusCode::OK, &form.one(call.kind, object(&record), OffsetDateTime::now_utc())))
+    Ok(json_response(StatusCode::OK, &form.one(call.kind, object(call.kind, &record), OffsetDateTime::now_utc())))
 }
 
 /// The object that the call names.
@@ -90,13 +90,14 @@ pub(super) fn revision(text: &str) -> Result<Option<u64>> {
     }
 }
 
-/// The object of a record, with its resource version.
-pub(super) fn object(record: &Record) -> Value {
+/// The object of a record, with its resource version, in the version of the API that the kind is asked for by.
+pub(super) fn object(kind: &Kind, record: &Record) -> Value {
     let mut object: Value = serde_json::from_slice(&record.value).unwrap_or_else(|error| {
         tracing::error!(key = %record.key, %error, "the store holds what is no JSON");
         json!({ "metadata": { "name": *record.key.name, "namespace": *record.key.namespace } })
     });
     object["metadata"]["resourceVersion"] = record.revision.to_string().into();
+    object["apiVersion"] = kind.api_version().into();
     object
 }
 

@@ -141,8 +141,9 @@ fn document(method: &Method, segments: &[&str], headers: &HeaderMap) -> Option<R
     let found = match segments {
         [] => {
             let mut paths = vec!["/api".to_owned(), "/api/v1".into(), "/apis".into()];
-            for (group, version) in discovery::groups() {
-                paths.extend([format!("/apis/{group}"), format!("/apis/{group}/{version}")]);
+            for (group, versions) in discovery::groups() {
+                paths.push(format!("/apis/{group}"));
+                paths.extend(versions.iter().map(|version| format!("/apis/{group}/{version}")));
             }
             paths.extend(["/healthz", "/livez", "/openapi/v3", "/readyz", "/version"].map(str::to_owned));
             Ok((serde_json::json!({ "paths": paths }), "application/json"))

@@ -152,7 +152,7 @@ impl Stream {
                 return Some(line);
             }
             if let Some(record) = self.initial.pop_front() {
-                let object = resource::object(&record);
+                let object = resource::object(self.kind, &record);
                 if self.selector.matches(&object) {
                     let line = self.event("ADDED", object);
                     self.lines.push_back(line);
@@ -194,7 +194,7 @@ impl Stream {
     /// What an event of the store is to this watch: an object that stops matching its selector is deleted to it.
     fn translate(&mut self, event: &Event) {
         let read = |record: &Option<Arc<Record>>| {
-            record.as_ref().map(|r| resource::object(r)).filter(|o| self.selector.matches(o))
+            record.as_ref().map(|r| resource::object(self.kind, r)).filter(|o| self.selector.matches(o))
         };
         let (kind, mut object) = match (read(&event.before), read(&event.after)) {
             (None, Some(after)) => ("ADDED", after),

@@ -3,7 +3,10 @@
 //! Types and reasons are those of the Gateway API (`RouteConditionType`, `RouteConditionReason`) where it has one. Who writes them, and
 //! what `Programmed` says, is [`crate::world::status`]'s business.
 
+use crate::kinds::check::Findings;
 use crate::xds::convergence::Key;
+use serde::Serialize;
+use serde_json::Value;
 use std::collections::BTreeSet;
 
 /// The kinds that are told their fate.
@@ -13,19 +16,28 @@ pub enum Kind {
     HttpRoute,
     /// `gateway.networking.k8s.io/v1` GRPCRoute.
     GrpcRoute,
+    /// `gateway.networking.k8s.io/v1` TLSRoute.
+    TlsRoute,
+    /// `gateway.networking.k8s.io/v1` TCPRoute.
+    TcpRoute,
     /// `weft.mesh/v1alpha1` TrafficPolicy.
     TrafficPolicy,
     /// `weft.mesh/v1alpha1` AuthorizationPolicy.
     AuthorizationPolicy,
     /// `weft.mesh/v1alpha1` MeshTLS.
     MeshTls,
+    /// `weft.mesh/v1alpha1` RateLimitPolicy.
+    RateLimitPolicy,
 }
 
 impl Kind {
+    /// The kinds of routes; of those on one port of a Service the earlier wins (GEP-1426).
+    pub const ROUTES: [Self; 4] = [Self::GrpcRoute, Self::HttpRoute, Self::TlsRoute, Self::TcpRoute];
+
     /// Whether its status is one list of conditions for each parent.
     #[must_use]
     pub fn is_route(self) -> bool {
-        matches!(self, Self::HttpRoute | Self::GrpcRoute)
+        Self::ROUTES.contains(&self)
     }
 
     /// The name of the kind, as in objects.
@@ -34,9 +46,12 @@ impl Kind {
         match self {
             Self::HttpRoute => "HTTPRoute",
             Self::GrpcRoute => "GRPCRoute",
+            Self::TlsRoute => "TLSRoute",
+            Self::TcpRoute => "TCPRoute",
             Self::TrafficPolicy => "TrafficPolicy",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::MeshTls => "MeshTLS",
+            Self::RateLimitPolicy => "RateLimitPolicy",
         }
     }
 }
@@ -75,6 +90,17 @@ impl Condition {
         };
         let all: Vec<_> = unresolved.iter().map(|(_, text)| text.as_str()).collect();
         Self { r#type: "ResolvedRefs", status: false, reason, message: all.join("; ") }
+    }
+}
+
+/// The first thing about a policy that its kind's check finds wrong, its targets apart: a cluster's API server knows the schemas alone.
+pub(super) fn misfit(policy: &impl Serialize, check: fn(&Value, &mut Findings)) -> Result<(), String> {
+    let object = serde_json::to_value(policy).map_err(|error| error.to_string())?;
+    let mut findings = Findings::default();
+    check(&object, &mut findings);
+    match findings.0.into_iter().find(|cause| !cause.field.starts_with("spec.targetRefs")) {
+        Some(cause) => Err(format!("{}: {}", cause.field, cause.message)),
+        None => Ok(()),
     }
 }
 

@@ -12,6 +12,9 @@ use weft_proto::v1;
 
 /// Endpoints in one slice.
 pub const SLICE: usize = 100;
+/// Well-known labels of Kubernetes.
+const REGION: &str = "topology.kubernetes.io/region";
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// A workload's declared protocol, on the wire.
 #[must_use]
@@ -38,11 +41,20 @@ fn health(workload: &Workload) -> Option<v1::Health> {
     }
 }
 
+/// Region and zone that a workload runs in, empty where it does not say: `spec.zone`, else the labels that Kubernetes gives its nodes.
+#[must_use]
+pub fn locality(workload: &Workload) -> (String, String) {
+    let label = |name: &str| workload.metadata.labels.as_ref().and_then(|l| l.get(name)).cloned();
+    let zone = workload.spec.zone.clone().filter(|zone| !zone.is_empty()).or_else(|| label(ZONE));
+    (label(REGION).unwrap_or_default(), zone.unwrap_or_default())
+}
+
 fn endpoint(world: &World, workload: &Workload, target: &Target, server_name: String) -> Option<v1::Endpoint> {
     let address: IpAddr = workload.spec.address.parse().ok()?;
     let namespace = workload.metadata.namespace.as_deref()?;
     let tunnel = workload.spec.tunnel.clone().filter(|t| t.parse::<SocketAddr>().is_ok());
     let meshed = tunnel.is_some();
+    let (region, zone) = locality(workload);
     Some(v1::Endpoint {
         uid: names::namespaced(namespace, workload.metadata.name.as_deref()?),
         address: address.to_string(),
@@ -56,16 +68,19 @@ fn endpoint(world: &World, workload: &Workload, target: &Target, server_name: St
         server_name: if meshed { server_name } else { String::new() },
         health: health(workload)?.into(),
         weight: workload.spec.weight.unwrap_or(1),
-        region: String::new(),
-        zone: workload.spec.zone.clone().unwrap_or_default(),
+        region,
+        zone,
         protocol: target.protocol.into(),
     })
 }
 
-/// The slices of a service; every port has at least one, so that an empty backend is answered too.
+/// The slices of a service; every port has at least one, so that an empty backend is answered too. A host outside has none.
 #[must_use]
 pub fn of_service(world: &World, members: &Members, name: &str) -> Vec<v1::Endpoints> {
     let Some(service) = world.services.get(name) else { return Vec::new() };
+    if super::service::is_external_name(service) {
+        return Vec::new();
+    }
     let (Some(namespace), Some(own)) = (&service.metadata.namespace, &service.metadata.name) else { return Vec::new() };
     let mut out = Vec::new();
     for port in super::service::ports(service) {

@@ -1,12 +1,15 @@
-//! `weft.v1.Inbound`: what one workload's sidecar enforces on the way in: keys, local addresses, MeshTLS, authorization.
+//! `weft.v1.Inbound`: what one workload's sidecar enforces on the way in: keys, local addresses, MeshTLS, authorization, rate limits and the
+//! bounds of adaptive concurrency.
 //!
 //! Between meshed workloads mutual TLS is strict unless a MeshTLS object says otherwise; a policy that names its targets wins over one that
 //! holds for the namespace, then the older one.
 
 use super::condition::{Condition, Kind, ParentVerdict, Verdict};
+use super::limits::{self, Limits};
 use super::members::Members;
 use super::scope::{Family, Policy, Scope};
-use super::{Change, names};
+use super::traffic::Policies;
+use super::{Change, names, service};
 use crate::kinds::{
     Action, AuthorizationPolicy, AuthorizationPolicySpec, AuthorizationRule, MeshTls, MeshTlsSpec, Source, TlsMode,
     Workload, WorkloadPort,
@@ -25,6 +28,7 @@ const MAX_RULES: usize = 4096;
 pub struct Guards {
     authorization: Family<v1::Authorization>,
     tls: Family<MeshTlsSpec>,
+    limits: Family<Limits>,
 }
 
 impl Guards {
@@ -42,14 +46,18 @@ impl Guards {
         dirty.extend(self.authorization.update(world, members, change, &change.authorization, touched, read));
         let read = |key: &str, _: Option<&Policy<_>>| read_tls(world, world.mesh_tls.get(key)?);
         dirty.extend(self.tls.update(world, members, change, &change.mesh_tls, touched, read));
+        let read = |key: &str, before: Option<&Policy<_>>| limits::read(world, world.limits.get(key)?, before);
+        dirty.extend(self.limits.update(world, members, change, &change.limits, touched, read));
         dirty
     }
 
-    /// What the policies learn: authorization by name, MeshTLS in order of precedence.
+    /// What the policies learn: authorization by name, MeshTLS in order of precedence, rate limits by name.
     pub fn verdicts(&self) -> impl Iterator<Item = &Arc<Verdict>> {
         let mut tls: Vec<&Policy<_>> = self.tls.all().collect();
         tls.sort_by(|a, b| a.rank.cmp(&b.rank));
-        self.authorization.all().map(|p| &p.verdict).chain(tls.into_iter().map(|p| &p.verdict))
+        let (authorization, limits) = (self.authorization.all(), self.limits.all());
+        let of_calls = authorization.map(|p| &p.verdict).chain(tls.into_iter().map(|p| &p.verdict));
+        of_calls.chain(limits.map(|p| &p.verdict))
     }
 
     fn tls_of(
@@ -68,7 +76,7 @@ impl Guards {
     }
 }
 
-fn verdict(kind: Kind, meta: &kube::core::ObjectMeta, conditions: Vec<Condition>) -> Arc<Verdict> {
+pub(super) fn verdict(kind: Kind, meta: &kube::core::ObjectMeta, conditions: Vec<Condition>) -> Arc<Verdict> {
     Arc::new(Verdict {
         kind,
         namespace: meta.namespace.clone().unwrap_or_default(),
@@ -127,7 +135,13 @@ fn mode(spec: &MeshTlsSpec, port: u16) -> v1::TlsMode {
 
 /// The Inbound of a workload; `None` for those without a sidecar.
 #[must_use]
-pub fn compile(world: &World, members: &Members, guards: &Guards, uid: &str) -> Option<v1::Inbound> {
+pub fn compile(
+    world: &World,
+    members: &Members,
+    guards: &Guards,
+    traffic: &Policies,
+    uid: &str,
+) -> Option<v1::Inbound> {
     let workload = world.workloads.get(uid).filter(|w| w.spec.tunnel.is_some())?;
     let (namespace, own) = (workload.metadata.namespace.as_deref()?, workload.metadata.name.as_deref()?);
     let address: IpAddr = workload.spec.address.parse().ok()?;
@@ -136,6 +150,7 @@ pub fn compile(world: &World, members: &Members, guards: &Guards, uid: &str) -> 
         let (tls, tls_source) = guards.tls_of(world, members, uid, workload, port);
         let (server_names, service) = keys(world, members, uid, namespace, own, port.port);
         let in_force = guards.authorization.in_force(world, members, uid, workload, port);
+        let limited = guards.limits.in_force(world, members, uid, workload, port);
         v1::InboundPort {
             port: port.port.into(),
             authorities: vec![at.clone()],
@@ -147,10 +162,30 @@ pub fn compile(world: &World, members: &Members, guards: &Guards, uid: &str) -> 
             authorization: in_force.map(|(_, _, wire)| wire.clone()).collect(),
             service,
             limits: None,
+            rate_limits: limits::joined(uid, limited.map(|(_, _, wire)| wire)),
+            adaptive_concurrency: adaptive(world, members, traffic, uid, port.port),
         }
     });
     let identity = names::identity(&world.mesh.trust_domain, namespace, &workload.spec.service_account);
-    Some(v1::Inbound { workload: uid.to_owned(), identity, ports: ports.collect() })
+    let (region, zone) = super::endpoints::locality(workload);
+    Some(v1::Inbound { workload: uid.to_owned(), identity, ports: ports.collect(), region, zone })
+}
+
+/// What the first of the services that the port serves says, in order of name.
+fn adaptive(
+    world: &World,
+    members: &Members,
+    traffic: &Policies,
+    uid: &str,
+    port: u16,
+) -> Option<v1::AdaptiveConcurrency> {
+    members.of_workload(uid).iter().find_map(|belongs| {
+        let found = world.services.get(&belongs.service)?;
+        belongs.targets.iter().filter(|t| t.port == port).find_map(|target| {
+            let declared = service::declared(found).find(|p| p.port == i32::from(target.service_port))?;
+            traffic.of(&belongs.service, declared.name.as_deref()).inbound
+        })
+    })
 }
 
 /// The server names that mean a port of a workload, and the service it is counted under.
@@ -198,7 +233,7 @@ fn authorization(
         ..Default::default()
     };
     let identity = names::identity(&world.mesh.trust_domain, "probe", "probe");
-    let probe = v1::Inbound { workload: "probe/probe".into(), identity, ports: vec![port] };
+    let probe = v1::Inbound { workload: "probe/probe".into(), identity, ports: vec![port], ..Default::default() };
     match weft_policy::config::Inbound::from_wire(&probe) {
         Ok(_) => Ok(wire),
         Err(refusal) => {

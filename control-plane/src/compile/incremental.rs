@@ -1,6 +1,6 @@
 //! That a compilation after a change gives what one from nothing would: random edits of a small world, compared after each.
 
-use super::tests::{key, put, world};
+use super::tests::{key, of_kind, put, world};
 use super::*;
 use crate::kinds::Phase;
 use rand::rngs::StdRng;
@@ -24,7 +24,11 @@ fn object(random: &mut StdRng, faults: bool) -> Value {
         "Workload",
         "HTTPRoute",
         "GRPCRoute",
+        "TLSRoute",
+        "TCPRoute",
         "TrafficPolicy",
+        "TrafficPolicy",
+        "RateLimitPolicy",
         "AuthorizationPolicy",
         "MeshTLS",
     ];
@@ -34,6 +38,9 @@ fn object(random: &mut StdRng, faults: bool) -> Value {
         "Service" => service(random),
         "Workload" => workload(random),
         "HTTPRoute" | "GRPCRoute" => route(random, kind, bad),
+        "TLSRoute" | "TCPRoute" => connections(random, kind, bad),
+        "TrafficPolicy" => traffic(random, bad),
+        "RateLimitPolicy" => limits(random, bad),
         _ => policy(random, kind, bad),
     };
     let mut made = json!({
@@ -63,8 +70,12 @@ fn service(random: &mut StdRng) -> Value {
             spec["selector"]["tier"] = "a".into();
         }
     }
-    if random.random_bool(0.1) {
+    if random.random_bool(0.15) {
         spec["type"] = "ExternalName".into();
+        spec["externalName"] = pick(random, &["example.com", "192.0.2.99", "web.shop.svc.cluster.local"]).into();
+    }
+    if random.random_bool(0.1) {
+        spec["ports"] = json!([{"name": "tls-a", "port": 443}]);
     }
     spec
 }
@@ -83,24 +94,43 @@ fn workload(random: &mut StdRng) -> Value {
     spec
 }
 
-fn route(random: &mut StdRng, kind: &str, bad: bool) -> Value {
-    let mut reference = || {
-        let mut made = json!({"group": "", "kind": "Service", "name": pick(random, &NAMES), "port": 80});
-        if random.random_bool(0.4) {
-            made["namespace"] = pick(random, &NAMESPACES).into();
-        }
-        made
-    };
-    let (mut parents, backends) = (vec![reference()], [reference(), reference()]);
+fn reference(random: &mut StdRng) -> Value {
+    let mut made = json!({"group": "", "kind": "Service", "name": pick(random, &NAMES), "port": 80});
+    if random.random_bool(0.4) {
+        made["namespace"] = pick(random, &NAMESPACES).into();
+    }
+    made
+}
+
+fn parents(random: &mut StdRng) -> Value {
+    if random.random_bool(0.1) {
+        return json!([{"name": "edge"}]);
+    }
+    let mut parents = vec![reference(random)];
     if random.random_bool(0.3) {
         parents.push(json!({"group": "", "kind": "Service", "name": pick(random, &NAMES)}));
     }
-    if random.random_bool(0.1) {
-        parents = vec![json!({"name": "edge"})];
+    if random.random_bool(0.2) {
+        let section = pick(random, &["http", "admin", "tls-a"]);
+        parents.push(json!({"group": "", "kind": "Service", "name": pick(random, &NAMES), "sectionName": section}));
     }
-    let mut rule = json!({"backendRefs": backends});
+    parents.into()
+}
+
+fn route(random: &mut StdRng, kind: &str, bad: bool) -> Value {
+    let parents = parents(random);
+    let mut rule = json!({"backendRefs": [reference(random), reference(random)]});
+    if random.random_bool(0.4) {
+        let mirror = json!({"backendRef": reference(random), "percent": random.random_range(0..100)});
+        let filter = json!({"type": "RequestMirror", "requestMirror": mirror});
+        let at = if random.random_bool(0.5) { &mut rule } else { &mut rule["backendRefs"][1] };
+        at["filters"] = json!([filter]);
+    }
+    if random.random_bool(0.2) {
+        rule["sessionPersistence"] = json!({"sessionName": pick(random, &["a", "b"])});
+    }
     if bad {
-        rule["sessionPersistence"] = json!({});
+        rule["sessionPersistence"] = json!({"idleTimeout": "1s"});
     }
     if kind == "HTTPRoute" && random.random_bool(0.5) {
         rule["matches"] = json!([{"path": {"type": "PathPrefix", "value": "/a"}}]);
@@ -108,15 +138,57 @@ fn route(random: &mut StdRng, kind: &str, bad: bool) -> Value {
     json!({"parentRefs": parents, "rules": [rule]})
 }
 
-fn policy(random: &mut StdRng, kind: &str, bad: bool) -> Value {
+fn connections(random: &mut StdRng, kind: &str, bad: bool) -> Value {
+    let mut rules = vec![json!({"backendRefs": [reference(random)]})];
+    if bad {
+        rules.push(json!({}));
+    }
+    let mut spec = json!({"parentRefs": parents(random), "rules": rules});
+    if kind == "TLSRoute" {
+        spec["hostnames"] = json!([pick(random, &["a.example.com", "*.example.com"])]);
+    }
+    spec
+}
+
+fn target(random: &mut StdRng) -> Value {
     let mut target = json!({"kind": "Service", "name": pick(random, &NAMES)});
     if random.random_bool(0.3) {
         target["sectionName"] = pick(random, &["http", "admin"]).into();
     }
-    if kind == "TrafficPolicy" {
-        let request = if bad { "99999h".to_owned() } else { format!("{}s", random.random_range(1..4)) };
-        return json!({"targetRefs": [target], "timeouts": {"request": request}});
+    target
+}
+
+fn traffic(random: &mut StdRng, bad: bool) -> Value {
+    let request = if bad { "99999h".to_owned() } else { format!("{}s", random.random_range(1..4)) };
+    let mut spec = json!({"targetRefs": [target(random)], "timeouts": {"request": request}});
+    if random.random_bool(0.4) {
+        let mut to = reference(random);
+        to.as_object_mut().unwrap().retain(|field, _| ["name", "namespace", "port"].contains(&field.as_str()));
+        spec["fallback"] = json!({ "backendRef": to });
     }
+    if random.random_bool(0.3) {
+        spec["adaptiveConcurrency"] = json!({"maxRequests": random.random_range(10..13)});
+    }
+    if random.random_bool(0.3) {
+        let ignore = random.random_bool(0.5);
+        spec["loadBalancer"] = json!({"policy": "Maglev", "hash": [{"header": "x"}], "ignoreLocality": ignore});
+    }
+    if random.random_bool(0.2) {
+        spec["faults"] = json!([{"matches": [{"method": "GET"}], "abort": {"status": 503, "percent": 10}}]);
+    }
+    spec
+}
+
+fn limits(random: &mut StdRng, bad: bool) -> Value {
+    let workload = json!({"group": "weft.mesh", "kind": "Workload", "name": pick(random, &NAMES)});
+    let targets = if random.random_bool(0.3) { vec![workload] } else { vec![target(random), target(random)] };
+    let per = if bad { "48h" } else { "1s" };
+    let limit = json!({"name": "all", "requests": random.random_range(1..4), "per": per, "keys": [{"identity": true}]});
+    json!({"targetRefs": targets, "limits": [limit]})
+}
+
+fn policy(random: &mut StdRng, kind: &str, bad: bool) -> Value {
+    let target = target(random);
     let mut spec = json!({});
     match random.random_range(0..4) {
         0 => {}
@@ -144,11 +216,14 @@ fn edit(world: &mut World, random: &mut StdRng, created: i64, faults: bool) {
         match object["kind"].as_str().unwrap_or_default() {
             "Service" => drop(world.services.remove(&key)),
             "Workload" => drop(world.workloads.remove(&key)),
-            "HTTPRoute" => drop(world.http_routes.remove(&key)),
-            "GRPCRoute" => drop(world.grpc_routes.remove(&key)),
             "TrafficPolicy" => drop(world.traffic.remove(&key)),
             "AuthorizationPolicy" => drop(world.authorization.remove(&key)),
-            _ => drop(world.mesh_tls.remove(&key)),
+            "MeshTLS" => drop(world.mesh_tls.remove(&key)),
+            "RateLimitPolicy" => drop(world.limits.remove(&key)),
+            route => {
+                let kind = Kind::ROUTES.into_iter().find(|k| k.name() == route).unwrap();
+                of_kind(world, kind).remove(&key);
+            }
         }
     } else {
         put(world, object, created);

@@ -169,6 +169,10 @@ impl<'w> Candidates<'w> {
 #[must_use]
 pub fn is_member(service: &Service, workload: &Workload) -> bool {
     let Some(name) = service.metadata.name.as_deref() else { return false };
+    // It stands for a host outside, whatever it selects.
+    if super::service::is_external_name(service) {
+        return false;
+    }
     let allowed = workload.metadata.annotations.as_ref().and_then(|a| a.get(ALLOWED_SERVICES));
     if allowed.is_some_and(|list| !list.split(',').any(|s| s == "*" || s == name)) {
         return false;

@@ -1,8 +1,8 @@
 //! The compiler: the world in, the resources that sidecars hold and the verdicts that people read out.
 //!
 //! Deterministic: no I/O, no clock, no randomness, no map order. One file a kind: [`service`], [`route`] (read by [`route_spec`]),
-//! [`endpoints`] (whose they are says [`members`]), [`traffic`], [`inbound`] (authorization and MeshTLS; what they reach says `scope`),
-//! [`mesh`]. Whatever is put out has passed `weft_policy::config`, so that no sidecar refuses it; an object that did not pass keeps what it
+//! [`endpoints`] (whose they are says [`members`]), [`traffic`], [`inbound`] (authorization and MeshTLS, with the rate limits of `limits`; what
+//! they reach says `scope`), [`mesh`]. Whatever is put out has passed `weft_policy::config`, so that no sidecar refuses it; an object that did not pass keeps what it
 //! last compiled to and is told so.
 //!
 //! A [`Compiler`] remembers the world that it compiled last. What differs in the next one decides what is made anew: each kind says which
@@ -12,6 +12,7 @@
 pub mod condition;
 pub mod endpoints;
 pub mod inbound;
+mod limits;
 pub mod members;
 pub mod mesh;
 pub mod names;
@@ -22,7 +23,15 @@ pub mod service;
 pub mod traffic;
 
 #[cfg(test)]
+mod docs_tests;
+#[cfg(test)]
+mod fields;
+#[cfg(test)]
 mod incremental;
+#[cfg(test)]
+mod policy_tests;
+#[cfg(test)]
+mod route_tests;
 #[cfg(test)]
 mod tests;
 
@@ -69,6 +78,7 @@ pub(crate) struct Change {
     traffic: BTreeSet<String>,
     authorization: BTreeSet<String>,
     mesh_tls: BTreeSet<String>,
+    limits: BTreeSet<String>,
 }
 
 impl Change {
@@ -81,15 +91,18 @@ impl Change {
             }
             now.changes(before, Arc::ptr_eq).into_iter().map(|(name, _, _)| name.clone()).collect()
         }
-        let http = names(all, &before.http_routes, &world.http_routes).into_iter().map(|n| (Kind::HttpRoute, n));
-        let grpc = names(all, &before.grpc_routes, &world.grpc_routes).into_iter().map(|n| (Kind::GrpcRoute, n));
+        let routes = Kind::ROUTES.into_iter().flat_map(|kind| {
+            let differ = before.routes(kind).zip(world.routes(kind)).map(|(before, now)| names(all, before, now));
+            differ.into_iter().flatten().map(move |name| (kind, name))
+        });
         Self {
             services: names(all, &before.services, &world.services),
             workloads: names(all, &before.workloads, &world.workloads),
-            routes: http.chain(grpc).collect(),
+            routes: routes.collect(),
             traffic: names(all, &before.traffic, &world.traffic),
             authorization: names(all, &before.authorization, &world.authorization),
             mesh_tls: names(all, &before.mesh_tls, &world.mesh_tls),
+            limits: names(all, &before.limits, &world.limits),
         }
     }
 }
@@ -116,12 +129,15 @@ impl Compiler {
         let touched = self.members.update(world, &change.services, &change.workloads);
         let addressed = self.addresses.update(world, &change.workloads);
         self.slices(world, &touched.services, &addressed);
+        let settled = self.traffic.update(world, &self.members, &change, &touched.services);
         let mut services = touched.services;
-        services.extend(self.traffic.update(world, &change.services, &change.traffic));
+        services.extend(settled.services);
         services.extend(self.routes.update(world, &change.services, &change.routes));
         self.services(world, &services, &addressed);
-        for uid in self.guards.update(world, &self.members, &change, &touched.workloads) {
-            let made = inbound::compile(world, &self.members, &self.guards, &uid);
+        let mut guarded = self.guards.update(world, &self.members, &change, &touched.workloads);
+        guarded.extend(settled.inbound.iter().flat_map(|s| self.members.of_service(s)).map(|(uid, _)| uid.clone()));
+        for uid in guarded {
+            let made = inbound::compile(world, &self.members, &self.guards, &self.traffic, &uid);
             self.recompiled += usize::from(made.is_some());
             put(&mut self.output.inbound, &uid, made, config::Inbound::from_wire);
         }

@@ -1,21 +1,21 @@
-//! Routes: attaches `HTTPRoute`s and `GRPCRoute`s to ports of Services, compiles them, and finds out their fate under each parent.
+//! Routes: attaches routes of every kind to ports of Services, and finds out their fate under each parent. What a route on its own compiles to
+//! is made in `wire`.
 //!
 //! Rules followed: GAMMA (GEP-1294, GEP-1324: producer routes hold for all clients, consumer routes only for clients in their own namespace,
-//! whom they replace producer routes for), GEP-1426 (kinds on one port: GRPCRoute before HTTPRoute), GEP-1364 (conditions).
+//! whom they replace producer routes for), GEP-1426 (kinds on one port: GRPCRoute, HTTPRoute, TLSRoute, TCPRoute), GEP-1364 (conditions).
+
+mod wire;
+
+pub(super) use wire::{Unresolved, duration, http_matches, resolve_port};
 
 use super::condition::{Condition, Kind, ParentVerdict, Verdict};
-use super::route_spec::{
-    self, BackendRef, Filter, HeaderModifier, KeyMatch, Match, ParentRef, PathKind, Rule, ValueKind,
-};
+use super::route_spec::{self, ParentRef};
 use super::{names, service};
 use crate::kinds::Service;
 use crate::world::{Route, World};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use weft_proto::{type_url, v1};
-
-/// Methods that may be sent again without being asked (RFC 9110 section 9.2.2, and safe ones).
-const IDEMPOTENT: [&str; 6] = ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"];
 
 /// What is in force on a port.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -31,21 +31,24 @@ type Key = (Kind, String);
 #[derive(Clone, Debug, Default)]
 pub struct Attached {
     known: BTreeMap<Key, Known>,
-    /// Service → the routes that name it, as a parent or as a backend.
+    /// Service → the routes that name it: as a parent, as a backend or as a mirror.
     naming: HashMap<String, BTreeSet<Key>>,
     /// Service → port → what is in force there.
     ports: HashMap<String, BTreeMap<u16, OfPort>>,
 }
 
+/// Ports on which a route is not in force, and the kind of those that are.
+type Lost = BTreeMap<u16, Kind>;
+
 /// One route, read.
 #[derive(Clone, Debug)]
 struct Known {
     route: Arc<Route>,
-    /// Every Service that it names, as a parent or as a backend: when one of them changes, it is read again.
+    /// Every Service that it names, as a parent, as a backend or as a mirror: when one of them changes, it is read again.
     names: BTreeSet<String>,
     parents: Arc<[Parent]>,
     /// Under each parent: the ports on which another kind won.
-    lost: Vec<BTreeSet<u16>>,
+    lost: Vec<Lost>,
     verdict: Option<Arc<Verdict>>,
 }
 
@@ -78,8 +81,8 @@ impl Attached {
                     }
                 }
             }
-            let of_kind = if key.0 == Kind::GrpcRoute { &world.grpc_routes } else { &world.http_routes };
-            let is = of_kind.get(&key.1).map(|route| read(world, route, before.as_ref()));
+            let found = world.routes(key.0).and_then(|of_kind| of_kind.get(&key.1));
+            let is = found.map(|route| read(world, route, before.as_ref()));
             let parents = before.iter().chain(&is).flat_map(|known| known.parents.iter());
             touched.extend(parents.map(|p| p.service.clone()));
             if let Some(known) = is {
@@ -101,19 +104,23 @@ impl Attached {
     /// Works out what is in force on the ports of a service; false when that is what was. `told` gets the routes that learn something new.
     fn attach(&mut self, service: &str, told: &mut BTreeSet<Key>) -> bool {
         let keys = self.naming.get(service).cloned().unwrap_or_default();
-        // A GRPCRoute comes before every HTTPRoute of the same scope on the same port.
-        let mut grpc: BTreeSet<(u16, String)> = BTreeSet::new();
-        for known in keys.iter().filter(|k| k.0 == Kind::GrpcRoute).filter_map(|k| self.known.get(k)) {
-            for parent in known.parents.iter().filter(|p| p.service == service && p.compiled.is_some()) {
-                grpc.extend(parent.ports.iter().map(|port| (*port, scope(&known.route, parent))));
+        // Of the kinds in force for the same clients on a port the first stays.
+        let mut first: BTreeMap<(u16, String), Kind> = BTreeMap::new();
+        for kind in Kind::ROUTES {
+            for known in keys.iter().filter(|k| k.0 == kind).filter_map(|k| self.known.get(k)) {
+                for parent in known.parents.iter().filter(|p| p.service == service && p.compiled.is_some()) {
+                    for port in &parent.ports {
+                        first.entry((*port, scope(&known.route, parent))).or_insert(kind);
+                    }
+                }
             }
         }
-        for key in keys.iter().filter(|k| k.0 == Kind::HttpRoute) {
+        for key in &keys {
             let Some(known) = self.known.get_mut(key) else { continue };
             for (parent, lost) in known.parents.iter().zip(&mut known.lost).filter(|(p, _)| p.service == service) {
-                let scope = scope(&known.route, parent);
-                let ports = parent.ports.iter().copied();
-                let now: BTreeSet<u16> = ports.filter(|port| grpc.contains(&(*port, scope.clone()))).collect();
+                let winner = |port: &u16| first.get(&(*port, scope(&known.route, parent))).copied();
+                let ports = parent.ports.iter().filter_map(|port| Some((*port, winner(port)?)));
+                let now: Lost = ports.filter(|(_, kind)| *kind != key.0).collect();
                 if *lost != now {
                     *lost = now;
                     told.insert(key.clone());
@@ -126,7 +133,7 @@ impl Attached {
         for known in in_order {
             for (parent, lost) in known.parents.iter().zip(&known.lost).filter(|(p, _)| p.service == service) {
                 let Some(compiled) = &parent.compiled else { continue };
-                for port in parent.ports.iter().filter(|port| !lost.contains(port)) {
+                for port in parent.ports.iter().filter(|port| !lost.contains_key(port)) {
                     let of_port = ports.entry(*port).or_default();
                     let list = if is_producer(&known.route, parent) {
                         &mut of_port.producers
@@ -187,7 +194,7 @@ fn scope(route: &Route, parent: &Parent) -> String {
 /// force.
 fn read(world: &World, route: &Arc<Route>, before: Option<&Known>) -> Known {
     let mut names = BTreeSet::new();
-    let (compiled, resolved) = compile(world, route, &mut names);
+    let (compiled, resolved) = wire::compile(world, route, &mut names);
     // What is as it was stays the same value, so that services that it is attached to are not compiled again.
     let known = before.into_iter().flat_map(|b| b.parents.iter()).filter_map(|p| p.compiled.as_ref());
     let compiled = compiled.map(|is| known.clone().find(|was| ***was == is).cloned().unwrap_or_else(|| Arc::new(is)));
@@ -214,7 +221,7 @@ fn read(world: &World, route: &Arc<Route>, before: Option<&Known>) -> Known {
         }
     });
     let parents: Arc<[Parent]> = parents.collect();
-    Known { route: route.clone(), names, lost: vec![BTreeSet::new(); parents.len()], parents, verdict: None }
+    Known { route: route.clone(), names, lost: vec![Lost::new(); parents.len()], parents, verdict: None }
 }
 
 /// The ports of the parent that the route attaches to.
@@ -238,9 +245,13 @@ fn ports(service: Option<&Service>, name: &str, parent: &ParentRef, kind: Kind) 
         let text = format!("Service {name} has no port{by_port}{by_name}");
         return Err(Condition::refused("NoMatchingParent", text));
     }
-    let wrong = |p: &&k8s_openapi::api::core::v1::ServicePort| match service::declared_protocol(p) {
-        Some(v1::Protocol::Tcp) => Some("TCP"),
-        Some(v1::Protocol::Http1) if kind == Kind::GrpcRoute => Some("HTTP/1.1"),
+    let wrong = |p: &&k8s_openapi::api::core::v1::ServicePort| match (service::declared_protocol(p), kind) {
+        (Some(v1::Protocol::Tcp), Kind::TcpRoute) => None,
+        (Some(v1::Protocol::Tcp), Kind::TlsRoute) if service::declares_tls(p) => None,
+        (Some(v1::Protocol::Tcp), _) => Some("TCP"),
+        (Some(v1::Protocol::Http1), Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute) => Some("HTTP/1.1"),
+        (Some(v1::Protocol::Http2), Kind::TlsRoute | Kind::TcpRoute) => Some("HTTP/2"),
+        (Some(v1::Protocol::Grpc), Kind::TlsRoute | Kind::TcpRoute) => Some("gRPC"),
         _ => None,
     };
     let (unusable, usable): (Vec<_>, Vec<_>) = matching.into_iter().partition(|p| wrong(p).is_some());
@@ -253,15 +264,16 @@ fn ports(service: Option<&Service>, name: &str, parent: &ParentRef, kind: Kind) 
     Ok(usable.into_iter().filter_map(|p| u16::try_from(p.port).ok()).collect())
 }
 
-fn verdict(route: &Route, parents: &[Parent], lost: &[BTreeSet<u16>]) -> Option<Verdict> {
-    let of_parent = |(parent, lost): (&Parent, &BTreeSet<u16>)| {
-        let accepted = match &parent.refused {
-            Some(refused) => refused.clone(),
-            None if !parent.ports.is_empty() && lost.len() == parent.ports.len() => {
-                let text = format!("Service {} has a GRPCRoute on the same port, which comes first", parent.service);
+fn verdict(route: &Route, parents: &[Parent], lost: &[Lost]) -> Option<Verdict> {
+    let of_parent = |(parent, lost): (&Parent, &Lost)| {
+        let accepted = match (&parent.refused, lost.values().next()) {
+            (Some(refused), _) => refused.clone(),
+            (None, Some(winner)) if lost.len() == parent.ports.len() => {
+                let (service, winner) = (&parent.service, winner.name());
+                let text = format!("Service {service} has a {winner} on the same port, which comes first");
                 Condition::refused("Conflicted", text)
             }
-            None => Condition::accepted(),
+            (None, _) => Condition::accepted(),
         };
         ParentVerdict {
             parent: Some(parent.text.clone()),
@@ -278,180 +290,4 @@ fn verdict(route: &Route, parents: &[Parent], lost: &[BTreeSet<u16>]) -> Option<
         generation: route.generation,
         parents: parents.iter().zip(lost).map(of_parent).collect(),
     })
-}
-
-/// A route on its own: what it compiles to or why not, and whether what it refers to exists.
-fn compile(world: &World, route: &Route, names: &mut BTreeSet<String>) -> (Result<v1::Route, Condition>, Condition) {
-    let rules = match route_spec::rules(route.kind, &route.spec) {
-        Ok(rules) => rules,
-        Err(e) => {
-            let refused = Condition::refused("UnsupportedValue", format!("{}: {}", e.field, e.reason));
-            return (Err(refused), Condition::resolved(&[]));
-        }
-    };
-    let mut unresolved = Vec::new();
-    let rules: Vec<_> = rules.iter().map(|r| rule(world, route, r, &mut unresolved)).collect();
-    names.extend(rules.iter().flat_map(|r| &r.backends).map(|b| b.service.clone()));
-    let kind = if route.kind == Kind::GrpcRoute { v1::RouteKind::Grpc } else { v1::RouteKind::Http };
-    let compiled = v1::Route { name: route.key(), kind: kind.into(), created: route.created, rules };
-    let resolved = Condition::resolved(&unresolved);
-    match check(&compiled) {
-        Ok(()) => (Ok(compiled), resolved),
-        Err(text) => (Err(Condition::refused("Invalid", text)), resolved),
-    }
-}
-
-/// Whether a sidecar would take the route; the error names the field as people wrote it, as far as the names agree.
-fn check(route: &v1::Route) -> Result<(), String> {
-    let port = v1::ServicePort {
-        port: 80,
-        frontend: Some(v1::Frontend { routes: vec![route.clone()], ..Default::default() }),
-        backend: Some(v1::Backend::default()),
-        ..Default::default()
-    };
-    let probe = v1::Service { name: "probe/probe".into(), ports: vec![port], ..Default::default() };
-    weft_policy::config::Service::from_wire(&probe).map(drop).map_err(|refusal| {
-        let inner = refusal.field.strip_prefix("ports[0].frontend.routes[0].").unwrap_or(&refusal.field);
-        let inner = inner.replace("pathRegex", "path.value").replace("pathPrefix", "path.value");
-        let inner = inner.replace("exactPath", "path.value").replace("backends[", "backendRefs[");
-        format!("spec.{inner}: {}", refusal.reason)
-    })
-}
-
-fn rule(world: &World, route: &Route, rule: &Rule, unresolved: &mut Vec<(&'static str, String)>) -> v1::RouteRule {
-    v1::RouteRule {
-        name: rule.name.clone(),
-        matches: rule.matches.iter().map(matching).collect(),
-        filters: filters(&rule.filters),
-        backends: rule.backends.iter().map(|b| backend(world, route, b, unresolved)).collect(),
-        request_timeout: rule.request_timeout.and_then(duration),
-        backend_request_timeout: rule.backend_request_timeout.and_then(duration),
-        retry: rule.retry.as_ref().map(|retry| v1::RetryPolicy {
-            attempts: retry.attempts,
-            codes: retry.codes.iter().map(|c| u32::from(*c)).collect(),
-            methods: opted_in(rule),
-            backoff: retry.backoff.and_then(duration),
-            grpc_codes: Vec::new(),
-        }),
-    }
-}
-
-/// A `retry` of its own opts a rule's methods in to being sent again: those that its matches name, else the two common ones that are not
-/// idempotent. Nothing is opted in without a `retry`.
-fn opted_in(rule: &Rule) -> Vec<String> {
-    let named = rule.matches.iter().map(|m| match m {
-        Match::Http(m) => m.method.clone(),
-        Match::Grpc(_) => None,
-    });
-    let methods: Option<BTreeSet<String>> = named.collect();
-    match methods.filter(|m| !m.is_empty()) {
-        Some(named) => named.into_iter().filter(|m| !IDEMPOTENT.contains(&m.as_str())).collect(),
-        None => vec!["PATCH".to_owned(), "POST".to_owned()],
-    }
-}
-
-/// A duration on the wire; zero disables.
-#[must_use]
-pub(super) fn duration(duration: crate::kinds::Duration) -> Option<prost_types::Duration> {
-    prost_types::Duration::try_from(duration.0).ok()
-}
-
-fn matching(written: &Match) -> v1::RouteMatch {
-    use v1::route_match::Path;
-    match written {
-        Match::Http(m) => v1::RouteMatch {
-            path: m.path.as_ref().map(|p| match p.kind {
-                PathKind::Exact => Path::ExactPath(p.value.clone()),
-                PathKind::PathPrefix => Path::PathPrefix(p.value.clone()),
-                PathKind::RegularExpression => Path::PathRegex(p.value.clone()),
-            }),
-            method: m.method.clone().unwrap_or_default(),
-            headers: keys(&m.headers, true),
-            queries: keys(&m.query_params, false),
-        },
-        Match::Grpc(m) => v1::RouteMatch {
-            path: m.method.as_ref().map(|method| {
-                Path::Grpc(v1::GrpcMethod {
-                    service: method.service.clone().unwrap_or_default(),
-                    method: method.method.clone().unwrap_or_default(),
-                    regex: method.kind == ValueKind::RegularExpression,
-                })
-            }),
-            headers: keys(&m.headers, true),
-            ..Default::default()
-        },
-    }
-}
-
-/// "Subsequent entries with an equivalent name MUST be ignored"; the names of headers are equal whatever their case.
-fn keys(written: &[KeyMatch], folded: bool) -> Vec<v1::KeyMatch> {
-    let mut seen = BTreeSet::new();
-    let name = |k: &KeyMatch| if folded { k.name.to_ascii_lowercase() } else { k.name.clone() };
-    let first = written.iter().filter(|k| seen.insert(name(k)));
-    let key = first.map(|k| v1::KeyMatch {
-        name: name(k),
-        value: Some(match k.kind {
-            ValueKind::Exact => v1::key_match::Value::Exact(k.value.clone()),
-            ValueKind::RegularExpression => v1::key_match::Value::Regex(k.value.clone()),
-        }),
-    });
-    key.collect()
-}
-
-fn filters(written: &[Filter]) -> Vec<v1::Filter> {
-    use v1::filter::Filter as Wire;
-    let modifier = |m: &HeaderModifier| {
-        let values = |list: &[route_spec::Header]| {
-            list.iter().map(|h| v1::HeaderValue { name: h.name.clone(), value: h.value.clone() }).collect()
-        };
-        v1::HeaderModifier { set: values(&m.set), add: values(&m.add), remove: m.remove.clone() }
-    };
-    let filter = |f: &Filter| {
-        let request = f.request_header_modifier.as_ref().map(|m| Wire::RequestHeaders(modifier(m)));
-        request.or_else(|| f.response_header_modifier.as_ref().map(|m| Wire::ResponseHeaders(modifier(m))))
-    };
-    written.iter().map(|f| v1::Filter { filter: filter(f) }).collect()
-}
-
-fn backend(
-    world: &World,
-    route: &Route,
-    written: &BackendRef,
-    unresolved: &mut Vec<(&'static str, String)>,
-) -> v1::WeightedBackend {
-    let namespace = written.namespace.as_deref().unwrap_or(&route.namespace);
-    let service = names::namespaced(namespace, &written.name);
-    let weight = u32::try_from(written.weight.unwrap_or(1)).unwrap_or(0);
-    let port = written.port.and_then(|p| u16::try_from(p).ok()).unwrap_or(0);
-    let missing = resolve(world, written, &service, port).err();
-    if let Some((reason, text)) = &missing
-        // What gets no calls may name what does not exist yet.
-        && weight > 0
-    {
-        unresolved.push((reason, text.clone()));
-    }
-    v1::WeightedBackend {
-        service,
-        port: port.into(),
-        weight,
-        unresolved: missing.map(|(reason, _)| reason.to_owned()).unwrap_or_default(),
-        filters: filters(&written.filters),
-    }
-}
-
-fn resolve(world: &World, written: &BackendRef, service: &str, port: u16) -> Result<(), (&'static str, String)> {
-    let (group, kind) = (written.group.as_deref().unwrap_or(""), written.kind.as_deref().unwrap_or("Service"));
-    if !group.is_empty() || kind != "Service" {
-        return Err(("InvalidKind", format!("{kind} {:?} is no backend: only Services are", written.name)));
-    }
-    let Some(found) = world.services.get(service) else {
-        return Err(("BackendNotFound", format!("there is no Service {service}")));
-    };
-    if service::is_external_name(found) {
-        return Err(("InvalidKind", format!("Service {service} is of type ExternalName and has no endpoints")));
-    }
-    if !service::ports(found).any(|p| p == port) {
-        return Err(("BackendNotFound", format!("Service {service} has no port {port}")));
-    }
-    Ok(())
 }

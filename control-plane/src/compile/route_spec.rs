@@ -1,8 +1,16 @@
-//! Reads the spec of an `HTTPRoute` or a `GRPCRoute` strictly: what this version of Weft does not implement is refused by name and place,
-//! never dropped.
+//! Reads the spec of a route of any kind strictly: what this version of Weft does not implement is refused by name and place, never dropped.
 //!
 //! The API server's schema has checked shapes already; here only the subset is declared that the sidecar can do, and everything else is an
-//! error that names the field (`spec.rules[0].filters[1].requestMirror`).
+//! error that names the field (`spec.rules[0].filters[1].extensionRef`).
+
+mod filter;
+mod shape;
+
+pub use filter::{Cors, Filter, Header, HeaderModifier, Mirror, PathModifier, Redirect, Rewrite};
+pub use shape::{
+    BackendRef, CookieConfig, GrpcMatch, GrpcMethod, HttpMatch, KeyMatch, LifetimeType, Match, ObjectRef, PathKind,
+    PathMatch, Retry, SessionKind, SessionPersistence, ValueKind,
+};
 
 use super::condition::Kind;
 use serde::Deserialize;
@@ -34,7 +42,7 @@ impl ParentRef {
     }
 }
 
-/// A rule of either kind.
+/// A rule of any kind.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rule {
     /// Empty when absent.
@@ -51,189 +59,14 @@ pub struct Rule {
     pub backend_request_timeout: Option<crate::kinds::Duration>,
     /// `retry`
     pub retry: Option<Retry>,
-}
-
-/// A match of either kind.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Match {
-    /// Of an HTTPRoute.
-    Http(HttpMatch),
-    /// Of a GRPCRoute.
-    Grpc(GrpcMatch),
-}
-
-/// `HTTPRouteMatch`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct HttpMatch {
-    /// Absent: every path.
-    pub path: Option<PathMatch>,
-    /// All must hold.
-    pub headers: Vec<KeyMatch>,
-    /// All must hold.
-    pub query_params: Vec<KeyMatch>,
-    /// Absent: any.
-    pub method: Option<String>,
-}
-
-/// `HTTPPathMatch`
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct PathMatch {
-    /// How it is compared.
-    #[serde(default, rename = "type")]
-    pub kind: PathKind,
-    /// With what.
-    #[serde(default = "root")]
-    pub value: String,
-}
-
-fn root() -> String {
-    "/".to_owned()
-}
-
-/// How a path is compared.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-pub enum PathKind {
-    /// Wholly.
-    Exact,
-    /// By whole segments.
-    #[default]
-    PathPrefix,
-    /// By an expression anchored at both ends.
-    RegularExpression,
-}
-
-/// How a value is compared.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-pub enum ValueKind {
-    /// Wholly.
-    #[default]
-    Exact,
-    /// By an expression.
-    RegularExpression,
-}
-
-/// A header or query parameter.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct KeyMatch {
-    /// How the value is compared.
-    #[serde(default, rename = "type")]
-    pub kind: ValueKind,
-    /// Its name.
-    pub name: String,
-    /// With what.
-    pub value: String,
-}
-
-/// `GRPCRouteMatch`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct GrpcMatch {
-    /// Absent: any.
-    pub method: Option<GrpcMethod>,
-    /// All must hold.
-    pub headers: Vec<KeyMatch>,
-}
-
-/// `GRPCMethodMatch`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct GrpcMethod {
-    /// How both are compared.
-    #[serde(rename = "type")]
-    pub kind: ValueKind,
-    /// Absent: any.
-    pub service: Option<String>,
-    /// Absent: any.
-    pub method: Option<String>,
-}
-
-/// A filter; exactly one of the two is set.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Filter {
-    #[serde(rename = "type")]
-    kind: FilterKind,
-    /// Edits the request.
-    #[serde(default)]
-    pub request_header_modifier: Option<HeaderModifier>,
-    /// Edits the response.
-    #[serde(default)]
-    pub response_header_modifier: Option<HeaderModifier>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-enum FilterKind {
-    RequestHeaderModifier,
-    ResponseHeaderModifier,
-}
-
-/// `HTTPHeaderFilter`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct HeaderModifier {
-    /// Replaced.
-    pub set: Vec<Header>,
-    /// Appended.
-    pub add: Vec<Header>,
-    /// Removed.
-    pub remove: Vec<String>,
-}
-
-/// A name and a value.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Header {
-    /// Name.
-    pub name: String,
-    /// Value.
-    pub value: String,
-}
-
-/// `HTTPBackendRef`
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct BackendRef {
-    /// Absent: core.
-    #[serde(default)]
-    pub group: Option<String>,
-    /// Absent: Service.
-    #[serde(default)]
-    pub kind: Option<String>,
-    /// Name.
-    pub name: String,
-    /// Absent: the route's own.
-    #[serde(default)]
-    pub namespace: Option<String>,
-    /// Required for Services.
-    #[serde(default)]
-    pub port: Option<i32>,
-    /// Absent: 1.
-    #[serde(default)]
-    pub weight: Option<i32>,
-    /// Only for calls that go to this backend.
-    #[serde(default)]
-    pub filters: Vec<Filter>,
-}
-
-/// `HTTPRouteRetry`
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Retry {
-    /// Statuses.
-    pub codes: Vec<u16>,
-    /// Retries, not tries.
-    pub attempts: Option<u32>,
-    /// Base of the backoff.
-    pub backoff: Option<crate::kinds::Duration>,
+    /// `sessionPersistence`
+    pub session_persistence: Option<SessionPersistence>,
 }
 
 /// What cannot be done, and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unsupported {
-    /// `spec.rules[0].filters[1].requestMirror`
+    /// `spec.rules[0].filters[1].extensionRef`
     pub field: String,
     /// What is wrong with it.
     pub reason: String,
@@ -254,6 +87,8 @@ struct HttpRule {
     timeouts: HttpTimeouts,
     #[serde(default)]
     retry: Option<Retry>,
+    #[serde(default)]
+    session_persistence: Option<SessionPersistence>,
 }
 
 #[derive(Default, Deserialize)]
@@ -274,9 +109,21 @@ struct GrpcRule {
     filters: Vec<Filter>,
     #[serde(default)]
     backend_refs: Vec<BackendRef>,
+    #[serde(default)]
+    session_persistence: Option<SessionPersistence>,
 }
 
-// Hostnames on a mesh route are ignored (GAMMA); gateways are not ours.
+/// Of a TCPRoute or a TLSRoute.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ConnectionRule {
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    backend_refs: Vec<BackendRef>,
+}
+
+// Hostnames on a mesh route of calls are ignored (GAMMA), those of a TLSRoute are read apart; gateways are not ours.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Spec<R> {
@@ -298,60 +145,84 @@ pub fn parents(spec: &Value) -> Vec<(ParentRef, Value)> {
     refs.into_iter().flatten().filter_map(read).collect()
 }
 
+/// The server names of a TLSRoute, in lower case.
+#[must_use]
+pub fn server_names(spec: &Value) -> Vec<String> {
+    let names = spec.get("hostnames").and_then(Value::as_array).into_iter().flatten();
+    names.filter_map(Value::as_str).map(str::to_ascii_lowercase).collect()
+}
+
 /// The rules of a route; never none: an absent list means one rule that matches everything and leads nowhere.
 ///
 /// # Errors
 /// The first thing that the sidecar could not do.
 pub fn rules(kind: Kind, spec: &Value) -> Result<Vec<Rule>, Unsupported> {
-    let mut rules: Vec<Rule> = if kind == Kind::GrpcRoute {
-        let rules = strictly::<Spec<GrpcRule>>(spec)?.rules.into_iter();
-        let rule = |r: GrpcRule| Rule {
-            name: r.name,
-            matches: r.matches.into_iter().map(Match::Grpc).collect(),
-            filters: r.filters,
-            backends: r.backend_refs,
-            ..Rule::default()
-        };
-        rules.map(rule).collect()
-    } else {
-        let rules = strictly::<Spec<HttpRule>>(spec)?.rules.into_iter();
-        let rule = |r: HttpRule| Rule {
-            name: r.name,
-            matches: r.matches.into_iter().map(Match::Http).collect(),
-            filters: r.filters,
-            backends: r.backend_refs,
-            request_timeout: r.timeouts.request,
-            backend_request_timeout: r.timeouts.backend_request,
-            retry: r.retry,
-        };
-        rules.map(rule).collect()
+    let mut rules = match kind {
+        Kind::GrpcRoute => grpc_rules(spec)?,
+        Kind::TcpRoute | Kind::TlsRoute => connection_rules(kind, spec)?,
+        _ => http_rules(spec)?,
     };
     if rules.is_empty() {
         rules.push(Rule::default());
     }
-    for (i, rule) in rules.iter().enumerate() {
-        let filters = rule.filters.iter().enumerate().map(|(j, f)| (format!("spec.rules[{i}].filters[{j}]"), f));
+    Ok(rules)
+}
+
+fn http_rules(spec: &Value) -> Result<Vec<Rule>, Unsupported> {
+    let rule = |r: HttpRule| Rule {
+        name: r.name,
+        matches: r.matches.into_iter().map(Match::Http).collect(),
+        filters: r.filters,
+        backends: r.backend_refs,
+        request_timeout: r.timeouts.request,
+        backend_request_timeout: r.timeouts.backend_request,
+        retry: r.retry,
+        session_persistence: r.session_persistence,
+    };
+    Ok(strictly::<Spec<HttpRule>>(spec)?.rules.into_iter().map(rule).collect())
+}
+
+fn grpc_rules(spec: &Value) -> Result<Vec<Rule>, Unsupported> {
+    let rule = |r: GrpcRule| Rule {
+        name: r.name,
+        matches: r.matches.into_iter().map(Match::Grpc).collect(),
+        filters: r.filters,
+        backends: r.backend_refs,
+        session_persistence: r.session_persistence,
+        ..Rule::default()
+    };
+    let rules: Vec<Rule> = strictly::<Spec<GrpcRule>>(spec)?.rules.into_iter().map(rule).collect();
+    let of_http =
+        |filter: &Filter| filter.is_of_http_alone().then(|| format!("{} belongs to HTTPRoutes", filter.name()));
+    match place(&rules, of_http) {
+        Some((field, reason)) => Err(Unsupported { field, reason }),
+        None => Ok(rules),
+    }
+}
+
+fn connection_rules(kind: Kind, spec: &Value) -> Result<Vec<Rule>, Unsupported> {
+    let rule = |r: ConnectionRule| Rule { name: r.name, backends: r.backend_refs, ..Rule::default() };
+    let rules: Vec<Rule> = strictly::<Spec<ConnectionRule>>(spec)?.rules.into_iter().map(rule).collect();
+    if rules.len() != 1 {
+        let reason = format!("a {} has exactly one rule, not {}", kind.name(), rules.len());
+        return Err(Unsupported { field: "spec.rules".to_owned(), reason });
+    }
+    match place(&rules, |_| Some(format!("means nothing on a {}", kind.name()))) {
+        Some((field, reason)) => Err(Unsupported { field, reason }),
+        None => Ok(rules),
+    }
+}
+
+/// The first filter that something is said of, and where it stands.
+fn place(rules: &[Rule], said: impl Fn(&Filter) -> Option<String>) -> Option<(String, String)> {
+    rules.iter().enumerate().find_map(|(i, rule)| {
+        let own = rule.filters.iter().enumerate().map(|(j, f)| (format!("spec.rules[{i}].filters[{j}]"), f));
         let of_backends = rule.backends.iter().enumerate().flat_map(|(b, backend)| {
             let path = move |j: usize| format!("spec.rules[{i}].backendRefs[{b}].filters[{j}]");
             backend.filters.iter().enumerate().map(move |(j, f)| (path(j), f))
         });
-        for (path, filter) in filters.chain(of_backends) {
-            check(path, filter)?;
-        }
-    }
-    Ok(rules)
-}
-
-fn check(path: String, filter: &Filter) -> Result<(), Unsupported> {
-    let (wanted, other) = match filter.kind {
-        FilterKind::RequestHeaderModifier => (&filter.request_header_modifier, &filter.response_header_modifier),
-        FilterKind::ResponseHeaderModifier => (&filter.response_header_modifier, &filter.request_header_modifier),
-    };
-    if wanted.is_none() || other.is_some() {
-        let reason = format!("must hold exactly the settings of its type, {:?}", filter.kind);
-        return Err(Unsupported { field: path, reason });
-    }
-    Ok(())
+        own.chain(of_backends).find_map(|(path, filter)| Some((path, said(filter)?)))
+    })
 }
 
 fn strictly<'de, T: Deserialize<'de>>(spec: &'de Value) -> Result<T, Unsupported> {
@@ -383,11 +254,23 @@ mod tests {
     #[test]
     fn what_is_not_implemented_is_refused_by_name_and_place() {
         for (spec, field) in [
-            (json!({"rules": [{"sessionPersistence": {}}]}), "spec.rules[0].sessionPersistence"),
+            (
+                json!({"rules": [{"sessionPersistence": {"idleTimeout": "1s"}}]}),
+                "spec.rules[0].sessionPersistence.idleTimeout",
+            ),
             (
                 json!({"rules": [{}, {"filters": [{"type": "RequestHeaderModifier", "requestHeaderModifier": {}},
-                    {"type": "RequestMirror", "requestMirror": {}}]}]}),
-                "spec.rules[1].filters[1].requestMirror",
+                    {"type": "ExtensionRef", "extensionRef": {}}]}]}),
+                "spec.rules[1].filters[1].extensionRef",
+            ),
+            (json!({"rules": [{"filters": [{"type": "ExternalAuth"}]}]}), "spec.rules[0].filters[0].type"),
+            (
+                json!({"rules": [{"filters": [{"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "a"}, "to": 1}}]}]}),
+                "spec.rules[0].filters[0].requestMirror.to",
+            ),
+            (
+                json!({"rules": [{"filters": [{"type": "URLRewrite", "urlRewrite": {"path": {"type": "ReplaceFullPath"}}}]}]}),
+                "spec.rules[0].filters[0].urlRewrite.path",
             ),
             (
                 json!({"rules": [{"backendRefs": [{"name": "a", "filters": [{"type": "RequestHeaderModifier"}]}]}]}),
@@ -399,6 +282,31 @@ mod tests {
             assert_eq!(error.field, field, "{}", error.reason);
         }
         assert!(rules(Kind::GrpcRoute, &json!({"rules": [{"timeouts": {}}]})).is_err());
+        let cors = json!({"rules": [{"backendRefs": [{"name": "a", "filters": [{"type": "CORS", "cors": {}}]}]}]});
+        let error = rules(Kind::GrpcRoute, &cors).unwrap_err();
+        assert_eq!(error.field, "spec.rules[0].backendRefs[0].filters[0]");
+        assert_eq!(error.reason, "CORS belongs to HTTPRoutes");
+    }
+
+    #[test]
+    fn a_route_of_connections_has_one_rule_of_backends_and_nothing_else() {
+        let one = json!({"rules": [{"name": "all", "backendRefs": [{"name": "a", "port": 1, "weight": 2}]}]});
+        for kind in [Kind::TcpRoute, Kind::TlsRoute] {
+            assert_eq!(rules(kind, &one).unwrap()[0].backends[0].weight, Some(2));
+            for (rules, field) in [
+                (json!([]), "spec.rules"),
+                (json!([{}, {}]), "spec.rules"),
+                (json!([{"matches": []}]), "spec.rules[0].matches"),
+                (
+                    json!([{"backendRefs": [{"name": "a", "filters": [{"type": "CORS", "cors": {}}]}]}]),
+                    "spec.rules[0].backendRefs[0].filters[0]",
+                ),
+            ] {
+                assert_eq!(super::rules(kind, &json!({ "rules": rules })).unwrap_err().field, field);
+            }
+        }
+        let spec = json!({"hostnames": ["Shop.example.com", "*.example.com"]});
+        assert_eq!(server_names(&spec), ["shop.example.com", "*.example.com"]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::{Variants, names};
 use crate::kinds::{Service, Workload};
 use crate::world::{Table, World};
 use k8s_openapi::api::core::v1::ServicePort;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use weft_proto::v1;
@@ -40,14 +41,35 @@ pub fn is_external_name(service: &Service) -> bool {
     service.spec.as_ref().is_some_and(|s| s.type_.as_deref() == Some("ExternalName"))
 }
 
-/// What the port is declared to speak, by `appProtocol`, else by the prefix of its name.
+/// The host outside that a Service of type ExternalName stands for, in lower case; an IP address is one too. `None`: it is of another type, or
+/// its name is one of the mesh's own, which is resolved as ever and skips the mesh's names, addresses and identities.
 #[must_use]
-pub fn declared_protocol(port: &ServicePort) -> Option<v1::Protocol> {
+pub fn external_host(service: &Service, domain: &str) -> Option<String> {
+    let name = service.spec.as_ref().filter(|_| is_external_name(service))?.external_name.as_deref()?;
+    let host = name.trim_end_matches('.').to_ascii_lowercase();
+    let within = |parent: &str| host.strip_suffix(parent).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    (!host.is_empty() && !within("svc") && !within(domain)).then_some(host)
+}
+
+/// How the port is declared, by `appProtocol`, else by the prefix of its name; in lower case.
+fn declaration(port: &ServicePort) -> Option<String> {
     let word = match &port.app_protocol {
         Some(protocol) => protocol.as_str(),
         None => port.name.as_deref()?.split('-').next()?,
     };
-    match word.to_ascii_lowercase().as_str() {
+    Some(word.to_ascii_lowercase())
+}
+
+/// Whether the port is declared to speak TLS.
+#[must_use]
+pub fn declares_tls(port: &ServicePort) -> bool {
+    declaration(port).is_some_and(|word| matches!(word.as_str(), "tls" | "https" | "kubernetes.io/wss"))
+}
+
+/// What the port is declared to speak, as far as the mesh is concerned.
+#[must_use]
+pub fn declared_protocol(port: &ServicePort) -> Option<v1::Protocol> {
+    match declaration(port)?.as_str() {
         "http" | "http1" | "kubernetes.io/ws" => Some(v1::Protocol::Http1),
         "http2" | "h2c" | "kubernetes.io/h2c" => Some(v1::Protocol::Http2),
         "grpc" => Some(v1::Protocol::Grpc),
@@ -57,7 +79,8 @@ pub fn declared_protocol(port: &ServicePort) -> Option<v1::Protocol> {
     }
 }
 
-/// Compiles one Service; `None` for those that the mesh does not serve (ExternalName).
+/// Compiles one Service; `None` for those that the mesh does not serve: of type ExternalName and without ports, or for a name of the mesh's
+/// own.
 #[must_use]
 pub fn compile(
     world: &World,
@@ -68,7 +91,8 @@ pub fn compile(
     slices: &Slices,
 ) -> Option<Variants> {
     let (namespace, own) = (service.metadata.namespace.as_deref()?, service.metadata.name.as_deref()?);
-    if is_external_name(service) {
+    let external = external_host(service, &world.mesh.domain);
+    if is_external_name(service) && (external.is_none() || ports(service).next().is_none()) {
         return None;
     }
     let name = names::namespaced(namespace, own);
@@ -78,11 +102,21 @@ pub fn compile(
     let mut vips: Vec<String> =
         addresses.into_iter().flatten().filter(|ip| ip.parse::<std::net::IpAddr>().is_ok()).collect();
     vips.dedup();
+    if external.is_some() {
+        vips.clear();
+    }
 
     let variant = |client: Option<&str>| {
         let mut hostnames = names::hosts(namespace, own, &world.mesh.domain);
+        let mut vips = vips.clone();
         if client == Some(namespace) {
             hostnames.push(own.to_owned());
+            // A namespace says for itself what a name outside means, and for nobody else.
+            match &external {
+                Some(host) if host.parse::<std::net::IpAddr>().is_ok() => vips.push(host.clone()),
+                Some(host) if !hostnames.contains(host) => hostnames.push(host.clone()),
+                _ => {}
+            }
         }
         let ports = declared(service).filter_map(|port| {
             let number = u16::try_from(port.port).ok().filter(|n| *n != 0)?;
@@ -97,13 +131,19 @@ pub fn compile(
                     routes: attached.iter().map(|r| (**r).clone()).collect(),
                     ..part.frontend
                 }),
-                backend: Some(v1::Backend { slices: slice_names(slices, &name, number), ..part.backend }),
+                backend: Some(v1::Backend {
+                    slices: slice_names(slices, &name, number),
+                    external: external
+                        .clone()
+                        .map(|host| v1::ExternalHost { host, port: outside(port, number).into() }),
+                    ..part.backend
+                }),
             })
         });
         let mut ports: Vec<_> = ports.collect();
         ports.sort_by_key(|p| p.port);
         ports.dedup_by_key(|p| p.port);
-        v1::Service { name: name.clone(), hostnames, vips: vips.clone(), ports }
+        v1::Service { name: name.clone(), hostnames, vips, ports }
     };
     let default = variant(None);
     let mut by_namespace = BTreeMap::new();
@@ -111,6 +151,14 @@ pub fn compile(
         by_namespace.insert(client.to_owned(), variant(Some(client)));
     }
     Some(Variants { default, by_namespace })
+}
+
+/// The port of the host outside: `targetPort` where it is a number, else the same.
+fn outside(port: &ServicePort, number: u16) -> u16 {
+    match &port.target_port {
+        Some(IntOrString::Int(target)) => u16::try_from(*target).ok().filter(|t| *t != 0).unwrap_or(number),
+        _ => number,
+    }
 }
 
 fn protocol(
@@ -123,8 +171,13 @@ fn protocol(
     if let Some(declared) = declared_protocol(port) {
         return declared;
     }
-    if attached.iter().any(|r| r.kind == i32::from(v1::RouteKind::Grpc)) {
+    let has = |kind: v1::RouteKind| attached.iter().any(|r| r.kind == i32::from(kind));
+    if has(v1::RouteKind::Grpc) {
         return v1::Protocol::Grpc;
+    }
+    // A route of connections says that nothing in them is to be read.
+    if has(v1::RouteKind::Tls) || has(v1::RouteKind::Tcp) {
+        return v1::Protocol::Tcp;
     }
     // What all endpoints declare holds for the port too.
     let mut spoken = members

@@ -1,14 +1,16 @@
 //! The sidecars as a fleet: their control streams, their readiness, what they report, what they are told to do.
 //!
-//! [`stream`] is the tonic service, [`life`] decides when a workload takes calls and when it is gone, [`golden`] keeps an hour of golden
+//! [`stream`] is the tonic service, [`life`] decides when a workload takes calls and when it is gone, [`leases`] parts global rate limits, [`golden`] keeps an hour of golden
 //! metrics in memory (pure), [`web`] answers the questions of `weft stat`, `check` and `token`. What a workload may say of itself is decided
 //! in [`crate::identity`]; what its readiness means for others in [`crate::compile`].
 
 pub mod golden;
+pub mod leases;
 pub mod life;
 pub mod stream;
 pub mod web;
 
+pub use leases::Leases;
 pub use life::Life;
 pub use stream::ControlService;
 

@@ -3,7 +3,7 @@
 //! As with xDS, a stream is a value that tonic polls; dropping it takes the sidecar out of the fleet.
 
 use super::life::Life;
-use super::{Fleet, Membership};
+use super::{Fleet, Leases, Membership};
 use crate::identity::Peer;
 use futures_util::Stream;
 use std::pin::Pin;
@@ -27,14 +27,15 @@ const COMMANDS: usize = 16;
 pub struct ControlService {
     fleet: Arc<Fleet>,
     life: Arc<Life>,
+    leases: Arc<Leases>,
     shutdown: CancellationToken,
 }
 
 impl ControlService {
     /// Serves streams into `fleet` until `shutdown`.
     #[must_use]
-    pub fn new(fleet: Arc<Fleet>, life: Arc<Life>, shutdown: CancellationToken) -> Self {
-        Self { fleet, life, shutdown }
+    pub fn new(fleet: Arc<Fleet>, life: Arc<Life>, leases: Arc<Leases>, shutdown: CancellationToken) -> Self {
+        Self { fleet, life, leases, shutdown }
     }
 }
 
@@ -45,6 +46,9 @@ struct Live {
     /// Held for its drop.
     membership: Membership,
     life: Arc<Life>,
+    leases: Arc<Leases>,
+    /// What goes down next.
+    answer: Option<v1::LeaseGrant>,
     /// The withdrawal under way: ends with the stream.
     withdrawal: Option<AbortOnDropHandle<()>>,
     shutdown: CancellationToken,
@@ -53,6 +57,10 @@ struct Live {
 impl Live {
     async fn next(&mut self) -> Option<Result<v1::ControlDown, Status>> {
         loop {
+            if let Some(grant) = self.answer.take() {
+                let grant = v1::control_down::Message::LeaseGrant(grant);
+                return Some(Ok(v1::ControlDown { message: Some(grant) }));
+            }
             let withdrawn = async {
                 match &mut self.withdrawal {
                     Some(task) => drop(task.await),
@@ -85,6 +93,9 @@ impl Live {
         match message {
             Some(Up::Report(report)) => self.membership.report(report),
             Some(Up::Result(result)) => self.membership.result(result),
+            Some(Up::LeaseRequest(request)) => {
+                self.answer = Some(self.leases.request(self.membership.stream, &self.uid, request));
+            }
             Some(Up::Readiness(readiness)) if readiness.withdraw => {
                 self.membership.with(|c| {
                     c.ready = false;
@@ -114,6 +125,7 @@ impl Live {
 
 impl Drop for Live {
     fn drop(&mut self) {
+        self.leases.lost(self.membership.stream);
         tracing::debug!(workload = %self.uid, "control stream closed");
     }
 }
@@ -128,6 +140,7 @@ impl Control for ControlService {
         let peer = Peer::of(&request)?;
         let mut messages = request.into_inner();
         let (fleet, life, shutdown) = (self.fleet.clone(), self.life.clone(), self.shutdown.clone());
+        let leases = self.leases.clone();
         // The answer's head goes out at once: a client may wait for it before it says hello.
         let begin = async move {
             let hello = hello(&mut messages).await?;
@@ -136,7 +149,18 @@ impl Control for ControlService {
             let version = hello.version.chars().take(128).collect();
             let membership = fleet.join(&hello.workload, version, sender);
             tracing::debug!(workload = %hello.workload, version = %hello.version, "control stream opened");
-            Ok(Live { uid: hello.workload, messages, commands, membership, life, withdrawal: None, shutdown })
+            let answer = leases.announce(&hello.workload);
+            Ok(Live {
+                uid: hello.workload,
+                messages,
+                commands,
+                membership,
+                life,
+                leases,
+                answer,
+                withdrawal: None,
+                shutdown,
+            })
         };
         let stream = futures_util::stream::unfold(State::Begin(Box::pin(begin)), |state| async {
             let mut live = match state {

@@ -7,13 +7,16 @@ mod core;
 mod gateway;
 mod policies;
 mod text;
+mod traffic;
 
 use serde_json::Value;
 
 pub use self::core::{endpoint_slice, service};
-pub use gateway::{grpc_route, http_route};
-pub use policies::{authorization_policy, mesh_tls, traffic_policy, workload};
+use super::Duration;
+pub use gateway::{grpc_route, http_route, tcp_route, tls_route};
+pub use policies::{authorization_policy, mesh_tls, workload};
 pub use text::{is_label, is_label_key, is_label_value, is_subdomain};
+pub use traffic::{rate_limit_policy, traffic_policy};
 
 /// One thing that is wrong with an object: a cause of `metav1.Status`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,6 +126,22 @@ fn text<'v>(value: &'v Value, field: &str) -> &'v str {
 
 fn has(value: &Value, field: &str) -> bool {
     value.get(field).is_some_and(|v| !v.is_null())
+}
+
+fn duration(value: &Value, field: &str) -> Option<Duration> {
+    value.get(field)?.as_str()?.parse().ok()
+}
+
+/// Of these fields exactly one is given.
+fn one_of(findings: &mut Findings, path: &str, value: &Value, fields: &[&str]) {
+    let mut given = fields.iter().filter(|field| has(value, field));
+    match (given.next(), given.next()) {
+        (None, _) => findings.required(path, format_args!("one of {} must be given", fields.join(", "))),
+        (Some(first), Some(second)) => {
+            findings.forbidden(format!("{path}.{second}"), format_args!("may not be given together with {first}"))
+        }
+        (Some(_), None) => {}
+    }
 }
 
 /// Reports each value that an earlier entry of the list has too.

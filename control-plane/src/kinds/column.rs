@@ -160,6 +160,19 @@ pub(super) fn traffic_policy() -> Vec<Column> {
     vec![text("Targets", targets), text("Accepted", |o| condition(o, "Accepted")), AGE]
 }
 
+pub(super) fn rate_limit_policy() -> Vec<Column> {
+    // "burst=100/1s"
+    fn limit(limit: &Value) -> String {
+        format!("{}={}/{}", string(&limit["name"]), limit["requests"], string(&limit["per"]))
+    }
+    vec![
+        text("Targets", targets),
+        text("Limits", |o| list(&o["spec"]["limits"], limit)),
+        text("Accepted", |o| condition(o, "Accepted")),
+        AGE,
+    ]
+}
+
 pub(super) fn workload() -> Vec<Column> {
     vec![
         text("Phase", |o| string(&o["status"]["phase"])),

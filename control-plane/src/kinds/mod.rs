@@ -5,9 +5,12 @@
 //! from its type; what the types of others do not say is in `registry` and `routes`. Nothing here does I/O or knows of the server or the
 //! compiler.
 
+mod balancing;
 pub mod check;
 pub mod column;
 mod duration;
+mod failure;
+mod limits;
 mod refs;
 pub mod registry;
 mod routes;
@@ -16,22 +19,27 @@ mod structural;
 mod traffic;
 mod workload;
 
+pub use balancing::{BalancerPolicy, GrpcProbe, HashKey, HealthCheck, HttpProbe, LoadBalancer, TcpProbe};
 pub use duration::{Duration, NotADuration};
-pub use gateway_api::apis::experimental::{grpcroutes, httproutes};
+pub use failure::{Abort, Delay, Fallback, FallbackRef, Fault, FixedResponse, Fraction};
+pub use gateway_api::apis::experimental::{grpcroutes, httproutes, tcproutes, tlsroutes};
 pub use grpcroutes::GrpcRoute;
-pub use httproutes::HttpRoute;
+pub use httproutes::{HttpRoute, HttpRouteRulesMatches as HttpMatch};
 pub use k8s_openapi::api::{
     core::v1::{Namespace, Service, ServiceAccount},
     discovery::v1::EndpointSlice,
 };
+pub use limits::{RateLimit, RateLimitKey, RateLimitPolicy, RateLimitPolicySpec, RateLimitScope};
 pub use refs::{PolicyStatus, TargetRef};
 pub use registry::{Kind, all, find, find_kind, metadata_schema};
 pub use security::{
     Action, AuthorizationPolicy, AuthorizationPolicySpec, AuthorizationRule, MeshTls, MeshTlsSpec, Operation, PortTls,
     Source, TlsMode,
 };
+pub use tcproutes::TcpRoute;
+pub use tlsroutes::TlsRoute;
 pub use traffic::{
-    BalancerPolicy, CircuitBreaker, ConnectionLimits, LoadBalancer, Retry, RetryBudget, Timeouts, TrafficPolicy,
+    AdaptiveConcurrency, CircuitBreaker, ConnectionLimits, Hedging, Retry, RetryBudget, Timeouts, TrafficPolicy,
     TrafficPolicySpec,
 };
 pub use workload::{Phase, Protocol, Workload, WorkloadPort, WorkloadSpec, WorkloadStatus};

@@ -6,8 +6,8 @@ use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
 use super::{
-    AuthorizationPolicy, EndpointSlice, GATEWAY_GROUP, GROUP, GrpcRoute, HttpRoute, MeshTls, Namespace, Service,
-    ServiceAccount, TrafficPolicy, Workload,
+    AuthorizationPolicy, EndpointSlice, GATEWAY_GROUP, GROUP, GrpcRoute, HttpRoute, MeshTls, Namespace,
+    RateLimitPolicy, Service, ServiceAccount, TcpRoute, TlsRoute, TrafficPolicy, Workload,
     check::{self, Findings},
     column::{self, Column},
     routes, structural,
@@ -27,7 +27,8 @@ pub enum Naming {
 pub struct Kind {
     /// Empty for the core group.
     pub group: &'static str,
-    /// The only version served.
+    /// The version that it is served in. A kind that is served in several has an entry for each, the preferred one first; they differ in name
+    /// alone, and their objects are the same.
     pub version: &'static str,
     /// `HTTPRoute`
     pub kind: &'static str,
@@ -75,6 +76,12 @@ impl Kind {
             "" => self.plural.to_owned(),
             group => format!("{}.{group}", self.plural),
         }
+    }
+
+    /// Whether no entry before it in the table has the same objects.
+    pub fn is_preferred(&self) -> bool {
+        let same = |other: &&Self| other.group == self.group && other.kind == self.kind;
+        all().iter().find(same).is_none_or(|first| first.version == self.version)
     }
 
     /// The resource of its store keys, `group/plural`.
@@ -157,6 +164,10 @@ fn build() -> Vec<Kind> {
         columns,
         check,
     };
+    let tcp_route = || {
+        let schema = structural::route(&TcpRoute::crd(), routes::tcp_route());
+        gateway("TCPRoute", "tcproutes", "tcproute", schema, check::tcp_route)
+    };
     vec![
         core(
             "Namespace",
@@ -223,6 +234,16 @@ fn build() -> Vec<Kind> {
             structural::route(&HttpRoute::crd(), routes::http_route()),
             check::http_route,
         ),
+        tcp_route(),
+        gateway(
+            "TLSRoute",
+            "tlsroutes",
+            "tlsroute",
+            structural::route(&TlsRoute::crd(), routes::tls_route()),
+            check::tls_route,
+        ),
+        // What people have from before Gateway API 1.6.
+        Kind { version: "v1alpha2", ..tcp_route() },
         weft(
             "AuthorizationPolicy",
             "authorizationpolicies",
@@ -244,12 +265,22 @@ fn build() -> Vec<Kind> {
             check::mesh_tls,
         ),
         weft(
+            "RateLimitPolicy",
+            "ratelimitpolicies",
+            "ratelimitpolicy",
+            &["rlp"],
+            Naming::Subdomain,
+            structural::borrowing(&RateLimitPolicy::crd(), &["spec.limits[].matches"]),
+            column::rate_limit_policy(),
+            check::rate_limit_policy,
+        ),
+        weft(
             "TrafficPolicy",
             "trafficpolicies",
             "trafficpolicy",
             &["tp"],
             Naming::Subdomain,
-            structural::derived(&TrafficPolicy::crd()),
+            structural::borrowing(&TrafficPolicy::crd(), &["spec.faults[].matches"]),
             column::traffic_policy(),
             check::traffic_policy,
         ),

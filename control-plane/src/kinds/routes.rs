@@ -1,10 +1,11 @@
-//! What the Gateway API asks of HTTPRoute and GRPCRoute beyond the types of the `gateway-api` crate: defaults, bounds, alphabets of
-//! names, and which entries of a list must differ.
+//! What the Gateway API asks of its routes beyond the types of the `gateway-api` crate: defaults, bounds, alphabets of names, and which
+//! entries of a list must differ.
 //!
 //! The crate's types carry the shape, the enumerations and what is required; their derived schemas carry nothing else. This is the rest,
 //! written down from the specification (<https://gateway-api.sigs.k8s.io/reference/spec/>). Where version 0.22 of the crate and the
-//! specification differ, the crate's shape is served: it has `sessionPersistence.idleTimeout`, which v1.6 no longer has. What several
-//! fields mean together is judged in `check::gateway`, not here.
+//! specification differ, the crate's shape is served: it has `sessionPersistence.idleTimeout`, which v1.6 no longer has. Weft's own kinds
+//! borrow the matches of an HTTPRoute, and get them from here too. What several fields mean together is judged in `check::gateway`, not
+//! here.
 
 use serde_json::{Value, json};
 
@@ -38,20 +39,12 @@ pub type Additions = Vec<(String, Value)>;
 pub fn http_route() -> Additions {
     let everything = json!({ "path": { "type": "PathPrefix", "value": "/" } });
     let mut fields = Fields::default();
-    fields.route();
+    fields.calls();
     fields.add("spec.rules", json!({ "minItems": 1, "default": [{ "matches": [everything] }] }));
     let rule = "spec.rules[]";
     fields.add(format!("{rule}.matches"), json!({ "default": [everything] }));
 
-    let matched = format!("{rule}.matches[]");
-    fields.add(format!("{matched}.path"), json!({ "default": everything["path"] }));
-    fields.add(format!("{matched}.path.type"), json!({ "default": "PathPrefix" }));
-    fields.add(format!("{matched}.path.value"), json!({ "default": "/", "maxLength": 1024 }));
-    fields.named(&format!("{matched}.headers"), 4096);
-    fields.add(format!("{matched}.headers[].type"), json!({ "default": "Exact" }));
-    fields.add(format!("{matched}.headers[].value"), json!({ "pattern": FIELD_VALUE }));
-    fields.named(&format!("{matched}.queryParams"), 1024);
-    fields.add(format!("{matched}.queryParams[].type"), json!({ "default": "Exact" }));
+    fields.http_match(&format!("{rule}.matches[]"));
 
     fields.duration(&format!("{rule}.retry.backoff"));
     fields.add(format!("{rule}.retry.attempts"), json!({ "minimum": 1 }));
@@ -72,7 +65,7 @@ pub fn http_route() -> Additions {
 /// What GRPCRoute's derived schema lacks.
 pub fn grpc_route() -> Additions {
     let mut fields = Fields::default();
-    fields.route();
+    fields.calls();
     let matched = "spec.rules[].matches[]";
     fields.add(format!("{matched}.method.type"), json!({ "default": "Exact" }));
     fields.add(format!("{matched}.method.service"), json!({ "maxLength": 1024 }));
@@ -81,6 +74,33 @@ pub fn grpc_route() -> Additions {
     fields.add(format!("{matched}.headers[].type"), json!({ "default": "Exact" }));
     for filter in ["spec.rules[].filters[]", "spec.rules[].backendRefs[].filters[]"] {
         fields.common_filters(filter);
+    }
+    fields.0
+}
+
+/// What TCPRoute's derived schema lacks.
+pub fn tcp_route() -> Additions {
+    let mut fields = Fields::default();
+    fields.connections();
+    fields.0
+}
+
+/// What TLSRoute's derived schema lacks.
+pub fn tls_route() -> Additions {
+    let mut fields = Fields::default();
+    fields.connections();
+    fields.list("spec.hostnames", 1024);
+    fields.add("spec.hostnames", json!({ "minItems": 1 }));
+    fields.add("spec.hostnames[]", name(WILD_SUBDOMAIN));
+    fields.0
+}
+
+/// What a kind of Weft's own that borrows the matches of an HTTPRoute lacks; `lists` are where they stand.
+pub fn borrowed(lists: &[&str]) -> Additions {
+    let mut fields = Fields::default();
+    for list in lists {
+        fields.add(list, json!({ "x-kubernetes-list-type": "atomic" }));
+        fields.http_match(&format!("{list}[]"));
     }
     fields.0
 }
@@ -146,19 +166,33 @@ impl Fields {
         self.add(format!("{field}.sectionName"), name(SUBDOMAIN));
     }
 
-    /// What both kinds of route have in common.
-    fn route(&mut self) {
+    fn http_match(&mut self, matched: &str) {
+        self.add(format!("{matched}.path"), json!({ "default": { "type": "PathPrefix", "value": "/" } }));
+        self.add(format!("{matched}.path.type"), json!({ "default": "PathPrefix" }));
+        self.add(format!("{matched}.path.value"), json!({ "default": "/", "maxLength": 1024 }));
+        self.named(&format!("{matched}.headers"), 4096);
+        self.add(format!("{matched}.headers[].type"), json!({ "default": "Exact" }));
+        self.add(format!("{matched}.headers[].value"), json!({ "pattern": FIELD_VALUE }));
+        self.named(&format!("{matched}.queryParams"), 1024);
+        self.add(format!("{matched}.queryParams[].type"), json!({ "default": "Exact" }));
+    }
+
+    /// What the routes of connections have in common: one rule, which matches them all.
+    fn connections(&mut self) {
+        self.route();
+        self.list("spec.rules", 1);
+        self.add("spec.rules", json!({ "minItems": 1 }));
+        self.add("spec.rules[].backendRefs", json!({ "minItems": 1 }));
+    }
+
+    /// What the routes of calls have in common.
+    fn calls(&mut self) {
+        self.route();
         self.list("spec.hostnames", 16);
         self.add("spec.hostnames[]", name(WILD_SUBDOMAIN));
-        self.list("spec.parentRefs", 32);
-        self.parent("spec.parentRefs[]");
         self.list("spec.rules", 16);
-        self.add("spec.rules[].name", name(SUBDOMAIN));
         self.list("spec.rules[].matches", 64);
         self.list("spec.rules[].filters", 16);
-        self.list("spec.rules[].backendRefs", 16);
-        self.reference("spec.rules[].backendRefs[]", "", "Service");
-        self.add("spec.rules[].backendRefs[].weight", json!({ "default": 1, "minimum": 0, "maximum": 1_000_000 }));
         self.list("spec.rules[].backendRefs[].filters", 16);
 
         let session = "spec.rules[].sessionPersistence";
@@ -167,6 +201,16 @@ impl Fields {
         self.add(format!("{session}.sessionName"), json!({ "maxLength": 128 }));
         self.add(format!("{session}.type"), json!({ "default": "Cookie" }));
         self.add(format!("{session}.cookieConfig.lifetimeType"), json!({ "default": "Session" }));
+    }
+
+    /// What all kinds of route have in common.
+    fn route(&mut self) {
+        self.list("spec.parentRefs", 32);
+        self.parent("spec.parentRefs[]");
+        self.add("spec.rules[].name", name(SUBDOMAIN));
+        self.list("spec.rules[].backendRefs", 16);
+        self.reference("spec.rules[].backendRefs[]", "", "Service");
+        self.add("spec.rules[].backendRefs[].weight", json!({ "default": 1, "minimum": 0, "maximum": 1_000_000 }));
 
         self.list("status.parents", 32);
         self.parent("status.parents[].parentRef");
@@ -246,7 +290,7 @@ fn token() -> Value {
 }
 
 /// `spec.rules[].name` as a JSON pointer into a schema.
-fn pointer(field: &str) -> String {
+pub(super) fn pointer(field: &str) -> String {
     let steps = field.split('.').map(|step| match step.strip_suffix("[]") {
         Some(list) => format!("/properties/{list}/items"),
         None => format!("/properties/{step}"),
@@ -259,11 +303,20 @@ mod tests {
     use kube::CustomResourceExt;
 
     use super::*;
-    use crate::kinds::{GrpcRoute, HttpRoute, find_kind, structural};
+    use crate::kinds::{
+        GrpcRoute, HttpRoute, RateLimitPolicy, TcpRoute, TlsRoute, TrafficPolicy, find_kind, structural,
+    };
 
     #[test]
     fn every_field_that_is_added_to_is_one_of_the_types() {
-        let kinds = [(HttpRoute::crd(), http_route()), (GrpcRoute::crd(), grpc_route())];
+        let kinds = [
+            (HttpRoute::crd(), http_route()),
+            (GrpcRoute::crd(), grpc_route()),
+            (TcpRoute::crd(), tcp_route()),
+            (TlsRoute::crd(), tls_route()),
+            (TrafficPolicy::crd(), borrowed(&["spec.faults[].matches"])),
+            (RateLimitPolicy::crd(), borrowed(&["spec.limits[].matches"])),
+        ];
         for (crd, additions) in kinds {
             let schema = structural::derived(&crd);
             for (pointer, _) in additions {
@@ -292,7 +345,7 @@ mod tests {
                 walk(schema, &format!("{path}/{name}"));
             }
         }
-        for kind in ["HTTPRoute", "GRPCRoute"] {
+        for kind in ["HTTPRoute", "GRPCRoute", "TCPRoute", "TLSRoute"] {
             walk(&find_kind("gateway.networking.k8s.io/v1", kind).unwrap().schema, kind);
         }
     }

@@ -33,12 +33,28 @@ pub fn derived(crd: &CustomResourceDefinition) -> Value {
 pub fn route(crd: &CustomResourceDefinition, additions: routes::Additions) -> Value {
     let mut schema = derived(crd);
     lay_over(&mut schema, additions);
-    walk(&mut schema, &mut |map| {
+    shorten(&mut schema);
+    schema
+}
+
+/// The schema of a kind of Weft's own that borrows matches of the Gateway API's HTTPRoute, at the lists named (`spec.faults[].matches`).
+pub fn borrowing(crd: &CustomResourceDefinition, lists: &[&str]) -> Value {
+    let mut schema = derived(crd);
+    lay_over(&mut schema, routes::borrowed(lists));
+    for list in lists {
+        if let Some(items) = schema.pointer_mut(&format!("{}/items", routes::pointer(list))) {
+            shorten(items);
+        }
+    }
+    schema
+}
+
+fn shorten(schema: &mut Value) {
+    walk(schema, &mut |map| {
         if let Some(Value::String(text)) = map.get_mut("description") {
             *text = first_sentence(text);
         }
     });
-    schema
 }
 
 fn lay_over<P: AsRef<str>>(schema: &mut Value, additions: Vec<(P, Value)>) {

@@ -1,12 +1,14 @@
-//! `TrafficPolicy`: how calls to a Service are balanced, bounded, broken off, retried and timed out.
+//! `TrafficPolicy`: how calls to a Service are balanced, bounded, broken off, retried, hedged and timed out, and what happens when they
+//! fail or are made to fail.
 //!
-//! Only the shape; defaults are those of the sidecar (`weft_policy::config`), so that an absent field means the same everywhere.
+//! Only the shape; defaults are those of the sidecar (`weft_policy::config`), so that an absent field means the same everywhere. What is
+//! done about failures is in [`super::failure`], the choice of endpoints in [`super::balancing`].
 
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Duration, PolicyStatus, TargetRef};
+use super::{Duration, Fallback, Fault, HealthCheck, LoadBalancer, PolicyStatus, TargetRef};
 
 /// How calls to the target Services behave. Everything is optional; what is absent keeps the mesh's default.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -36,38 +38,31 @@ pub struct TrafficPolicySpec {
     /// When an endpoint that fails gets no calls for a while.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub circuit_breaker: Option<CircuitBreaker>,
+    /// Endpoints are asked whether they are well, by every sidecar that calls them. Absent: only calls tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
     /// What is tried again. A route's own `retry` replaces it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
     /// How many retries there may be, over all calls.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_budget: Option<RetryBudget>,
+    /// A second attempt of an idempotent call while the first is out. Absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hedging: Option<Hedging>,
     /// How long things may take. A route's own `timeouts` replace `request` and `backendRequest`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<Timeouts>,
-}
-
-/// How an endpoint is picked.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct LoadBalancer {
-    /// The algorithm. Default `PeakEwma`.
-    #[serde(default)]
-    pub policy: BalancerPolicy,
-}
-
-/// A balancing algorithm.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum BalancerPolicy {
-    /// The better of two random endpoints by latency × calls in flight.
-    #[default]
-    PeakEwma,
-    /// The better of two random endpoints by calls in flight.
-    LeastRequest,
-    /// One after the other.
-    RoundRobin,
-    /// Any.
-    Random,
+    /// Failures made on purpose. The first whose matches hold is injected, at most one into a call.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub faults: Vec<Fault>,
+    /// Where calls go when nobody is there to answer them: no endpoint is ready, or every breaker is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Fallback>,
+    /// Where calls arrive: a limit on those under way that follows latency, and sheds the least important first. Absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adaptive_concurrency: Option<AdaptiveConcurrency>,
 }
 
 /// Bulkheads of a Service port. Default 1024 each.
@@ -161,6 +156,19 @@ pub struct RetryBudget {
     pub window: Option<Duration>,
 }
 
+/// When a second attempt of an idempotent call starts. It comes out of the retry budget.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Hedging {
+    /// After this percentile of the rule's recent latencies. Default 95.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 99))]
+    pub percentile: Option<u32>,
+    /// Never sooner. Default 1ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_delay: Option<Duration>,
+}
+
 /// How long things may take; `0s` means without bound.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -180,4 +188,18 @@ pub struct Timeouts {
     /// A TCP connection with no byte either way. Default 1h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tcp_idle: Option<Duration>,
+}
+
+/// Bounds of the limit that follows latency.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AdaptiveConcurrency {
+    /// It never falls below. Default 4.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub min_requests: Option<u32>,
+    /// It never rises above. Default 1024.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_requests: Option<u32>,
 }

@@ -12,7 +12,7 @@ pub mod watch;
 pub use table::Table;
 
 use crate::compile::Kind;
-use crate::kinds::{AuthorizationPolicy, MeshTls, Phase, Service, TrafficPolicy, Workload};
+use crate::kinds::{AuthorizationPolicy, MeshTls, Phase, RateLimitPolicy, Service, TrafficPolicy, Workload};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::ObjectMeta;
 use std::collections::BTreeMap;
@@ -34,10 +34,10 @@ pub struct Mesh {
     pub reissue_after: i64,
 }
 
-/// An `HTTPRoute` or `GRPCRoute`, its spec as written: it is read strictly by the compiler.
+/// A route of any kind, its spec as written: it is read strictly by the compiler.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
-    /// Which of the two.
+    /// Which kind.
     pub kind: Kind,
     /// Namespace.
     pub namespace: String,
@@ -76,15 +76,33 @@ pub struct World {
     pub http_routes: Table<Arc<Route>>,
     /// GRPCRoutes.
     pub grpc_routes: Table<Arc<Route>>,
+    /// TLSRoutes.
+    pub tls_routes: Table<Arc<Route>>,
+    /// TCPRoutes.
+    pub tcp_routes: Table<Arc<Route>>,
     /// TrafficPolicies.
     pub traffic: Table<Arc<TrafficPolicy>>,
     /// AuthorizationPolicies.
     pub authorization: Table<Arc<AuthorizationPolicy>>,
     /// MeshTLS objects.
     pub mesh_tls: Table<Arc<MeshTls>>,
+    /// RateLimitPolicies.
+    pub limits: Table<Arc<RateLimitPolicy>>,
 }
 
 impl World {
+    /// The routes of a kind; `None` for what is no kind of route.
+    #[must_use]
+    pub fn routes(&self, kind: Kind) -> Option<&Table<Arc<Route>>> {
+        match kind {
+            Kind::HttpRoute => Some(&self.http_routes),
+            Kind::GrpcRoute => Some(&self.grpc_routes),
+            Kind::TlsRoute => Some(&self.tls_routes),
+            Kind::TcpRoute => Some(&self.tcp_routes),
+            Kind::TrafficPolicy | Kind::AuthorizationPolicy | Kind::MeshTls | Kind::RateLimitPolicy => None,
+        }
+    }
+
     /// Workloads of a namespace with their uids, in order.
     pub fn workloads_in(&self, namespace: &str) -> impl Iterator<Item = (&String, &Arc<Workload>)> {
         self.workloads.with_prefix(&format!("{namespace}/"))

@@ -5,7 +5,9 @@
 
 use super::reconcile::{Compiled, settle};
 use crate::compile::{Kind, ParentVerdict, Verdict};
-use crate::kinds::{AuthorizationPolicy, GrpcRoute, HttpRoute, MeshTls, TrafficPolicy};
+use crate::kinds::{
+    AuthorizationPolicy, GrpcRoute, HttpRoute, MeshTls, RateLimitPolicy, TcpRoute, TlsRoute, TrafficPolicy,
+};
 use crate::xds::Convergence;
 use crate::xds::convergence::Progress;
 use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
@@ -96,13 +98,22 @@ fn policy(verdict: &Verdict, progress: &[Progress], before: &Value, now: &str) -
     json!({ "conditions": conditions(only, verdict.generation, progress, &before["conditions"], now) })
 }
 
-fn resource(kind: Kind) -> ApiResource {
+/// Where the objects of a kind are.
+pub(super) fn resource(kind: Kind) -> ApiResource {
     match kind {
         Kind::HttpRoute => ApiResource::erase::<HttpRoute>(&()),
         Kind::GrpcRoute => ApiResource::erase::<GrpcRoute>(&()),
+        Kind::TlsRoute => ApiResource::erase::<TlsRoute>(&()),
+        // The crate's type is of v1alpha2, which has the shape of v1.
+        Kind::TcpRoute => {
+            let version = ApiResource::erase::<HttpRoute>(&());
+            let (api_version, version) = (version.api_version, version.version);
+            ApiResource { api_version, version, ..ApiResource::erase::<TcpRoute>(&()) }
+        }
         Kind::TrafficPolicy => ApiResource::erase::<TrafficPolicy>(&()),
         Kind::AuthorizationPolicy => ApiResource::erase::<AuthorizationPolicy>(&()),
         Kind::MeshTls => ApiResource::erase::<MeshTls>(&()),
+        Kind::RateLimitPolicy => ApiResource::erase::<RateLimitPolicy>(&()),
     }
 }
 
@@ -219,11 +230,13 @@ fn there(latest: &Compiled, verdict: &Verdict) -> Value {
         status.and_then(|s| serde_json::to_value(s).ok()).unwrap_or_default()
     };
     match verdict.kind {
-        Kind::HttpRoute => world.http_routes.get(&key).map(|r| r.status.clone()).unwrap_or_default(),
-        Kind::GrpcRoute => world.grpc_routes.get(&key).map(|r| r.status.clone()).unwrap_or_default(),
+        Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => {
+            world.routes(verdict.kind).and_then(|all| all.get(&key)).map(|r| r.status.clone()).unwrap_or_default()
+        }
         Kind::TrafficPolicy => json(world.traffic.get(&key).and_then(|o| o.status.as_ref())),
         Kind::AuthorizationPolicy => json(world.authorization.get(&key).and_then(|o| o.status.as_ref())),
         Kind::MeshTls => json(world.mesh_tls.get(&key).and_then(|o| o.status.as_ref())),
+        Kind::RateLimitPolicy => json(world.limits.get(&key).and_then(|o| o.status.as_ref())),
     }
 }
 

@@ -3,11 +3,11 @@
 //! [`Reflectors`] owns the watch tasks and the caches they fill, and gives a [`World`] on request: copies of the caches, which share what
 //! they hold. Until every kind was listed once there is no world: a half-known one would withdraw what the other half holds.
 
-use super::{Mesh, Route, Table, World, created};
+use super::{Mesh, Route, Table, World, created, status};
 use crate::compile::Kind;
-use crate::kinds::{AuthorizationPolicy, GrpcRoute, HttpRoute, MeshTls, Service, TrafficPolicy, Workload};
+use crate::kinds::{AuthorizationPolicy, MeshTls, RateLimitPolicy, Service, TrafficPolicy, Workload};
 use futures_util::StreamExt;
-use kube::api::{Api, ApiResource, DynamicObject};
+use kube::api::{Api, DynamicObject};
 use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Resource, ResourceExt};
@@ -54,9 +54,12 @@ pub struct Reflectors {
     workloads: Arc<Cache<Arc<Workload>>>,
     http: Arc<Cache<Arc<Route>>>,
     grpc: Arc<Cache<Arc<Route>>>,
+    tls: Arc<Cache<Arc<Route>>>,
+    tcp: Arc<Cache<Arc<Route>>>,
     traffic: Arc<Cache<Arc<TrafficPolicy>>>,
     authorization: Arc<Cache<Arc<AuthorizationPolicy>>>,
     mesh_tls: Arc<Cache<Arc<MeshTls>>>,
+    limits: Arc<Cache<Arc<RateLimitPolicy>>>,
     changed: watch::Receiver<u64>,
     tasks: JoinSet<()>,
 }
@@ -71,11 +74,14 @@ impl Reflectors {
         Self {
             services: typed(client, &mut tasks, &dirty),
             workloads: typed(client, &mut tasks, &dirty),
-            http: routes(client, Kind::HttpRoute, &ApiResource::erase::<HttpRoute>(&()), &mut tasks, &dirty),
-            grpc: routes(client, Kind::GrpcRoute, &ApiResource::erase::<GrpcRoute>(&()), &mut tasks, &dirty),
+            http: routes(client, Kind::HttpRoute, &mut tasks, &dirty),
+            grpc: routes(client, Kind::GrpcRoute, &mut tasks, &dirty),
+            tls: routes(client, Kind::TlsRoute, &mut tasks, &dirty),
+            tcp: routes(client, Kind::TcpRoute, &mut tasks, &dirty),
             traffic: typed(client, &mut tasks, &dirty),
             authorization: typed(client, &mut tasks, &dirty),
             mesh_tls: typed(client, &mut tasks, &dirty),
+            limits: typed(client, &mut tasks, &dirty),
             changed,
             tasks,
         }
@@ -96,9 +102,12 @@ impl Reflectors {
         self.workloads.ready().await?;
         self.http.ready().await?;
         self.grpc.ready().await?;
+        self.tls.ready().await?;
+        self.tcp.ready().await?;
         self.traffic.ready().await?;
         self.authorization.ready().await?;
-        self.mesh_tls.ready().await
+        self.mesh_tls.ready().await?;
+        self.limits.ready().await
     }
 
     /// How many watch tasks are alive: all of them, or something is badly wrong.
@@ -116,9 +125,12 @@ impl Reflectors {
             workloads: self.workloads.copy(),
             http_routes: self.http.copy(),
             grpc_routes: self.grpc.copy(),
+            tls_routes: self.tls.copy(),
+            tcp_routes: self.tcp.copy(),
             traffic: self.traffic.copy(),
             authorization: self.authorization.copy(),
             mesh_tls: self.mesh_tls.copy(),
+            limits: self.limits.copy(),
         }
     }
 }
@@ -150,17 +162,12 @@ where
     cache
 }
 
-fn routes(
-    client: &kube::Client,
-    kind: Kind,
-    resource: &ApiResource,
-    tasks: &mut JoinSet<()>,
-    dirty: &Dirty,
-) -> Arc<Cache<Arc<Route>>> {
+fn routes(client: &kube::Client, kind: Kind, tasks: &mut JoinSet<()>, dirty: &Dirty) -> Arc<Cache<Arc<Route>>> {
     let (cache, listed) = Cache::new();
-    let api: Api<DynamicObject> = Api::all_with(client.clone(), resource);
+    let resource = status::resource(kind);
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
     let made = move |object| route(kind, object);
-    tasks.spawn(follow(api, cache.clone(), listed, made, dirty.clone(), resource.kind.clone()));
+    tasks.spawn(follow(api, cache.clone(), listed, made, dirty.clone(), resource.kind));
     cache
 }
 

@@ -79,6 +79,30 @@ const KINDS: &[Kind] = &[
         to: "mode: Permissive",
         seen: ("{.spec.mode}", "Permissive"),
     },
+    Kind {
+        name: "tcproute",
+        full: "tcproute.gateway.networking.k8s.io",
+        yaml: "apiVersion: gateway.networking.k8s.io/v1\nkind: TCPRoute\nmetadata: {name: one, namespace: loom, labels: {app: one}}\nspec: {parentRefs: [{group: '', kind: Service, name: one}], rules: [{backendRefs: [{name: one, port: 80, weight: 3}]}]}\n",
+        from: "weight: 3",
+        to: "weight: 4",
+        seen: ("{.spec.rules[0].backendRefs[0].weight}", "4"),
+    },
+    Kind {
+        name: "tlsroute",
+        full: "tlsroute.gateway.networking.k8s.io",
+        yaml: "apiVersion: gateway.networking.k8s.io/v1\nkind: TLSRoute\nmetadata: {name: one, namespace: loom, labels: {app: one}}\nspec: {hostnames: [one.example.com], parentRefs: [{group: '', kind: Service, name: one}], rules: [{backendRefs: [{name: one, port: 80}]}]}\n",
+        from: "hostnames: [one.example.com]",
+        to: "hostnames: ['*.example.com']",
+        seen: ("{.spec.hostnames[0]}", "*.example.com"),
+    },
+    Kind {
+        name: "ratelimitpolicy",
+        full: "ratelimitpolicy.weft.mesh",
+        yaml: "apiVersion: weft.mesh/v1alpha1\nkind: RateLimitPolicy\nmetadata: {name: one, namespace: loom, labels: {app: one}}\nspec: {targetRefs: [{kind: Service, name: one}], limits: [{name: all, requests: 10, per: 1s}]}\n",
+        from: "requests: 10",
+        to: "requests: 20",
+        seen: ("{.spec.limits[0].requests}", "20"),
+    },
 ];
 
 const NAMESPACE: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: loom, labels: {app: one}}\n";
@@ -176,7 +200,14 @@ fn all_kinds_are_applied_and_deleted_from_one_file() {
         let output = kubectl.file(&["delete", "--ignore-not-found"], &all);
         assert_eq!(output.code, 0, "{output:?}");
         assert_eq!(
-            kubectl.ok(&["get", "svc,sa,wl,httproute,grpcroute,tp,authz,meshtls", "-n", "loom", "-o", "name"]),
+            kubectl.ok(&[
+                "get",
+                "svc,sa,wl,httproute,grpcroute,tcproute,tlsroute,tp,authz,meshtls,rlp",
+                "-n",
+                "loom",
+                "-o",
+                "name"
+            ]),
             ""
         );
         println!("{} objects applied and deleted by file", 1 + KINDS.len());

@@ -26,7 +26,7 @@ const BACKEND: &str = "backendRefs: [{name: catalog, port: 80}]";
 
 /// Everything of the namespace as it is stored: versions say whether anything was written.
 fn stored(mesh: &Mesh) -> Vec<(String, String)> {
-    let kinds = "svc,sa,wl,httproute,grpcroute,tp,authz,meshtls";
+    let kinds = "svc,sa,wl,httproute,grpcroute,tcproute,tlsroute,tp,authz,meshtls,rlp";
     let all = mesh.weft(&["get", kinds, "-n", "shop", "-o", "json"]).ok();
     let all: Value = serde_json::from_str(&all).unwrap();
     let of = |object: &Value| {

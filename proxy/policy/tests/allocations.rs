@@ -74,7 +74,11 @@ fn service() -> Service {
             rule(Path::PathRegex("/users/[0-9]+".into()), None, None),
             rule(Path::PathPrefix("/items".into()), None, Some(Value::Exact("a b".into()))),
             rule(Path::PathPrefix("/".into()), None, None),
-        ],
+        ]
+        .into_iter()
+        // More expressions than are tried one by one.
+        .chain((0..20).map(|i| rule(Path::PathRegex(format!("/many/{i}/.*")), None, None)))
+        .collect(),
         ..Default::default()
     };
     let frontend = v1::Frontend { routes: vec![route], ..Default::default() };
@@ -89,8 +93,15 @@ fn routing_a_call_allocates_nothing() {
     let mut headers = HeaderMap::new();
     headers.insert("x-user", HeaderValue::from_static("ada"));
     let mut random = 1_u64;
-    for (target, rule) in [("/items/7", 0), ("/users/12", 1), ("/items/x?q=a%20b", 2), ("/items/x/y?q=b", 3), ("/", 3)]
-    {
+    for (target, rule) in [
+        ("/items/7", 0),
+        ("/users/12", 1),
+        ("/items/x?q=a%20b", 2),
+        ("/items/x/y?q=b", 3),
+        ("/many/17/x", 21),
+        ("/many/x", 3),
+        ("/", 3),
+    ] {
         let count = allocations(|| {
             random = random.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 1;
             let decision = table.decide(&Head::new("GET", target, &headers), random);
@@ -120,6 +131,7 @@ fn authorizing_a_call_allocates_nothing() {
             authorization: vec![policy],
             ..Default::default()
         }],
+        ..Default::default()
     };
     let inbound = Inbound::from_wire(&wire).unwrap();
     let count = allocations(|| {

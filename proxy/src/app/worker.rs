@@ -7,6 +7,7 @@ use crate::config::Settings;
 use crate::discovery::Directory;
 use crate::drain::{Drain, Side};
 use crate::endpoint::connect::{self, Connector};
+use crate::endpoint::probe;
 use crate::exchange::Exchange;
 use crate::inbound::{self, Inbound};
 use crate::listen::{self, Dealer, Gate};
@@ -64,6 +65,7 @@ impl Shared {
         identity: Option<&Arc<LiveIdentity>>,
         drain: &Drain,
         telemetry: &Arc<Telemetry>,
+        ports: &Arc<inbound::Ports>,
         own: Vec<SocketAddr>,
     ) -> Self {
         let limits = &settings.limits;
@@ -73,7 +75,7 @@ impl Shared {
             drain: drain.clone(),
             telemetry: telemetry.clone(),
             own,
-            ports: inbound::Ports::new(),
+            ports: ports.clone(),
             outbound_limit: Arc::new(Bulkhead::new(limits.requests)),
             inbound_limit: Arc::new(Bulkhead::new(limits.requests)),
             outbound_permits: Arc::new(Semaphore::new(limits.outbound_connections as usize)),
@@ -104,7 +106,8 @@ impl Shared {
     }
 
     /// The accept loops of one worker. Called on its thread: connections and pools belong to its runtime.
-    fn loops(&self, sockets: WorkerSockets) -> Result<Vec<Loop>, String> {
+    /// The first worker also asks after the health of endpoints.
+    fn loops(&self, sockets: WorkerSockets, first: bool) -> Result<Vec<Loop>, String> {
         let source = self.source();
         let mark = (self.settings.transparent && self.settings.interception.exempt_uid.is_none())
             .then_some(crate::intercept::MARK);
@@ -115,6 +118,7 @@ impl Shared {
         let exchange = Arc::new(Exchange {
             connector,
             directory: self.directory.clone(),
+            address: self.settings.workload.as_ref().map(|w| w.address),
             telemetry: self.telemetry.clone(),
             source: source.into(),
             identity: self.identity.as_ref().map_or_else(|| "".into(), |live| live.id().as_str().into()),
@@ -134,7 +138,7 @@ impl Shared {
             self.drain.graceful(Side::Outbound),
         );
         let inbound = Inbound::new(
-            exchange,
+            exchange.clone(),
             self.ports.clone(),
             self.identity.as_ref(),
             inbound::Settings { own: self.own.clone(), limits: Limits::default() },
@@ -143,6 +147,11 @@ impl Shared {
         .map_err(|e| e.to_string())?;
 
         let mut loops: Vec<Loop> = Vec::new();
+        if first {
+            let (directory, connector) = (self.directory.clone(), exchange.connector.clone());
+            let end = self.drain.graceful(Side::Outbound);
+            loops.push(Box::pin(async move { probe::run(directory, connector, end.cancelled_owned()).await }));
+        }
         for listener in sockets.outbound {
             let (listener, outbound, transparent) = (adopt(listener)?, outbound.clone(), self.settings.transparent);
             let gate = self.gate(Side::Outbound, if transparent { "transparent" } else { "explicit" });
@@ -215,7 +224,7 @@ impl Workers {
             let thread = std::thread::Builder::new().name(format!("weft-worker-{n}")).spawn(move || {
                 // Reported by its drop, so that a panic is as well.
                 let mut end = Ended { report, reason: format!("worker {n} panicked") };
-                end.reason = work(&shared, sockets).err().unwrap_or_else(|| format!("worker {n} ended"));
+                end.reason = work(&shared, sockets, n == 0).err().unwrap_or_else(|| format!("worker {n} ended"));
             });
             threads.push(thread.map_err(|e| format!("worker {n}: {e}"))?);
         }
@@ -254,10 +263,10 @@ impl Drop for Ended {
     }
 }
 
-fn work(shared: &Shared, sockets: WorkerSockets) -> Result<(), String> {
+fn work(shared: &Shared, sockets: WorkerSockets, first: bool) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     runtime.block_on(async {
-        let loops = shared.loops(sockets)?;
+        let loops = shared.loops(sockets, first)?;
         let mut running = tokio::task::JoinSet::new();
         for one in loops {
             running.spawn(one);

@@ -5,6 +5,7 @@
 use super::link::{Backoff, describe};
 use super::{Directory, DumpRequest};
 use crate::drain::{Drain, Stage};
+use crate::inbound::Leases;
 use crate::telemetry::Telemetry;
 use crate::telemetry::report::Reporter;
 use std::sync::Arc;
@@ -41,6 +42,8 @@ pub struct Control {
     pub drain: Drain,
     /// Whether the sidecar is ready.
     pub ready: watch::Receiver<bool>,
+    /// Tokens of rate limits that are counted together.
+    pub leases: Arc<Leases>,
     /// Changes with every registration. One that differs from what was known begins the workload's life anew, so readiness is said after it
     /// even if it was said before.
     pub registrations: watch::Receiver<u64>,
@@ -62,6 +65,7 @@ impl Control {
         loop {
             let began = Instant::now();
             let ended = self.stream(&mut reporter).await;
+            self.leases.client.connected(false, Instant::now().into_std());
             if began.elapsed() > Duration::from_secs(5) {
                 backoff.reset();
             }
@@ -90,6 +94,7 @@ impl Control {
             Ok(Err(status)) => return describe(&status),
             Err(_) => return format!("not accepted within {OPEN:?}"),
         };
+        self.leases.client.connected(true, Instant::now().into_std());
         let mut reports = tokio::time::interval(REPORT);
         reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // When a report was last sent, if it said nothing.
@@ -107,7 +112,17 @@ impl Control {
                 Ok(()) = self.ready.changed() => self.readiness(),
                 Ok(()) = self.registrations.changed() => self.readiness(),
                 Ok(()) = stages.changed() => self.readiness(),
+                () = self.leases.wanted.notified() => {
+                    match self.leases.client.asks(Instant::now().into_std()) {
+                        Some(asks) => up(control_up::Message::LeaseRequest(asks)),
+                        None => continue,
+                    }
+                }
                 _ = reports.tick() => {
+                    if !self.leases.client.is_empty() {
+                        self.leases.client.sweep(Instant::now().into_std());
+                        self.leases.wanted.notify_one();
+                    }
                     // A report is taken only when there is room for it: what was taken and not sent would be lost.
                     if sender.capacity() == 0 {
                         continue;
@@ -137,6 +152,10 @@ impl Control {
         match message.message? {
             control_down::Message::WithdrawalAck(_) => {
                 self.drain.withdrawal_acknowledged();
+                None
+            }
+            control_down::Message::LeaseGrant(grant) => {
+                self.leases.client.granted(&grant, Instant::now().into_std());
                 None
             }
             control_down::Message::Command(Command { id, command }) => {

@@ -97,11 +97,9 @@ pub(super) fn accept_service(resource: &Resource) -> Result<HeldService, Refusal
         |w| &w.name,
         |wire| {
             let value = config::Service::from_wire(wire)?;
-            let rules =
-                wire.ports.iter().flat_map(|p| p.frontend.iter()).flat_map(|f| &f.routes).flat_map(|r| &r.rules);
-            for backend in rules.flat_map(|r| &r.backends).filter(|b| b.weight > 0 && b.unresolved.is_empty()) {
-                refs.extend(u16::try_from(backend.port).ok().map(|port| (backend.service.clone(), port)));
-            }
+            // Shares without a weight too: a session that began when they had one goes on there.
+            let targets = value.ports.iter().flat_map(|port| port.frontend.targets());
+            refs.extend(targets.map(|name| (name.service.to_string(), name.port)));
             Ok(value)
         },
     )?;

@@ -6,9 +6,9 @@
 use super::held::Held;
 use super::state::State;
 use super::{Alias, Directory, Entry, Shared, Snapshot};
-use crate::endpoint::Cluster;
+use crate::endpoint::{Cluster, Place};
 use arc_swap::ArcSwap;
-use foldhash::{HashMap, HashMapExt};
+use foldhash::{HashMap, HashMapExt, HashSet};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
@@ -70,6 +70,17 @@ impl Publisher {
         let mut services = HashMap::new();
         let mut clusters: HashMap<Arc<str>, Vec<(u16, Arc<Cluster>)>> = HashMap::new();
         let mut live = BTreeMap::new();
+        let own = state.inbound.held.as_ref().map_or_else(Place::default, |held| Place {
+            region: Arc::clone(&held.value.region),
+            zone: Arc::clone(&held.value.zone),
+        });
+        // A fallback is the frontend's, and stands in for whichever backend its routes chose.
+        let active = state.services.values().filter_map(|slot| slot.active.as_ref());
+        let frontends = active.flat_map(|active| active.held.value.ports.iter().map(|port| &port.frontend));
+        let replaceable: HashSet<_> = frontends
+            .filter(|frontend| frontend.fallback.is_some())
+            .flat_map(|frontend| frontend.routes.rules().iter().flat_map(|rule| rule.targets()).cloned())
+            .collect();
         for slot in state.services.values() {
             let Some(active) = &slot.active else { continue };
             let service = &active.held.value;
@@ -80,6 +91,8 @@ impl Publisher {
                     .map(|name| state.slices.get(&**name).and_then(|slot| slot.held.clone()))
                     .collect();
                 let kept = self.keep(&key, &port.backend, slices);
+                let has_fallback = port.frontend.fallback.is_some() || replaceable.contains(kept.cluster.name());
+                kept.cluster.situate(&own, has_fallback);
                 clusters.entry(key.0.clone()).or_default().push((port.port, kept.cluster.clone()));
                 live.insert(key, kept);
             }

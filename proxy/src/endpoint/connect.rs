@@ -248,6 +248,14 @@ impl Connector {
         Ok(io.holding(permit))
     }
 
+    /// Runs a task of the worker until it ends or the connector does.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.0.dialer.tasks.stop.clone();
+        self.0.dialer.tasks.tracker.spawn(async move {
+            stop.run_until_cancelled(task).await;
+        });
+    }
+
     /// How many idle HTTP/1.1 connections and shared HTTP/2 connections are open.
     #[must_use]
     pub fn open(&self) -> (usize, usize) {

@@ -1,12 +1,18 @@
-//! Live endpoints: which one takes a call (`cluster`), and how it is reached (`connect`, `pool`, `hbone`, `native`, `tls_io`).
+//! Live endpoints: which one takes a call (`cluster`, of `member`s; a `pick` while the call lasts), and how it is reached (`connect`, `pool`, `hbone`, `native`, `tls_io`).
 //!
 //! The cluster knows load, breakers and limits and never opens a socket; the connector opens sockets and never chooses an endpoint.
 
 pub mod cluster;
 pub mod connect;
+pub mod external;
 pub mod hbone;
+pub mod member;
 pub mod native;
+pub mod pick;
 pub mod pool;
+pub mod probe;
 pub mod tls_io;
 
-pub use cluster::{Cluster, Pick};
+pub use cluster::Cluster;
+pub use member::{Member, Place};
+pub use pick::Pick;

@@ -4,11 +4,13 @@
 //! breaks breaks the call. Leaving by any path releases the endpoint's places and cancels what was sent.
 
 use super::body::{Cursor, Replay};
+use super::decide::Way;
+use super::hedge::Raced;
 use super::observe::Observation;
 use super::reply::grpc_status;
 use super::stream::{Broken, Clock, Expired, Flow, download, upload};
 use super::tcp::copy;
-use super::{Exchange, LOCAL_RETRIES, Limits, Way, headers, wire_protocol};
+use super::{Exchange, LOCAL_RETRIES, Limits, headers, now};
 use crate::codec::{Io, Known, Reply, RequestBody, RequestHead, ResponseHead, UpRecv, Upstream, Version};
 use crate::endpoint::Pick;
 use crate::endpoint::connect::Protocol;
@@ -101,10 +103,6 @@ async fn now_or_never<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
     .await
 }
 
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
-}
-
 impl Attempt<'_, '_> {
     /// Makes the attempt. `Err` is the call's answer.
     pub async fn make(
@@ -114,11 +112,11 @@ impl Attempt<'_, '_> {
         reply: &mut Reply<'_>,
         seen: &mut Observation<'_>,
     ) -> Result<Step, ProxyError> {
-        let mut pick = self.way.cluster.pick(self.now, &mut random::draw, self.tried)?;
+        let mut pick = self.pick()?;
         seen.picked(&pick);
         let until = self.limits.head.tighten(self.now, self.limits.per_try);
         let mut ready = self.now;
-        let protocol = wire_protocol(self.way, pick.endpoint(), head);
+        let protocol = Exchange::wire_protocol(self.way.protocol, pick.endpoint(), head);
         let connected = match self.exchange.connector.ready(pick.target(), protocol) {
             Some(upstream) => Ok(upstream),
             None => {
@@ -149,14 +147,33 @@ impl Attempt<'_, '_> {
         if let Err(error) = sent {
             return self.broken(error, &head.method, &mut pick, seen);
         }
+        let mut early = None;
+        if let Some(delay) = self.way.hedge.as_ref().filter(|_| end && self.retries == 0 && !self.has_session()) {
+            let sides = (&mut upstream, &mut pick);
+            early = Box::pin(self.race(delay, sides, until, head, reply, seen)).await?;
+        }
         let mut clock = Clock::new(&self.exchange.timers, seen.flow(), until.at(), self.limits.idle);
-        let driven = self.drive(&mut upstream, end, head, replay, reply, seen, &mut pick, &mut clock).await;
+        let driven = self.drive(&mut upstream, end, early, head, replay, reply, seen, &mut pick, &mut clock).await;
         match driven {
             Ok(Driven::Done) => Ok(Step::Done),
             Ok(Driven::Again { after }) => Ok(Step::Again { after, uid: Some(Arc::clone(&pick.endpoint().uid)) }),
             Ok(Driven::Upgraded(response)) => Ok(Step::Upgraded(Box::new(Upgraded { head: response, upstream, pick }))),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether the call belongs to a session, or begins one: such a call is its endpoint's alone.
+    fn has_session(&self) -> bool {
+        self.way.more.as_ref().is_some_and(|more| more.session.is_some())
+    }
+
+    /// The endpoint of the call's session as long as it takes calls, else whoever balancing says.
+    fn pick(&self) -> Result<Pick, ProxyError> {
+        let session = self.way.more.as_ref().and_then(|more| more.session.as_ref()?.uid());
+        session
+            .filter(|_| self.tried.is_empty())
+            .and_then(|uid| self.way.cluster.pick_one(self.now, random::draw(), uid))
+            .map_or_else(|| self.way.cluster.pick_keyed(self.now, &mut random::draw, self.tried, self.way.key), Ok)
     }
 
     /// Bounds what happens before there is anything to read by the attempt's deadline.
@@ -192,6 +209,7 @@ impl Attempt<'_, '_> {
         &self,
         upstream: &mut Upstream,
         ended: bool,
+        mut early: Raced,
         head: &RequestHead,
         replay: &mut Replay<'_, '_>,
         reply: &mut Reply<'_>,
@@ -206,7 +224,10 @@ impl Attempt<'_, '_> {
         let mut up = pin!(upload(replay, &mut cursor, &mut send));
         let mut uploading = !ended;
         let mut response = loop {
-            let waited = head_of(up.as_mut(), &mut uploading, &mut recv, reply, clock).await;
+            let waited = match early.take() {
+                Some(raced) => Ok(raced),
+                None => head_of(up.as_mut(), &mut uploading, &mut recv, reply, clock).await,
+            };
             match waited {
                 Ok(Ok(response))
                     if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS =>
@@ -242,6 +263,9 @@ impl Attempt<'_, '_> {
         }
         if let Some(rule) = self.way.rule {
             headers::edit(&mut response.headers, &rule.filters.response);
+        }
+        if let Some(more) = &self.way.more {
+            more.mark(&mut response.headers, &pick.endpoint().uid);
         }
         seen.answered(response.status.as_u16());
         let tunnel = head.method == Method::CONNECT && response.status.is_success();
@@ -325,6 +349,9 @@ impl Attempt<'_, '_> {
             pick.report(Outcome::Failure, at, random::draw());
         } else {
             pick.answered(at);
+            if let Some(delay) = self.way.hedge.as_ref().filter(|_| self.retries == 0 && !seen.is_hedged()) {
+                delay.observe(pick.latency(at), at);
+            }
         }
         let rule = self.way.rule?;
         if !unsent && !rule.retry.retryable(&head.method, sent, failure) {
@@ -445,7 +472,7 @@ impl From<Step> for Driven {
 }
 
 /// Why there is no response head.
-enum Waited {
+pub(super) enum Waited {
     Expired(Expired),
     Upstream(ProxyError),
 }

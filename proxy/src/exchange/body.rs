@@ -3,6 +3,7 @@
 //! Keeping shares the buffers that the frames came in; nothing is copied. Whether an attempt *may* be repeated is the retry policy's
 //! decision: this only says whether it can.
 
+use super::mirror::Copy;
 use super::stream::Flow;
 use crate::codec::{Frame, Headers, RequestBody};
 use crate::error::ProxyError;
@@ -18,6 +19,8 @@ pub struct Replay<'b, 'c> {
     kept: Vec<Bytes>,
     bytes: usize,
     trailers: Option<Headers>,
+    /// Who else gets what is read.
+    pub(super) copies: Vec<Copy>,
     /// Everything has been read from the caller.
     ended: bool,
 }
@@ -33,7 +36,7 @@ impl<'b, 'c> Replay<'b, 'c> {
     /// Reads `body` through a window that is kept until the flow is committed to an attempt.
     pub fn new(body: &'b mut RequestBody<'c>, flow: &'b Flow) -> Self {
         let ended = body.is_end();
-        Self { body, flow, kept: Vec::new(), bytes: 0, trailers: None, ended }
+        Self { body, flow, kept: Vec::new(), bytes: 0, trailers: None, copies: Vec::new(), ended }
     }
 
     /// Is there nothing to send beyond the head?
@@ -52,7 +55,11 @@ impl<'b, 'c> Replay<'b, 'c> {
             cursor.trailers = true;
             return Some(Ok(Frame::Trailers(trailers.clone())));
         }
-        match self.body.frame().await {
+        let frame = self.body.frame().await;
+        if !self.copies.is_empty() {
+            self.copy(frame.as_ref());
+        }
+        match frame {
             Some(Ok(Frame::Data(data))) => {
                 self.ended = self.body.is_end();
                 self.flow.received(data.len());
@@ -74,6 +81,20 @@ impl<'b, 'c> Replay<'b, 'c> {
                 self.ended = true;
                 None
             }
+        }
+    }
+
+    /// Gives mirrors what was just read; those that cannot take it lose the rest.
+    fn copy(&mut self, frame: Option<&Result<Frame, ProxyError>>) {
+        match frame {
+            Some(Ok(frame)) => self.copies.retain_mut(|copy| copy.frame(frame)),
+            Some(Err(_)) => self.copies.clear(),
+            None => {}
+        }
+        if !matches!(frame, Some(Err(_)))
+            && (frame.is_none() || self.body.is_end() || matches!(frame, Some(Ok(Frame::Trailers(_)))))
+        {
+            self.copies.drain(..).for_each(Copy::end);
         }
     }
 

@@ -5,7 +5,7 @@
 
 use super::Plan;
 use super::observe::Observation;
-use crate::codec::{Headers, Known, RequestHead, ResponseHead, Set, Value};
+use crate::codec::{ByteStr, Headers, Known, RequestHead, ResponseHead, Set, Value};
 use crate::random;
 use http::header::{self, HeaderName};
 use std::time::Instant;
@@ -43,6 +43,10 @@ pub(super) fn prepare(head: &mut RequestHead, plan: &Plan<'_>, seen: &mut Observ
     }
     // The codec answers `100-continue` itself when the body is first asked for.
     headers.remove_all(OURS.and(Set::of(&[Known::ProxyAuthorization, Known::Expect])));
+    // What the application says of its call's priority goes on to the peer's sidecar; what a peer said has been heard already.
+    if matches!(plan, Plan::Inbound { .. }) {
+        headers.remove_all(Set::of(&[Known::WeftPriority]));
+    }
     trace_context(headers, seen);
     until
 }
@@ -101,7 +105,7 @@ pub(super) fn address(
         _ => {}
     }
     if !trusted {
-        head.headers.remove_all(Set::of(&[Known::WeftDeadlineMs]));
+        head.headers.remove_all(Set::of(&[Known::WeftDeadlineMs, Known::WeftPriority]));
     }
     if trusted && native {
         head.headers.set_known(Known::WeftSource, source.as_bytes());
@@ -130,6 +134,17 @@ pub(super) fn edit(headers: &mut Headers, edits: &[HeaderEdit]) {
         }
         for (name, value) in &edit.add {
             headers.append(name.clone(), value.clone());
+        }
+    }
+}
+
+/// Applies a route's header edits to a request, whose `Host` is not among its headers (see `codec`).
+pub(super) fn edit_request(head: &mut RequestHead, edits: &[HeaderEdit]) {
+    edit(&mut head.headers, edits);
+    for edit in edits {
+        let host = edit.set.iter().chain(&edit.add).find(|(name, _)| *name == header::HOST);
+        if let Some(host) = host.and_then(|(_, host)| host.to_str().ok()) {
+            head.authority = Some(ByteStr::from(host));
         }
     }
 }

@@ -2,36 +2,43 @@
 //!
 //! [`Exchange`] is a worker's; `outbound` and `inbound` hand it a [`Plan`] and the call's two halves. One task drives both directions of an
 //! attempt: no channel, no spawned task, no boxed future. Who may call, and which service is meant, was decided before; framing is the
-//! codecs'. The files: `attempt` (one attempt), `body` (what is kept to be sent again), `headers` (what is added and stripped), `reply`
-//! (answers of the proxy itself), `stream` (both directions at once), `observe` (metrics and the log line), `tcp` (opaque connections).
+//! codecs'. The files: `decide` (where a call goes), `answer` (what policy answers by itself), `attempt` (one attempt), `body` (what is kept
+//! to be sent again), `hedge` (second attempts), `mirror` (copies), `headers` (what is added and stripped), `reply` (errors of the proxy itself), `stream` (both directions at once), `observe` (metrics and the log line), `tcp` (opaque connections).
 
+mod answer;
 mod attempt;
 mod body;
+mod decide;
 mod headers;
+mod hedge;
+mod mirror;
+pub(crate) use answer::Answer;
+pub(crate) use headers::View;
+
 pub mod observe;
 pub mod reply;
 mod stream;
 pub mod tcp;
 
-use crate::codec::{Reply, RequestBody, RequestHead, ResetCode, Version};
+use crate::codec::{ByteStr, Reply, RequestBody, RequestHead, ResetCode, Version};
 use crate::discovery::{Directory, Snapshot};
 use crate::endpoint::Cluster;
-use crate::endpoint::connect::{self, Connector};
+use crate::endpoint::connect::Connector;
 use crate::error::{Kind, ProxyError};
-use crate::random;
 use crate::telemetry::{Direction, Telemetry};
 use attempt::Step;
 use body::Replay;
+use decide::{Decided, Instead, More, Way, decide};
 use observe::Observation;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stream::Flow;
 pub use stream::Timers;
-use weft_policy::config::{Endpoint, Frontend, Protocol};
+use weft_policy::config::{Frontend, Protocol};
 use weft_policy::deadline::Deadline;
 use weft_policy::limit::Bulkhead;
-use weft_policy::retry;
-use weft_policy::route::{Decision, Rule, WeightedBackend};
+use weft_policy::route::HeaderEdit;
 
 /// How long a call to the local application may be sent again when it certainly was not processed: stale pooled connections.
 const LOCAL_RETRIES: u32 = 2;
@@ -42,6 +49,8 @@ pub struct Exchange {
     pub connector: Connector,
     /// What is known of the mesh.
     pub directory: Directory,
+    /// Address of the workload, where it is known: what `sourceAddress` hashes.
+    pub address: Option<IpAddr>,
     /// What is counted and logged.
     pub telemetry: Arc<Telemetry>,
     /// "namespace/name" of the workload's service, or of the workload: the source of outbound calls.
@@ -76,6 +85,8 @@ pub enum Plan<'p> {
         protocol: Protocol,
         /// Its routes and defaults.
         frontend: &'p Frontend,
+        /// Of a TLS connection that is passed through, where its routes ask for it: SNI, if it has any. `None`: it is not known to be TLS.
+        tls: Option<Option<&'p str>>,
     },
     /// A call to the application, admitted already.
     Inbound {
@@ -87,6 +98,8 @@ pub enum Plan<'p> {
         protocol: Protocol,
         /// Who calls.
         peer: &'p Peer,
+        /// What its answer carries besides what the application says.
+        marks: Option<&'p HeaderEdit>,
     },
 }
 
@@ -97,15 +110,6 @@ pub struct Peer {
     pub identity: Option<Arc<str>>,
     /// "namespace/name" for metrics: what the peer's sidecar says, within what its identity allows.
     pub source: Arc<str>,
-}
-
-/// What routing decided, and how attempts go about it.
-struct Way<'p> {
-    cluster: &'p Cluster,
-    frontend_budget: Option<(&'p Cluster, retry::BudgetSettings)>,
-    rule: Option<&'p Rule>,
-    backend: Option<&'p WeightedBackend>,
-    protocol: Protocol,
 }
 
 impl Plan<'_> {
@@ -123,6 +127,23 @@ impl Plan<'_> {
     }
 }
 
+/// How a call was answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended {
+    /// HTTP status; 0: none.
+    status: u16,
+    grpc_status: Option<u16>,
+}
+
+impl Ended {
+    /// Whether the answer says that there was more to do than could be done: 503 and 504; DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED and
+    /// UNAVAILABLE.
+    #[must_use]
+    pub const fn overloaded(self) -> bool {
+        matches!(self.status, 0 | 503 | 504) || matches!(self.grpc_status, Some(4 | 8 | 14))
+    }
+}
+
 /// When a call is over, and what says so.
 #[derive(Clone, Copy)]
 struct Limits {
@@ -137,6 +158,13 @@ struct Limits {
     idle: Option<Duration>,
 }
 
+impl Limits {
+    /// Of a call without a rule: what its caller passed on.
+    const fn within(propagated: Deadline) -> Self {
+        Self { head: propagated, whole: propagated, per_try: None, idle: None }
+    }
+}
+
 impl Exchange {
     /// Answers one call. Every path out of here sends a reply or breaks the call off, and leaves one observation.
     pub async fn call<'c>(
@@ -145,7 +173,7 @@ impl Exchange {
         mut head: RequestHead,
         mut body: RequestBody<'c>,
         mut reply: Reply<'c>,
-    ) {
+    ) -> Ended {
         let flow = Flow::default();
         let mut seen = Observation::begin(self, &plan, &head, &flow);
         let grpc = head.is_grpc();
@@ -161,6 +189,25 @@ impl Exchange {
                 Box::pin(refuse(&error, grpc, &head, &mut reply, &mut seen)).await;
             }
         }
+        Ended { status: seen.outcome.status, grpc_status: seen.outcome.grpc_status }
+    }
+
+    /// Answers a call that policy keeps from its destination. Counted and logged like any other.
+    pub(crate) async fn answer(&self, plan: &Plan<'_>, answer: Answer, head: &RequestHead, reply: &mut Reply<'_>) {
+        let flow = Flow::default();
+        let mut seen = Observation::begin(self, plan, head, &flow);
+        match answer.send(head, reply, &mut seen).await {
+            Ok(()) => seen.completed(),
+            Err(error) => seen.failed(&error),
+        }
+    }
+
+    /// Answers a call with an error before it is sent. Counted and logged like any other.
+    pub(crate) async fn fail(&self, plan: &Plan<'_>, error: &ProxyError, head: &RequestHead, reply: &mut Reply<'_>) {
+        let flow = Flow::default();
+        let mut seen = Observation::begin(self, plan, head, &flow);
+        seen.failed(error);
+        refuse(error, head.is_grpc(), head, reply, &mut seen).await;
     }
 
     /// Answers a call that goes nowhere, because of what it says or who sent it. Counted and logged like any other, without a destination.
@@ -187,6 +234,28 @@ impl Exchange {
         refuse(error, head.is_grpc(), head, reply, &mut seen).await;
     }
 
+    /// Begins a copy for each mirror.
+    fn mirror(
+        &self,
+        more: &More<'_>,
+        route: &Option<Arc<str>>,
+        protocol: Protocol,
+        until: Deadline,
+        head: &RequestHead,
+        replay: &mut Replay<'_, '_>,
+    ) {
+        if head.upgrade || head.method == http::Method::CONNECT {
+            // What follows is a conversation, of which a copy cannot be had.
+            return;
+        }
+        let body = !replay.is_empty();
+        for cluster in &more.mirrors {
+            let route = route.clone().unwrap_or_default();
+            let sending = mirror::Sending { exchange: self, cluster, head, protocol, body, until, route };
+            replay.copies.extend(sending.begin());
+        }
+    }
+
     async fn run<'c>(
         &self,
         plan: &Plan<'_>,
@@ -205,24 +274,53 @@ impl Exchange {
         // Nothing has been waited for since the call began.
         let now = seen.began();
         let propagated = headers::prepare(head, plan, seen, now);
-        let way = decide(plan, head, seen)?;
-        let limits = limits(&way, head, propagated, now);
-        if limits.head.is_over(now) {
+        let (decided, delay) = decide(plan, head, self.address, seen);
+        let limits = match &decided {
+            Decided::Send(way) => limits(way, head, propagated, now),
+            Decided::Answer(_) | Decided::Fail(_) => Limits::within(propagated),
+        };
+        let mut at = now;
+        if let Some(delay) = delay {
+            // As if the upstream were slow: the limits of the call hold for it.
+            Box::pin(reply.while_open(late(delay, limits.head))).await??;
+            at = self::now();
+        }
+        let mut way = match decided {
+            Decided::Send(way) => way,
+            Decided::Answer(answer) => {
+                Box::pin(answer.send(head, reply, seen)).await?;
+                seen.completed();
+                return Ok(None);
+            }
+            Decided::Fail(error) => return Err(error),
+        };
+        if limits.head.is_over(at) {
             return Err(ProxyError::because(Kind::RequestTimeout, "the deadline had passed before the call was sent"));
         }
         if let Some(rule) = way.rule {
-            headers::edit(&mut head.headers, &rule.filters.request);
+            headers::edit_request(head, &rule.filters.request);
         }
         if let Some(backend) = way.backend {
-            headers::edit(&mut head.headers, &backend.filters.request);
+            headers::edit_request(head, &backend.filters.request);
         }
         let budget = way.frontend_budget.map(|(cluster, settings)| cluster.budget(settings, now));
         if let Some(budget) = budget {
             budget.deposit(now);
         }
         let mut replay = Replay::new(body, seen.flow());
+        if let Some(more) = &mut way.more {
+            rewrite(more, head);
+            self.mirror(
+                more,
+                &way.rule.map(|rule| Arc::clone(&rule.route)),
+                way.protocol,
+                limits.whole,
+                head,
+                &mut replay,
+            );
+        }
         let mut tried: Vec<Arc<str>> = Vec::new();
-        let mut at = now;
+        let mut stood_in = false;
         loop {
             let attempt = attempt::Attempt {
                 exchange: self,
@@ -234,7 +332,30 @@ impl Exchange {
                 direction: plan.direction(),
                 now: at,
             };
-            match attempt.make(head, &mut replay, reply, seen).await? {
+            let step = match attempt.make(head, &mut replay, reply, seen).await {
+                // Nobody is there to answer: what stands in for the backend does, once.
+                Err(error) if matches!(error.kind, Kind::NoEndpoint | Kind::BreakerOpen) && !stood_in => {
+                    stood_in = true;
+                    match plan.instead() {
+                        None => return Err(error),
+                        Some(Instead::Cluster(cluster)) => {
+                            seen.stood_in(&cluster.name().service);
+                            tried.clear();
+                            let more = way.more.take().map(More::elsewhere);
+                            let key = cluster.key(&View::new(head), self.address);
+                            way = Way { cluster, backend: None, key, more, ..way };
+                            continue;
+                        }
+                        Some(Instead::Answer(answer)) => {
+                            Box::pin(answer.send(head, reply, seen)).await?;
+                            seen.completed();
+                            return Ok(None);
+                        }
+                    }
+                }
+                step => step?,
+            };
+            match step {
                 Step::Done => {
                     seen.completed();
                     return Ok(None);
@@ -254,44 +375,35 @@ impl Exchange {
     }
 }
 
-/// The rule, the share and the endpoints of a call.
-fn decide<'p>(plan: &'p Plan<'_>, head: &RequestHead, seen: &mut Observation<'_>) -> Result<Way<'p>, ProxyError> {
-    match plan {
-        Plan::Inbound { cluster, protocol, .. } => {
-            Ok(Way { cluster, frontend_budget: None, rule: None, backend: None, protocol: *protocol })
+/// Waits as long as a fault wants, within the call's deadline.
+async fn late(delay: Duration, until: Deadline) -> Result<(), ProxyError> {
+    let left = until.remaining(now());
+    tokio::time::sleep(left.map_or(delay, |left| left.min(delay))).await;
+    match left {
+        Some(left) if left <= delay => {
+            Err(ProxyError::because(Kind::RequestTimeout, "the deadline passed while a fault delayed the call"))
         }
-        Plan::Outbound { snapshot, service, port, protocol, frontend } => {
-            match frontend.routes.decide(&headers::View::new(head), random::draw()) {
-                Decision::Forward { rule, backend, name } => {
-                    seen.routed(rule, &name.service);
-                    let cluster = snapshot.cluster(&name.service, name.port).ok_or_else(|| {
-                        ProxyError::because(Kind::NoEndpoint, format!("nothing is known of the endpoints of {name}"))
-                    })?;
-                    // Retries are budgeted where calls are addressed, wherever they then go.
-                    let budget = snapshot.cluster(service, *port).unwrap_or(cluster);
-                    Ok(Way {
-                        cluster,
-                        frontend_budget: Some((budget, frontend.retry_budget)),
-                        rule: Some(rule),
-                        backend: Some(backend),
-                        protocol: *protocol,
-                    })
-                }
-                Decision::Unresolved { rule, reason } => {
-                    seen.routed(rule, service);
-                    Err(ProxyError::because(Kind::UnresolvedBackend, reason.to_owned()))
-                }
-                Decision::NoRoute => {
-                    Err(ProxyError::because(Kind::NoRoute, format!("no route of {service}:{port} matches")))
-                }
-            }
-        }
+        _ => Ok(()),
     }
+}
+
+/// Puts what the backend is to see in place of path and host.
+fn rewrite(more: &mut More<'_>, head: &mut RequestHead) {
+    if let Some(target) = more.rewritten.target.take() {
+        head.path = ByteStr::from(&*target);
+    }
+    if let Some(host) = more.rewritten.hostname.and_then(|host| host.to_str().ok()) {
+        head.authority = Some(ByteStr::from(host));
+    }
+}
+
+pub(super) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 fn limits(way: &Way<'_>, head: &RequestHead, propagated: Deadline, now: Instant) -> Limits {
     let Some(rule) = way.rule else {
-        return Limits { head: propagated, whole: propagated, per_try: None, idle: None };
+        return Limits::within(propagated);
     };
     let streaming = head.upgrade || head.is_grpc() || head.method == http::Method::CONNECT;
     let limit = rule.timeouts.request(streaming);
@@ -301,23 +413,6 @@ fn limits(way: &Way<'_>, head: &RequestHead, propagated: Deadline, now: Instant)
         whole: if chosen { propagated.tighten(now, limit) } else { propagated },
         per_try: rule.timeouts.backend_request,
         idle: rule.timeouts.idle,
-    }
-}
-
-/// In which protocol the call travels on: what the endpoint or the port is declared to speak, else what the caller speaks. gRPC is
-/// HTTP/2 whatever was declared.
-fn wire_protocol(way: &Way<'_>, endpoint: &Endpoint, head: &RequestHead) -> connect::Protocol {
-    let native = head.version == Version::Http2;
-    match endpoint.protocol.unwrap_or(way.protocol) {
-        _ if native && head.is_grpc() => connect::Protocol::Http2,
-        // A peer without a name for native streams takes CONNECT streams only.
-        _ if endpoint.tunnel.as_ref().is_some_and(|tunnel| tunnel.server_name.is_empty()) => connect::Protocol::Http1,
-        // An upgrade in the manner of HTTP/1 has no counterpart on an h2 connection of ours.
-        _ if head.upgrade && !native => connect::Protocol::Http1,
-        Protocol::Http1 => connect::Protocol::Http1,
-        Protocol::Http2 | Protocol::Grpc => connect::Protocol::Http2,
-        Protocol::Detect | Protocol::Tcp if native => connect::Protocol::Http2,
-        Protocol::Detect | Protocol::Tcp => connect::Protocol::Http1,
     }
 }
 

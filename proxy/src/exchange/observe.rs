@@ -41,6 +41,7 @@ pub struct Observation<'e> {
     pub outcome: Outcome,
     detail: String,
     finished: bool,
+    hedged: bool,
     ended: Option<Instant>,
 }
 
@@ -85,6 +86,7 @@ impl<'e> Observation<'e> {
             outcome: Outcome::default(),
             detail: String::new(),
             finished: false,
+            hedged: false,
             ended: None,
         }
     }
@@ -105,6 +107,23 @@ impl<'e> Observation<'e> {
     pub(super) fn routed(&mut self, rule: &Rule, destination: &Arc<str>) {
         self.route = Arc::clone(&rule.route);
         self.destination = Arc::clone(destination);
+    }
+
+    /// Another backend stands in for the one that was drawn.
+    pub(super) fn stood_in(&mut self, destination: &Arc<str>) {
+        self.destination = Arc::clone(destination);
+    }
+
+    /// The answer is that of a second attempt at this endpoint.
+    pub(super) fn hedged(&mut self, pick: &Pick) {
+        self.picked(pick);
+        self.outcome.attempts -= 1;
+        self.hedged = true;
+    }
+
+    /// Whether the answer is that of a second attempt.
+    pub(super) const fn is_hedged(&self) -> bool {
+        self.hedged
     }
 
     /// An attempt begins at this endpoint.

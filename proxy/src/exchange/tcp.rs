@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use weft_policy::breaker::Outcome;
 use weft_policy::retry::{Attempt, Failure, Policy, Sent, Verdict};
-use weft_policy::route::Decision;
+use weft_policy::route::{Decision, Head};
 
 /// Where nothing else is configured.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -153,8 +153,12 @@ impl Exchange {
     async fn reach(&self, plan: &Plan<'_>, seen: &mut Seen) -> Result<(Io, Pick, Option<Duration>), ProxyError> {
         let (cluster, budget, policy) = match plan {
             Plan::Inbound { cluster, .. } => (*cluster, None, None),
-            Plan::Outbound { snapshot, service, port, frontend, .. } => {
-                match frontend.routes.decide_tcp(random::draw()) {
+            Plan::Outbound { snapshot, service, port, frontend, tls, .. } => {
+                let decision = match tls {
+                    Some(name) => frontend.routes.decide_tls(*name, random::draw()),
+                    None => frontend.routes.decide_tcp(random::draw()),
+                };
+                match decision {
                     Decision::Forward { rule, name, .. } => {
                         seen.route = Arc::clone(&rule.route);
                         seen.destination = Arc::clone(&name.service);
@@ -172,7 +176,7 @@ impl Exchange {
                     Decision::Unresolved { reason, .. } => {
                         return Err(ProxyError::because(Kind::UnresolvedBackend, reason.to_owned()));
                     }
-                    Decision::NoRoute => {
+                    Decision::NoRoute | Decision::Redirect { .. } | Decision::Preflight { .. } => {
                         return Err(ProxyError::because(
                             Kind::NoRoute,
                             format!("{service}:{port} has no route for opaque connections"),
@@ -181,9 +185,11 @@ impl Exchange {
                 }
             }
         };
+        // A connection has an address to hash, and nothing else.
+        let key = cluster.key(&Head::new("", "", &http::HeaderMap::new()), self.address);
         let mut tried: Vec<Arc<str>> = Vec::new();
         loop {
-            let mut pick = cluster.pick(now(), &mut random::draw, &tried)?;
+            let mut pick = cluster.pick_keyed(now(), &mut random::draw, &tried, key)?;
             seen.attempts += 1;
             seen.endpoint = Arc::clone(&pick.endpoint().uid);
             if seen.direction == Direction::Outbound {

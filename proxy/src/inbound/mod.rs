@@ -4,10 +4,11 @@
 //! and who may call, and what is in no list reaches nothing. Authorization is asked at connect, for each request, and again on open
 //! connections when it changes. Every refusal is logged, counted, and told to the peer where its protocol has a way.
 
+mod admit;
 mod ports;
 mod tunnel;
 
-pub use ports::Ports;
+pub use ports::{Leases, Ports};
 
 use crate::codec::{self, Handler, Io, Limits, Reply, RequestBody, RequestHead, Version};
 use crate::endpoint::Cluster;
@@ -18,6 +19,7 @@ use crate::listen::detect::{self, First, Protocol, Way};
 use crate::listen::{self, Accepted};
 use crate::telemetry::Direction;
 use crate::telemetry::metrics::Counter;
+use http::Method;
 use parking_lot::Mutex;
 use std::fmt::Display;
 use std::future::{Future, pending, poll_fn};
@@ -30,7 +32,8 @@ use tokio_util::sync::CancellationToken;
 use weft_certs::LiveIdentity;
 use weft_policy::authorize::{Decision, Verdict};
 use weft_policy::config::{InboundPort, TlsMode};
-use weft_policy::route::split_target;
+use weft_policy::limit::adaptive::Outcome;
+use weft_policy::route::{HeaderEdit, split_target};
 
 /// What the inbound side is told at its start.
 #[derive(Debug, Clone, Default)]
@@ -194,8 +197,8 @@ impl Inbound {
             return self.refuse(io, &error, address);
         }
         self.count(port, peer, &connection(port, peer, true), &Counted::default());
-        let cluster = self.ports.cluster(&self.exchange, port);
-        match Box::pin(self.exchange.dial(&plan(&cluster, port, peer))).await {
+        let made = self.ports.port(&self.exchange, port);
+        match Box::pin(self.exchange.dial(&plan(&made.cluster, port, peer, None))).await {
             Ok(dialled) => self.exchange.carry(io, dialled, self.revoked(key, peer, true)).await,
             Err(_) => io.abort(),
         }
@@ -220,8 +223,8 @@ impl Inbound {
                 None => None,
             };
         }
-        let cluster = self.ports.cluster(&self.exchange, port);
-        let plan = plan(&cluster, port, peer);
+        let made = self.ports.port(&self.exchange, port);
+        let plan = plan(&made.cluster, port, peer, None);
         let (io, protocol) = self.exchange.settle(io, &plan, self.revoked(key, peer, true)).await?;
         Some((io, if protocol == Protocol::Http2 { Version::Http2 } else { Version::Http11 }))
     }
@@ -284,6 +287,38 @@ impl Inbound {
         }
     }
 
+    /// A call to a port that limits rates, or calls in flight by latency.
+    async fn limited(
+        &self,
+        made: &ports::Port,
+        port: &InboundPort,
+        peer: &Peer,
+        head: RequestHead,
+        body: RequestBody<'_>,
+        mut reply: Reply<'_>,
+    ) {
+        let now = || tokio::time::Instant::now().into_std();
+        let exchange = &self.exchange;
+        let admitted = match admit::admit(made, self.ports.leases(), peer, &head, now()) {
+            Ok(admitted) => admitted,
+            Err(refused) => {
+                let plan = plan(&made.cluster, port, peer, None);
+                return match refused {
+                    admit::Refused::Limited(answer) => exchange.answer(&plan, *answer, &head, &mut reply).await,
+                    admit::Refused::Shed(error) => exchange.fail(&plan, &error, &head, &mut reply).await,
+                };
+            }
+        };
+        let marks =
+            admitted.standings.fields().map(|fields| HeaderEdit { set: fields.into(), ..HeaderEdit::default() });
+        // A stream says nothing of how fast calls are answered.
+        let timed = !head.upgrade && head.method != Method::CONNECT;
+        let ended = exchange.call(plan(&made.cluster, port, peer, marks.as_ref()), head, body, reply).await;
+        if let Some(place) = admitted.place.filter(|_| timed) {
+            place.finish(if ended.overloaded() { Outcome::Dropped } else { Outcome::Answered }, now());
+        }
+    }
+
     fn refuse(&self, io: Io, error: &ProxyError, peer: &dyn PeerAddress) {
         self.exchange.telemetry.refuse(Direction::Inbound, error, &peer.shown());
         io.abort();
@@ -301,8 +336,13 @@ impl PeerAddress for SocketAddr {
     }
 }
 
-fn plan<'p>(cluster: &'p Arc<Cluster>, port: &'p InboundPort, peer: &'p Peer) -> Plan<'p> {
-    Plan::Inbound { cluster, service: &port.service, protocol: port.protocol, peer }
+fn plan<'p>(
+    cluster: &'p Arc<Cluster>,
+    port: &'p InboundPort,
+    peer: &'p Peer,
+    marks: Option<&'p HeaderEdit>,
+) -> Plan<'p> {
+    Plan::Inbound { cluster, service: &port.service, protocol: port.protocol, peer, marks }
 }
 
 /// The decision on a connection, before anything is said on it.
@@ -383,11 +423,11 @@ struct Calls<'i> {
     found: Mutex<Option<Found>>,
 }
 
-/// A port, the set of its one endpoint, and the configuration that they stand in.
+/// A port, what calls to it go through, and the configuration that they stand in.
 struct Found {
     configuration: Arc<weft_policy::config::Inbound>,
     port: Arc<InboundPort>,
-    cluster: Arc<Cluster>,
+    made: Arc<ports::Port>,
 }
 
 impl<'i> Calls<'i> {
@@ -396,23 +436,24 @@ impl<'i> Calls<'i> {
     }
 
     /// What the key finds now: looked up again only when configuration is another.
-    fn find(&self) -> Result<(Arc<InboundPort>, Arc<Cluster>), ProxyError> {
+    fn find(&self) -> Result<(Arc<InboundPort>, Arc<ports::Port>), ProxyError> {
         let exchange = &self.inbound.exchange;
         let now = exchange.directory.snapshot();
         let mut found = self.found.lock();
         if let (Some(found), Some(now)) = (&*found, &now.inbound)
             && Arc::ptr_eq(&found.configuration, now)
         {
-            return Ok((Arc::clone(&found.port), Arc::clone(&found.cluster)));
+            return Ok((Arc::clone(&found.port), Arc::clone(&found.made)));
         }
         let port = self.inbound.port(self.key)?;
-        let cluster = self.inbound.ports.cluster(exchange, &port);
+        let made = self.inbound.ports.port(exchange, &port);
         // Configuration may have changed once more in between: then what was found is looked up again.
-        *found =
-            now.inbound.as_ref().filter(|now| now.ports.iter().any(|known| Arc::ptr_eq(known, &port))).map(|now| {
-                Found { configuration: Arc::clone(now), port: Arc::clone(&port), cluster: Arc::clone(&cluster) }
-            });
-        Ok((port, cluster))
+        *found = now
+            .inbound
+            .as_ref()
+            .filter(|now| now.ports.iter().any(|known| Arc::ptr_eq(known, &port)))
+            .map(|now| Found { configuration: Arc::clone(now), port: Arc::clone(&port), made: Arc::clone(&made) });
+        Ok((port, made))
     }
 }
 
@@ -427,15 +468,19 @@ impl Handler for Calls<'_> {
             }
             None => self.peer,
         };
-        let admitted = self.find().and_then(|(port, cluster)| {
+        let admitted = self.find().and_then(|(port, made)| {
             let (path, _) = split_target(&head.path);
             let decision = port.authorization.request(peer.identity.as_deref(), head.method.as_str(), path);
             inbound.count(&port, peer, &decision, &self.counted);
-            verdict(&decision, peer).map(|()| (port, cluster))
+            verdict(&decision, peer).map(|()| (port, made))
         });
         match admitted {
-            Ok((port, cluster)) => {
-                exchange.call(plan(&cluster, &port, peer), head, body, reply).await;
+            Ok((port, made)) => {
+                if made.rates.is_none() && made.adaptive.is_none() {
+                    exchange.call(plan(&made.cluster, &port, peer, None), head, body, reply).await;
+                    return;
+                }
+                Box::pin(inbound.limited(&made, &port, peer, head, body, reply)).await;
             }
             Err(error) => {
                 Box::pin(exchange.turn_away(Direction::Inbound, Some(peer), &error, &head, &mut reply)).await;

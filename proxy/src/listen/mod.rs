@@ -5,6 +5,7 @@
 
 mod deal;
 pub mod detect;
+pub mod hello;
 pub(crate) mod pace;
 
 pub use deal::Dealer;

@@ -15,16 +15,22 @@ use crate::error::{Kind, ProxyError};
 use crate::exchange::{Exchange, Plan};
 use crate::listen::Accepted;
 use crate::listen::detect::{self, First, Protocol, Way};
+use crate::listen::hello::{self, Hello};
 use crate::telemetry::Direction;
+use bytes::BytesMut;
 use std::future::pending;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 use weft_policy::config::{Egress, Service};
+use weft_policy::route;
 
 /// How long the control plane may take to say what a name means.
 const ASK: Duration = Duration::from_secs(5);
+/// How long a client may take to hear why it is turned away.
+const ALERT: Duration = Duration::from_secs(1);
 
 /// User and password of the explicit listener.
 #[derive(Clone)]
@@ -191,6 +197,9 @@ impl Outbound {
     async fn stream(&self, io: Io, destination: &Destination) {
         let Some(port) = destination.service.port(destination.port) else { return io.abort() };
         let way = Way::of(port.protocol, &[destination.port]);
+        if port.frontend.routes.kind() == route::Kind::Tls {
+            return self.tls(io, destination).await;
+        }
         let telemetry = &self.exchange.telemetry;
         match detect::first(io, way, Direction::Outbound, telemetry).await {
             None => {}
@@ -212,6 +221,37 @@ impl Outbound {
                     self.http(io, version, destination).await;
                 }
             }
+        }
+    }
+
+    /// TLS of the application's own, passed through to where the routes of the port say for the name that it asks for.
+    async fn tls(&self, mut io: Io, destination: &Destination) {
+        let mut hello = BytesMut::new();
+        let said = Box::pin(hello::server_name(&mut io, &mut hello)).await;
+        let mut io = io.with_prefix(hello.freeze());
+        let name = match said {
+            Ok(Hello::Tls(name)) => Some(name),
+            // The routes do not speak of it: it goes on untouched.
+            Ok(Hello::Other) => None,
+            Err(why) => {
+                let error = ProxyError::because(Kind::BadRequest, why);
+                self.exchange.telemetry.refuse(Direction::Outbound, &error, &"the application");
+                return io.abort();
+            }
+        };
+        let snapshot = self.exchange.directory.snapshot().clone();
+        let mut plan = destination.plan(&snapshot, &destination.service);
+        if let Plan::Outbound { tls, .. } = &mut plan {
+            *tls = name.as_ref().map(Option::as_deref);
+        }
+        match Box::pin(self.exchange.dial(&plan)).await {
+            Ok(dialled) => self.exchange.carry(io, dialled, pending()).await,
+            Err(error) if error.kind == Kind::NoRoute => {
+                // What the client's TLS library shows, instead of a broken connection.
+                let _ = tokio::time::timeout(ALERT, io.write_all(&hello::UNRECOGNIZED_NAME)).await;
+                let _ = tokio::time::timeout(ALERT, io.shutdown()).await;
+            }
+            Err(_) => io.abort(),
         }
     }
 
@@ -273,6 +313,7 @@ impl Destination {
                 port: self.port,
                 protocol: port.protocol,
                 frontend: &port.frontend,
+                tls: None,
             },
             None => unreachable!("the destination was made from a service with that port"),
         }

@@ -303,6 +303,8 @@ pub struct Telemetry {
     pub retries: Family<Counter>,
     /// `weft_retries_denied_total{destination,route,reason}`: retries that policy wanted and the budget (or the body) did not allow.
     pub retries_denied: Family<Counter>,
+    /// `weft_mirrored_total{destination,route,outcome}`: copies of calls, by `answered` or what they ended with.
+    pub mirrored: Family<Counter>,
     /// `weft_authz_total{destination,source,policy,decision}`.
     pub authz: Family<Counter>,
     /// `weft_refused_total{direction,reason}`: connections and tunnels that were refused before there was a call.
@@ -371,6 +373,11 @@ impl Telemetry {
                 "weft_retries_denied_total",
                 "Retries that were wanted and not allowed.",
                 &["destination", "route", "reason"],
+            ),
+            mirrored: registry.counter(
+                "weft_mirrored_total",
+                "Copies of calls that were sent to mirrors.",
+                &["destination", "route", "outcome"],
             ),
             authz: registry.counter(
                 "weft_authz_total",

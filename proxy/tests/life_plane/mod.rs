@@ -63,6 +63,7 @@ pub fn service(name: &str, backends: &[&str]) -> Resource {
             kind: v1::RouteKind::Http.into(),
             created: 1,
             rules: vec![v1::RouteRule { backends, ..Default::default() }],
+            ..Default::default()
         }],
     };
     let wire = v1::Service {
@@ -233,7 +234,7 @@ impl Plane {
             domain: "cluster.local".into(),
             ..Default::default()
         };
-        let inbound = v1::Inbound { workload: uid.into(), identity: identity.into(), ports: Vec::new() };
+        let inbound = v1::Inbound { workload: uid.into(), identity: identity.into(), ..Default::default() };
         self.put([resource("mesh", &settings, &[]), self.bundle(0), resource(uid, &inbound, &[])]);
     }
 

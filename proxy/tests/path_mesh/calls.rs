@@ -384,8 +384,13 @@ async fn without_endpoints_there_is_a_fast_503_and_without_a_route_a_404() {
             }],
             ..Default::default()
         };
-        let route =
-            v1::Route { name: "shop/lost".into(), kind: v1::RouteKind::Http.into(), created: 1, rules: vec![rule] };
+        let route = v1::Route {
+            name: "shop/lost".into(),
+            kind: v1::RouteKind::Http.into(),
+            created: 1,
+            rules: vec![rule],
+            ..Default::default()
+        };
         port.frontend = Some(v1::Frontend { routes: vec![route], ..Default::default() });
     });
     let resources = v1::Resources {
@@ -417,8 +422,13 @@ async fn weights_split_calls() {
     };
     let front = service("catalog", Protocol::Http1, |port| {
         let rule = v1::RouteRule { backends: vec![split("v1", 90), split("v2", 10)], ..Default::default() };
-        let route =
-            v1::Route { name: "shop/catalog".into(), kind: v1::RouteKind::Http.into(), created: 1, rules: vec![rule] };
+        let route = v1::Route {
+            name: "shop/catalog".into(),
+            kind: v1::RouteKind::Http.into(),
+            created: 1,
+            rules: vec![rule],
+            ..Default::default()
+        };
         port.frontend = Some(v1::Frontend { routes: vec![route], ..Default::default() });
     });
     let resources = v1::Resources {

@@ -119,6 +119,7 @@ impl Mesh {
         let exchange = Arc::new(Exchange {
             connector,
             directory: directory.clone(),
+            address: None,
             telemetry: Arc::clone(&telemetry),
             source: format!("shop/{account}").into(),
             identity: identity.id().as_str().into(),
@@ -320,6 +321,7 @@ pub fn inbound(
             workload: format!("shop/{account}-1"),
             identity: mesh.id(account),
             ports: vec![port],
+            ..Default::default()
         }),
         ..Default::default()
     }

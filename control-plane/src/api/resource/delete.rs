@@ -104,7 +104,7 @@ async fn remove(
     options: &Value,
     dry: bool,
 ) -> std::result::Result<Removed, Lost> {
-    let mut object = object(record);
+    let mut object = object(kind, record);
     let name = object::name(&object).to_owned();
     let wanted = &options["preconditions"];
     for (field, found) in
@@ -148,7 +148,7 @@ async fn remove(
     // Nothing is created meanwhile in a namespace that goes.
     let exclusive = if kind.plural == "namespaces" { Some(api.exclusive.lock().await) } else { None };
     if exclusive.is_some() {
-        for kind in kinds::all().iter().filter(|k| k.namespaced) {
+        for kind in kinds::all().iter().filter(|k| k.namespaced && k.is_preferred()) {
             let scope = Scope { resource: kind.resource().into(), namespace: Some(name.as_str().into()) };
             let inside = api.store.list(&scope, None, 0, None).await?.items;
             writes.extend(inside.iter().map(|r| Write {

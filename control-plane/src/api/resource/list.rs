@@ -58,7 +58,7 @@ pub(super) async fn read(api: &Inner, call: &Call) -> Result<(Vec<Value>, Value)
         let count = page.items.len();
         let mut left = page.remaining;
         for (i, record) in page.items.iter().enumerate() {
-            let object = object(record);
+            let object = object(call.kind, record);
             after = Some(record.key.clone());
             if selector.matches(&object) {
                 objects.push(object);

@@ -123,7 +123,7 @@ pub(super) async fn create(api: &Inner, call: &Call, body: &Bytes) -> Result<Res
     let write = Write { key, expect: Expect::Absent, value: Some(stored(document)) };
     match api.store.transact(vec![write]).await {
         Ok(events) => {
-            let made = events.first().and_then(|e| e.after.as_ref()).map(|r| object(r)).unwrap_or_default();
+            let made = events.first().and_then(|e| e.after.as_ref()).map(|r| object(kind, r)).unwrap_or_default();
             answer(call, StatusCode::CREATED, made, &warnings)
         }
         Err(StoreError::Conflict { .. }) => Err(Failure::already_exists(kind, &name)),
@@ -191,7 +191,7 @@ async fn change(
     let (kind, name, dry) = (call.kind, call.name.as_deref().unwrap_or_default(), dry_run(call, &Value::Null)?);
     for _ in 0..ATTEMPTS {
         let record = read(api, call).await?;
-        let current = object(&record);
+        let current = object(kind, &record);
         let mut document = next(&current)?;
         // A resource version that was sent must be the current one; one that is not sent, or was not touched by a patch, always is.
         let sent = revision(document["metadata"]["resourceVersion"].as_str().unwrap_or_default())?;
@@ -222,7 +222,7 @@ async fn change(
         let write = Write { key: record.key.clone(), expect: Expect::Revision(record.revision), value };
         match api.store.transact(vec![write]).await {
             Ok(events) => {
-                let made = events.first().and_then(|e| e.after.as_ref()).map(|r| object(r));
+                let made = events.first().and_then(|e| e.after.as_ref()).map(|r| object(kind, r));
                 return answer(call, StatusCode::OK, made.unwrap_or(document), &warnings);
             }
             Err(StoreError::Conflict { .. }) if sent.is_none() || content_is_patch(call) => drop(exclusive),
@@ -286,7 +286,7 @@ async fn allocate(api: &Inner, call: &Call, old: Option<&Value>, service: &mut V
             .await?
             .items
             .iter()
-            .filter_map(|r| object(r)["spec"]["clusterIP"].as_str()?.parse().ok())
+            .filter_map(|r| object(call.kind, r)["spec"]["clusterIP"].as_str()?.parse().ok())
             .collect();
         let namespace = call.namespace.as_deref().unwrap_or_default();
         match asked.parse::<Ipv4Addr>() {

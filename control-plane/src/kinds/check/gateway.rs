@@ -1,4 +1,4 @@
-//! HTTPRoute and GRPCRoute: what the Gateway API specification asks of several fields together, and of texts whose alphabet depends on
+//! Routes of the Gateway API: what the Gateway API specification asks of several fields together, and of texts whose alphabet depends on
 //! another field.
 //!
 //! Bounds and defaults of single fields are in `routes`. Whether a service exists, or a filter is one that Weft applies, is no question
@@ -7,11 +7,10 @@
 use serde_json::Value;
 
 use super::{
-    Findings, has, items, text,
+    Findings, duration, has, items, text,
     text::{is_token, regex},
     unique,
 };
-use crate::kinds::Duration;
 
 /// <https://gateway-api.sigs.k8s.io/reference/spec/#httproute>
 pub fn http_route(object: &Value, findings: &mut Findings) {
@@ -19,16 +18,7 @@ pub fn http_route(object: &Value, findings: &mut Findings) {
     route(spec, findings);
     for (path, rule) in items(spec, "rules", "spec") {
         let backends = items(rule, "backendRefs", &path);
-        for (at, matched) in items(rule, "matches", &path) {
-            path_match(&format!("{at}.path"), &matched["path"], findings);
-            for list in ["headers", "queryParams"] {
-                for (at, entry) in items(matched, list, &at) {
-                    if text(entry, "type") == "RegularExpression" {
-                        regex(findings, &format!("{at}.value"), &entry["value"]);
-                    }
-                }
-            }
-        }
+        http_matches(rule, &path, findings);
         let filters = items(rule, "filters", &path);
         check_filters(&filters, HTTP_FILTERS, findings);
         if !backends.is_empty() && filters.iter().any(|(_, f)| has(f, "requestRedirect")) {
@@ -42,8 +32,7 @@ pub fn http_route(object: &Value, findings: &mut Findings) {
             prefix_replacement(rule, &path, &filters, findings);
         }
         let timeouts = &rule["timeouts"];
-        let read = |field| text(timeouts, field).parse::<Duration>().ok();
-        if let (Some(whole), Some(each)) = (read("request"), read("backendRequest"))
+        if let (Some(whole), Some(each)) = (duration(timeouts, "request"), duration(timeouts, "backendRequest"))
             && !whole.is_zero()
             && each > whole
         {
@@ -73,7 +62,37 @@ pub fn grpc_route(object: &Value, findings: &mut Findings) {
     }
 }
 
-/// What both kinds of route have in common.
+/// <https://gateway-api.sigs.k8s.io/reference/spec/#tcproute>
+pub fn tcp_route(object: &Value, findings: &mut Findings) {
+    route(&object["spec"], findings);
+}
+
+/// <https://gateway-api.sigs.k8s.io/reference/spec/#tlsroute>
+pub fn tls_route(object: &Value, findings: &mut Findings) {
+    let spec = &object["spec"];
+    route(spec, findings);
+    for (path, hostname) in items(spec, "hostnames", "spec") {
+        if hostname.as_str().is_some_and(|h| h.parse::<std::net::IpAddr>().is_ok()) {
+            findings.invalid(path, hostname, "must be a DNS name: SNI carries no addresses (RFC 6066 section 3)");
+        }
+    }
+}
+
+/// The `matches` of a rule of an HTTPRoute, or of whatever else has such.
+pub(super) fn http_matches(rule: &Value, path: &str, findings: &mut Findings) {
+    for (at, matched) in items(rule, "matches", path) {
+        path_match(&format!("{at}.path"), &matched["path"], findings);
+        for list in ["headers", "queryParams"] {
+            for (at, entry) in items(matched, list, &at) {
+                if text(entry, "type") == "RegularExpression" {
+                    regex(findings, &format!("{at}.value"), &entry["value"]);
+                }
+            }
+        }
+    }
+}
+
+/// What all kinds of route have in common.
 fn route(spec: &Value, findings: &mut Findings) {
     parents(spec, findings);
     let rules = items(spec, "rules", "spec");
@@ -92,6 +111,10 @@ fn route(spec: &Value, findings: &mut Findings) {
         if has(persistence, "cookieConfig") && text(persistence, "type") != "Cookie" {
             let why = "cookieConfig needs type Cookie";
             findings.invalid(format!("{path}.sessionPersistence"), &persistence["type"], why);
+        }
+        if text(&persistence["cookieConfig"], "lifetimeType") == "Permanent" && !has(persistence, "absoluteTimeout") {
+            let why = "a cookie that is Permanent needs to be told for how long";
+            findings.required(format!("{path}.sessionPersistence.absoluteTimeout"), why);
         }
     }
 }
@@ -235,6 +258,13 @@ fn check_filters(filters: &[(String, &Value)], known: &[(&str, &str)], findings:
             replacement(&format!("{path}.{field}.path"), &filter[field]["path"], findings);
         }
         mirror(&format!("{path}.requestMirror"), &filter["requestMirror"], findings);
+        for list in ["allowOrigins", "allowMethods", "allowHeaders"] {
+            let given = &filter["cors"][list];
+            let all = given.as_array().filter(|l| l.len() > 1).is_some_and(|l| l.iter().any(|v| v == "*"));
+            if all {
+                findings.invalid(format!("{path}.cors.{list}"), given, "\"*\" means all and stands alone");
+            }
+        }
     }
     let find = |kind| filters.iter().find(|(_, f)| text(f, "type") == kind);
     if let (Some((path, filter)), Some(_)) = (find("RequestRedirect"), find("URLRewrite")) {
@@ -276,10 +306,15 @@ fn mirror(path: &str, mirror: &Value, findings: &mut Findings) {
         return;
     }
     service_port(&format!("{path}.backendRef"), &mirror["backendRef"], findings);
-    if has(mirror, "percent") && has(mirror, "fraction") {
+    share(path, mirror, findings);
+}
+
+/// A share is said as `percent` or as `fraction`, and is at most the whole.
+pub(super) fn share(path: &str, of: &Value, findings: &mut Findings) {
+    if has(of, "percent") && has(of, "fraction") {
         findings.forbidden(path, "percent and fraction exclude each other");
     }
-    let fraction = &mirror["fraction"];
+    let fraction = &of["fraction"];
     if fraction["numerator"].as_u64() > Some(fraction["denominator"].as_u64().unwrap_or(100)) {
         findings.invalid(format!("{path}.fraction"), fraction, "numerator may not be greater than denominator");
     }
@@ -301,5 +336,43 @@ fn prefix_replacement(rule: &Value, path: &str, filters: &[(String, &Value)], fi
             );
             findings.invalid(format!("{path}.matches"), &Value::from(matches.len()), why);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn fields(check: fn(&Value, &mut Findings), spec: &Value) -> Vec<String> {
+        let mut findings = Findings::default();
+        check(&json!({ "spec": spec }), &mut findings);
+        findings.0.into_iter().map(|cause| cause.field).collect()
+    }
+
+    #[test]
+    fn a_star_of_cors_stands_alone_and_a_permanent_cookie_says_for_how_long() {
+        let cors = |cors: Value| json!({"rules": [{"filters": [{"type": "CORS", "cors": cors}]}]});
+        for list in ["allowOrigins", "allowMethods", "allowHeaders"] {
+            assert_eq!(fields(http_route, &cors(json!({list: ["*"]}))), [""; 0]);
+            let field = format!("spec.rules[0].filters[0].cors.{list}");
+            assert_eq!(fields(http_route, &cors(json!({list: ["*", "https://a"]}))), [field]);
+        }
+        let session = |session: Value| json!({"rules": [{"sessionPersistence": session}]});
+        let permanent = json!({"type": "Cookie", "cookieConfig": {"lifetimeType": "Permanent"}});
+        let field = "spec.rules[0].sessionPersistence.absoluteTimeout";
+        assert_eq!(fields(http_route, &session(permanent.clone())), [field]);
+        assert_eq!(fields(grpc_route, &session(permanent)), [field]);
+    }
+
+    #[test]
+    fn a_route_of_connections_names_hosts_and_ports() {
+        let spec = json!({"hostnames": ["192.0.2.1", "a.example.com"], "rules": [{"backendRefs": [
+            {"group": "", "kind": "Service", "name": "a"}]}]});
+        let port = "spec.rules[0].backendRefs[0].port";
+        assert_eq!(fields(tls_route, &spec), [port, "spec.hostnames[0]"]);
+        assert_eq!(fields(tcp_route, &spec), [port]);
+        let parent = json!({"group": "", "kind": "Service", "name": "a"});
+        assert_eq!(fields(tcp_route, &json!({"parentRefs": [parent, parent]})), ["spec.parentRefs[1]"]);
     }
 }

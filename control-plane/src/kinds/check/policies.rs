@@ -1,4 +1,4 @@
-//! Weft's own kinds.
+//! Weft's own kinds about workloads and who may call them.
 
 use serde_json::Value;
 
@@ -7,7 +7,7 @@ use super::{
     text::{address, is_label, is_subdomain, is_token, socket},
     unique,
 };
-use crate::kinds::{Duration, GROUP};
+use crate::kinds::GROUP;
 
 /// Addresses, names of ports, names of services.
 pub fn workload(object: &Value, findings: &mut Findings) {
@@ -34,55 +34,6 @@ pub fn workload(object: &Value, findings: &mut Findings) {
         }
     }
     unique(findings, ports.iter().filter(|(_, p)| has(p, "name")).map(|(at, p)| (format!("{at}.name"), &p["name"])));
-}
-
-/// What the sidecar accepts (`weft_policy::config` refuses the rest): section, field, least, most.
-const SPANS: &[(&str, &str, &str, &str)] = &[
-    ("circuitBreaker", "window", "1s", "1h"),
-    ("circuitBreaker", "baseOpen", "10ms", "24h"),
-    ("circuitBreaker", "maxOpen", "10ms", "24h"),
-    ("retry", "backoff", "0s", "1m"),
-    ("retryBudget", "window", "1s", "1h"),
-    ("timeouts", "connect", "1ms", "5m"),
-];
-
-fn span(text: &str) -> Duration {
-    text.parse().unwrap_or_default()
-}
-
-/// Targets are Services; durations and percentages fit together.
-pub fn traffic_policy(object: &Value, findings: &mut Findings) {
-    let spec = &object["spec"];
-    targets(spec, &[("", "Service")], findings);
-    for (section, field, least, most) in SPANS {
-        if let Some(given) = duration(&spec[*section], field)
-            && !(span(least)..=span(most)).contains(&given)
-        {
-            let why = format_args!("must be between {least} and {most}");
-            findings.invalid(format!("spec.{section}.{field}"), &spec[*section][*field], why);
-        }
-    }
-    let breaker = &spec["circuitBreaker"];
-    if let (Some(base), Some(max)) = (duration(breaker, "baseOpen"), duration(breaker, "maxOpen"))
-        && base > max
-    {
-        findings.invalid(
-            "spec.circuitBreaker.baseOpen",
-            &breaker["baseOpen"],
-            format_args!("must not exceed maxOpen ({max})"),
-        );
-    }
-    for (path, method) in items(&spec["retry"], "methods", "spec.retry") {
-        method_name(&path, method, findings);
-    }
-    let timeouts = &spec["timeouts"];
-    if let (Some(whole), Some(each)) = (duration(timeouts, "request"), duration(timeouts, "backendRequest"))
-        && !whole.is_zero()
-        && each > whole
-    {
-        let why = format_args!("must not exceed request ({whole})");
-        findings.invalid("spec.timeouts.backendRequest", &timeouts["backendRequest"], why);
-    }
 }
 
 /// Targets or a selector; callers and calls that can be written down.
@@ -141,7 +92,7 @@ pub fn mesh_tls(object: &Value, findings: &mut Findings) {
     targets_or_selector(&object["spec"], findings);
 }
 
-fn method_name(path: &str, method: &Value, findings: &mut Findings) {
+pub(super) fn method_name(path: &str, method: &Value, findings: &mut Findings) {
     let text = method.as_str().unwrap_or_default();
     if !is_token(text) || text.bytes().any(|b| b.is_ascii_lowercase()) {
         findings.invalid(path, method, "must be an HTTP method in capitals, such as \"POST\"");
@@ -169,7 +120,7 @@ fn targets_or_selector(spec: &Value, findings: &mut Findings) {
     }
 }
 
-fn targets(spec: &Value, known: &[(&str, &str)], findings: &mut Findings) {
+pub(super) fn targets(spec: &Value, known: &[(&str, &str)], findings: &mut Findings) {
     let refs = items(spec, "targetRefs", "spec");
     for (path, target) in &refs {
         if !known.contains(&(text(target, "group"), text(target, "kind"))) {
@@ -185,8 +136,4 @@ fn targets(spec: &Value, known: &[(&str, &str)], findings: &mut Findings) {
         }
     }
     unique(findings, refs.iter().map(|(path, target)| (path.clone(), *target)));
-}
-
-fn duration(value: &Value, field: &str) -> Option<Duration> {
-    value.get(field)?.as_str()?.parse().ok()
 }

@@ -1,20 +1,29 @@
 //! Which endpoint a call goes to.
 //!
-//! A [`Roster`] is made when the endpoints change: it knows who may get calls (health, panic threshold) and the
-//! weights. [`Balancer::pick`] then draws from it for each call and asks the endpoints' live [`View`]s for load and
-//! availability. Nothing here ejects an endpoint (that is [`crate::breaker`]) or counts permits (that is
-//! [`crate::limit`]).
+//! A [`Roster`] is made when the endpoints change: it knows who may get calls (health, panic threshold), from whom first
+//! (locality) and the weights (slow start). [`Balancer::pick`] then draws from it for each call and asks the endpoints'
+//! live [`View`]s for load and availability. Nothing here ejects an endpoint (that is [`crate::breaker`]), asks it how it
+//! is ([`crate::health`]) or counts permits ([`crate::limit`]).
 
+mod consistent;
+mod hash;
 mod load;
+#[cfg(test)]
+mod placement;
+mod roster;
 #[cfg(test)]
 mod tests;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+pub(crate) use hash::hash_seeded;
+pub use hash::{HashKey, hash_key};
 pub use load::{InFlight, Load};
+pub use roster::{Locality, PANIC_PERCENT, Plan, Roster, Seat};
 
-use crate::config::Health;
+use hash::mix;
+use roster::Tier;
 
 /// How an endpoint is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -28,6 +37,17 @@ pub enum Algorithm {
     RoundRobin,
     /// By weight alone.
     Random,
+    /// By the call's key on a ring of points (Ketama).
+    RingHash,
+    /// By the call's key in a Maglev table (NSDI 2016).
+    Maglev,
+}
+
+impl Algorithm {
+    /// Whether calls are told apart by a key.
+    pub fn hashes(self) -> bool {
+        matches!(self, Algorithm::RingHash | Algorithm::Maglev)
+    }
 }
 
 /// An endpoint as the balancer sees it.
@@ -36,24 +56,6 @@ pub trait View {
     fn load(&self) -> &Load;
     /// Whether it would take a call now: its breaker admits one.
     fn available(&self, now: Instant) -> bool;
-}
-
-/// Below this share of ready endpoints readiness is no longer believed, and all but the draining get calls.
-pub const PANIC_PERCENT: usize = 50;
-
-/// Who may be drawn, and how likely. Made anew whenever endpoints change; the indices are those of the endpoints it was
-/// made from.
-#[derive(Clone, Debug, Default)]
-pub struct Roster {
-    /// Indices of the endpoints that may be drawn.
-    members: Vec<u32>,
-    /// Running sums of their weights. Invariant: as long as `members`, strictly increasing.
-    sums: Vec<u64>,
-    /// Whether all weights are equal.
-    even: bool,
-    /// How far round-robin walks along the sums at each turn.
-    stride: u64,
-    panic: bool,
 }
 
 /// Draws endpoints. One for each backend (and, if wanted, worker): it holds the turn of round-robin.
@@ -66,66 +68,6 @@ pub struct Balancer {
 /// Draws that meet an unavailable endpoint before all are looked at in order.
 const DRAWS: usize = 8;
 
-impl Roster {
-    /// From health and weight of every endpoint, in the order of the views that will be passed to [`Balancer::pick`]. A
-    /// weight of 0 counts as 1.
-    pub fn new(endpoints: impl IntoIterator<Item = (Health, u32)>) -> Self {
-        let all: Vec<(Health, u32)> = endpoints.into_iter().collect();
-        let is_ready = |health: Health| matches!(health, Health::Ready | Health::Unknown);
-        let ready = all.iter().filter(|(health, _)| is_ready(*health)).count();
-        let candidates = all.iter().filter(|(health, _)| *health != Health::Draining).count();
-        let panic = ready * 100 < candidates * PANIC_PERCENT;
-        let drawn = |health: Health| if panic { health != Health::Draining } else { is_ready(health) };
-
-        let mut roster = Roster { even: true, panic, ..Roster::default() };
-        let (mut sum, mut one) = (0, None);
-        for (index, (_, weight)) in (0..).zip(&all).filter(|(_, (health, _))| drawn(*health)) {
-            let weight = (*weight).max(1);
-            roster.even &= *one.get_or_insert(weight) == weight;
-            sum += u64::from(weight);
-            roster.members.push(index);
-            roster.sums.push(sum);
-        }
-        roster.stride = stride(sum);
-        roster
-    }
-
-    /// Whether readiness is being ignored.
-    pub fn is_panicking(&self) -> bool {
-        self.panic
-    }
-
-    /// How many endpoints may be drawn.
-    pub fn len(&self) -> usize {
-        self.members.len()
-    }
-
-    /// Whether none may be drawn.
-    pub fn is_empty(&self) -> bool {
-        self.members.is_empty()
-    }
-
-    /// A position among the members, by weight.
-    fn draw(&self, random: u64) -> usize {
-        if self.even {
-            return scale(random, self.members.len() as u64) as usize;
-        }
-        let point = scale(random, self.sums.last().copied().unwrap_or(0));
-        self.sums.partition_point(|sum| *sum <= point)
-    }
-
-    /// Weight of a member over the mean.
-    fn capacity(&self, position: usize) -> f64 {
-        if self.even {
-            return 1.0;
-        }
-        let sum = |p: usize| self.sums.get(p).copied().unwrap_or(0);
-        let below = position.checked_sub(1).map_or(0, sum);
-        let mean = self.sums.last().copied().unwrap_or(1) as f64 / self.members.len() as f64;
-        (sum(position) - below) as f64 / mean
-    }
-}
-
 /// Uniform over `0..limit`, without a division: the high word of the product.
 fn scale(random: u64, limit: u64) -> u64 {
     ((u128::from(random) * u128::from(limit)) >> 64) as u64
@@ -133,7 +75,7 @@ fn scale(random: u64, limit: u64) -> u64 {
 
 /// What one draw is made from.
 struct Draw<'d, V, A> {
-    roster: &'d Roster,
+    tier: &'d Tier,
     views: &'d [V],
     now: Instant,
     avoid: A,
@@ -151,7 +93,7 @@ impl Balancer {
     }
 
     /// The index of the endpoint to try, `None` when none is available. Those that `avoid` names (already tried) are
-    /// taken only when there is no other. `random` yields uniform `u64`s. Does not allocate.
+    /// taken only when there is no other, near or far. `random` yields uniform `u64`s. Does not allocate.
     pub fn pick<V: View>(
         &self,
         roster: &Roster,
@@ -160,21 +102,48 @@ impl Balancer {
         avoid: impl Fn(&V) -> bool,
         random: &mut impl FnMut() -> u64,
     ) -> Option<usize> {
-        let preferred = Draw { roster, views, now, avoid: &avoid };
-        self.pick_from(&preferred, random)
-            .or_else(|| self.pick_from(&Draw { roster, views, now, avoid: |_: &V| false }, random))
+        self.pick_keyed(roster, views, now, avoid, None, random)
+    }
+
+    /// The same for a call whose key has this hash (see [`HashKey::of`]): under a hashing algorithm equal keys go to the
+    /// same endpoint while it is available, and to the same other one while it is not. Other algorithms take no notice.
+    pub fn pick_keyed<V: View>(
+        &self,
+        roster: &Roster,
+        views: &[V],
+        now: Instant,
+        avoid: impl Fn(&V) -> bool,
+        key: Option<u64>,
+        random: &mut impl FnMut() -> u64,
+    ) -> Option<usize> {
+        let key = key.filter(|_| self.algorithm.hashes());
+        // A key stays in its tier: how far it travels is its own, not each call's.
+        let tier_by = match key {
+            Some(key) => mix(!key),
+            None if roster.has_tiers() => random(),
+            None => 0,
+        };
+        let fresh = |tier| self.pick_from(&Draw { tier, views, now, avoid: &avoid }, key, random);
+        roster.tiers(tier_by).find_map(fresh).or_else(|| {
+            let any = |tier| self.pick_from(&Draw { tier, views, now, avoid: |_: &V| false }, key, random);
+            roster.tiers(tier_by).find_map(any)
+        })
     }
 
     fn pick_from<V: View, A: Fn(&V) -> bool>(
         &self,
         draw: &Draw<'_, V, A>,
+        key: Option<u64>,
         random: &mut impl FnMut() -> u64,
     ) -> Option<usize> {
-        let position = match self.algorithm {
-            Algorithm::Random => draw.one(random),
-            Algorithm::RoundRobin => draw.next(self.turn.fetch_add(1, Ordering::Relaxed)),
-            Algorithm::PeakEwma => draw.better_of_two(random, |load| load.latency_nanos(draw.now)),
-            Algorithm::LeastRequest => draw.better_of_two(random, |_| None),
+        let position = match (self.algorithm, &draw.tier.table, key) {
+            (Algorithm::RingHash | Algorithm::Maglev, Some(table), Some(key)) => {
+                table.find(key, |position| draw.takes(position))
+            }
+            (Algorithm::Random | Algorithm::RingHash | Algorithm::Maglev, ..) => draw.one(random),
+            (Algorithm::RoundRobin, ..) => draw.next(self.turn.fetch_add(1, Ordering::Relaxed)),
+            (Algorithm::PeakEwma, ..) => draw.better_of_two(random, |load| load.latency_nanos(draw.now)),
+            (Algorithm::LeastRequest, ..) => draw.better_of_two(random, |_| None),
         }?;
         draw.index(position)
     }
@@ -182,7 +151,7 @@ impl Balancer {
 
 impl<V: View, A: Fn(&V) -> bool> Draw<'_, V, A> {
     fn index(&self, position: usize) -> Option<usize> {
-        self.roster.members.get(position).map(|index| *index as usize)
+        self.tier.members.get(position).map(|index| *index as usize)
     }
 
     fn view(&self, position: usize) -> Option<&V> {
@@ -199,7 +168,7 @@ impl<V: View, A: Fn(&V) -> bool> Draw<'_, V, A> {
     }
 
     fn other_than(&self, first: Option<usize>, random: &mut impl FnMut() -> u64) -> Option<usize> {
-        let count = self.roster.len();
+        let count = self.tier.members.len();
         if count == 0 {
             return None;
         }
@@ -210,26 +179,26 @@ impl<V: View, A: Fn(&V) -> bool> Draw<'_, V, A> {
         }
         let mut position = 0;
         for _ in 0..DRAWS {
-            position = self.roster.draw(random());
+            position = self.tier.draw(random());
             if wanted(position) {
                 return Some(position);
             }
         }
-        let start = if self.roster.even { position } else { scale(random(), count as u64) as usize };
+        let start = if self.tier.even { position } else { scale(random(), count as u64) as usize };
         (start..count).chain(0..start).find(|position| wanted(*position))
     }
 
     /// The member whose turn it is, by weight: turns walk through the weights, so that a weight of 3 has 3 of them.
     fn next(&self, turn: usize) -> Option<usize> {
-        let count = self.roster.len();
-        let total = self.roster.sums.last().copied()?;
-        let start = if self.roster.even {
+        let count = self.tier.members.len();
+        let total = self.tier.sums.last().copied()?;
+        let start = if self.tier.even {
             turn % count
         } else {
             // A stride coprime to the total visits every point once, far from its neighbours: turns of one member are
             // spread out.
-            let point = (turn as u64 % total).wrapping_mul(self.roster.stride) % total;
-            self.roster.sums.partition_point(|sum| *sum <= point)
+            let point = (turn as u64 % total).wrapping_mul(self.tier.stride) % total;
+            self.tier.sums.partition_point(|sum| *sum <= point)
         };
         (start..count).chain(0..start).find(|position| self.takes(*position))
     }
@@ -240,7 +209,7 @@ impl<V: View, A: Fn(&V) -> bool> Draw<'_, V, A> {
     /// perform alike then get exactly their shares, and one that is slow gets no more than its share's square.
     fn better_of_two(&self, random: &mut impl FnMut() -> u64, latency: impl Fn(&Load) -> Option<f64>) -> Option<usize> {
         let first = self.one(random)?;
-        let second = if self.roster.even { self.other_than(Some(first), random) } else { self.one(random) };
+        let second = if self.tier.even { self.other_than(Some(first), random) } else { self.one(random) };
         let Some(second) = second.filter(|second| *second != first) else { return Some(first) };
         let (one, other) = (self.view(first)?.load(), self.view(second)?.load());
         // What has no history is taken to be as fast as its rival: then calls in flight decide.
@@ -248,17 +217,7 @@ impl<V: View, A: Fn(&V) -> bool> Draw<'_, V, A> {
             (None, None) => (1.0, 1.0),
             (one, other) => (one.or(other).unwrap_or(1.0), other.or(one).unwrap_or(1.0)),
         };
-        let queue = |load: &Load, position| f64::from(load.in_flight()) / self.roster.capacity(position) + 1.0;
+        let queue = |load: &Load, position| f64::from(load.in_flight()) / self.tier.capacity(position) + 1.0;
         Some(if faster * queue(other, second) < fast * queue(one, first) { second } else { first })
     }
-}
-
-/// About 0.618 of the total, and coprime to it.
-fn stride(total: u64) -> u64 {
-    let golden = scale(0x9E37_79B9_7F4A_7C15, total).max(1);
-    (golden..=total).find(|candidate| gcd(*candidate, total) == 1).unwrap_or(1)
-}
-
-fn gcd(a: u64, b: u64) -> u64 {
-    if b == 0 { a } else { gcd(b, a % b) }
 }

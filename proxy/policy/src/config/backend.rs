@@ -1,19 +1,20 @@
-//! `weft.v1.Backend` and `weft.v1.Endpoints`: how the endpoints of a port are used as a target, and where they are.
+//! `weft.v1.Backend`: how the endpoints of a port are used as a target. Where they are is [`super::endpoints`]'s.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use weft_proto::v1;
 
+use super::Refusal;
 use super::check::{self, Unique};
-use super::{Protocol, Refusal};
-use crate::{balance, breaker, limit};
+use super::endpoints::slice_name;
+use crate::balance::{Algorithm, HashKey, PANIC_PERCENT};
+use crate::{balance, breaker, health, limit};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
-const MOST_ENDPOINTS: usize = 100;
-const HEAVIEST: u32 = 1000;
+/// Longer is a mistake of units: an endpoint would be new for more than an hour.
+const SLOWEST_START: Duration = Duration::from_secs(3600);
 
 /// How the endpoints of a port are used as a target.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,63 +31,27 @@ pub struct Backend {
     pub connect_timeout: Duration,
     /// TCP connections with no byte either way for this long end. `None`: disabled. Default 1 h.
     pub tcp_idle_timeout: Option<Duration>,
+    /// What a hashing balancer hashes, in order of preference. Empty for the others.
+    pub hash: Vec<HashKey>,
+    /// Endpoints of all localities are alike, instead of the caller's own zone first.
+    pub ignore_locality: bool,
+    /// How long a new endpoint's share grows. `None`: at once, which is the default.
+    pub slow_start: Option<Duration>,
+    /// Below this share of ready endpoints, in percent, all are used. 0: never. Default 50.
+    pub panic_percent: u32,
+    /// How each sidecar that calls an endpoint checks it. `None`: not at all, which is the default.
+    pub health_check: Option<health::Settings>,
+    /// A host whose addresses are endpoints besides those of `slices`.
+    pub external: Option<ExternalHost>,
 }
 
-/// A slice of a backend's endpoints. Resource name `namespace/name:port/slice`.
-#[derive(Clone, Debug)]
-pub struct Endpoints {
-    /// Resource name.
-    pub name: Arc<str>,
-    /// At most 100; uids are unique.
-    pub endpoints: Vec<Endpoint>,
-}
-
-/// Whether an endpoint may get new calls.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Health {
-    /// Nothing is known: treated as ready.
-    #[default]
-    Unknown,
-    /// Ready.
-    Ready,
-    /// Not ready: gets calls only in panic.
-    NotReady,
-    /// Withdrawn: gets no new calls, open ones go on.
-    Draining,
-}
-
-/// One instance of a backend.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Endpoint {
-    /// Workload uid, `namespace/name`.
-    pub uid: Arc<str>,
-    /// Where the application is reached in plaintext, and what the CONNECT authority is made of.
-    pub address: SocketAddr,
-    /// The sidecar in front of it; `None`: plaintext to `address`.
-    pub tunnel: Option<Tunnel>,
-    /// Whether it may get new calls.
-    pub health: Health,
-    /// 1 to 1000.
-    pub weight: u32,
-    /// Region; may be empty.
-    pub region: Arc<str>,
-    /// Zone; may be empty.
-    pub zone: Arc<str>,
-    /// What the endpoint's application speaks, where it differs from the service port's.
-    pub protocol: Option<Protocol>,
-}
-
-/// A peer sidecar's mTLS listener and what must be said to it.
+/// A host outside the mesh, resolved by the sidecar.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Tunnel {
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// SPIFFE id that the peer must present.
-    pub identity: Arc<str>,
-    /// SNI for native HTTP/2 streams; empty when the peer takes CONNECT streams only.
-    pub server_name: Arc<str>,
-    /// CONNECT authority: `<address>:<port>` of the endpoint.
-    pub authority: Arc<str>,
+pub struct ExternalHost {
+    /// A DNS name in lower case, or an IP address.
+    pub host: Arc<str>,
+    /// Port, never 0.
+    pub port: u16,
 }
 
 impl Default for Backend {
@@ -98,6 +63,12 @@ impl Default for Backend {
             limits: limit::Settings::default(),
             connect_timeout: CONNECT_TIMEOUT,
             tcp_idle_timeout: Some(TCP_IDLE_TIMEOUT),
+            hash: Vec::new(),
+            ignore_locality: false,
+            slow_start: None,
+            panic_percent: PANIC_PERCENT,
+            health_check: None,
+            external: None,
         }
     }
 }
@@ -118,6 +89,8 @@ impl Backend {
             Ok(v1::Balancer::LeastRequest) => balance::Algorithm::LeastRequest,
             Ok(v1::Balancer::RoundRobin) => balance::Algorithm::RoundRobin,
             Ok(v1::Balancer::Random) => balance::Algorithm::Random,
+            Ok(v1::Balancer::RingHash) => balance::Algorithm::RingHash,
+            Ok(v1::Balancer::Maglev) => balance::Algorithm::Maglev,
             Err(_) => return Err(Refusal::new("balancer", format!("{} is no balancer", wire.balancer))),
         };
         let breaker = match &wire.breaker {
@@ -136,8 +109,57 @@ impl Backend {
         )?;
         let tcp_idle_timeout =
             check::span("tcpIdleTimeout", wire.tcp_idle_timeout.as_ref())?.limit(Some(TCP_IDLE_TIMEOUT));
-        Ok(Backend { slices, balancer, breaker, limits, connect_timeout, tcp_idle_timeout })
+        let slow_start = check::span("slowStart", wire.slow_start.as_ref())?.given();
+        if let Some(long) = slow_start.filter(|window| *window > SLOWEST_START) {
+            return Err(Refusal::new("slowStart", format!("{long:?} is longer than {SLOWEST_START:?}")));
+        }
+        let health_check = wire.health_check.as_ref().map(super::probe::settings).transpose();
+        Ok(Backend {
+            slices,
+            balancer,
+            breaker,
+            limits,
+            connect_timeout,
+            tcp_idle_timeout,
+            hash: hash_keys(&wire.hash, balancer)?,
+            ignore_locality: wire.ignore_locality,
+            slow_start,
+            panic_percent: check::within("panicPercent", wire.panic_percent.unwrap_or(PANIC_PERCENT), 0, 100)?,
+            health_check: health_check.map_err(|r| r.under("healthCheck"))?,
+            external: wire.external.as_ref().map(external_host).transpose().map_err(|r| r.under("external"))?,
+        })
     }
+}
+
+fn hash_keys(wire: &[v1::HashKey], balancer: Algorithm) -> Result<Vec<HashKey>, Refusal> {
+    use v1::hash_key::Key;
+    check::bounded("hash", wire, 16)?;
+    match (balancer.hashes(), wire.is_empty()) {
+        (true, true) => return Err(Refusal::new("hash", "says nothing to hash, but the balancer goes by it")),
+        (false, false) => return Err(Refusal::new("hash", "means nothing to a balancer that does not hash")),
+        _ => {}
+    }
+    let key = |wire: &v1::HashKey| match &wire.key {
+        Some(Key::Header(name)) => Ok(HashKey::Header(check::header_name("header", name)?)),
+        Some(Key::Cookie(name)) => {
+            // RFC 6265 §4.1.1: a cookie's name is a token, which is what a method is too.
+            let is_token = name.len() <= 256 && http::Method::from_bytes(name.as_bytes()).is_ok();
+            let refused = || Refusal::new("cookie", format!("{name:?} is no name of a cookie"));
+            is_token.then(|| HashKey::Cookie(name.as_str().into())).ok_or_else(refused)
+        }
+        Some(Key::SourceAddress(true)) => Ok(HashKey::SourceAddress),
+        Some(Key::SourceAddress(false)) => Err(Refusal::new("sourceAddress", "is true or is left out")),
+        None => Err(Refusal::new("", "says nothing, or something that this version does not know")),
+    };
+    super::each("hash", wire, key)
+}
+
+fn external_host(wire: &v1::ExternalHost) -> Result<ExternalHost, Refusal> {
+    let host = match wire.host.parse::<std::net::IpAddr>() {
+        Ok(_) => check::ip("host", &wire.host)?.to_string(),
+        Err(_) => check::hostname("host", &wire.host)?,
+    };
+    Ok(ExternalHost { host: host.into(), port: check::port("port", wire.port)? })
 }
 
 fn breaker_settings(wire: &v1::CircuitBreaker) -> Result<breaker::Settings, Refusal> {
@@ -193,92 +215,4 @@ pub(super) fn limit_settings(wire: &v1::Limits) -> Result<limit::Settings, Refus
         pending: wire.pending.unwrap_or(default.pending),
         requests: at_least_one("requests", wire.requests, default.requests)?,
     })
-}
-
-/// `namespace/name:port/slice`.
-fn slice_name(field: &str, name: &str) -> Result<(), Refusal> {
-    let shaped = name.rsplit_once('/').is_some_and(|(backend, slice)| {
-        let (service, port) = backend.rsplit_once(':').unwrap_or_default();
-        !slice.is_empty()
-            && slice.len() <= 253
-            && slice.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
-            && check::is_namespaced_name(service)
-            && port.parse::<u16>().is_ok_and(|p| p != 0)
-    });
-    if shaped {
-        return Ok(());
-    }
-    Err(Refusal::new(field, format!("{name:?} is not of the form namespace/name:port/slice")))
-}
-
-impl Endpoints {
-    /// Converts and checks.
-    ///
-    /// # Errors
-    /// The first field that is malformed, out of bounds, twice there or in contradiction with another.
-    pub fn from_wire(wire: &v1::Endpoints) -> Result<Self, Refusal> {
-        slice_name("name", &wire.name)?;
-        check::bounded("endpoints", &wire.endpoints, MOST_ENDPOINTS)?;
-        let mut uids = Unique::new();
-        let mut endpoints = Vec::with_capacity(wire.endpoints.len());
-        for (i, wire) in wire.endpoints.iter().enumerate() {
-            let converted = endpoint(wire).and_then(|e| uids.claim("uid", wire.uid.as_str()).map(|()| e));
-            endpoints.push(converted.map_err(|r| r.under(format_args!("endpoints[{i}]")))?);
-        }
-        Ok(Endpoints { name: wire.name.as_str().into(), endpoints })
-    }
-}
-
-fn endpoint(wire: &v1::Endpoint) -> Result<Endpoint, Refusal> {
-    check::namespaced_name("uid", &wire.uid)?;
-    let address = SocketAddr::new(check::ip("address", &wire.address)?, check::port("port", wire.port)?);
-    let health = match v1::Health::try_from(wire.health) {
-        Ok(v1::Health::Unknown) => Health::Unknown,
-        Ok(v1::Health::Ready) => Health::Ready,
-        Ok(v1::Health::NotReady) => Health::NotReady,
-        Ok(v1::Health::Draining) => Health::Draining,
-        Err(_) => return Err(Refusal::new("health", format!("{} is no health", wire.health))),
-    };
-    let protocol = match Protocol::from_wire(wire.protocol)? {
-        Protocol::Detect => None,
-        protocol => Some(protocol),
-    };
-    for (field, text) in [("region", &wire.region), ("zone", &wire.zone)] {
-        check::bounded(field, text.as_bytes(), 253)?;
-    }
-    Ok(Endpoint {
-        uid: wire.uid.as_str().into(),
-        address,
-        tunnel: tunnel(wire, address)?,
-        health,
-        weight: check::within("weight", wire.weight.max(1), 1, HEAVIEST)?,
-        region: wire.region.as_str().into(),
-        zone: wire.zone.as_str().into(),
-        protocol,
-    })
-}
-
-fn tunnel(wire: &v1::Endpoint, address: SocketAddr) -> Result<Option<Tunnel>, Refusal> {
-    if wire.tunnel.is_empty() {
-        // Whoever names an identity expects it to be checked: plaintext would silently not.
-        return match (wire.identity.as_str(), wire.server_name.as_str()) {
-            ("", "") => Ok(None),
-            ("", _) => Err(Refusal::new("serverName", "is given, but there is no tunnel to say it to")),
-            _ => Err(Refusal::new("identity", "is given, but without a tunnel nobody would check it")),
-        };
-    }
-    if wire.identity.is_empty() {
-        return Err(Refusal::new("identity", "is required with a tunnel: a peer of unknown identity is not dialled"));
-    }
-    check::identity("identity", &wire.identity)?;
-    let server_name = match wire.server_name.as_str() {
-        "" => String::new(),
-        name => check::hostname("serverName", name)?,
-    };
-    Ok(Some(Tunnel {
-        address: check::socket("tunnel", &wire.tunnel)?,
-        identity: wire.identity.as_str().into(),
-        server_name: server_name.into(),
-        authority: address.to_string().into(),
-    }))
 }

@@ -6,6 +6,8 @@ use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use http::HeaderName;
+
 use super::Refusal;
 
 /// `namespace/name`: a DNS label and a DNS subdomain, in lower case; the name may begin with `~` (a workload's own
@@ -104,6 +106,14 @@ pub(super) fn hostname(field: &str, text: &str) -> Result<String, Refusal> {
         return Ok(lower);
     }
     Err(Refusal::new(field, format!("{text:?} is no host name (without a port, without a wildcard)")))
+}
+
+/// RFC 9110 §5.1: a token; in lower case, since names of fields have no case.
+pub(super) fn header_name(field: &str, text: &str) -> Result<HeaderName, Refusal> {
+    HeaderName::from_bytes(text.as_bytes())
+        .ok()
+        .filter(|_| text.len() <= 256)
+        .ok_or_else(|| Refusal::new(field, format!("{text:?} is no header name")))
 }
 
 /// A list must not be longer than `most`: what a peer supplies is bounded.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use weft_proto::v1;
 
 use super::check::{self, Unique};
-use super::{Protocol, Refusal, backend};
+use super::{Protocol, Refusal, backend, rates};
 use crate::{authorize, limit};
 
 /// Everything a workload's sidecar enforces on the way in. Resource name: workload uid.
@@ -18,6 +18,10 @@ pub struct Inbound {
     pub workload: Arc<str>,
     /// The workload's own SPIFFE id.
     pub identity: Arc<str>,
+    /// Region that the workload runs in; may be empty.
+    pub region: Arc<str>,
+    /// Zone; may be empty.
+    pub zone: Arc<str>,
     /// Ports; numbers are unique.
     pub ports: Vec<Arc<InboundPort>>,
     /// Invariant: every value is an index of `ports`; keys are lower case and belong to one port only.
@@ -61,6 +65,10 @@ pub struct InboundPort {
     pub service: Arc<str>,
     /// Bulkhead of the port.
     pub limits: limit::Settings,
+    /// What is counted over time; names are unique.
+    pub rate_limits: Vec<Arc<limit::rate::Limit>>,
+    /// Bounds of a limit on calls under way that follows latency. `None`: there is none, which is the default.
+    pub adaptive_concurrency: Option<limit::adaptive::Settings>,
 }
 
 type Keys = HashMap<Box<str>, usize, foldhash::fast::RandomState>;
@@ -97,9 +105,14 @@ impl Inbound {
             });
             ports.push(Arc::new(converted.map_err(|r| r.under(format_args!("ports[{i}]")))?));
         }
+        for (field, text) in [("region", &wire.region), ("zone", &wire.zone)] {
+            check::bounded(field, text.as_bytes(), 253)?;
+        }
         Ok(Inbound {
             workload: wire.workload.as_str().into(),
             identity: wire.identity.as_str().into(),
+            region: wire.region.as_str().into(),
+            zone: wire.zone.as_str().into(),
             ports,
             authorities,
             server_names,
@@ -183,6 +196,13 @@ fn inbound_port(wire: &v1::InboundPort, trust_domain: &str) -> Result<InboundPor
         authorization: super::authorization::policies(&wire.authorization, trust_domain)?,
         service: wire.service.as_str().into(),
         limits,
+        rate_limits: rates::limits(&wire.rate_limits)?,
+        adaptive_concurrency: wire
+            .adaptive_concurrency
+            .as_ref()
+            .map(rates::adaptive)
+            .transpose()
+            .map_err(|r| r.under("adaptiveConcurrency"))?,
     })
 }
 

@@ -7,12 +7,17 @@
 mod authorization;
 mod backend;
 mod check;
+mod endpoints;
 mod inbound;
 mod mesh;
+mod probe;
+mod rates;
 mod rules;
 mod service;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod traffic_tests;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -20,12 +25,13 @@ use std::fmt;
 use weft_proto::v1;
 
 use crate::route;
-pub use backend::{Backend, Endpoint, Endpoints, Health, Tunnel};
+pub use backend::{Backend, ExternalHost};
 use check::Unique;
 pub use check::{identity_parts, is_namespaced_name};
+pub use endpoints::{Endpoint, Endpoints, Health, Tunnel};
 pub use inbound::{Inbound, InboundPort, TlsMode};
 pub use mesh::{Cidr, Egress, Settings, TrustBundle};
-pub use service::{Frontend, Service, ServicePort};
+pub use service::{Fallback, FixedResponse, Frontend, Hedge, Service, ServicePort};
 
 /// Why a resource is not accepted: which field, and what is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -161,17 +167,20 @@ impl Resources {
                         format!("no endpoints named {slice} are in the file"),
                     ));
                 }
+                let missing = |name: &&route::BackendName| !backends.contains(&(&*name.service, name.port));
                 for rule in port.frontend.routes.rules() {
-                    let missing = rule.backends().iter().find_map(|b| match &b.target {
-                        route::Target::Backend(name) if !backends.contains(&(&*name.service, name.port)) => Some(name),
-                        _ => None,
-                    });
-                    if let Some(name) = missing {
+                    if let Some(name) = rule.targets().find(missing) {
                         return Err(Refusal::new(
                             field("frontend.routes".into()),
                             format!("rule {} of {} refers to {name}, which is not in the file", rule.index, rule.route),
                         ));
                     }
+                }
+                if let Some(name) = port.frontend.targets().find(missing) {
+                    return Err(Refusal::new(
+                        field("frontend.fallback.backend".into()),
+                        format!("refers to {name}, which is not in the file"),
+                    ));
                 }
             }
         }

@@ -5,11 +5,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use weft_proto::v1;
 
 use super::check::{self, Unique};
 use super::{Backend, Protocol, Refusal, rules};
-use crate::route::BackendName;
+use crate::fault::Faults;
+use crate::route::{BackendName, Target};
 use crate::{retry, route};
 
 /// A service. Resource name `namespace/name`, or `namespace/~workload` for a workload's own address.
@@ -49,6 +51,52 @@ pub struct Frontend {
     pub retry_budget: retry::BudgetSettings,
     /// Streams with no frame either way for this long end. `None`: disabled. Default 5 min.
     pub idle_timeout: Option<Duration>,
+    /// Failures made on purpose.
+    pub faults: Faults,
+    /// Where calls go whose backend has nobody to answer them.
+    pub fallback: Option<Fallback>,
+    /// Second attempts while the first is out; `None`: never.
+    pub hedge: Option<Hedge>,
+}
+
+/// What answers a call whose backend has no endpoint that may be called: none is ready, every breaker is open, or it is not known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fallback {
+    /// Another backend; as if there were no fallback, where the reference does not resolve.
+    Backend(Target),
+    /// A response.
+    Response(FixedResponse),
+}
+
+/// A response that is always the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FixedResponse {
+    /// 200 to 599.
+    pub status: u16,
+    /// Media type of the body.
+    pub content_type: Option<HeaderValue>,
+    /// At most 64 KiB.
+    pub body: Arc<[u8]>,
+}
+
+/// When a second attempt is sent while the first is out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hedge {
+    /// After this percentile of the rule's recent latencies, 1 to 99. Default 95.
+    pub percentile: u8,
+    /// Never sooner. Default 1 ms.
+    pub min_delay: Duration,
+}
+
+impl Frontend {
+    /// Names of services that calls may go to, copies and fallback included, as often as they occur.
+    pub fn targets(&self) -> impl Iterator<Item = &BackendName> {
+        let fallback = match &self.fallback {
+            Some(Fallback::Backend(target)) => target.name(),
+            _ => None,
+        };
+        self.routes.rules().iter().flat_map(|rule| rule.targets()).chain(fallback)
+    }
 }
 
 impl Service {

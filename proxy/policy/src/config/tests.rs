@@ -10,7 +10,7 @@ use super::*;
 use crate::route::{RequestTimeout, Target};
 use crate::{authorize, balance, breaker, limit, retry};
 
-fn seconds(seconds: i64) -> Option<prost_types::Duration> {
+pub(super) fn seconds(seconds: i64) -> Option<prost_types::Duration> {
     Some(prost_types::Duration { seconds, nanos: 0 })
 }
 
@@ -22,7 +22,7 @@ fn path(path: v1::route_match::Path) -> v1::RouteMatch {
     v1::RouteMatch { path: Some(path), ..Default::default() }
 }
 
-fn service() -> v1::Service {
+pub(super) fn service() -> v1::Service {
     let rule = v1::RouteRule {
         matches: vec![path(v1::route_match::Path::PathPrefix("/orders".into()))],
         backends: vec![v1::WeightedBackend {
@@ -69,7 +69,7 @@ fn endpoints() -> v1::Endpoints {
     }
 }
 
-fn inbound() -> v1::Inbound {
+pub(super) fn inbound() -> v1::Inbound {
     v1::Inbound {
         workload: "shop/orders-1".into(),
         identity: "spiffe://weft.local/ns/shop/sa/orders".into(),
@@ -85,6 +85,7 @@ fn inbound() -> v1::Inbound {
             }],
             ..Default::default()
         }],
+        ..Default::default()
     }
 }
 
@@ -100,10 +101,10 @@ fn settings() -> v1::MeshSettings {
     }
 }
 
-type Change<W> = fn(&mut W);
+pub(super) type Change<W> = fn(&mut W);
 
 /// Makes each mistake in a good resource and compares the field, and a part of the reason, of the refusal.
-fn refuse<W: Clone, D: std::fmt::Debug>(
+pub(super) fn refuse<W: Clone, D: std::fmt::Debug>(
     good: &W,
     convert: fn(&W) -> Result<D, Refusal>,
     mistakes: &[(Change<W>, &str, &str)],
@@ -121,19 +122,19 @@ fn refuse<W: Clone, D: std::fmt::Debug>(
 fn port(wire: &mut v1::Service) -> &mut v1::ServicePort {
     &mut wire.ports[0]
 }
-fn frontend(wire: &mut v1::Service) -> &mut v1::Frontend {
+pub(super) fn frontend(wire: &mut v1::Service) -> &mut v1::Frontend {
     port(wire).frontend.as_mut().unwrap()
 }
-fn route(wire: &mut v1::Service) -> &mut v1::Route {
+pub(super) fn route(wire: &mut v1::Service) -> &mut v1::Route {
     &mut frontend(wire).routes[0]
 }
-fn rule(wire: &mut v1::Service) -> &mut v1::RouteRule {
+pub(super) fn rule(wire: &mut v1::Service) -> &mut v1::RouteRule {
     &mut route(wire).rules[0]
 }
-fn matching(wire: &mut v1::Service) -> &mut v1::RouteMatch {
+pub(super) fn matching(wire: &mut v1::Service) -> &mut v1::RouteMatch {
     &mut rule(wire).matches[0]
 }
-fn backend(wire: &mut v1::Service) -> &mut v1::Backend {
+pub(super) fn backend(wire: &mut v1::Service) -> &mut v1::Backend {
     port(wire).backend.as_mut().unwrap()
 }
 

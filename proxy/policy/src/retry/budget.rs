@@ -23,10 +23,17 @@ impl Default for BudgetSettings {
     }
 }
 
-/// A retry budget, shared by all workers.
+/// A budget of retries and hedges, shared by all workers.
 ///
 /// A retry is charged to the percentage if there is room, else to the floor. The floor is a token bucket of one
-/// second's worth: it would otherwise pay out a whole window at once, which is a storm on its own.
+/// second's worth: it would otherwise pay out a whole window at once, which is a storm on its own. It starts full, since
+/// the first call of a quiet caller may be the one that has to be sent again.
+///
+/// On any schedule it holds that
+/// * in the window that ends with a retry, that one included, there are at most `percent` of the originals of that
+///   window and `min_per_second` × `window` retries;
+/// * over any stretch of time there are at most `percent` of the originals of that stretch and the window before it,
+///   and `min_per_second` for each of its seconds and one second more: what the bucket held when it began.
 #[derive(Debug)]
 pub struct Budget {
     ledger: Mutex<Ledger>,
@@ -67,11 +74,11 @@ impl Budget {
         self.ledger.lock().withdraw(now)
     }
 
-    /// New settings; counts stay unless the settings changed.
+    /// New settings. What was spent stays spent: a change of settings is no new budget.
     pub fn update(&self, settings: BudgetSettings, now: Instant) {
         let mut ledger = self.ledger.lock();
         if ledger.settings != settings {
-            *ledger = Ledger::new(settings, now);
+            ledger.update(settings, now);
         }
     }
 }
@@ -86,6 +93,21 @@ impl Ledger {
             current: 0,
             slots: [Slot::default(); SLOTS as usize + 1],
         }
+    }
+
+    fn update(&mut self, settings: BudgetSettings, now: Instant) {
+        let per_second = f64::from(settings.min_per_second);
+        self.slot(now);
+        self.floor.retune(per_second, per_second, now);
+        if settings.window != self.settings.window {
+            // The slots have another width now. Retries are counted as of this moment, originals as long past: whatever
+            // that cuts off, it is never in favour of a retry.
+            let (_, by_percent, by_floor) = self.sums();
+            (self.origin, self.current) = (self.origin.max(now), 0);
+            self.slots = Default::default();
+            self.slots[0] = Slot { originals: 0, by_percent, by_floor };
+        }
+        self.settings = settings;
     }
 
     fn withdraw(&mut self, now: Instant) -> bool {

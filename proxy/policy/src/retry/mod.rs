@@ -168,9 +168,14 @@ impl Policy {
     }
 
     fn may_repeat(&self, method: &Method) -> bool {
-        matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE)
-            || self.methods.contains(method)
+        is_idempotent(method) || self.methods.contains(method)
     }
+}
+
+/// Whether doing it twice is harmless by the method's definition (RFC 9110 §9.2.2). TRACE is left out: no application
+/// expects it from a proxy.
+pub fn is_idempotent(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE)
 }
 
 const UNAVAILABLE: u32 = 14;

@@ -137,24 +137,31 @@ struct History {
 }
 
 impl History {
-    /// In the window that ends at `now`, and since the beginning.
-    fn check(&self, settings: BudgetSettings, start: Instant, now: Instant) -> Result<(), TestCaseError> {
-        let recent =
-            |times: &[Instant]| times.iter().rev().take_while(|at| now - **at < settings.window).count() as f64;
+    /// What the documentation of [`Budget`] promises, for the retry that came last: its window, and every stretch of
+    /// time that ends with it.
+    fn check(&self, settings: BudgetSettings) -> Result<(), TestCaseError> {
+        let Some(now) = self.retries.last().copied() else { return Ok(()) };
         let (percent, floor) = (f64::from(settings.percent) / 100.0, f64::from(settings.min_per_second));
-        let window = recent(&self.originals) * percent + floor * settings.window.as_secs_f64();
-        prop_assert!(recent(&self.retries) <= window + 1e-6, "{} > {window} in the window", recent(&self.retries));
-        // Over any time the floor pays its rate, and one second's worth in advance.
-        let ever = self.originals.len() as f64 * percent + floor * ((now - start).as_secs_f64() + 1.0);
-        prop_assert!(self.retries.len() as f64 <= ever + 1e-6, "{} > {ever} since the beginning", self.retries.len());
+        let within = |times: &[Instant], stretch: Duration| {
+            times.iter().rev().take_while(|at| now.saturating_duration_since(**at) < stretch).count() as f64
+        };
+        let (spent, made) = (within(&self.retries, settings.window), within(&self.originals, settings.window));
+        let most = made * percent + floor * settings.window.as_secs_f64();
+        prop_assert!(spent <= most + 1e-6, "{spent} > {most} in the window");
+        for (before, begin) in self.retries.iter().enumerate() {
+            let (stretch, spent) = (now - *begin, (self.retries.len() - before) as f64);
+            let made = within(&self.originals, stretch + settings.window);
+            let most = made * percent + floor * (stretch.as_secs_f64() + 1.0);
+            prop_assert!(spent <= most + 1e-6, "{spent} > {most} in {stretch:?}");
+        }
         Ok(())
     }
 }
 
 proptest! {
     #[test]
-    fn the_budget_is_never_exceeded(
-        steps in prop::collection::vec((0..3000_u64, 0..30_u32, 0..40_u32), 1..150),
+    fn the_budget_is_never_exceeded_in_any_stretch_of_any_schedule(
+        steps in prop::collection::vec((0..3000_u64, 0..30_u32, 0..40_u32), 1..80),
         percent in 0..101_u32,
         floor in 0..20_u32,
         window in 1..20_u64,
@@ -168,12 +175,32 @@ proptest! {
                 budget.deposit(now);
                 history.originals.push(now);
             }
-            for _ in 0..wanted {
-                if budget.withdraw(now) {
-                    history.retries.push(now);
-                    history.check(settings, start, now)?;
-                }
+            let before = history.retries.len();
+            history.retries.extend((0..wanted).filter(|_| budget.withdraw(now)).map(|_| now));
+            if history.retries.len() > before {
+                history.check(settings)?;
             }
+        }
+    }
+
+    /// Changed settings are at times the stricter, at times the laxer ones: the laxer ones always hold.
+    #[test]
+    fn changing_the_settings_back_and_forth_gains_nothing(
+        steps in prop::collection::vec((0..1500_u64, 0..20_u32, 0..40_u32, any::<bool>()), 1..80),
+        window in 1..10_u64,
+    ) {
+        let lax = BudgetSettings { percent: 20, min_per_second: 10, window: Duration::from_secs(10) };
+        let strict = BudgetSettings { percent: 10, min_per_second: 5, window: Duration::from_secs(window) };
+        let start = Instant::now();
+        let (budget, mut history, mut now) = (Budget::new(lax, start), History::default(), start);
+        for (millis, originals, wanted, change) in steps {
+            now += Duration::from_millis(millis);
+            budget.update(if change { strict } else { lax }, now);
+            (0..originals).for_each(|_| budget.deposit(now));
+            history.originals.extend((0..originals).map(|_| now));
+            history.retries.extend((0..wanted).filter(|_| budget.withdraw(now)).map(|_| now));
+            let most = history.originals.len() as f64 * 0.2 + 10.0 * ((now - start).as_secs_f64() + 1.0);
+            prop_assert!(history.retries.len() as f64 <= most + 1e-6, "{} > {most}", history.retries.len());
         }
     }
 }

@@ -103,11 +103,14 @@ impl PathMatch {
 }
 
 impl GrpcMatch {
-    /// Whether `/<service>/<method>` matches (gRPC over HTTP/2, “Path”).
+    /// Service and method of `/<service>/<method>` (gRPC over HTTP/2, “Path”).
+    pub(super) fn parts(path: &str) -> Option<(&str, &str)> {
+        path.strip_prefix('/')?.rsplit_once('/')
+    }
+
+    /// Whether `/<service>/<method>` matches.
     pub fn holds(&self, path: &str) -> bool {
-        let Some((service, method)) = path.strip_prefix('/').and_then(|rest| rest.rsplit_once('/')) else {
-            return false;
-        };
+        let Some((service, method)) = Self::parts(path) else { return false };
         let part = |wanted: &Option<TextMatch>, text: &str| wanted.as_ref().is_none_or(|w| w.holds(text.as_bytes()));
         part(&self.service, service) && part(&self.method, method)
     }

@@ -2,9 +2,23 @@
 //!
 //! A [`Table`] is compiled once from the routes of a service port and matched without allocation. What a call looks
 //! like is seen through [`Request`]. Precedence and ties are the Gateway API's (v1.6, `HTTPRouteRule.matches` and
-//! `GRPCRouteRule.matches`). Nothing here applies a filter, starts a timer or knows endpoints.
+//! `GRPCRouteRule.matches`). What filters decide is computed here ([`Redirect`], [`Rewrite`], [`Mirror`], [`Cors`], [`Session`]);
+//! nothing here applies it to a message, starts a timer or knows endpoints.
 
+mod calls;
+mod cookie;
+mod cors;
+mod filter;
 mod matching;
+mod mirror;
+mod names;
+mod path;
+mod pattern;
+mod precedence;
+mod prefix;
+mod redirect;
+mod session;
+mod share;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -12,10 +26,20 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
+use http::HeaderName;
 
+pub use cookie::any_cookie;
+pub use cors::{Allowed, Cors, OriginPattern, Origins, is_preflight};
+pub use filter::{Extra, Filters, HeaderEdit};
 pub use matching::{GrpcMatch, KeyMatch, Match, PathMatch, TextMatch};
-pub use table::{Kind, RouteSpec, RuleSpec, Table};
+pub use mirror::Mirror;
+pub use names::ServerName;
+pub use path::PathEdit;
+pub use redirect::{Addressed, Redirect, Rewrite, Rewritten, Scheme};
+pub use session::{Carrier, Held, Session};
+pub use share::Share;
+pub(crate) use share::nth_draw;
+pub use table::{Kind, Met, RouteSpec, RuleSpec, Table};
 
 use crate::retry;
 
@@ -84,12 +108,14 @@ pub struct Rule {
     pub index: usize,
     /// Name of the rule; may be empty.
     pub name: Arc<str>,
-    /// Header edits for every backend of the rule.
+    /// What is done for every backend of the rule.
     pub filters: Filters,
     /// Timeouts, defaults applied.
     pub timeouts: Timeouts,
     /// What may be sent again.
     pub retry: Arc<retry::Policy>,
+    /// How sessions are kept; `None`: not at all.
+    pub session: Option<Box<Session>>,
     /// Backends, in order.
     backends: Vec<WeightedBackend>,
     /// Running sums of the weights. Invariant: as long as `backends`.
@@ -103,7 +129,7 @@ pub struct WeightedBackend {
     pub target: Target,
     /// 0 to 1,000,000; 0 gets nothing.
     pub weight: u32,
-    /// Header edits for this backend, after the rule's.
+    /// What is done for this backend, after the rule's.
     pub filters: Filters,
 }
 
@@ -114,6 +140,16 @@ pub enum Target {
     Backend(BackendName),
     /// `BackendNotFound: no Service shop/x`: the share is answered with 500.
     Unresolved(Arc<str>),
+}
+
+impl Target {
+    /// The name, if the reference resolves.
+    pub fn name(&self) -> Option<&BackendName> {
+        match self {
+            Target::Backend(name) => Some(name),
+            Target::Unresolved(_) => None,
+        }
+    }
 }
 
 /// The (service, port) that names a backend.
@@ -128,33 +164,6 @@ pub struct BackendName {
 impl std::fmt::Display for BackendName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}:{}", self.service, self.port)
-    }
-}
-
-/// Header edits, names and values already checked.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Filters {
-    /// Applied to the request, in order.
-    pub request: Vec<HeaderEdit>,
-    /// Applied to the response, in order.
-    pub response: Vec<HeaderEdit>,
-}
-
-/// One `HeaderModifier`: removed first, then set, then added.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct HeaderEdit {
-    /// Replaces all values.
-    pub set: Vec<(HeaderName, HeaderValue)>,
-    /// Appends.
-    pub add: Vec<(HeaderName, HeaderValue)>,
-    /// Removes all values.
-    pub remove: Vec<HeaderName>,
-}
-
-impl Filters {
-    /// Whether there is nothing to do.
-    pub fn is_empty(&self) -> bool {
-        self.request.is_empty() && self.response.is_empty()
     }
 }
 
@@ -202,13 +211,34 @@ pub enum Decision<'t> {
         backend: &'t WeightedBackend,
         /// Its resolved target.
         name: &'t BackendName,
+        /// What matched of the path: [`Met::prefix`].
+        prefix: Option<&'t str>,
     },
-    /// It drew a share whose reference does not resolve, or the rule has no backend with a weight: 500.
+    /// It is answered with a `Location`, whatever backends the rule has.
+    Redirect {
+        /// The rule that matched.
+        rule: &'t Arc<Rule>,
+        /// Where to.
+        redirect: &'t Redirect,
+        /// What matched of the path: [`Met::prefix`].
+        prefix: Option<&'t str>,
+    },
+    /// It is a CORS preflight: answered with 204 and [`Cors::preflight`], and never sent on.
+    Preflight {
+        /// The rule that matched, or would match the call that is asked for.
+        rule: &'t Arc<Rule>,
+        /// Its filter.
+        cors: &'t Cors,
+    },
+    /// It drew a share whose reference does not resolve, or the rule has no backend with a weight: 500, or UNAVAILABLE (14) for a gRPC
+    /// call.
     Unresolved {
         /// The rule that matched.
         rule: &'t Arc<Rule>,
         /// Why, for the log.
         reason: &'t str,
+        /// What matched of the path: [`Met::prefix`].
+        prefix: Option<&'t str>,
     },
     /// No rule matches: 404, or UNIMPLEMENTED (12) for a gRPC call.
     NoRoute,
@@ -227,6 +257,29 @@ impl Rule {
     /// All backends, in order.
     pub fn backends(&self) -> &[WeightedBackend] {
         &self.backends
+    }
+
+    /// Names of services that calls of the rule may go to, copies included, as often as they occur. A backend without a weight is
+    /// among them only where a session may hold on to it.
+    pub fn targets(&self) -> impl Iterator<Item = &BackendName> {
+        let backends = self.backends.iter().filter(|backend| backend.weight > 0 || self.session.is_some());
+        let mirrors = backends.clone().flat_map(|backend| backend.filters.mirrors()).chain(self.filters.mirrors());
+        backends.map(|backend| &backend.target).chain(mirrors.map(|mirror| &mirror.target)).filter_map(Target::name)
+    }
+
+    /// What the backend sees instead of path, query and `Host`, where the rule or the backend rewrites them.
+    pub fn rewrite<'r>(
+        &'r self,
+        backend: &'r WeightedBackend,
+        target: (&str, Option<&str>),
+        prefix: Option<&str>,
+    ) -> Rewritten<'r> {
+        Rewritten::of(self.filters.rewrite(), backend.filters.rewrite(), target, prefix)
+    }
+
+    /// The CORS filter that marks answers of `backend`: the rule's, else the backend's own.
+    pub fn cors<'r>(&'r self, backend: Option<&'r WeightedBackend>) -> Option<&'r Cors> {
+        self.filters.cors().or_else(|| backend?.filters.cors())
     }
 
     /// Draws a share by weight. `random` is uniform over all `u64`.

@@ -1,12 +1,21 @@
-//! The compiled routes of one service port: precedence and ties are settled here once, at configuration time.
+//! The compiled routes of one service port: precedence and ties are settled here once, at configuration time. What a match costs
+//! grows with the logarithm of the number of routes at most, as far as they differ in their paths; those of one path are tried in turn.
 
-use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::matching::pattern_length;
-use super::{Choice, Decision, Filters, Match, PathMatch, Request, Rule, TextMatch, Timeouts, WeightedBackend};
+use http::HeaderName;
+
+use super::calls::Calls;
+use super::cors::{is_preflight, requested_method};
+use super::names::ServerNames;
+use super::pattern::Patterns;
+use super::precedence::compare;
+use super::prefix::Prefixes;
+use super::{
+    Choice, Decision, Filters, Match, PathMatch, Request, Rule, ServerName, Session, Timeouts, WeightedBackend,
+};
 use crate::retry;
 
 /// What kind of routes a port has. Kinds never mix on a port.
@@ -19,6 +28,8 @@ pub enum Kind {
     Grpc,
     /// TCPRoutes.
     Tcp,
+    /// TLSRoutes: connections are told apart by SNI and passed through.
+    Tls,
 }
 
 /// A route before compilation.
@@ -28,6 +39,8 @@ pub struct RouteSpec {
     pub name: Arc<str>,
     /// Seconds since the Unix epoch; the older wins a tie.
     pub created: i64,
+    /// Names that a TLS route is about; empty: any.
+    pub server_names: Vec<ServerName>,
     /// Rules, in order.
     pub rules: Vec<RuleSpec>,
 }
@@ -39,12 +52,14 @@ pub struct RuleSpec {
     pub name: Arc<str>,
     /// Empty: matches everything.
     pub matches: Vec<Match>,
-    /// Header edits for every backend.
+    /// What is done for every backend.
     pub filters: Filters,
     /// Timeouts, defaults applied.
     pub timeouts: Timeouts,
     /// What may be sent again.
     pub retry: Arc<retry::Policy>,
+    /// How sessions are kept.
+    pub session: Option<Box<Session>>,
     /// Shares, in order.
     pub backends: Vec<WeightedBackend>,
 }
@@ -60,15 +75,18 @@ pub struct Table {
     entries: Vec<Entry>,
     /// Entries with an exact path, by that path.
     exact: Index,
-    /// Entries with a regular expression for a path, and those of gRPC: tried one by one.
-    patterns: Range<usize>,
-    /// Entries with a prefix, by that prefix…
-    prefixes: Index,
-    /// …and the lengths that prefixes have, longest first: a request is cut there and nowhere else, however many
-    /// segments it has.
-    prefix_lengths: Vec<usize>,
+    /// Entries with a regular expression for a path.
+    patterns: Patterns,
+    /// Entries with a prefix.
+    prefixes: Prefixes,
     /// Entries for every path.
     any: Range<usize>,
+    /// Entries of gRPC.
+    calls: Calls,
+    /// Rules of TLS routes.
+    names: ServerNames,
+    /// Whether any rule answers preflights.
+    cors: bool,
 }
 
 type Index = HashMap<Box<str>, Range<usize>, foldhash::fast::RandomState>;
@@ -81,6 +99,16 @@ struct Entry {
     rule: usize,
 }
 
+/// The rule that a call meets, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Met<'t> {
+    /// The rule.
+    pub rule: &'t Arc<Rule>,
+    /// What a `PathPrefix` matched of the path, without a final slash, so that "/" is empty; `None` where the path was matched
+    /// otherwise.
+    pub prefix: Option<&'t str>,
+}
+
 impl Table {
     /// Settles precedence. Without `routes`, `implicit` takes everything; with HTTP or gRPC routes it still takes
     /// opaque connections, which such routes say nothing about.
@@ -88,8 +116,11 @@ impl Table {
         // "The oldest Route based on creation timestamp. The Route appearing first in alphabetical order by
         // {namespace}/{name}."
         routes.sort_by(|a, b| a.created.cmp(&b.created).then_with(|| a.name.cmp(&b.name)));
-        let (mut rules, mut entries) = (Vec::new(), Vec::new());
+        let (mut rules, mut entries, mut names) = (Vec::new(), Vec::new(), ServerNames::default());
         for route in routes {
+            if kind == Kind::Tls && !route.rules.is_empty() {
+                names.claim(&route.server_names, rules.len());
+            }
             for (index, mut spec) in route.rules.into_iter().enumerate() {
                 let matches = std::mem::take(&mut spec.matches);
                 let all = matches.is_empty().then(Match::default);
@@ -108,26 +139,27 @@ impl Table {
         };
         let exact = index(&entries, |path| if let PathMatch::Exact(text) = path { Some(text) } else { None });
         let prefixes = index(&entries, |path| if let PathMatch::Prefix(text) = path { Some(text) } else { None });
-        let mut prefix_lengths: Vec<usize> = prefixes.keys().map(|prefix| prefix.len()).collect();
-        prefix_lengths.sort_unstable_by(|a, b| b.cmp(a));
-        prefix_lengths.dedup();
+        let patterns: Vec<(usize, &str)> = entries
+            .iter()
+            .enumerate()
+            .filter_map(|(i, entry)| match &entry.matching.path {
+                PathMatch::Regex(regex) => Some((i, regex.as_str())),
+                _ => None,
+            })
+            .collect();
         Table {
             kind,
-            rules,
             implicit: Arc::new(Rule::new(Arc::from("default"), 0, implicit)),
-            patterns: run(|path| matches!(path, PathMatch::Regex(_) | PathMatch::Grpc(_))),
+            patterns: Patterns::new(&patterns),
             any: run(|path| matches!(path, PathMatch::Any)),
-            entries,
+            calls: Calls::new(entries.iter().map(|entry| &entry.matching.path)),
+            cors: rules.iter().any(|rule| has_cors(rule)),
+            rules,
             exact,
-            prefixes,
-            prefix_lengths,
+            prefixes: Prefixes::new(prefixes.into_iter()),
+            entries,
+            names,
         }
-    }
-
-    /// Places where a path is cut to look for a prefix.
-    #[cfg(test)]
-    pub(super) fn prefix_cuts(&self) -> usize {
-        self.prefix_lengths.len()
     }
 
     /// What kind of routes these are.
@@ -147,52 +179,165 @@ impl Table {
 
     /// The rule that a call meets, before a share is drawn. Does not allocate, except to decode a percent-encoded query
     /// parameter that a regular expression looks at.
-    pub fn find<R: Request + ?Sized>(&self, request: &R) -> Option<&Arc<Rule>> {
+    pub fn find<R: Request + ?Sized>(&self, request: &R) -> Option<Met<'_>> {
         if self.is_implicit() {
-            return Some(&self.implicit);
+            return Some(Met { rule: &self.implicit, prefix: Some("") });
         }
-        if self.kind == Kind::Tcp {
-            return self.rules.first();
+        match self.kind {
+            Kind::Http => self.find_path(request),
+            Kind::Grpc => self.find_call(request),
+            Kind::Tcp => self.rules.first().map(|rule| Met { rule, prefix: None }),
+            // What is not TLS is nothing that such routes speak of.
+            Kind::Tls => Some(Met { rule: &self.implicit, prefix: None }),
         }
+    }
+
+    fn find_path<R: Request + ?Sized>(&self, request: &R) -> Option<Met<'_>> {
         let path = request.path();
-        let first = |range: &Range<usize>| {
-            self.entries.get(range.clone())?.iter().find(|entry| entry.matching.rest_holds(request))
+        let met = |entry: &Entry, prefix| self.rules.get(entry.rule).map(|rule| Met { rule, prefix });
+        step();
+        if let Some(entry) = self.exact.get(path).and_then(|range| self.first(range, request)) {
+            return met(entry, None);
+        }
+        let mut holds = |index: usize| {
+            step();
+            self.entries.get(index).is_some_and(|entry| entry.matching.holds(request))
         };
-        let by_pattern = || {
-            let mut patterns = self.entries.get(self.patterns.clone())?.iter();
-            patterns.find(|entry| entry.matching.holds(request))
-        };
-        let by_prefix = || {
-            self.prefix_lengths.iter().find_map(|length| {
-                let whole_segments = path.as_bytes().get(*length).is_none_or(|next| *next == b'/');
-                let prefix = path.get(..*length).filter(|_| whole_segments)?;
-                first(self.prefixes.get(prefix)?)
-            })
-        };
-        let entry =
-            self.exact.get(path).and_then(first).or_else(by_pattern).or_else(by_prefix).or_else(|| first(&self.any))?;
-        self.rules.get(entry.rule)
+        if let Some(entry) = self.patterns.find(path, &mut holds).and_then(|index| self.entries.get(index)) {
+            return met(entry, None);
+        }
+        for (prefix, range) in self.prefixes.of(path) {
+            if let Some(entry) = self.first(&range, request) {
+                return met(entry, Some(prefix));
+            }
+        }
+        // "If no matches are specified, the default is a prefix path match on "/"".
+        met(self.first(&self.any, request)?, Some(""))
+    }
+
+    fn find_call<R: Request + ?Sized>(&self, request: &R) -> Option<Met<'_>> {
+        let entry = |index: usize| self.entries.get(index);
+        let found = self.calls.find(
+            request.path(),
+            &|index| entry(index).is_some_and(|entry| rest_holds(entry, request)),
+            &|index| {
+                step();
+                entry(index).is_some_and(|entry| entry.matching.holds(request))
+            },
+        );
+        let entry = found.and_then(entry).or_else(|| self.first(&self.any, request))?;
+        self.rules.get(entry.rule).map(|rule| Met { rule, prefix: None })
+    }
+
+    /// The first entry of a range whose conditions beside the path hold.
+    fn first<R: Request + ?Sized>(&self, range: &Range<usize>, request: &R) -> Option<&Entry> {
+        self.entries.get(range.clone())?.iter().find(|entry| rest_holds(entry, request))
     }
 
     /// What becomes of a call. `random` is uniform over all `u64`.
     pub fn decide<R: Request + ?Sized>(&self, request: &R, random: u64) -> Decision<'_> {
-        Self::draw(self.find(request), random)
+        let met = self.find(request);
+        if self.cors && is_preflight(request) {
+            return self.preflight(request, met, random);
+        }
+        met.map_or(Decision::NoRoute, |met| met.draw(random))
+    }
+
+    /// GEP-1767: "any path containing a CORS filter MUST NOT pass the [preflight] request to the upstream". A preflight meets the rules
+    /// as `OPTIONS`, and where it meets no CORS filter so, as the call that it asks for.
+    fn preflight<'t, R: Request + ?Sized>(&'t self, request: &R, met: Option<Met<'t>>, random: u64) -> Decision<'t> {
+        let answers = |met: &Met<'_>| has_cors(met.rule);
+        let asked = || {
+            let method = requested_method(request)?;
+            self.find(&Asked { request, method: &method }).filter(answers)
+        };
+        let Some(met) = met.filter(answers).or_else(asked).or(met) else { return Decision::NoRoute };
+        let rule = met.rule;
+        let of_backend = || match rule.choose(random) {
+            Choice::Backend(backend, _) => backend.filters.cors(),
+            Choice::Unresolved(_) => None,
+        };
+        match rule.filters.cors().or_else(of_backend) {
+            Some(cors) => Decision::Preflight { rule, cors },
+            None => met.draw(random),
+        }
     }
 
     /// What becomes of an opaque connection: the first rule of the oldest TCPRoute takes it, else the implicit rule
-    /// (HTTP routes say nothing about it).
+    /// (other routes say nothing about it).
     pub fn decide_tcp(&self, random: u64) -> Decision<'_> {
         let routed = self.rules.first().filter(|_| self.kind == Kind::Tcp);
-        Self::draw(Some(routed.unwrap_or(&self.implicit)), random)
+        Met { rule: routed.unwrap_or(&self.implicit), prefix: None }.draw(random)
     }
 
-    fn draw(rule: Option<&Arc<Rule>>, random: u64) -> Decision<'_> {
-        let Some(rule) = rule else { return Decision::NoRoute };
+    /// What becomes of a TLS connection that is passed through: by its server name, where the port has TLSRoutes; else as any opaque
+    /// connection. [`Decision::NoRoute`]: no route speaks of that name, and the handshake ends with `unrecognized_name`.
+    pub fn decide_tls(&self, server_name: Option<&str>, random: u64) -> Decision<'_> {
+        if self.kind != Kind::Tls || self.is_implicit() {
+            return self.decide_tcp(random);
+        }
+        let rule = self.names.find(server_name).and_then(|index| self.rules.get(index));
+        rule.map_or(Decision::NoRoute, |rule| Met { rule, prefix: None }.draw(random))
+    }
+}
+
+impl<'t> Met<'t> {
+    /// What becomes of a call that met the rule. `random` is uniform over all `u64`.
+    pub fn draw(self, random: u64) -> Decision<'t> {
+        let Met { rule, prefix } = self;
+        if let Some(redirect) = rule.filters.redirect() {
+            return Decision::Redirect { rule, redirect, prefix };
+        }
         match rule.choose(random) {
-            Choice::Backend(backend, name) => Decision::Forward { rule, backend, name },
-            Choice::Unresolved(reason) => Decision::Unresolved { rule, reason },
+            Choice::Backend(backend, name) => match backend.filters.redirect() {
+                Some(redirect) => Decision::Redirect { rule, redirect, prefix },
+                None => Decision::Forward { rule, backend, name, prefix },
+            },
+            Choice::Unresolved(reason) => Decision::Unresolved { rule, reason, prefix },
         }
     }
+}
+
+fn has_cors(rule: &Rule) -> bool {
+    rule.filters.cors().is_some() || rule.backends().iter().any(|backend| backend.filters.cors().is_some())
+}
+
+fn rest_holds<R: Request + ?Sized>(entry: &Entry, request: &R) -> bool {
+    step();
+    entry.matching.rest_holds(request)
+}
+
+/// A preflight seen as the call that it asks for.
+struct Asked<'r, R: ?Sized> {
+    request: &'r R,
+    method: &'r str,
+}
+
+impl<R: Request + ?Sized> Request for Asked<'_, R> {
+    fn method(&self) -> &str {
+        self.method
+    }
+    fn path(&self) -> &str {
+        self.request.path()
+    }
+    fn query(&self) -> Option<&str> {
+        self.request.query()
+    }
+    fn any_header(&self, name: &HeaderName, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        self.request.any_header(name, test)
+    }
+}
+
+/// Counts what a match does, so that a test can say how that grows.
+#[inline]
+pub(super) fn step() {
+    #[cfg(test)]
+    STEPS.with(|steps| steps.set(steps.get() + 1));
+}
+
+#[cfg(test)]
+thread_local! {
+    pub(super) static STEPS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
 impl Rule {
@@ -208,6 +353,7 @@ impl Rule {
             filters: spec.filters,
             timeouts: spec.timeouts,
             retry: spec.retry,
+            session: spec.session,
             sums: sums.collect(),
             backends: spec.backends,
         }
@@ -223,36 +369,4 @@ fn index(entries: &[Entry], text: impl Fn(&PathMatch) -> Option<&Box<str>>) -> I
         }
     }
     index
-}
-
-/// Which of two matches is looked at first, if both could hold.
-///
-/// `HTTPRouteRule.matches`: "Exact path match. Prefix path match with largest number of characters. Method match.
-/// Largest number of header matches. Largest number of query param matches." Where regular expressions stand is left to
-/// implementations: after exact, before prefixes, so that a catch-all prefix does not hide them; the longer pattern
-/// first. `GRPCRouteRule.matches`: characters in the service, in the method, number of header matches.
-fn compare(a: &Match, b: &Match) -> Ordering {
-    let path = rank(&a.path).cmp(&rank(&b.path)).then_with(|| match (&a.path, &b.path) {
-        (PathMatch::Exact(a), PathMatch::Exact(b)) => a.cmp(b),
-        (PathMatch::Prefix(a), PathMatch::Prefix(b)) => b.len().cmp(&a.len()).then_with(|| a.cmp(b)),
-        (PathMatch::Regex(a), PathMatch::Regex(b)) => pattern_length(b.as_str()).cmp(&pattern_length(a.as_str())),
-        (PathMatch::Grpc(a), PathMatch::Grpc(b)) => {
-            let length = |part: &Option<TextMatch>| part.as_ref().map_or(0, TextMatch::length);
-            let service = length(&b.service).cmp(&length(&a.service));
-            service.then_with(|| length(&b.method).cmp(&length(&a.method)))
-        }
-        _ => Ordering::Equal,
-    });
-    path.then_with(|| b.method.is_some().cmp(&a.method.is_some()))
-        .then_with(|| b.headers.len().cmp(&a.headers.len()))
-        .then_with(|| b.queries.len().cmp(&a.queries.len()))
-}
-
-fn rank(path: &PathMatch) -> u8 {
-    match path {
-        PathMatch::Exact(_) => 0,
-        PathMatch::Regex(_) | PathMatch::Grpc(_) => 1,
-        PathMatch::Prefix(_) => 2,
-        PathMatch::Any => 3,
-    }
 }

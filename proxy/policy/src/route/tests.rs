@@ -6,7 +6,6 @@
 //! name:value…`.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use proptest::prelude::*;
 use weft_proto::v1;
 
 use super::*;
@@ -75,6 +74,7 @@ fn table(kind: v1::RouteKind, routes: &[Route<'_>]) -> Table {
                     ..Default::default()
                 })
                 .collect(),
+            ..Default::default()
         })
         .collect();
     let port = v1::ServicePort {
@@ -95,7 +95,7 @@ fn meet(table: &Table, request: &str) -> String {
         headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
     }
     match table.find(&Head::new(method, target, &headers)) {
-        Some(rule) => format!("{}#{}", rule.route.trim_start_matches("shop/"), rule.index),
+        Some(Met { rule, .. }) => format!("{}#{}", rule.route.trim_start_matches("shop/"), rule.index),
         None => "-".into(),
     }
 }
@@ -331,7 +331,7 @@ fn shares(table: &Table) -> std::collections::BTreeMap<String, f64> {
         let drawn = match table.decide(&Head::new("GET", "/", &headers), random) {
             Decision::Forward { name, .. } => name.to_string(),
             Decision::Unresolved { reason, .. } => reason.to_owned(),
-            Decision::NoRoute => "none".to_owned(),
+            other => panic!("{other:?}"),
         };
         *shares.entry(drawn).or_insert(0.0) += 100.0 / DRAWS as f64;
     }
@@ -386,72 +386,136 @@ fn opaque_connections_meet_tcp_routes_and_pass_by_http_routes() {
     assert_eq!((route(&tcp).as_str(), route(&http).as_str()), ("shop/a", "default"));
 }
 
+/// Steps of one match: look-ups, sets and entries tried.
+fn steps(table: &Table, request: &str) -> u64 {
+    let before = table::STEPS.with(std::cell::Cell::get);
+    drop(meet(table, request));
+    table::STEPS.with(std::cell::Cell::get) - before
+}
+
 #[test]
-fn a_path_of_nothing_but_slashes_is_cut_no_more_often_than_there_are_prefixes() {
+fn a_path_of_nothing_but_slashes_is_cut_no_more_often_than_prefixes_have_lengths() {
     let table = table(v1::RouteKind::Http, &[("shop/a", 0, &["/a", "/b/c", "=/x"])]);
     let path = "/".repeat(1 << 20);
-    assert_eq!(table.prefix_cuts(), 2);
     assert_eq!(meet(&table, &format!("GET {path}")), "-");
+    assert!(steps(&table, &format!("GET {path}")) <= 3);
 }
 
-/// The definition, without any index: of all matches that hold, the first in the order of the specification.
-fn by_definition(routes: &[(i64, Vec<Vec<String>>)], request: &str) -> String {
-    let mut best: Option<(Vec<i64>, String)> = None;
-    for (r, (created, rules)) in routes.iter().enumerate() {
-        for (i, rule) in rules.iter().enumerate() {
-            for (m, text) in rule.iter().enumerate() {
-                let name = format!("shop/r{r}");
-                let single = table(v1::RouteKind::Http, &[(&name, *created, &[text])]);
-                if meet(&single, request) == "-" {
-                    continue;
-                }
-                let wire = wire_match(text);
-                let (rank, length) = match &wire.path {
-                    Some(v1::route_match::Path::ExactPath(_)) => (0, 0),
-                    Some(v1::route_match::Path::PathPrefix(prefix)) => (1, prefix.trim_end_matches('/').len() as i64),
-                    _ => (1, 0),
-                };
-                let order = vec![
-                    rank,
-                    -length,
-                    i64::from(wire.method.is_empty()),
-                    -(wire.headers.len() as i64),
-                    -(wire.queries.len() as i64),
-                    *created,
-                    r as i64,
-                    i as i64,
-                    m as i64,
-                ];
-                if best.as_ref().is_none_or(|(held, _)| order < *held) {
-                    best = Some((order, format!("r{r}#{i}")));
-                }
-            }
-        }
+/// `n` rules, each with an exact path and a prefix whose lengths differ widely.
+fn wide(n: usize) -> Table {
+    let texts: Vec<String> =
+        (0..n).map(|i| format!("=/exact/{i:05} or /prefix/{}{i:05}/x", "y".repeat(i % 400))).collect();
+    let rules: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let names: Vec<String> = (0..n.div_ceil(100)).map(|i| format!("shop/r{i:05}")).collect();
+    let routes: Vec<Route<'_>> =
+        names.iter().zip(rules.chunks(100)).map(|(name, rules)| (name.as_str(), 0, rules)).collect();
+    table(v1::RouteKind::Http, &routes)
+}
+
+#[test]
+fn the_steps_of_a_match_grow_no_faster_than_the_logarithm_of_the_routes() {
+    let mut before = None;
+    for n in [10, 100, 1_000, 10_000] {
+        let table = wide(n);
+        let requests = [0, 1, n / 2, n - 1].map(|i| {
+            [
+                format!("GET /exact/{i:05}"),
+                format!("GET /prefix/{}{i:05}/x/deeper", "y".repeat(i % 400)),
+                format!("GET /none/{i}"),
+            ]
+        });
+        let most = requests.iter().flatten().map(|request| steps(&table, request)).max().unwrap();
+        let bound = 4 + u64::from(usize::BITS - n.leading_zeros());
+        assert!(most <= bound, "{most} steps for {n} rules");
+        // Ten times the routes are at most four steps more: log2(10) is 3.3.
+        assert!(before.is_none_or(|before| most <= before + 4), "{before:?} steps became {most} at {n} rules");
+        before = Some(most);
     }
-    best.map_or_else(|| "-".into(), |(_, name)| name)
 }
 
-fn any_match() -> impl Strategy<Value = String> {
-    let path = prop::sample::select(vec!["*", "/", "/a", "/a/b", "/a/b/", "/ab", "=/a", "=/a/b", "=/"]);
-    let method = prop::sample::select(vec!["", "GET", "POST"]);
-    let header = prop::sample::select(vec!["", "h:a=1", "h:b=1", "h:a=1 h:b=1"]);
-    let query = prop::sample::select(vec!["", "?q=1", "?q=1 ?p=1"]);
-    (method, path, header, query).prop_map(|(m, p, h, q)| format!("{m} {p} {h} {q}"))
-}
-
-proptest! {
-    #[test]
-    fn the_compiled_table_agrees_with_the_definition(
-        routes in prop::collection::vec((0..3_i64, prop::collection::vec(prop::collection::vec(any_match(), 1..3), 1..4)), 1..4),
-        method in prop::sample::select(vec!["GET", "POST", "PUT"]),
-        target in prop::sample::select(vec!["/", "/a", "/a/", "/a/b", "/a/b/c?q=1", "/ab?p=1&q=1", "/abc", "/a?q=1&p=1"]),
-        headers in prop::sample::select(vec!["", "a:1", "b:1", "a:1 b:1", "a:2 b:1"]),
-    ) {
-        let request = format!("{method} {target} {headers}");
-        let names: Vec<String> = (0..routes.len()).map(|r| format!("shop/r{r}")).collect();
-        let joined: Vec<Vec<String>> = routes.iter().map(|(_, rules)| rules.iter().map(|m| m.join(" or ")).collect()).collect();
-        let rules: Vec<Vec<&str>> = joined.iter().map(|rules| rules.iter().map(String::as_str).collect()).collect();
-        let merged: Vec<Route<'_>> = (0..routes.len()).map(|r| (names[r].as_str(), routes[r].0, rules[r].as_slice())).collect();
-        prop_assert_eq!(meet(&table(v1::RouteKind::Http, &merged), &request), by_definition(&routes, &request));
+#[test]
+fn regular_expressions_are_not_tried_one_by_one() {
+    let texts: Vec<String> = (0..2_000).map(|i| format!("~/items/{i}/[a-z]+")).collect();
+    let rules: Vec<Vec<&str>> = texts.chunks(100).map(|chunk| chunk.iter().map(String::as_str).collect()).collect();
+    let names: Vec<String> = (0..rules.len()).map(|i| format!("shop/r{i:02}")).collect();
+    let routes: Vec<Route<'_>> =
+        names.iter().zip(&rules).map(|(name, rules)| (name.as_str(), 0, rules.as_slice())).collect();
+    let table = table(v1::RouteKind::Http, &routes);
+    for (path, met) in
+        [("/items/0/a", "r00#0"), ("/items/1999/z", "r19#99"), ("/items/777/q", "r07#77"), ("/items/1/1", "-")]
+    {
+        assert_eq!(meet(&table, &format!("GET {path}")), met);
+        let steps = steps(&table, &format!("GET {path}"));
+        assert!(steps <= 50, "{steps} steps for {path}");
     }
+}
+
+#[test]
+fn grpc_methods_are_looked_up_and_expressions_tried_where_they_come_first() {
+    let texts: Vec<String> = (0..1_000).map(|i| format!("s=shop.S{i:04} m=Get")).collect();
+    let mut rules: Vec<&str> = texts.iter().map(String::as_str).take(100).collect();
+    rules.extend(["s=shop.S0007", "m=Get", "s~shop[.]S00.* m~G.*", "s=shop.S0001 m=Get h:v=2"]);
+    let table = table(v1::RouteKind::Grpc, &[("shop/a", 0, &rules)]);
+    for (request, met) in [
+        ("POST /shop.S0099/Get", "a#102"),
+        ("POST /shop.S0007/List", "a#100"),
+        ("POST /shop.S0500/Get", "a#101"),
+        ("POST /shop.S0001/Get v:2", "a#102"),
+        ("POST /shop.S0099/List", "-"),
+        ("POST /a/b/Get", "a#101"),
+        ("POST /Get", "-"),
+    ] {
+        assert_eq!(meet(&table, request), met, "{request}");
+        assert!(steps(&table, request) <= 6, "{request}");
+    }
+}
+
+#[test]
+fn tls_connections_are_told_apart_by_server_name() {
+    let route = |name: &str, created, names: &[&str], to: &str| v1::Route {
+        name: name.into(),
+        kind: v1::RouteKind::Tls.into(),
+        created,
+        server_names: names.iter().map(|name| (*name).to_owned()).collect(),
+        rules: vec![v1::RouteRule { backends: vec![backend(to, 1)], ..Default::default() }],
+    };
+    let routes = vec![
+        route("shop/z", 1, &["*.example.com", "Old.example.com"], "shop/wild"),
+        route("shop/y", 2, &["old.example.com", "*.deep.example.com"], "shop/young"),
+        route("shop/b", 3, &["tie.example.org"], "shop/b"),
+        route("shop/a", 3, &["tie.example.org"], "shop/a"),
+    ];
+    let compiled = |routes| {
+        let frontend = v1::Frontend { routes, ..Default::default() };
+        let port = v1::ServicePort { port: 443, frontend: Some(frontend), ..Default::default() };
+        let service = v1::Service { name: "shop/orders".into(), ports: vec![port], ..Default::default() };
+        Service::from_wire(&service).unwrap().ports[0].frontend.routes.clone()
+    };
+    let to = |table: &Table, name| match table.decide_tls(name, 0) {
+        Decision::Forward { name, .. } => name.service.to_string(),
+        Decision::NoRoute => "-".into(),
+        other => panic!("{other:?}"),
+    };
+    let table = compiled(routes.clone());
+    for (name, met) in [
+        (Some("old.example.com"), "shop/wild"),
+        (Some("OLD.Example.COM."), "shop/wild"),
+        (Some("a.example.com"), "shop/wild"),
+        (Some("a.b.example.com"), "shop/wild"),
+        (Some("a.deep.example.com"), "shop/young"),
+        (Some("deep.example.com"), "shop/wild"),
+        (Some("example.com"), "-"),
+        (Some("badexample.com"), "-"),
+        (Some("tie.example.org"), "shop/a"),
+        (None, "-"),
+    ] {
+        assert_eq!(to(&table, name), met, "{name:?}");
+    }
+    let with_any = compiled([routes, vec![route("shop/any", 9, &[], "shop/any")]].concat());
+    assert_eq!((to(&with_any, None).as_str(), to(&with_any, Some("x.y")).as_str()), ("shop/any", "shop/any"));
+    assert_eq!(to(&with_any, Some("a.example.com")), "shop/wild");
+    // A connection that is not TLS, or a port without routes: the service itself.
+    let Decision::Forward { name, .. } = with_any.decide_tcp(0) else { panic!("no route") };
+    assert_eq!(name.to_string(), "shop/orders:443");
+    assert_eq!(to(&compiled(Vec::new()), Some("a.b")), "shop/orders");
 }

@@ -49,6 +49,7 @@ known! {
     B3Flags = "x-b3-flags";
     WeftDeadlineMs = "weft-deadline-ms";
     WeftSource = "weft-source";
+    WeftPriority = "weft-priority";
     WeftError = "weft-error";
     WeftUnsent = "weft-unsent";
     GrpcTimeout = "grpc-timeout";

@@ -38,7 +38,8 @@ fn service(name: &str, backends: &[&str]) -> Resource {
     let routes = if rule.backends.is_empty() {
         Vec::new()
     } else {
-        vec![v1::Route { name: "shop/split".into(), kind: v1::RouteKind::Http.into(), created: 1, rules: vec![rule] }]
+        let name = "shop/split".into();
+        vec![v1::Route { name, kind: v1::RouteKind::Http.into(), created: 1, rules: vec![rule], ..Default::default() }]
     };
     let wire = v1::Service {
         name: name.to_owned(),

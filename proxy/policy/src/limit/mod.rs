@@ -1,9 +1,18 @@
 //! Bulkheads and rates: how much may be under way at once, and how often something may begin. Permits release
 //! themselves when dropped. Nothing here queues or waits: what is over the limit is told so at once.
+//!
+//! Here are the fixed limits on what is under way; [`adaptive`] follows latency, [`rate`] counts calls over time, and
+//! [`lease`] shares one rate between many.
+
+pub mod adaptive;
+mod bucket;
+pub mod lease;
+pub mod rate;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+
+pub use bucket::TokenBucket;
 
 /// Limits of a backend or an inbound port. Default 1024 each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -116,57 +125,8 @@ impl Drop for Permit {
     }
 }
 
-/// A token bucket: `per_second` on average, `burst` at once. Plain value; share it behind a lock of your own.
-#[derive(Clone, Debug)]
-pub struct TokenBucket {
-    per_second: f64,
-    burst: f64,
-    tokens: f64,
-    stamp: Instant,
-}
-
-impl TokenBucket {
-    /// A full bucket. Negative and non-finite arguments count as 0.
-    pub fn new(per_second: f64, burst: f64, now: Instant) -> Self {
-        let sane = |x: f64| if x.is_finite() { x.max(0.0) } else { 0.0 };
-        let burst = sane(burst);
-        TokenBucket { per_second: sane(per_second), burst, tokens: burst, stamp: now }
-    }
-
-    /// Takes `count` tokens. A `now` before the last one seen counts as that one.
-    ///
-    /// # Errors
-    /// When there are too few: how long until there are enough, `None` if there never will be. Nothing was taken.
-    pub fn take(&mut self, count: u32, now: Instant) -> Result<(), Option<Duration>> {
-        self.refill(now);
-        let count = f64::from(count);
-        if self.tokens >= count {
-            self.tokens -= count;
-            return Ok(());
-        }
-        if count > self.burst || self.per_second <= 0.0 {
-            return Err(None);
-        }
-        Err(Duration::try_from_secs_f64((count - self.tokens) / self.per_second).ok())
-    }
-
-    /// Tokens at `now`.
-    pub fn tokens(&mut self, now: Instant) -> f64 {
-        self.refill(now);
-        self.tokens
-    }
-
-    fn refill(&mut self, now: Instant) {
-        let elapsed = now.saturating_duration_since(self.stamp);
-        self.stamp = self.stamp.max(now);
-        self.tokens = (self.tokens + elapsed.as_secs_f64() * self.per_second).min(self.burst);
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     #[test]
@@ -212,36 +172,5 @@ mod tests {
             }
         });
         assert_eq!(bulkhead.used(), 0);
-    }
-
-    #[test]
-    fn a_bucket_says_how_long_to_wait() {
-        let start = Instant::now();
-        let mut bucket = TokenBucket::new(10.0, 5.0, start);
-        assert_eq!(bucket.take(5, start), Ok(()));
-        assert_eq!(bucket.take(1, start), Err(Some(Duration::from_millis(100))));
-        assert_eq!(bucket.take(6, start), Err(None), "more than it ever holds");
-        assert_eq!(bucket.take(1, start + Duration::from_millis(100)), Ok(()));
-        assert_eq!(bucket.take(1, start), Err(Some(Duration::from_millis(100))), "time does not run backwards");
-        assert_eq!(TokenBucket::new(f64::NAN, -1.0, start).take(1, start), Err(None));
-    }
-
-    proptest! {
-        #[test]
-        fn a_bucket_never_gives_more_than_its_burst_and_its_rate(
-            steps in prop::collection::vec((0..500_u64, 1..4_u32), 1..200), rate in 1..50_u32, burst in 1..20_u32,
-        ) {
-            let start = Instant::now();
-            let mut bucket = TokenBucket::new(f64::from(rate), f64::from(burst), start);
-            let (mut now, mut taken) = (start, 0);
-            for (millis, count) in steps {
-                now += Duration::from_millis(millis);
-                if bucket.take(count, now).is_ok() {
-                    taken += count;
-                }
-                let most = f64::from(burst) + f64::from(rate) * (now - start).as_secs_f64();
-                prop_assert!(f64::from(taken) <= most + 1e-6);
-            }
-        }
     }
 }

@@ -1,0 +1,129 @@
+//! Answers that policy gives instead of an upstream: redirects, CORS preflights, injected aborts, fixed responses. Errors of the proxy are
+//! `reply`'s.
+
+use super::observe::Observation;
+use super::reply::GRPC_STATUS;
+use crate::codec::{Reply, RequestHead, ResponseHead};
+use crate::error::{Kind, ProxyError};
+use bytes::Bytes;
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Method, StatusCode};
+use std::time::Duration;
+use weft_policy::config::FixedResponse;
+use weft_policy::fault::Abort;
+use weft_policy::limit::rate::{Standings, retry_after};
+
+/// `reason` of an injected abort, and its `weft-error`.
+const FAULT: &str = "fault";
+
+/// One answer, ready to be sent.
+pub(crate) struct Answer {
+    status: StatusCode,
+    /// What a gRPC call gets instead of the status.
+    grpc: Option<u8>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    body: Bytes,
+    /// For metrics and the log; empty: the call went as it should.
+    reason: &'static str,
+}
+
+fn status(code: u16) -> StatusCode {
+    // Configuration was checked: what is no status does not come here.
+    StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+impl Answer {
+    pub fn redirect(code: u16, location: &str) -> Self {
+        let headers = HeaderValue::from_str(location).ok().map(|location| (header::LOCATION, location));
+        Self {
+            status: status(code),
+            grpc: None,
+            headers: headers.into_iter().collect(),
+            body: Bytes::new(),
+            reason: "",
+        }
+    }
+
+    /// 204 with the headers that CORS decided.
+    pub fn preflight(headers: Vec<(HeaderName, HeaderValue)>) -> Self {
+        Self { status: StatusCode::NO_CONTENT, grpc: None, headers, body: Bytes::new(), reason: "" }
+    }
+
+    pub fn fault(abort: Abort) -> Self {
+        Self {
+            status: status(abort.status),
+            grpc: Some(abort.grpc_status),
+            headers: vec![
+                (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8")),
+                (super::headers::WEFT_ERROR, HeaderValue::from_static(FAULT)),
+            ],
+            body: Bytes::from_static(b"fault: injected by a TrafficPolicy\n"),
+            reason: FAULT,
+        }
+    }
+
+    /// 429 and when to come back.
+    pub fn limited(limit: &str, wait: Duration, standings: &Standings) -> Self {
+        let mut headers = vec![
+            (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8")),
+            (super::headers::WEFT_ERROR, HeaderValue::from_static(Kind::RateLimited.row().header)),
+            (header::RETRY_AFTER, retry_after(wait)),
+        ];
+        headers.extend(standings.fields().into_iter().flatten());
+        Self {
+            status: StatusCode::TOO_MANY_REQUESTS,
+            grpc: Some(Kind::RateLimited.row().grpc),
+            headers,
+            body: Bytes::from(format!("rate-limited: {limit} is reached\n")),
+            reason: Kind::RateLimited.row().label,
+        }
+    }
+
+    pub fn fixed(response: &FixedResponse) -> Self {
+        let media = response.content_type.clone().map(|value| (header::CONTENT_TYPE, value));
+        Self {
+            status: status(response.status),
+            grpc: Some(Abort::grpc_status_of(response.status)),
+            headers: media.into_iter().collect(),
+            body: Bytes::copy_from_slice(&response.body),
+            reason: "fallback",
+        }
+    }
+
+    /// Sends it and records it.
+    ///
+    /// # Errors
+    /// When the caller is gone.
+    pub async fn send(
+        self,
+        request: &RequestHead,
+        reply: &mut Reply<'_>,
+        seen: &mut Observation<'_>,
+    ) -> Result<(), ProxyError> {
+        seen.outcome.reason = self.reason;
+        if let Some(code) = self.grpc.filter(|_| seen.is_grpc()) {
+            let mut head = ResponseHead::new(StatusCode::OK);
+            head.headers.append(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            head.headers.append(GRPC_STATUS, HeaderValue::from(u16::from(code)));
+            seen.answered(200);
+            seen.outcome.grpc_status = Some(code.into());
+            return reply.send_head(head, true).await;
+        }
+        let mut head = ResponseHead::new(self.status);
+        for (name, value) in self.headers {
+            head.headers.append(name, value);
+        }
+        // RFC 9110 §8.6: none with 204.
+        let bodiless = matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        if !bodiless {
+            head.headers.append(header::CONTENT_LENGTH, HeaderValue::from(self.body.len()));
+        }
+        seen.answered(self.status.as_u16());
+        if bodiless || self.body.is_empty() || request.method == Method::HEAD {
+            return reply.send_head(head, true).await;
+        }
+        reply.send_head(head, false).await?;
+        seen.flow().sent(self.body.len());
+        reply.last(self.body).await
+    }
+}
