@@ -13,23 +13,36 @@ pub use python::{kubectls, python_env};
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// How long any one condition may take on a busy machine with two cores.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A free TCP port on loopback. It is given back before it is used: a test that loses the race fails to bind and says so.
+/// Ports that the system gives nobody for itself (its ephemeral range begins at 32768).
+const PORTS: std::ops::Range<u16> = 12_000..32_000;
+
+/// A free TCP port on loopback. It is given back before it is used, so it is one that no connection and no port 0 of another is given,
+/// and this process asks for each once.
 #[must_use]
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-    listener.local_addr().expect("a bound listener has an address").port()
+    free(|address| TcpListener::bind(address).is_ok())
 }
 
-/// A free UDP port on loopback.
+/// A free UDP port on loopback, as [`free_port`].
 #[must_use]
 pub fn free_udp_port() -> u16 {
-    let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback has a free port");
-    socket.local_addr().expect("a bound socket has an address").port()
+    free(|address| UdpSocket::bind(address).is_ok())
+}
+
+fn free(is_free: impl Fn(SocketAddr) -> bool) -> u16 {
+    static ASKED: AtomicU32 = AtomicU32::new(0);
+    let count = u32::from(PORTS.end - PORTS.start);
+    // Processes that run together have neighbouring ids: each begins far from the others.
+    let first = std::process::id().wrapping_mul(7919);
+    let nth = |_| first.wrapping_add(ASKED.fetch_add(1, Relaxed)) % count;
+    let port = |offset| PORTS.start + u16::try_from(offset).expect("an offset within the range");
+    (0..count).map(nth).map(port).find(|port| is_free(([127, 0, 0, 1], *port).into())).expect("loopback has a free port")
 }
 
 /// Polls `check` until it gives a value; panics with `what` and the last complaint after [`DEADLINE`].

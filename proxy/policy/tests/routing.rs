@@ -1,6 +1,6 @@
 //! The routing suite, against the pure core: every case of `routing/*.yaml`. What the files say is what a caller and a backend see, so
 //! that the same cases can be put to a sidecar (`weft-proxy`'s test of the same name). The format is `case`'s.
-#![expect(clippy::unwrap_used, reason = "a panic in a test is the report, in its fixtures too")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic in a test is the report, in its fixtures too")]
 
 #[path = "routing/case.rs"]
 mod case;

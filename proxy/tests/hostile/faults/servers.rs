@@ -6,6 +6,7 @@ use crate::mesh::Mesh;
 use crate::rig;
 use parking_lot::Mutex;
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -60,22 +61,26 @@ pub struct Server {
     pub at: SocketAddr,
     /// It stands for a sidecar, which must be this one.
     identity: Option<String>,
+    /// Keeps the port of one that does not listen from anybody else.
+    _held: Option<Socket>,
 }
 
 impl Server {
     pub fn faulty(mesh: &Mesh, fault: Fault, ledger: &Arc<Ledger>) -> Self {
         let identity = fault.is_tunnel().then(|| mesh.id("orders").to_string());
         if matches!(fault, Refuses | TunnelRefuses) {
-            // A port that was free a moment ago.
-            let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-            return Self { at, identity };
+            // Bound and not listening: connections are refused, and nobody else is given the port.
+            let held = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            held.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+            let at = held.local_addr().unwrap().as_socket().unwrap();
+            return Self { at, identity, _held: Some(held) };
         }
         let tls = fault.is_tunnel().then(|| {
             let account = if fault == TunnelImpostor { "payments" } else { "orders" };
             let live = LiveIdentity::new(mesh.identity(account));
             weft_certs::tls::server_config(&live, ClientAuth::Required, &[ALPN_HBONE]).unwrap()
         });
-        Self { at: listen(ledger, move |stream, ledger, nth| fault.act(stream, ledger, nth, tls.as_ref())), identity }
+        Self { at: listen(ledger, move |stream, ledger, nth| fault.act(stream, ledger, nth, tls.as_ref())), identity, _held: None }
     }
 
     /// One that answers everything, in the protocol of the service; beside it is no sidecar.
@@ -95,7 +100,7 @@ impl Server {
                 });
             }
         });
-        Self { at, identity: None }
+        Self { at, identity: None, _held: None }
     }
 
     /// How callers reach it: directly, or through the sidecar at `tunnel`.
