@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
 /// A call as an application sees it.
@@ -102,10 +102,16 @@ impl App {
     }
 }
 
-/// An address at which nobody listens.
-pub async fn nobody() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    listener.local_addr().unwrap()
+/// An address at which nobody listens, and nobody else will as long as this value is there.
+pub struct Nobody {
+    pub at: SocketAddr,
+    _held: TcpSocket,
+}
+
+pub fn nobody() -> Nobody {
+    let held = TcpSocket::new_v4().unwrap();
+    held.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    Nobody { at: held.local_addr().unwrap(), _held: held }
 }
 
 async fn serve<F, R>(mut stream: TcpStream, name: &str, answer: F) -> Option<()>

@@ -138,8 +138,8 @@ async fn an_endpoint_whose_grpc_checks_fail_gets_no_calls_until_it_is_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_that_takes_no_connections_gets_no_calls_until_it_does() {
-    let (dead, second) = (nobody().await, App::named("1").await);
-    let sidecar = mesh(frontend(), &[("a", &[dead, second.at], checked(json!({"tcp": {}})))]);
+    let (dead, second) = (nobody(), App::named("1").await);
+    let sidecar = mesh(frontend(), &[("a", &[dead.at, second.at], checked(json!({"tcp": {}})))]);
     let mut client = Client::tunnel(sidecar.at("outbound"), "front:80").await;
     // Calls are sent again elsewhere: that nobody tries is seen in the log.
     let until = tokio::time::Instant::now() + PATIENCE;
@@ -153,6 +153,8 @@ async fn an_endpoint_that_takes_no_connections_gets_no_calls_until_it_does() {
         }
         assert!(tokio::time::Instant::now() < until, "it is still tried: {new:?}");
     }
-    let _first = App::start_on(dead, "0", |_| async { Said::ok("0") }).await;
+    let at = dead.at;
+    drop(dead);
+    let _first = App::start_on(at, "0", |_| async { Said::ok("0") }).await;
     settles(&mut client, &["0", "1"]).await;
 }

@@ -67,7 +67,8 @@ async fn a_mirror_that_is_dead_or_never_answers_costs_the_call_nothing() {
         Said::ok("late")
     });
     let stuck = stuck.await;
-    for b in [nobody().await, stuck.at] {
+    let dead = nobody();
+    for b in [dead.at, stuck.at] {
         let sidecar = mesh(frontend(), &[("a", &[a.at], json!({})), ("b", &[b], json!({}))]);
         let mut client = Client::tunnel(sidecar.at("outbound"), "front:80").await;
         let began = Instant::now();
