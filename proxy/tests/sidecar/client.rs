@@ -158,6 +158,12 @@ impl H2 {
         Self::over(Client::tunnel(proxy, to).await.0.into_inner()).await
     }
 
+    /// Begins a call whose caller takes care of its streams.
+    pub async fn begin(&mut self, request: http::Request<()>) -> (h2::client::ResponseFuture, h2::SendStream<Bytes>) {
+        let mut send = soon("a stream", self.send.clone().ready()).await.unwrap();
+        send.send_request(request, false).unwrap()
+    }
+
     /// One call; without a body its head ends it.
     pub async fn call(&mut self, request: http::Request<()>, body: Option<Bytes>) -> Answer {
         let call = async {

@@ -131,6 +131,13 @@ impl Sidecar {
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
+    /// The most memory that it has had, in bytes (`VmHWM`).
+    pub fn memory(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+    }
+
     /// What it wrote, for the report of a failure.
     pub fn said(&self) -> String {
         std::fs::read_to_string(self.home.path().join("log")).unwrap_or_default()

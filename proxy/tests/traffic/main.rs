@@ -7,6 +7,7 @@ mod deadlines;
 mod egress;
 mod fallback;
 mod faults;
+mod grpc;
 mod hedging;
 mod inbound;
 mod mirror;
