@@ -42,7 +42,11 @@ fn free(is_free: impl Fn(SocketAddr) -> bool) -> u16 {
     let first = std::process::id().wrapping_mul(7919);
     let nth = |_| first.wrapping_add(ASKED.fetch_add(1, Relaxed)) % count;
     let port = |offset| PORTS.start + u16::try_from(offset).expect("an offset within the range");
-    (0..count).map(nth).map(port).find(|port| is_free(([127, 0, 0, 1], *port).into())).expect("loopback has a free port")
+    (0..count)
+        .map(nth)
+        .map(port)
+        .find(|port| is_free(([127, 0, 0, 1], *port).into()))
+        .expect("loopback has a free port")
 }
 
 /// Polls `check` until it gives a value; panics with `what` and the last complaint after [`DEADLINE`].
