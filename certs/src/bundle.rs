@@ -204,7 +204,7 @@ mod tests {
     use std::time::SystemTime;
 
     fn bundle(domain: &str) -> TrustBundle {
-        MeshCa::ephemeral(&domain.parse().unwrap(), SystemTime::now()).unwrap().bundle().clone()
+        MeshCa::ephemeral(&domain.parse().unwrap(), SystemTime::now()).unwrap().bundle()
     }
 
     #[test]

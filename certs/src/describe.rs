@@ -126,7 +126,7 @@ mod tests {
         assert_eq!((leaf.is_ca, leaf.key.as_str()), (false, "ECDSA P-256"));
         assert_eq!(rfc3339(leaf.not_before), "2027-01-15T07:59:00Z");
         assert_eq!(rfc3339(leaf.not_after), "2027-01-16T08:00:00Z");
-        let root = CertificateInfo::of(ca.root()).unwrap();
+        let root = CertificateInfo::of(&ca.root()).unwrap();
         assert!(root.is_ca);
         assert_eq!(root.spki_sha256, ca.root_fingerprint().unwrap());
         assert!(CertificateInfo::of(b"nonsense").is_err());

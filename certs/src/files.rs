@@ -39,7 +39,7 @@ pub fn write_public(path: &Path, contents: &[u8]) -> Result<(), Error> {
 
 fn write(path: &Path, contents: &[u8], mode: u32) -> Result<(), Error> {
     let fail = |e| Error::storage("write", path, e);
-    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = directory_of(path);
     let name = path.file_name().ok_or_else(|| fail(io::ErrorKind::InvalidInput.into()))?;
     let mut random = [0; 8];
     aws_lc_rs::rand::fill(&mut random).map_err(|_| Error::Crypto("no randomness".into()))?;
@@ -57,6 +57,28 @@ fn write(path: &Path, contents: &[u8], mode: u32) -> Result<(), Error> {
         drop(fs::remove_file(&beside));
     }
     written.map_err(fail)
+}
+
+/// Puts a file in the place of another, at once.
+pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), Error> {
+    fs::rename(from, to).and_then(|()| sync(to)).map_err(|e| Error::storage("write", to, e))
+}
+
+/// Removes a file; that it is not there is no error.
+pub(crate) fn remove(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path).and_then(|()| sync(path)) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::storage("remove", path, e)),
+        _ => Ok(()),
+    }
+}
+
+/// Makes a change of the directory last.
+fn sync(path: &Path) -> io::Result<()> {
+    File::open(directory_of(path))?.sync_all()
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Reads a text file of at most 4 MiB; `None` when there is none.

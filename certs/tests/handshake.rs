@@ -240,7 +240,7 @@ async fn a_client_that_speaks_tls_1_2_only_is_refused() {
 async fn a_server_that_speaks_tls_1_2_only_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let ca = mesh();
-    Identity::new(ca.issue(&workload("catalog"), None, SystemTime::now()).unwrap(), ca.bundle().clone())
+    Identity::new(ca.issue(&workload("catalog"), None, SystemTime::now()).unwrap(), ca.bundle())
         .write_files(dir.path())
         .unwrap();
     let mut server = tokio::process::Command::new("openssl")
@@ -355,7 +355,7 @@ async fn a_root_rotates_without_a_moment_in_which_nobody_talks() {
     let (mut there, mut here) = meet().await.good();
 
     // The new root first, one sidecar after the other; then new certificates; then the old root goes.
-    let both = old.bundle().with_roots_of(new.bundle()).unwrap();
+    let both = old.bundle().with_roots_of(&new.bundle()).unwrap();
     assert!(cart.replace_bundle(&both));
     meet().await.good();
     assert!(catalog.replace_bundle(&both));
@@ -364,8 +364,8 @@ async fn a_root_rotates_without_a_moment_in_which_nobody_talks() {
     meet().await.good();
     renew(&catalog);
     meet().await.good();
-    cart.replace_bundle(new.bundle());
-    catalog.replace_bundle(new.bundle());
+    cart.replace_bundle(&new.bundle());
+    catalog.replace_bundle(&new.bundle());
     meet().await.good();
 
     let (a, b) = tokio::join!(exchange(&mut there), exchange(&mut here));
@@ -388,7 +388,7 @@ async fn client_configurations_are_made_once_for_each_peer_and_protocol() {
 
 fn control_plane(ca: &MeshCa) -> Arc<rustls::ServerConfig> {
     let svid = ca.issue_control_plane(SystemTime::now()).unwrap();
-    let live = LiveIdentity::new(Identity::new(svid, ca.bundle().clone()));
+    let live = LiveIdentity::new(Identity::new(svid, ca.bundle()));
     tls::server_config(&live, ClientAuth::Optional, &[tls::ALPN_GRPC]).unwrap()
 }
 
@@ -400,7 +400,7 @@ async fn a_fingerprint_alone_verifies_the_control_plane_and_yields_the_root() {
     let (server, client) = handshake(control_plane(&ca), client).await.good();
     assert_eq!(peer_identity(server.get_ref().1), None);
     let chain = client.get_ref().1.peer_certificates().unwrap();
-    assert_eq!(tls::bootstrap_root(chain, &pin).as_ref(), Some(ca.root()));
+    assert_eq!(tls::bootstrap_root(chain, &pin), Some(ca.root()));
     assert_eq!(peer_identity(client.get_ref().1), Some(SpiffeId::control_plane(ca.trust_domain())));
 }
 
@@ -498,7 +498,7 @@ async fn an_identity_from_disk_speaks_as_before() {
     let ca = mesh();
     let dir = tempfile::tempdir().unwrap();
     let svid = ca.issue(&workload("cart"), None, SystemTime::now()).unwrap();
-    Identity::new(svid, ca.bundle().clone()).save(dir.path()).unwrap();
+    Identity::new(svid, ca.bundle()).save(dir.path()).unwrap();
     let cart = LiveIdentity::new(Identity::load(dir.path(), &workload("cart")).unwrap().unwrap());
     let catalog = live(&ca, "catalog");
     let (mut server, mut client) = handshake(strict(&catalog), to(&cart, catalog.id())).await.good();
@@ -515,7 +515,7 @@ async fn an_svid_over_a_request_of_another_process_works_with_its_key() {
     let key = weft_certs::KeyPair::generate().unwrap();
     let issued = ca.sign(&key.csr().unwrap(), &workload("cart"), None, SystemTime::now()).unwrap();
     let svid = Svid::new(issued.chain, &key).unwrap();
-    let cart = LiveIdentity::new(Identity::new(svid, ca.bundle().clone()));
+    let cart = LiveIdentity::new(Identity::new(svid, ca.bundle()));
     let catalog = live(&ca, "catalog");
     handshake(strict(&catalog), to(&cart, catalog.id())).await.good();
 }

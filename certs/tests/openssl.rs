@@ -38,7 +38,7 @@ fn write(directory: &Path, name: &str, der: &CertificateDer<'_>) {
 
 fn written(svid: &Svid, ca: &MeshCa) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    write(dir.path(), "root", ca.root());
+    write(dir.path(), "root", &ca.root());
     write(dir.path(), "intermediate", &svid.chain()[1]);
     write(dir.path(), "leaf", &svid.chain()[0]);
     dir
@@ -176,7 +176,7 @@ fn openssl_accepts_the_apis_certificates_for_their_names_alone() {
 async fn openssl_as_a_client_meets_our_server() {
     let ca = mesh();
     let dir = tempfile::tempdir().unwrap();
-    let cart = Identity::new(ca.issue(&workload("cart"), None, SystemTime::now()).unwrap(), ca.bundle().clone());
+    let cart = Identity::new(ca.issue(&workload("cart"), None, SystemTime::now()).unwrap(), ca.bundle());
     cart.write_files(dir.path()).unwrap();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();

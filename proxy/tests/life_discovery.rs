@@ -33,7 +33,7 @@ impl Sidecar {
     fn start(plane: &Plane, address: std::net::SocketAddr, state: Option<&Path>) -> Self {
         let id = SpiffeId::workload(&plane.domain, "shop", "cart").unwrap();
         let svid = plane.ca.issue(&id, None, SystemTime::now()).unwrap();
-        let live = LiveIdentity::new(Identity::new(svid, plane.ca.bundle().clone()));
+        let live = LiveIdentity::new(Identity::new(svid, plane.ca.bundle()));
         let tls = ClientConfigs::new(live).to_control_plane(&[ALPN_GRPC]).unwrap();
         let (directory, publisher, asks) = Publisher::new();
         let options = xds::Options {

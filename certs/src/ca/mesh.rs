@@ -2,8 +2,8 @@
 //! existing PKI, an intermediate from files whose root is elsewhere. Whether an asker may have an id is decided before it comes here.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -15,6 +15,7 @@ use rustls_pki_types::CertificateDer;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 
+use super::rotation::{Files, Rotation, Stage};
 use super::{ROOT_VALIDITY, Signer, authority, store, validity};
 use crate::bundle::TrustBundle;
 use crate::error::{Error, unix_time};
@@ -60,12 +61,21 @@ pub struct Pki<'a> {
 pub struct MeshCa {
     domain: TrustDomain,
     max_ttl: Duration,
+    trust: ArcSwap<Trust>,
+    issuing: ArcSwap<Issuing>,
+    // Held by an authority that has its root: not by one of an existing PKI.
+    keeper: Option<Mutex<Keeper>>,
+}
+
+/// Whom sidecars are to trust, and what shows that it is right.
+struct Trust {
     bundle: TrustBundle,
     // The root to which the chain leads: one of the bundle's.
     root: CertificateDer<'static>,
-    issuing: ArcSwap<Issuing>,
-    // Held by an authority that can make intermediates: not by one of an existing PKI.
-    renewal: Option<Mutex<Renewal>>,
+    // What follows the chain where all that the asker knows is a root's key: that root, and on the way there, while there are two, the
+    // one that signs, signed by the other.
+    above: Vec<CertificateDer<'static>>,
+    rotation: Option<Rotation>,
 }
 
 struct Issuing {
@@ -74,52 +84,85 @@ struct Issuing {
     chain: Vec<CertificateDer<'static>>,
 }
 
-struct Renewal {
+/// The roots with their keys.
+struct Keeper {
     root: Signer,
-    // Where intermediates are kept; none for an ephemeral authority.
-    path: Option<PathBuf>,
+    // The new root while there is one.
+    next: Option<Signer>,
+    // None for an ephemeral authority.
+    files: Option<Files>,
+}
+
+impl Keeper {
+    /// The root that signs, and the other one that is trusted.
+    fn signing(&self, rotation: Option<Rotation>) -> (&Signer, Option<&Signer>) {
+        match (&self.next, rotation.map(|r| r.stage)) {
+            (Some(next), Some(Stage::Reissuing)) => (next, Some(&self.root)),
+            (next, _) => (&self.root, next.as_ref()),
+        }
+    }
+
+    fn trust(&self, domain: &TrustDomain, rotation: Option<Rotation>, now: SystemTime) -> Result<Trust, Error> {
+        let (signing, other) = self.signing(rotation);
+        let roots = [Some(&self.root), self.next.as_ref()].into_iter().flatten().map(|root| root.certificate.clone());
+        let above = match other.filter(|_| rotation.is_some_and(|r| r.stage != Stage::Publishing)) {
+            None => vec![signing.certificate.clone()],
+            Some(other) => {
+                let key = leaf::parse(&signing.certificate)?.public_key().raw.to_vec();
+                vec![other.sign(&mut root(domain, now)?, &key)?, other.certificate.clone()]
+            }
+        };
+        let bundle = TrustBundle::new(domain.clone(), roots)?;
+        Ok(Trust { bundle, root: signing.certificate.clone(), above, rotation })
+    }
 }
 
 impl MeshCa {
     /// Opens the authority in a directory (0700), and makes root and intermediate when it is empty. Files: `root.pem` and `issuing.pem`,
-    /// each a key with its certificate (0600).
+    /// each a key with its certificate (0600), and while the root is rotated `next.pem` and `rotation`.
     pub fn open(directory: &Path, domain: &TrustDomain, now: SystemTime) -> Result<Self, Error> {
         files::private_dir(directory)?;
-        let root_path = directory.join("root.pem");
-        let root = match Signer::load(&root_path)? {
+        let files = Files::of(directory);
+        let root = match Signer::load(&files.root())? {
             Some(root) => root,
             None => {
                 let (root, key) = new_root(domain, now)?;
-                store(&root_path, &root, &key)?;
+                store(&files.root(), &root, &key)?;
                 root
             }
         };
-        check_domain(&root_path, &root, domain)?;
-        let path = directory.join("issuing.pem");
-        let issuing = match Signer::load(&path)? {
-            // One that an older root signed is of no use.
-            Some(signer) if !signer.is_ageing(now) && is_signed_by(&signer, &root, now) => signer,
-            _ => new_intermediate(domain, &root, Some(&path), now)?,
+        check_domain(&files.root(), &root, domain)?;
+        let (rotation, next) = files.resume(&root)?.unzip();
+        let keeper = Keeper { root, next, files: Some(files.clone()) };
+        let signing = keeper.signing(rotation).0;
+        let issuing = match Signer::load(&files.issuing())? {
+            // One that another root signed is of no use.
+            Some(signer) if !signer.is_ageing(now) && is_signed_by(&signer, signing, now) => signer,
+            _ => new_intermediate(domain, signing, Some(&files.issuing()), now)?,
         };
-        Self::assemble(domain, root, issuing, Some(path))
+        Self::assemble(domain, keeper, rotation, issuing, now)
     }
 
     /// An authority that lives in memory alone: for tests and one-off meshes.
     pub fn ephemeral(domain: &TrustDomain, now: SystemTime) -> Result<Self, Error> {
         let (root, _) = new_root(domain, now)?;
         let issuing = new_intermediate(domain, &root, None, now)?;
-        Self::assemble(domain, root, issuing, None)
+        Self::assemble(domain, Keeper { root, next: None, files: None }, None, issuing, now)
     }
 
-    fn assemble(domain: &TrustDomain, root: Signer, signer: Signer, path: Option<PathBuf>) -> Result<Self, Error> {
-        let chain = vec![signer.certificate.clone()];
+    fn assemble(
+        domain: &TrustDomain,
+        keeper: Keeper,
+        rotation: Option<Rotation>,
+        signer: Signer,
+        now: SystemTime,
+    ) -> Result<Self, Error> {
         Ok(Self {
             domain: domain.clone(),
             max_ttl: SVID_VALIDITY,
-            bundle: TrustBundle::new(domain.clone(), [root.certificate.clone()])?,
-            root: root.certificate.clone(),
-            issuing: ArcSwap::from_pointee(Issuing { signer, chain }),
-            renewal: Some(Mutex::new(Renewal { root, path })),
+            trust: ArcSwap::from_pointee(keeper.trust(domain, rotation, now)?),
+            issuing: ArcSwap::from_pointee(Issuing { chain: vec![signer.certificate.clone()], signer }),
+            keeper: Some(Mutex::new(keeper)),
         })
     }
 
@@ -132,15 +175,17 @@ impl MeshCa {
             return Err(Error::configuration("intermediate", "holds no certificate"));
         };
         let signer = Signer::new("intermediate", first, KeyPair::from_pem("intermediate's key", pki.key)?)?;
-        let mut ca = Self {
+        let root = signer.certificate.clone();
+        let ca = Self {
             domain: domain.clone(),
             max_ttl: SVID_VALIDITY,
-            root: signer.certificate.clone(),
             issuing: ArcSwap::from_pointee(Issuing { signer, chain }),
-            bundle,
-            renewal: None,
+            trust: ArcSwap::from_pointee(Trust { bundle, root, above: Vec::new(), rotation: None }),
+            keeper: None,
         };
-        ca.root = ca.prove(now)?;
+        let root = ca.prove(now)?;
+        let bundle = ca.bundle();
+        ca.trust.store(Arc::new(Trust { bundle, above: vec![root.clone()], root, rotation: None }));
         Ok(ca)
     }
 
@@ -149,7 +194,7 @@ impl MeshCa {
         let id = SpiffeId::workload(&self.domain, "weft-system", "self-test")?;
         let issued = self.sign_public_key(&KeyPair::generate()?.public_der(), &id, None, now)?;
         let mut reason = String::from("there is none");
-        for root in self.bundle.roots() {
+        for root in self.bundle().roots() {
             let only = TrustBundle::new(self.domain.clone(), [root.clone()])?.into();
             let accepted = |side| verify::chain(&only, &id, &issued.chain, unix_time(now), side);
             match accepted(verify::Side::Client).and_then(|()| accepted(verify::Side::Server)) {
@@ -173,18 +218,108 @@ impl MeshCa {
     }
 
     /// The roots of this trust domain, as sidecars are to hold them.
-    pub fn bundle(&self) -> &TrustBundle {
-        &self.bundle
+    pub fn bundle(&self) -> TrustBundle {
+        self.trust.load().bundle.clone()
     }
 
     /// The root to which the chains of this authority lead.
-    pub fn root(&self) -> &CertificateDer<'static> {
-        &self.root
+    pub fn root(&self) -> CertificateDer<'static> {
+        self.trust.load().root.clone()
     }
 
     /// The fingerprint of the root's public key, as join tokens carry it.
     pub fn root_fingerprint(&self) -> Result<Fingerprint, Error> {
-        Fingerprint::of_public_key(&self.root)
+        Fingerprint::of_public_key(&self.trust.load().root)
+    }
+
+    /// The rotation of the root that is under way.
+    pub fn rotation(&self) -> Option<Rotation> {
+        self.trust.load().rotation
+    }
+
+    /// Begins to rotate the root: makes a new one, which is trusted from now on and signs nothing yet. Refused while a rotation is under
+    /// way, and where the root is that of an existing PKI.
+    pub fn rotate(&self, now: SystemTime) -> Result<Rotation, Error> {
+        let mut keeper = self.keeper()?;
+        if self.rotation().is_some() {
+            return Err(Error::Request("the root is being rotated already".into()));
+        }
+        let (next, key) = new_root(&self.domain, now)?;
+        let rotation = Rotation::begin(&keeper.root, &next)?;
+        if let Some(files) = &keeper.files {
+            store(&files.next(), &next, &key)?;
+            files.write(rotation)?;
+        }
+        keeper.next = Some(next);
+        self.trust.store(Arc::new(keeper.trust(&self.domain, Some(rotation), now)?));
+        Ok(rotation)
+    }
+
+    /// The next step of the rotation under way; `None`: that was the last. Only for who knows that every sidecar has taken this one.
+    pub fn advance(&self, now: SystemTime) -> Result<Option<Rotation>, Error> {
+        let mut keeper = self.keeper()?;
+        let rotation = self.rotation().ok_or_else(not_rotated)?;
+        match rotation.stage {
+            Stage::Publishing => self.sign_with_the_other(&keeper, rotation.to(Stage::Reissuing, now), now).map(Some),
+            Stage::Reissuing => {
+                if let Some(files) = &keeper.files {
+                    files.finish()?;
+                }
+                if let Some(next) = keeper.next.take() {
+                    keeper.root = next;
+                }
+                self.end(&keeper, now)
+            }
+            Stage::Returning => {
+                if let Some(files) = &keeper.files {
+                    files.give_up()?;
+                }
+                keeper.next = None;
+                self.end(&keeper, now)
+            }
+        }
+    }
+
+    /// Breaks the rotation under way off: `None`: at once, since nothing was signed by the new root; otherwise what it signed is reissued
+    /// by the old one first.
+    pub fn abort(&self, now: SystemTime) -> Result<Option<Rotation>, Error> {
+        let mut keeper = self.keeper()?;
+        let rotation = self.rotation().ok_or_else(not_rotated)?;
+        match rotation.stage {
+            Stage::Publishing => {
+                if let Some(files) = &keeper.files {
+                    files.give_up()?;
+                }
+                keeper.next = None;
+                self.end(&keeper, now)
+            }
+            Stage::Reissuing => self.sign_with_the_other(&keeper, rotation.to(Stage::Returning, now), now).map(Some),
+            Stage::Returning => Ok(Some(rotation)),
+        }
+    }
+
+    fn keeper(&self) -> Result<MutexGuard<'_, Keeper>, Error> {
+        let keeper = self.keeper.as_ref().ok_or_else(|| {
+            Error::Request("the root is that of an existing PKI: rotate it there, and give the new files here".into())
+        })?;
+        Ok(keeper.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn sign_with_the_other(&self, keeper: &Keeper, rotation: Rotation, now: SystemTime) -> Result<Rotation, Error> {
+        let trust = keeper.trust(&self.domain, Some(rotation), now)?;
+        let path = keeper.files.as_ref().map(Files::issuing);
+        let signer = new_intermediate(&self.domain, keeper.signing(Some(rotation)).0, path.as_deref(), now)?;
+        if let Some(files) = &keeper.files {
+            files.write(rotation)?;
+        }
+        self.trust.store(Arc::new(trust));
+        self.issuing.store(Arc::new(Issuing { chain: vec![signer.certificate.clone()], signer }));
+        Ok(rotation)
+    }
+
+    fn end(&self, keeper: &Keeper, now: SystemTime) -> Result<Option<Rotation>, Error> {
+        self.trust.store(Arc::new(keeper.trust(&self.domain, None, now)?));
+        Ok(None)
     }
 
     /// Issues an SVID over the public key of a certificate signing request (PKCS#10, DER). Its signature is checked, which proves that
@@ -200,12 +335,12 @@ impl MeshCa {
     }
 
     /// The control plane's own SVID. Its chain ends with the root, so that a sidecar which holds only the root's fingerprint can verify
-    /// it and take the root from it.
+    /// it and take the root from it; while the root is rotated, the fingerprint of either.
     pub fn issue_control_plane(&self, now: SystemTime) -> Result<Svid, Error> {
         let key = KeyPair::generate()?;
         let id = SpiffeId::control_plane(&self.domain);
         let mut chain = self.sign_public_key(&key.public_der(), &id, None, now)?.chain;
-        chain.push(self.root.clone());
+        chain.extend(self.trust.load().above.iter().cloned());
         Svid::new(chain, &key)
     }
 
@@ -241,19 +376,24 @@ impl MeshCa {
     /// The intermediate that signs now: a new one when the present one ages and the root is here.
     fn issuing(&self, now: SystemTime) -> Result<Arc<Issuing>, Error> {
         let current = self.issuing.load_full();
-        let Some(renewal) = self.renewal.as_ref().filter(|_| current.signer.is_ageing(now)) else {
+        let Some(keeper) = self.keeper.as_ref().filter(|_| current.signer.is_ageing(now)) else {
             return Ok(current);
         };
-        let renewal = renewal.lock().unwrap_or_else(PoisonError::into_inner);
+        let keeper = keeper.lock().unwrap_or_else(PoisonError::into_inner);
         let current = self.issuing.load_full();
         if !current.signer.is_ageing(now) {
             return Ok(current);
         }
-        let signer = new_intermediate(&self.domain, &renewal.root, renewal.path.as_deref(), now)?;
+        let path = keeper.files.as_ref().map(Files::issuing);
+        let signer = new_intermediate(&self.domain, keeper.signing(self.rotation()).0, path.as_deref(), now)?;
         let fresh = Arc::new(Issuing { chain: vec![signer.certificate.clone()], signer });
         self.issuing.store(fresh.clone());
         Ok(fresh)
     }
+}
+
+fn not_rotated() -> Error {
+    Error::Request("the root is not being rotated".into())
 }
 
 impl fmt::Debug for MeshCa {
@@ -294,9 +434,13 @@ fn public_key(csr: &[u8]) -> Result<Vec<u8>, Error> {
 }
 
 fn new_root(domain: &TrustDomain, now: SystemTime) -> Result<(Signer, KeyPair), Error> {
+    Signer::root(root(domain, now)?)
+}
+
+fn root(domain: &TrustDomain, now: SystemTime) -> Result<CertificateParams, Error> {
     let mut params = authority(&format!("{domain} root"), 1, now, ROOT_VALIDITY);
     params.subject_alt_names = vec![SanType::URI(format!("spiffe://{domain}").try_into()?)];
-    Signer::root(params)
+    Ok(params)
 }
 
 fn new_intermediate(

@@ -57,7 +57,7 @@ fn an_intermediate_of_another_root_is_replaced() {
     std::fs::copy(one.path().join("issuing.pem"), two.path().join("issuing.pem")).unwrap();
     let after = MeshCa::open(two.path(), &domain(), now).unwrap();
     assert_eq!(before.root(), after.root());
-    let bundles = after.bundle().clone().into();
+    let bundles = after.bundle().into();
     let issued = after.sign(&KeyPair::generate().unwrap().csr().unwrap(), &cart(), None, now).unwrap();
     verify::chain(&bundles, &cart(), &issued.chain, unix_time(now), verify::Side::Client).unwrap();
 }
@@ -70,7 +70,7 @@ fn an_ageing_intermediate_is_renewed_while_running_and_kept() {
     let early = ca.sign(&csr, &cart(), None, in_days(200)).unwrap();
     let late = ca.sign(&csr, &cart(), None, in_days(300)).unwrap();
     assert_ne!(early.chain[1], late.chain[1]);
-    let bundles = ca.bundle().clone().into();
+    let bundles = ca.bundle().into();
     verify::chain(&bundles, &cart(), &late.chain, unix_time(in_days(300)), verify::Side::Server).unwrap();
     let again = MeshCa::open(dir.path(), &domain(), in_days(301)).unwrap();
     assert_eq!(again.issuing.load().chain[0], late.chain[1]);
@@ -211,9 +211,9 @@ fn an_intermediate_of_an_existing_pki_signs_whatever_its_algorithm() {
         let ca = MeshCa::from_pki(&domain(), Pki { chain: &chain, key: &key, roots: &roots }, now).unwrap();
         let svid = ca.issue(&cart(), None, now).unwrap();
         assert_eq!(svid.chain().len(), 3);
-        let bundles = ca.bundle().clone().into();
+        let bundles = ca.bundle().into();
         verify::chain(&bundles, &cart(), svid.chain(), unix_time(now), verify::Side::Server).unwrap();
-        assert_eq!(ca.issue_control_plane(now).unwrap().chain().last(), Some(ca.root()));
+        assert_eq!(ca.issue_control_plane(now).unwrap().chain().last(), Some(&ca.root()));
     }
 }
 
@@ -232,4 +232,124 @@ fn an_existing_pki_that_peers_would_refuse_is_refused_at_once() {
     let leaf_key = KeyPair::generate().unwrap();
     let leaf = policy.sign(&mut svid(&cart(), SVID_VALIDITY, now).unwrap(), &leaf_key.public_der()).unwrap();
     assert!(open(&pem::encode("CERTIFICATE", &leaf), &leaf_key.to_pem(), &roots).contains("no CA certificate"));
+}
+
+/// Whether somebody who trusts these roots accepts what the authority signs now.
+fn accepts(bundle: &TrustBundle, ca: &MeshCa) -> bool {
+    let issued = ca.sign(&KeyPair::generate().unwrap().csr().unwrap(), &cart(), None, SystemTime::now()).unwrap();
+    verify::chain(&bundle.clone().into(), &cart(), &issued.chain, unix_time(SystemTime::now()), verify::Side::Client)
+        .is_ok()
+}
+
+/// Whether a sidecar that has a join token with this fingerprint, and nothing else, accepts the control plane.
+fn joins(pin: &Fingerprint, ca: &MeshCa) -> bool {
+    let svid = ca.issue_control_plane(SystemTime::now()).unwrap();
+    let (leaf, above) = svid.chain().split_first().unwrap();
+    verify::pinned(pin, &domain(), leaf, above, unix_time(SystemTime::now())).is_ok()
+}
+
+#[test]
+fn a_rotation_never_signs_what_somebody_who_took_the_step_before_refuses() {
+    let dir = tempfile::tempdir().unwrap();
+    let now = SystemTime::now();
+    let ca = MeshCa::open(dir.path(), &domain(), now).unwrap();
+    let (before, old) = (ca.bundle(), ca.root_fingerprint().unwrap());
+    let rotation = ca.rotate(now).unwrap();
+    let both = ca.bundle();
+    assert_eq!((rotation.stage, both.roots().len(), ca.root_fingerprint().unwrap()), (Stage::Publishing, 2, old));
+    assert!(accepts(&before, &ca) && accepts(&both, &ca) && joins(&old, &ca), "the old one still signs");
+    assert!(ca.rotate(now).is_err(), "one at a time");
+
+    let rotation = ca.advance(now).unwrap().unwrap();
+    assert_eq!((rotation.stage, rotation.target(), ca.bundle()), (Stage::Reissuing, rotation.new, both.clone()));
+    assert!(rotation.reissue_after > 0);
+    assert!(!accepts(&before, &ca) && accepts(&both, &ca));
+    assert!(joins(&old, &ca) && joins(&rotation.new, &ca), "tokens of before and of now are good");
+
+    assert_eq!(ca.advance(now).unwrap(), None);
+    let after = ca.bundle();
+    assert_eq!((after.roots().len(), ca.root_fingerprint().unwrap(), ca.rotation()), (1, rotation.new, None));
+    assert!(!accepts(&before, &ca) && accepts(&both, &ca) && accepts(&after, &ca));
+    assert!(joins(&rotation.new, &ca) && !joins(&old, &ca));
+    let again = MeshCa::open(dir.path(), &domain(), now).unwrap();
+    assert_eq!((again.bundle(), again.rotation()), (after, None));
+    assert!(ca.advance(now).is_err() && ca.abort(now).is_err(), "there is none");
+}
+
+#[test]
+fn a_rotation_that_is_broken_off_ends_with_the_old_root_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let now = SystemTime::now();
+    let ca = MeshCa::open(dir.path(), &domain(), now).unwrap();
+    let before = ca.bundle();
+    ca.rotate(now).unwrap();
+    assert_eq!(ca.abort(now).unwrap(), None, "nothing was signed by the new root");
+    assert_eq!((ca.bundle(), ca.rotation()), (before.clone(), None));
+
+    let rotation = ca.rotate(now).unwrap();
+    ca.advance(now).unwrap();
+    let both = ca.bundle();
+    let returning = ca.abort(now).unwrap().unwrap();
+    assert_eq!(
+        (returning.stage, returning.target(), ca.abort(now).unwrap()),
+        (Stage::Returning, rotation.old, Some(returning))
+    );
+    assert!(
+        accepts(&before, &ca) && accepts(&both, &ca) && ca.bundle() == both,
+        "those who have new certificates are trusted"
+    );
+    assert!(joins(&rotation.old, &ca) && joins(&rotation.new, &ca));
+    assert_eq!(ca.advance(now).unwrap(), None);
+    assert_eq!((ca.bundle(), ca.root_fingerprint().unwrap()), (before, rotation.old));
+    assert!(!dir.path().join("next.pem").exists());
+}
+
+#[test]
+fn a_crash_at_any_step_of_a_rotation_leaves_one_that_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let now = SystemTime::now();
+    let open = || MeshCa::open(dir.path(), &domain(), now).unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let old = open().root_fingerprint().unwrap();
+    let rotation = open().rotate(now).unwrap();
+    for stage in [Stage::Publishing, Stage::Reissuing] {
+        let again = open();
+        assert_eq!(again.rotation().unwrap().stage, stage);
+        assert_eq!(again.bundle().roots().len(), 2);
+        assert!(accepts(&again.bundle(), &again));
+        assert_eq!(again.root_fingerprint().unwrap(), if stage == Stage::Publishing { old } else { rotation.new });
+        if stage == Stage::Publishing {
+            // Cut between the new intermediate and the step: the old root signs again.
+            again.advance(now).unwrap();
+            let step = std::fs::read_to_string(path("rotation")).unwrap();
+            std::fs::write(path("rotation"), step.replace("reissuing", "publishing")).unwrap();
+            assert!(accepts(&TrustBundle::from_der(domain(), [open().root().to_vec()]).unwrap(), &open()));
+            assert_eq!(open().root_fingerprint().unwrap(), old);
+            open().advance(now).unwrap();
+        }
+    }
+    // Cut between the end and the removal of the step.
+    std::fs::rename(path("next.pem"), path("root.pem")).unwrap();
+    assert_eq!((open().rotation(), open().root_fingerprint().unwrap()), (None, rotation.new));
+    assert!(!path("rotation").exists());
+    // A new root that was made and never published.
+    std::fs::copy(path("root.pem"), path("next.pem")).unwrap();
+    assert_eq!(open().bundle().roots().len(), 1);
+    assert!(!path("next.pem").exists());
+    // What is no step is not guessed at.
+    std::fs::write(path("rotation"), "soon").unwrap();
+    let error = MeshCa::open(dir.path(), &domain(), now).unwrap_err().to_string();
+    assert!(error.contains("rotation is no step of a rotation"), "{error}");
+}
+
+#[test]
+fn a_certificate_says_to_which_of_the_trusted_roots_it_leads() {
+    let ca = MeshCa::ephemeral(&domain(), SystemTime::now()).unwrap();
+    let rotation = ca.rotate(SystemTime::now()).unwrap();
+    let issue = || ca.issue(&cart(), None, SystemTime::now()).unwrap();
+    assert_eq!(crate::Identity::new(issue(), ca.bundle()).root(), Some(rotation.old));
+    ca.advance(SystemTime::now()).unwrap();
+    assert_eq!(crate::Identity::new(issue(), ca.bundle()).root(), Some(rotation.new));
+    let other = MeshCa::ephemeral(&domain(), SystemTime::now()).unwrap();
+    assert_eq!(crate::Identity::new(issue(), other.bundle()).root(), None);
 }

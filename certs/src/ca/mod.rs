@@ -4,9 +4,11 @@
 
 mod api;
 mod mesh;
+mod rotation;
 
 pub use api::{ApiCa, ClientName, Credential};
 pub use mesh::{Issued, MeshCa, Pki};
+pub use rotation::{Rotation, Stage};
 
 use std::net::IpAddr;
 use std::path::Path;

@@ -15,6 +15,8 @@ use arc_swap::{ArcSwap, Guard};
 
 use crate::bundle::{TrustBundle, TrustBundles};
 use crate::error::Error;
+use crate::fingerprint::Fingerprint;
+use crate::leaf;
 use crate::spiffe::SpiffeId;
 
 /// A certificate with its key, and whom its holder trusts. Cheap to clone.
@@ -30,6 +32,18 @@ impl Identity {
     /// Puts the two together.
     pub fn new(svid: Svid, bundles: impl Into<TrustBundles>) -> Self {
         Self { svid: Arc::new(svid), bundles: Arc::new(bundles.into()) }
+    }
+
+    /// The fingerprint of the key of the trusted root that the certificate leads to; `None`: of none.
+    pub fn root(&self) -> Option<Fingerprint> {
+        let last = leaf::parse(self.svid.chain().last()?).ok()?;
+        let bundle = self.bundles.get(self.svid.id().trust_domain())?;
+        bundle.roots().iter().find_map(|root| {
+            let root = leaf::parse(root).ok()?;
+            let key = root.public_key();
+            let vouches = last.issuer() == root.subject() && last.verify_signature(Some(key)).is_ok();
+            vouches.then(|| Fingerprint::of(key.raw))
+        })
     }
 }
 
@@ -132,7 +146,7 @@ mod tests {
     fn a_renewal_keeps_the_bundles_and_counts() {
         let (ca, id) = fixture();
         let svid = || ca.issue(&id, None, SystemTime::now()).unwrap();
-        let live = LiveIdentity::new(Identity::new(svid(), ca.bundle().clone()));
+        let live = LiveIdentity::new(Identity::new(svid(), ca.bundle()));
         let before = Guard::into_inner(live.current());
         live.replace_svid(svid()).unwrap();
         let after = live.current();
@@ -144,8 +158,7 @@ mod tests {
     #[test]
     fn another_id_is_refused() {
         let (ca, id) = fixture();
-        let live =
-            LiveIdentity::new(Identity::new(ca.issue(&id, None, SystemTime::now()).unwrap(), ca.bundle().clone()));
+        let live = LiveIdentity::new(Identity::new(ca.issue(&id, None, SystemTime::now()).unwrap(), ca.bundle()));
         let other = SpiffeId::workload(ca.trust_domain(), "shop", "payments").unwrap();
         let error = live.replace_svid(ca.issue(&other, None, SystemTime::now()).unwrap()).unwrap_err().to_string();
         assert_eq!(
@@ -157,11 +170,10 @@ mod tests {
     #[test]
     fn the_same_bundle_again_changes_nothing() {
         let (ca, id) = fixture();
-        let live =
-            LiveIdentity::new(Identity::new(ca.issue(&id, None, SystemTime::now()).unwrap(), ca.bundle().clone()));
-        assert!(!live.replace_bundle(ca.bundle()));
+        let live = LiveIdentity::new(Identity::new(ca.issue(&id, None, SystemTime::now()).unwrap(), ca.bundle()));
+        assert!(!live.replace_bundle(&ca.bundle()));
         let (other, _) = fixture();
-        assert!(live.replace_bundle(&ca.bundle().with_roots_of(other.bundle()).unwrap()));
+        assert!(live.replace_bundle(&ca.bundle().with_roots_of(&other.bundle()).unwrap()));
         assert_eq!(live.generation(), 1);
     }
 }

@@ -96,8 +96,8 @@ mod tests {
         let domain: TrustDomain = "weft.test".parse().unwrap();
         let ca = MeshCa::ephemeral(&domain, SystemTime::now()).unwrap();
         let id = SpiffeId::workload(&domain, "shop", account).unwrap();
-        let mut bundles = TrustBundles::from(ca.bundle().clone());
-        bundles.insert(MeshCa::ephemeral(&"peer.test".parse().unwrap(), SystemTime::now()).unwrap().bundle().clone());
+        let mut bundles = TrustBundles::from(ca.bundle());
+        bundles.insert(MeshCa::ephemeral(&"peer.test".parse().unwrap(), SystemTime::now()).unwrap().bundle());
         Identity::new(ca.issue(&id, None, SystemTime::now()).unwrap(), bundles)
     }
 

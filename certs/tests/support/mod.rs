@@ -35,7 +35,7 @@ pub fn mesh() -> MeshCa {
 
 pub fn live(ca: &MeshCa, account: &str) -> Arc<LiveIdentity> {
     let svid = ca.issue(&workload(account), None, SystemTime::now()).unwrap();
-    LiveIdentity::new(Identity::new(svid, ca.bundle().clone()))
+    LiveIdentity::new(Identity::new(svid, ca.bundle()))
 }
 
 /// An authority without scruples.

@@ -135,7 +135,7 @@ impl Plane {
         let authority = Authority::open(&self.data().join("identity"), &domain).expect("the mesh CA");
         let id = SpiffeId::workload(&domain, namespace, "default").expect("an identity");
         let svid = authority.ca().issue(&id, None, SystemTime::now()).expect("a certificate");
-        let configs = ClientConfigs::new(LiveIdentity::new(Identity::new(svid, authority.ca().bundle().clone())));
+        let configs = ClientConfigs::new(LiveIdentity::new(Identity::new(svid, authority.ca().bundle())));
         let address = self.endpoints.grpc.parse().expect("an address");
         (address, configs.to_control_plane(ALPN).expect("a client configuration"))
     }

@@ -31,7 +31,7 @@ impl Authority {
     /// When the CA cannot sign.
     pub fn new(ca: MeshCa) -> Result<Arc<Self>, Error> {
         let svid = ca.issue_control_plane(SystemTime::now())?;
-        let live = LiveIdentity::new(Identity::new(svid, ca.bundle().clone()));
+        let live = LiveIdentity::new(Identity::new(svid, ca.bundle()));
         Ok(Arc::new(Self { ca, live }))
     }
 

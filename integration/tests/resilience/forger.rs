@@ -48,7 +48,7 @@ impl Forger {
         let domain = "weft.local".parse().unwrap();
         let ca = MeshCa::open(&mesh.data().join("identity"), &domain, SystemTime::now()).unwrap();
         let svid = ca.issue_control_plane(SystemTime::now()).unwrap();
-        let posing = LiveIdentity::new(Identity::new(svid, ca.bundle().clone()));
+        let posing = LiveIdentity::new(Identity::new(svid, ca.bundle()));
         let tls = server_config(&posing, ClientAuth::Optional, &[ALPN_GRPC]).unwrap();
         let sidecar = Identity::load_any(state).unwrap().expect("the sidecar has joined before");
         let configs = ClientConfigs::new(LiveIdentity::new(sidecar));

@@ -130,7 +130,7 @@ impl Peer {
     pub fn holding(mesh: &Mesh, svid: Svid, ca: &MeshCa) -> Self {
         let (chain, roots) = (svid.chain().to_vec(), ca.bundle().roots().to_vec());
         let key = KeyPair::from_pem("key", svid.key_pem()).unwrap();
-        let live = LiveIdentity::new(Identity::new(svid, ca.bundle().clone()));
+        let live = LiveIdentity::new(Identity::new(svid, ca.bundle()));
         Self { configs: ClientConfigs::new(live), control: mesh.grpc(), chain, roots, key }
     }
 

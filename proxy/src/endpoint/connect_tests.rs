@@ -17,7 +17,7 @@ pub(in crate::endpoint) fn mesh() -> MeshCa {
 pub(in crate::endpoint) fn identity(ca: &MeshCa, account: &str) -> Arc<LiveIdentity> {
     let id = SpiffeId::workload(ca.trust_domain(), "shop", account).expect("valid");
     let svid = ca.issue(&id, None, SystemTime::now()).expect("issued");
-    LiveIdentity::new(Identity::new(svid, ca.bundle().clone()))
+    LiveIdentity::new(Identity::new(svid, ca.bundle()))
 }
 
 fn connector() -> Connector {

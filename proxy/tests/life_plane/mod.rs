@@ -162,7 +162,7 @@ impl Plane {
         let mut chain = svid.chain().to_vec();
         chain.push(self.ca.root().clone());
         let key = weft_certs::KeyPair::from_pem("key", svid.key_pem()).unwrap();
-        let live = LiveIdentity::new(Identity::new(Svid::new(chain, &key).unwrap(), self.ca.bundle().clone()));
+        let live = LiveIdentity::new(Identity::new(Svid::new(chain, &key).unwrap(), self.ca.bundle()));
         let tls = TlsAcceptor::from(server_config(&live, ClientAuth::Optional, &[ALPN_GRPC]).unwrap());
         let want = address.unwrap_or_else(|| "127.0.0.1:0".parse().unwrap());
         // The port of a server that was just killed may be busy for a moment.

@@ -51,7 +51,7 @@ impl Mesh {
     pub fn identity(&self, account: &str) -> Arc<LiveIdentity> {
         let id = SpiffeId::workload(&self.domain, "shop", account).unwrap();
         let svid = self.ca.issue(&id, None, SystemTime::now()).unwrap();
-        LiveIdentity::new(Identity::new(svid, self.ca.bundle().clone()))
+        LiveIdentity::new(Identity::new(svid, self.ca.bundle()))
     }
 
     /// Starts a sidecar beside a workload of `shop`.

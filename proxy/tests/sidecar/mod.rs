@@ -39,7 +39,7 @@ impl Mesh {
         let id = SpiffeId::workload(&self.domain, "shop", account).unwrap();
         let svid = self.ca.issue(&id, None, SystemTime::now()).unwrap();
         let folder = home.path().join("certificates");
-        Identity::new(svid, self.ca.bundle().clone()).write_files(&folder).unwrap();
+        Identity::new(svid, self.ca.bundle()).write_files(&folder).unwrap();
         let mut settings = more.clone();
         settings["certificates"] = json!(folder);
         Sidecar::start_in(home, account, resources, &settings)

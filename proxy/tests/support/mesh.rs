@@ -35,7 +35,7 @@ impl Mesh {
     /// Key and certificate for it, as any sidecar of it would have.
     pub fn identity(&self, account: &str) -> Identity {
         let svid = self.ca.issue(&self.id(account), None, SystemTime::now()).unwrap();
-        Identity::new(svid, self.ca.bundle().clone())
+        Identity::new(svid, self.ca.bundle())
     }
 
     /// Starts a sidecar beside `account`, in the directory `name`. `more` is put over settings whose listeners are on free ports of
