@@ -6,7 +6,7 @@
 mod listen;
 
 use crate::fleet::{ControlService, Fleet, Leases, Life, web};
-use crate::identity::{Authority, IdentityService, Tokens};
+use crate::identity::{Authority, IdentityService, Rotator, Tokens};
 use crate::store::{Embedded, Options, Store};
 use crate::world::reconcile::{self, Compiled};
 use crate::world::watch::Reflectors;
@@ -195,8 +195,10 @@ impl Parts {
         })?;
         let store: Arc<dyn Store> = Arc::new(store);
         let authority = Authority::open(&dir.join("identity"), &trust_domain).map_err(failed("mesh CA"))?;
-        let spki = authority.ca().root_fingerprint().map_err(failed("mesh CA"))?;
-        let tokens = Tokens::new(store.clone(), spki.to_string(), trust_domain.to_string());
+        authority.ca().root_fingerprint().map_err(failed("mesh CA"))?;
+        let signing = authority.clone();
+        let spki = move || signing.ca().root_fingerprint().map(|print| print.to_string()).unwrap_or_default();
+        let tokens = Tokens::new(store.clone(), Arc::new(spki), trust_domain.to_string());
         let api_settings = api::Settings {
             service_cidr: settings.service_cidr.clone(),
             hosts: vec![settings.api.ip().to_string()],
@@ -229,8 +231,7 @@ impl Parts {
             trust_domain: trust_domain.to_string(),
             domain: settings.domain.clone(),
             service_cidr: settings.service_cidr.clone(),
-            roots: authority.ca().bundle().to_der(),
-            reissue_after: 0,
+            ..Mesh::default()
         };
         Ok(Self {
             endpoints,
@@ -260,11 +261,13 @@ impl Parts {
             settings.stream_grace,
             settings.start_grace,
         );
+        let rotator = Rotator::new(self.authority.clone(), fleet.clone(), compiled.clone());
         self.api.mount(web::router(web::Sources {
             fleet: fleet.clone(),
             hub: hub.clone(),
             compiled: compiled.clone(),
             tokens: self.tokens.clone(),
+            rotator: rotator.clone(),
         }));
         let mut tasks = Tasks::new();
 
@@ -296,9 +299,10 @@ impl Parts {
         });
 
         let (watched, mesh, stop, offered) = (client.clone(), self.mesh, shutdown.clone(), hub.clone());
+        let trust = self.authority.trust();
         tasks.spawn(async move {
             let reflectors = Reflectors::start(&watched);
-            let ran = reconcile::run(&reflectors, &mesh, &offered, &publish, &stop).await;
+            let ran = reconcile::run(&reflectors, mesh, trust, &offered, &publish, &stop).await;
             ("reconciler", ran)
         });
         let (convergence, stop) = (hub.convergence().clone(), shutdown.clone());
@@ -310,6 +314,11 @@ impl Parts {
         tasks.spawn(async move {
             life.run(stop).await;
             ("fleet", Ok(()))
+        });
+        let stop = shutdown.clone();
+        tasks.spawn(async move {
+            rotator.run(stop).await;
+            ("root rotation", Ok(()))
         });
         let (authority, stop) = (self.authority, shutdown.clone());
         tasks.spawn(async move {

@@ -427,7 +427,7 @@ impl Process {
             metrics::record(&telemetry.registry, status).await;
             "discovery metrics"
         });
-        let renewal = Renewal::new(issuer, live, channel.clone(), bundles, &self.telemetry.registry);
+        let renewal = Renewal::new(issuer, live.clone(), channel.clone(), bundles, &self.telemetry.registry);
         self.tasks.spawn(async move {
             renewal.run().await;
             "certificate renewal"
@@ -442,6 +442,7 @@ impl Process {
             leases: self.ports.leases().clone(),
             registrations,
             dumps: self.dumps.clone(),
+            live,
             set_log: self.set_log.clone(),
         };
         self.tasks.spawn(async move {

@@ -12,6 +12,7 @@ mod describe;
 mod failure;
 mod fleet;
 mod get;
+mod identity;
 mod output;
 mod run;
 mod stat;
@@ -67,6 +68,8 @@ enum Command {
     Stat(stat::Args),
     /// Make, list and revoke the tokens with which workloads join
     Token(token::Args),
+    /// Show roots and certificates, and change the root while the mesh runs
+    Identity(identity::Args),
     /// Show the versions of this command and of the control plane
     Version(version::Args),
     /// Print the completion script of a shell
@@ -110,6 +113,7 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Check(args) => single(check::run(&global, args)),
         Command::Stat(args) => single(stat::run(&global, args)),
         Command::Token(args) => single(token::run(&global, args)),
+        Command::Identity(args) => single(identity::run(&global, args)),
         Command::Version(args) => single(version::run(&global, args)),
     }
 }

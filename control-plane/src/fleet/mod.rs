@@ -23,6 +23,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use weft_proto::v1;
 
+use crate::identity::rotation::Certificate;
+
+/// Roots that a sidecar may say it trusts.
+const MAX_ROOTS: usize = 64;
 /// How long a command may take, its answer included.
 const COMMAND: Duration = Duration::from_secs(10);
 
@@ -52,6 +56,7 @@ struct Connected {
     since: Instant,
     reported: Option<Instant>,
     breakers: Vec<Breaker>,
+    certificate: Option<Certificate>,
     commands: mpsc::Sender<v1::ControlDown>,
     waiting: HashMap<u64, oneshot::Sender<v1::CommandResult>>,
 }
@@ -121,6 +126,12 @@ impl Fleet {
         self.sidecars.lock().contains_key(uid)
     }
 
+    /// What connected sidecars said of their certificates; `None`: nothing yet.
+    #[must_use]
+    pub fn certificates(&self) -> BTreeMap<String, Option<Certificate>> {
+        self.sidecars.lock().iter().map(|(uid, connected)| (uid.clone(), connected.certificate.clone())).collect()
+    }
+
     /// Every breaker that sidecars listed in their last reports.
     #[must_use]
     pub fn breakers(&self) -> Vec<Breaker> {
@@ -171,6 +182,7 @@ impl Fleet {
             since: Instant::now(),
             reported: None,
             breakers: Vec::new(),
+            certificate: None,
             commands,
             waiting: HashMap::new(),
         };
@@ -213,6 +225,18 @@ impl Membership {
             c.breakers = breakers;
         });
         self.fleet.golden.lock().add(Instant::now(), &self.uid, report);
+    }
+
+    fn certificate(&self, status: v1::CertificateStatus) {
+        let v1::CertificateStatus { root, trusted, not_before, not_after } = status;
+        let is_print = |text: &String| text.len() <= 64;
+        let certificate = Certificate {
+            root: Some(root).filter(is_print).unwrap_or_default(),
+            trusted: trusted.into_iter().filter(is_print).take(MAX_ROOTS).collect(),
+            not_before,
+            not_after,
+        };
+        self.with(|c| c.certificate = Some(certificate));
     }
 
     fn result(&self, result: v1::CommandResult) {

@@ -92,6 +92,7 @@ impl Live {
     async fn message(&mut self, message: Option<Up>) {
         match message {
             Some(Up::Report(report)) => self.membership.report(report),
+            Some(Up::Certificate(status)) => self.membership.certificate(status),
             Some(Up::Result(result)) => self.membership.result(result),
             Some(Up::LeaseRequest(request)) => {
                 self.answer = Some(self.leases.request(self.membership.stream, &self.uid, request));

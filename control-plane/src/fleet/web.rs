@@ -1,8 +1,10 @@
-//! The questions of `weft stat`, `weft check`, `weft proxy` and `weft token`, answered as JSON under `/weft/v1`.
+//! The questions of `weft stat`, `weft check`, `weft proxy`, `weft token` and `weft identity`, answered as JSON under `/weft/v1`.
 //!
 //! Mounted on the resource API's server, behind its authentication: only administrators get here. Keys are camelCase, `null` is no data.
 
 use super::{CommandError, Fleet};
+use crate::identity::Rotator;
+use crate::identity::rotation::Status;
 use crate::identity::token::{Claims, Refusal, Token, Tokens, unix};
 use crate::kinds::{Phase, Workload};
 use crate::world::World;
@@ -37,6 +39,8 @@ pub struct Sources {
     pub compiled: watch::Receiver<Compiled>,
     /// Join tokens.
     pub tokens: Tokens,
+    /// The mesh's authority, and the rotation of its root.
+    pub rotator: Arc<Rotator>,
 }
 
 /// The routes, all under `/weft/v1`.
@@ -47,6 +51,8 @@ pub fn router(sources: Sources) -> Router {
         .route("/weft/v1/check", get(check))
         .route("/weft/v1/tokens", get(tokens).post(create_token))
         .route("/weft/v1/tokens/{id}", delete(revoke_token))
+        .route("/weft/v1/identity", get(identity))
+        .route("/weft/v1/identity/rotation", post(rotate))
         .route("/weft/v1/fleet/{namespace}/{name}/config", get(config))
         .route("/weft/v1/fleet/{namespace}/{name}/log", axum::routing::put(log))
         .route("/weft/v1/fleet/{namespace}/{name}/drain", post(drain))
@@ -306,6 +312,50 @@ async fn revoke_token(State(sources): State<Sources>, Path(id): Path<String>) ->
     }
     tracing::info!(%id, "revoked a join token");
     Ok(Json(json!({ "kind": "Status", "apiVersion": "v1", "status": "Success" })))
+}
+
+impl From<weft_certs::Error> for Failure {
+    fn from(error: weft_certs::Error) -> Self {
+        match error {
+            weft_certs::Error::Request(text) => Self(StatusCode::CONFLICT, "Conflict", text),
+            other => {
+                tracing::error!(error = %other, "the certificate authority failed");
+                let text = "the certificate authority failed; its log says why".to_owned();
+                Self(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", text)
+            }
+        }
+    }
+}
+
+async fn identity(State(sources): State<Sources>) -> Result<Json<Status>, Failure> {
+    Ok(Json(sources.rotator.status()?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rotate {
+    action: RotateAction,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum RotateAction {
+    Start,
+    Abort,
+    Proceed,
+}
+
+async fn rotate(
+    State(sources): State<Sources>,
+    body: Result<Json<Rotate>, axum::extract::rejection::JsonRejection>,
+) -> Result<Json<Status>, Failure> {
+    let Json(Rotate { action }) = body.map_err(|e| Failure(StatusCode::BAD_REQUEST, "BadRequest", e.body_text()))?;
+    match action {
+        RotateAction::Start => sources.rotator.start()?,
+        RotateAction::Abort => sources.rotator.abort()?,
+        RotateAction::Proceed => sources.rotator.proceed()?,
+    }
+    Ok(Json(sources.rotator.status()?))
 }
 
 async fn config(

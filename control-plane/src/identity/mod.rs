@@ -1,15 +1,17 @@
 //! Who is who: the certificate authority's service, join tokens, and the registration of workloads.
 //!
 //! [`token`] keeps join tokens (hashed, counted, bound to claims), [`registration`] decides what a workload may say of itself (pure),
-//! [`authority`] holds the mesh CA and the control plane's own certificate, [`service`] puts them behind `weft.v1.Identity`. Verification
+//! [`authority`] holds the mesh CA and the control plane's own certificate, [`rotation`] changes its root under a running mesh, [`service`] puts them behind `weft.v1.Identity`. Verification
 //! of chains is `weft_certs`' business; what a registered workload means for others is the compiler's.
 
 pub mod authority;
 pub mod registration;
+pub mod rotation;
 pub mod service;
 pub mod token;
 
-pub use authority::Authority;
+pub use authority::{Authority, Trust};
+pub use rotation::Rotator;
 pub use service::IdentityService;
 pub use token::Tokens;
 

@@ -78,12 +78,13 @@ impl IdentityService {
             }
         })?;
         tracing::info!(identity = %issued.id, "issued a certificate");
+        let trust = self.authority.trust().borrow().clone();
         Ok(v1::IssueCertificateResponse {
             chain: issued.chain.iter().map(|c| c.to_vec()).collect(),
             bundle: Some(v1::TrustBundle {
                 trust_domain: ca.trust_domain().to_string(),
-                roots: ca.bundle().to_der(),
-                reissue_after: 0,
+                roots: trust.roots,
+                reissue_after: trust.reissue_after,
             }),
             not_after: Some(prost_types::Timestamp::from(issued.not_after)),
             identity: issued.id.to_string(),

@@ -107,14 +107,17 @@ pub enum Refusal {
 #[derive(Clone)]
 pub struct Tokens {
     store: Arc<dyn Store>,
-    spki: String,
+    spki: Spki,
     trust_domain: String,
 }
 
+/// The SPKI hash (SHA-256, hexadecimal) of the root that signs at the time of asking.
+type Spki = Arc<dyn Fn() -> String + Send + Sync>;
+
 impl Tokens {
-    /// Tokens in `store` that pin the root with this SPKI hash (SHA-256, hexadecimal).
+    /// Tokens in `store`; each pins the root that `spki` says when it is made.
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, spki: String, trust_domain: String) -> Self {
+    pub fn new(store: Arc<dyn Store>, spki: Spki, trust_domain: String) -> Self {
         Self { store, spki, trust_domain }
     }
 
@@ -130,7 +133,7 @@ impl Tokens {
         let stored = Stored { token: token.clone(), hash: hash(&secret) };
         let write = Write { key: key(&id), expect: Expect::Absent, value: Some(encode(&stored)?) };
         self.store.transact(vec![write]).await?;
-        let text = Text { v: 1, id, secret, spki: self.spki.clone(), td: self.trust_domain.clone() };
+        let text = Text { v: 1, id, secret, spki: (self.spki)(), td: self.trust_domain.clone() };
         let json = serde_json::to_vec(&text).map_err(|e| Refusal::Invalid(e.to_string()))?;
         Ok((token, format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(json))))
     }
@@ -318,7 +321,7 @@ mod tests {
 
     async fn tokens(directory: &tempfile::TempDir) -> Tokens {
         let store = Embedded::open(&directory.path().join("weft.redb"), Options::default()).unwrap();
-        Tokens::new(Arc::new(store), "ab".repeat(32), "weft.local".into())
+        Tokens::new(Arc::new(store), Arc::new(|| "ab".repeat(32)), "weft.local".into())
     }
 
     #[tokio::test]

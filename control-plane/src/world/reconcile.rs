@@ -5,6 +5,7 @@
 use super::watch::Reflectors;
 use super::{Mesh, World};
 use crate::compile::{Compiler, Output};
+use crate::identity::Trust;
 use crate::xds::{Hub, Snapshot};
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,10 +43,11 @@ pub async fn settle<T>(changes: &mut watch::Receiver<T>, quiet: Duration, at_mos
     }
 }
 
-/// Runs until `shutdown` or until the reflectors die; every compilation goes to `hub` and to `compiled`.
+/// Runs until `shutdown` or until the reflectors die, with the roots that `trust` says at each time; every compilation goes to `hub` and to `compiled`.
 pub async fn run(
     reflectors: &Reflectors,
-    mesh: &Mesh,
+    mut mesh: Mesh,
+    mut trust: watch::Receiver<Trust>,
     hub: &Hub,
     compiled: &watch::Sender<Compiled>,
     shutdown: &CancellationToken,
@@ -66,7 +68,8 @@ pub async fn run(
             return Err("every watch has ended".to_owned());
         }
         let started = Instant::now();
-        let world = Arc::new(reflectors.world(mesh));
+        Trust { roots: mesh.roots, reissue_after: mesh.reissue_after } = trust.borrow_and_update().clone();
+        let world = Arc::new(reflectors.world(&mesh));
         let output = Arc::new(compiler.compile(&world));
         let snapshot = hub.publish(&output);
         generation += 1;
@@ -81,6 +84,7 @@ pub async fn run(
         compiled.send_replace(Compiled { world, output, snapshot, generation });
         tokio::select! {
             changed = changes.changed() => changed.map_err(|_| "every watch has ended".to_owned())?,
+            Ok(()) = trust.changed() => {}
             () = shutdown.cancelled() => return Ok(()),
         }
     }

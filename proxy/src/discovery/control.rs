@@ -8,15 +8,18 @@ use crate::drain::{Drain, Stage};
 use crate::inbound::Leases;
 use crate::telemetry::Telemetry;
 use crate::telemetry::report::Reporter;
+use arc_swap::Guard;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
+use weft_certs::{Fingerprint, LiveIdentity, TrustBundle};
 use weft_proto::v1::control_client::ControlClient;
 use weft_proto::v1::{
-    Command, CommandResult, ControlDown, ControlUp, Hello, Readiness, command, control_down, control_up,
+    CertificateStatus, Command, CommandResult, ControlDown, ControlUp, Hello, Readiness, command, control_down,
+    control_up,
 };
 
 /// How often a report goes up.
@@ -49,12 +52,31 @@ pub struct Control {
     pub registrations: watch::Receiver<u64>,
     /// Where configuration dumps are made.
     pub dumps: mpsc::Sender<DumpRequest>,
+    /// What is presented to peers, and whom it trusts.
+    pub live: Arc<LiveIdentity>,
     /// Sets the process's log filter.
     pub set_log: crate::admin::SetLog,
 }
 
 fn up(message: control_up::Message) -> ControlUp {
     ControlUp { message: Some(message) }
+}
+
+/// Who the sidecar is now, and whom it trusts.
+fn certificate(live: &LiveIdentity) -> CertificateStatus {
+    let identity = Guard::into_inner(live.current());
+    let seconds = |time: SystemTime| {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    };
+    let own = identity.bundles.get(live.id().trust_domain());
+    let roots = own.into_iter().flat_map(TrustBundle::roots).filter_map(|root| Fingerprint::of_public_key(root).ok());
+    CertificateStatus {
+        root: identity.root().map(|root| root.to_string()).unwrap_or_default(),
+        trusted: roots.map(|root| root.to_string()).collect(),
+        not_before: seconds(identity.svid.not_before()),
+        not_after: seconds(identity.svid.not_after()),
+    }
 }
 
 impl Control {
@@ -99,6 +121,8 @@ impl Control {
         reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // When a report was last sent, if it said nothing.
         let mut empty: Option<Instant> = None;
+        // The change of the identity that was last told of.
+        let mut told: Option<u64> = None;
         loop {
             let message = tokio::select! {
                 received = down.message() => match received {
@@ -125,6 +149,12 @@ impl Control {
                     }
                     // A report is taken only when there is room for it: what was taken and not sent would be lost.
                     if sender.capacity() == 0 {
+                        continue;
+                    }
+                    let generation = self.live.generation();
+                    if told != Some(generation) {
+                        let status = up(control_up::Message::Certificate(certificate(&self.live)));
+                        told = sender.try_send(status).is_ok().then_some(generation);
                         continue;
                     }
                     let (snapshot, now) = (self.directory.snapshot(), Instant::now());

@@ -204,7 +204,7 @@ impl Plane {
     /// A join token of this mesh. Any secret is accepted.
     pub fn token(&self) -> String {
         use base64::Engine as _;
-        let spki = weft_certs::Fingerprint::of_public_key(self.ca.root()).unwrap();
+        let spki = weft_certs::Fingerprint::of_public_key(&self.ca.root()).unwrap();
         let json =
             serde_json::json!({"v": 1, "id": "t", "secret": "s", "spki": spki.to_string(), "td": self.domain.as_str()});
         format!("weft-join.{}", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(json.to_string()))

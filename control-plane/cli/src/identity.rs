@@ -1,0 +1,246 @@
+//! `weft identity`: whom the mesh trusts, which certificates its sidecars have, and the rotation of its root.
+//!
+//! The control plane takes the steps by itself; the command begins, watches and breaks off. Leaving it ends nothing.
+
+use crate::Global;
+use crate::client::Client;
+use crate::failure::Failure;
+use crate::output::{self, Format};
+use clap::Subcommand;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// Flags of `weft identity`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Show the roots of the mesh, the rotation under way and the certificate of each sidecar
+    Show(Show),
+    /// Replace the root while the mesh runs: publish both, reissue every certificate, retire the old one
+    Rotate(Rotate),
+}
+
+#[derive(clap::Args, Debug)]
+struct Show {
+    /// How to print
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: Format,
+}
+
+#[derive(clap::Args, Debug)]
+struct Rotate {
+    /// Break the rotation under way off: the old root stays
+    #[arg(long, conflicts_with = "proceed")]
+    abort: bool,
+    /// Take the next step without the sidecars that are waited for; their certificates are not trusted after the last one
+    #[arg(long)]
+    proceed: bool,
+    /// Return at once; `weft identity show` says how far it is
+    #[arg(long)]
+    detach: bool,
+    /// How long to watch; the rotation goes on after that
+    #[arg(long, default_value = "10m", value_parser = output::duration)]
+    timeout: Duration,
+}
+
+const IDENTITY: &str = "/weft/v1/identity";
+const ROTATION: &str = "/weft/v1/identity/rotation";
+/// How often the control plane is asked.
+const LOOK: Duration = Duration::from_millis(300);
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    trust_domain: String,
+    roots: Vec<Root>,
+    signing: String,
+    rotation: Option<Progress>,
+    sidecars: BTreeMap<String, Option<Certificate>>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Root {
+    subject: String,
+    spki_sha256: String,
+    not_before: String,
+    not_after: String,
+    key: String,
+}
+
+#[derive(Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+struct Progress {
+    stage: String,
+    old: String,
+    new: String,
+    done: usize,
+    sidecars: usize,
+    waiting_for: Vec<Waiting>,
+}
+
+#[derive(Debug, Deserialize, Serialize, PartialEq, Eq)]
+struct Waiting {
+    sidecar: String,
+    why: String,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Certificate {
+    root: String,
+    not_before: i64,
+    not_after: i64,
+}
+
+/// Does what was asked.
+pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
+    let client = Client::new(global)?;
+    match args.command {
+        Command::Show(args) => {
+            let status = read(&client).await?;
+            output::print(&match args.output {
+                Format::Json => output::json(&status)?,
+                Format::Yaml => output::yaml(&status)?,
+                Format::Name => status.sidecars.keys().map(|uid| format!("sidecar/{uid}\n")).collect(),
+                Format::Table | Format::Wide => render(&status, output::now()),
+            })?;
+            Ok(0)
+        }
+        Command::Rotate(args) => rotate(&client, args).await,
+    }
+}
+
+async fn read(client: &Client) -> Result<Status, Failure> {
+    client.read(IDENTITY).await.map_err(|error| error.into_failure("ask for the mesh's roots"))
+}
+
+async fn rotate(client: &Client, args: Rotate) -> Result<u8, Failure> {
+    let action = match (args.abort, args.proceed) {
+        (true, _) => "abort",
+        (_, true) => "proceed",
+        _ => "start",
+    };
+    let begun: Status = client
+        .create(ROTATION, &json!({ "action": action }))
+        .await
+        .map_err(|error| error.into_failure(&format!("{action} the rotation of the root")))?;
+    if args.detach {
+        let stage = begun.rotation.map_or_else(|| "over".to_owned(), |rotation| rotation.stage);
+        output::print(&format!("root rotation: {stage}; `weft identity show` says how far it is\n"))?;
+        return Ok(0);
+    }
+    watch(client, begun, args.timeout).await
+}
+
+/// Says each change until the rotation is over.
+async fn watch(client: &Client, mut status: Status, patience: Duration) -> Result<u8, Failure> {
+    let until = Instant::now() + patience;
+    let mut said = None;
+    loop {
+        let Some(rotation) = &status.rotation else {
+            let root = status.roots.first().map(|root| root.spki_sha256.as_str()).unwrap_or_default();
+            output::print(&format!(
+                "done: one root is trusted, {}, by {} sidecars\n",
+                short(root),
+                status.sidecars.len()
+            ))?;
+            return Ok(0);
+        };
+        let line = line(rotation);
+        if said.as_ref() != Some(&line) {
+            output::print(&line)?;
+            said = Some(line);
+        }
+        if Instant::now() > until {
+            return Err(Failure::not_well(format!("the rotation is not over after {patience:?}; it goes on")).hint(
+                "`weft identity show` says who is waited for; `weft identity rotate --proceed` goes on without them, `--abort` returns to the old root",
+            ));
+        }
+        tokio::time::sleep(LOOK).await;
+        status = read(client).await?;
+    }
+}
+
+fn line(rotation: &Progress) -> String {
+    let what = match rotation.stage.as_str() {
+        "publishing" => format!("1/2 publishing root {}: trusted by", short(&rotation.new)),
+        "reissuing" => format!("2/2 reissuing under root {}: certificates of", short(&rotation.new)),
+        _ => format!("returning to root {}: certificates of", short(&rotation.old)),
+    };
+    let mut line = format!("{what} {} of {} sidecars", rotation.done, rotation.sidecars);
+    for waiting in rotation.waiting_for.iter().take(3) {
+        line.push_str(&format!("\n    waiting for {}: {}", waiting.sidecar, waiting.why));
+    }
+    if rotation.waiting_for.len() > 3 {
+        line.push_str(&format!("\n    and {} more", rotation.waiting_for.len() - 3));
+    }
+    line + "\n"
+}
+
+/// Enough of a fingerprint to tell roots apart.
+fn short(fingerprint: &str) -> String {
+    format!("sha256:{}…", fingerprint.get(..12).unwrap_or(fingerprint))
+}
+
+fn render(status: &Status, now: i64) -> String {
+    let mut text = format!("trust domain {}\n\n", status.trust_domain);
+    let left = |until: Option<i64>| match until.map(|until| u64::try_from(until - now)) {
+        Some(Ok(seconds)) => format!("in {}", output::age(seconds)),
+        Some(Err(_)) => "expired".to_owned(),
+        None => "-".to_owned(),
+    };
+    let signs = |root: &Root| if root.spki_sha256 == status.signing { "yes" } else { "no" }.to_owned();
+    let roots: Vec<_> = status
+        .roots
+        .iter()
+        .map(|root| vec![short(&root.spki_sha256), root.key.clone(), signs(root), left(output::epoch(&root.not_after))])
+        .collect();
+    text.push_str(&output::table(&["ROOT", "KEY", "SIGNS", "EXPIRES"], &roots, &[]));
+    if let Some(rotation) = &status.rotation {
+        text.push_str(&format!("\nroot rotation: {}", line(rotation)));
+    }
+    let rows: Vec<_> = status
+        .sidecars
+        .iter()
+        .map(|(uid, certificate)| match certificate {
+            Some(c) if c.root.is_empty() => vec![uid.clone(), "none that it trusts".into(), left(Some(c.not_after))],
+            Some(c) => vec![uid.clone(), short(&c.root), left(Some(c.not_after))],
+            None => vec![uid.clone(), "-".into(), "-".into()],
+        })
+        .collect();
+    text.push('\n');
+    text + &output::table(&["SIDECAR", "ROOT", "EXPIRES"], &rows, &[])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_the_step_and_who_is_waited_for() {
+        let waiting = |sidecar: &str| Waiting { sidecar: sidecar.into(), why: "it is not connected".into() };
+        let rotation = |waiting_for| Progress {
+            stage: "publishing".into(),
+            old: "ab".repeat(32),
+            new: "cd".repeat(32),
+            done: 1,
+            sidecars: 5,
+            waiting_for,
+        };
+        assert_eq!(
+            line(&rotation(Vec::new())),
+            "1/2 publishing root sha256:cdcdcdcdcdcd…: trusted by 1 of 5 sidecars\n"
+        );
+        let text = line(&rotation(["a", "b", "c", "d"].map(waiting).into()));
+        assert!(text.contains("waiting for b: it is not connected\n") && text.ends_with("and 1 more\n"), "{text}");
+        assert!(!text.contains("for d"));
+    }
+}
