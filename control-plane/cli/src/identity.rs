@@ -7,8 +7,9 @@ use crate::client::Client;
 use crate::failure::Failure;
 use crate::output::{self, Format};
 use clap::Subcommand;
-use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -55,7 +56,7 @@ const ROTATION: &str = "/weft/v1/identity/rotation";
 /// How often the control plane is asked.
 const LOOK: Duration = Duration::from_millis(300);
 
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Status {
     trust_domain: String,
@@ -65,17 +66,15 @@ struct Status {
     sidecars: BTreeMap<String, Option<Certificate>>,
 }
 
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Root {
-    subject: String,
     spki_sha256: String,
-    not_before: String,
     not_after: String,
     key: String,
 }
 
-#[derive(Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[derive(Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 struct Progress {
     stage: String,
@@ -86,17 +85,16 @@ struct Progress {
     waiting_for: Vec<Waiting>,
 }
 
-#[derive(Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[derive(Debug, Deserialize, PartialEq, Eq)]
 struct Waiting {
     sidecar: String,
     why: String,
 }
 
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Certificate {
     root: String,
-    not_before: i64,
     not_after: i64,
 }
 
@@ -105,12 +103,14 @@ pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
     let client = Client::new(global)?;
     match args.command {
         Command::Show(args) => {
-            let status = read(&client).await?;
             output::print(&match args.output {
-                Format::Json => output::json(&status)?,
-                Format::Yaml => output::yaml(&status)?,
-                Format::Name => status.sidecars.keys().map(|uid| format!("sidecar/{uid}\n")).collect(),
-                Format::Table | Format::Wide => render(&status, output::now()),
+                // All that the control plane says, more than is shown.
+                Format::Json => output::json(&read::<Value>(&client).await?)?,
+                Format::Yaml => output::yaml(&read::<Value>(&client).await?)?,
+                Format::Name => {
+                    read::<Status>(&client).await?.sidecars.keys().map(|uid| format!("sidecar/{uid}\n")).collect()
+                }
+                Format::Table | Format::Wide => render(&read(&client).await?, output::now()),
             })?;
             Ok(0)
         }
@@ -118,7 +118,7 @@ pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
     }
 }
 
-async fn read(client: &Client) -> Result<Status, Failure> {
+async fn read<T: DeserializeOwned>(client: &Client) -> Result<T, Failure> {
     client.read(IDENTITY).await.map_err(|error| error.into_failure("ask for the mesh's roots"))
 }
 

@@ -11,6 +11,7 @@ mod forger;
 mod leaving;
 mod outage;
 mod refusal;
+mod rotation;
 mod routing;
 mod stage;
 mod storm;
