@@ -9,6 +9,7 @@ mod client;
 mod delete;
 mod demo;
 mod describe;
+mod explain;
 mod failure;
 mod fleet;
 mod get;
@@ -64,6 +65,8 @@ enum Command {
     Delete(delete::Args),
     /// Say whether the mesh is well, and what to do where it is not
     Check(check::Args),
+    /// Say what becomes of a call, and which route and policy decide: nothing is sent
+    Explain(explain::Args),
     /// Show success, latency and load of services
     Stat(stat::Args),
     /// Make, list and revoke the tokens with which workloads join
@@ -111,6 +114,7 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Describe(args) => single(describe::run(&global, args)),
         Command::Delete(args) => single(delete::run(&global, args)),
         Command::Check(args) => single(check::run(&global, args)),
+        Command::Explain(args) => single(explain::run(&global, args)),
         Command::Stat(args) => single(stat::run(&global, args)),
         Command::Token(args) => single(token::run(&global, args)),
         Command::Identity(args) => single(identity::run(&global, args)),

@@ -33,11 +33,11 @@ mod policy_tests;
 #[cfg(test)]
 mod route_tests;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use condition::{Condition, Kind, ParentVerdict, Verdict};
 
-use crate::world::{Table, World};
+use crate::world::{Mesh, Table, World};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use weft_policy::config::{self, Refusal};
@@ -84,7 +84,9 @@ pub(crate) struct Change {
 impl Change {
     fn between(before: &World, world: &World) -> Self {
         // Names, identities and everything that holds some differ with the mesh: all is made anew.
-        let all = before.mesh != world.mesh;
+        // What sidecars are to trust is a resource of its own.
+        let named = |world: &World| Mesh { roots: Vec::new(), reissue_after: 0, ..world.mesh.clone() };
+        let all = named(before) != named(world);
         fn names<T>(all: bool, before: &Table<Arc<T>>, now: &Table<Arc<T>>) -> BTreeSet<String> {
             if all {
                 return before.keys().chain(now.keys()).cloned().collect();

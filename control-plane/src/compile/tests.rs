@@ -4,9 +4,9 @@ use super::*;
 use crate::world::{Mesh, Route};
 
 /// What an earlier compilation left behind.
-pub(super) type LastGood = Compiler;
+pub(crate) type LastGood = Compiler;
 
-pub(super) fn compile(world: &World, last: &LastGood) -> (Output, LastGood) {
+pub(crate) fn compile(world: &World, last: &LastGood) -> (Output, LastGood) {
     let mut compiler = last.clone();
     (compiler.compile(world), compiler)
 }
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use weft_proto::type_url;
 
 /// A world of YAML documents; objects are created in the order written.
-pub(super) fn world(yaml: &str) -> World {
+pub(crate) fn world(yaml: &str) -> World {
     let mut world = World {
         mesh: Mesh {
             trust_domain: "weft.local".into(),

@@ -1,8 +1,9 @@
-//! The questions of `weft stat`, `weft check`, `weft proxy`, `weft token` and `weft identity`, answered as JSON under `/weft/v1`.
+//! The questions of `weft stat`, `weft check`, `weft proxy`, `weft token`, `weft identity` and `weft explain`, answered as JSON under `/weft/v1`.
 //!
 //! Mounted on the resource API's server, behind its authentication: only administrators get here. Keys are camelCase, `null` is no data.
 
 use super::{CommandError, Fleet};
+use crate::explain::{Explanation, Question, Unexplained};
 use crate::identity::Rotator;
 use crate::identity::rotation::Status;
 use crate::identity::token::{Claims, Refusal, Token, Tokens, unix};
@@ -51,6 +52,7 @@ pub fn router(sources: Sources) -> Router {
         .route("/weft/v1/check", get(check))
         .route("/weft/v1/tokens", get(tokens).post(create_token))
         .route("/weft/v1/tokens/{id}", delete(revoke_token))
+        .route("/weft/v1/explain", post(explain))
         .route("/weft/v1/identity", get(identity))
         .route("/weft/v1/identity/rotation", post(rotate))
         .route("/weft/v1/fleet/{namespace}/{name}/config", get(config))
@@ -325,6 +327,26 @@ impl From<weft_certs::Error> for Failure {
             }
         }
     }
+}
+
+impl From<Unexplained> for Failure {
+    fn from(unexplained: Unexplained) -> Self {
+        let (code, reason) = match &unexplained {
+            Unexplained::Bad(_) => (StatusCode::UNPROCESSABLE_ENTITY, "Invalid"),
+            Unexplained::Absent(_) => (StatusCode::NOT_FOUND, "NotFound"),
+            Unexplained::Broken(_) => (StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
+        };
+        Self(code, reason, unexplained.to_string())
+    }
+}
+
+async fn explain(
+    State(sources): State<Sources>,
+    body: Result<Json<Question>, axum::extract::rejection::JsonRejection>,
+) -> Result<Json<Explanation>, Failure> {
+    let Json(question) = body.map_err(|e| Failure(StatusCode::BAD_REQUEST, "BadRequest", e.body_text()))?;
+    let compiled = sources.compiled.borrow().clone();
+    Ok(Json(crate::explain::explain(&compiled, &question)?))
 }
 
 async fn identity(State(sources): State<Sources>) -> Result<Json<Status>, Failure> {
