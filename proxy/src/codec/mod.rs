@@ -71,7 +71,7 @@ pub enum Form {
 /// The head of a request.
 #[derive(Clone, Debug)]
 pub struct RequestHead {
-    /// The method.
+    /// The method. A websocket is asked for by GET here, also where extended CONNECT did: see [`RequestHead::is_websocket`].
     pub method: Method,
     /// The scheme when the request named one (absolute form, HTTP/2).
     pub scheme: Option<Scheme>,
@@ -108,13 +108,67 @@ impl RequestHead {
         }
     }
 
+    /// What kind of gRPC call it is, if any.
+    #[must_use]
+    pub fn grpc(&self) -> Option<Grpc> {
+        let media = self.headers.known(Known::ContentType)?.as_bytes();
+        let rest = media.strip_prefix(b"application/grpc")?;
+        if matches!(rest.first(), None | Some(b'+' | b';')) {
+            return Some(Grpc::Native);
+        }
+        Web::of(media).filter(|_| self.method == Method::POST).map(Grpc::Web)
+    }
+
     /// Is it a gRPC call (`application/grpc`, `application/grpc+proto`, …)?
     #[must_use]
     pub fn is_grpc(&self) -> bool {
-        self.headers.known(Known::ContentType).is_some_and(|value| {
-            let value = value.as_bytes();
-            value.strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
-        })
+        self.grpc() == Some(Grpc::Native)
+    }
+
+    /// Does it ask for a websocket, by `Upgrade` (RFC 6455 §4.1) or by extended CONNECT (RFC 8441 §5)? Routes and policies speak of GET
+    /// in both cases: what a call is must not depend on the version that carries it.
+    #[must_use]
+    pub fn is_websocket(&self) -> bool {
+        self.upgrade && self.method == Method::GET && self.protocol.as_deref().is_some_and(is_websocket)
+    }
+}
+
+/// The name by which both versions ask for a websocket.
+pub(crate) const WEBSOCKET: &str = "websocket";
+
+fn is_websocket(protocol: &str) -> bool {
+    protocol.eq_ignore_ascii_case(WEBSOCKET)
+}
+
+/// The kinds of gRPC calls, by their content type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grpc {
+    /// gRPC over HTTP/2: `application/grpc`, `application/grpc+proto`, …
+    Native,
+    /// gRPC-Web (PROTOCOL-WEB): trailers travel in the body.
+    Web(Web),
+}
+
+/// The forms of a body of gRPC-Web.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Web {
+    /// `application/grpc-web`, `application/grpc-web+proto`, …
+    Binary,
+    /// `application/grpc-web-text`, `application/grpc-web-text+proto`, …: base64.
+    Text,
+}
+
+impl Web {
+    /// The form that a media type means.
+    #[must_use]
+    pub fn of(media: &[u8]) -> Option<Self> {
+        let rest = media.strip_prefix(b"application/grpc-web")?;
+        let (form, rest) = match rest.strip_prefix(b"-text") {
+            // "Text encoding may be specified … as application/grpc-web-text-base64".
+            Some(rest) => (Self::Text, rest.strip_prefix(b"-base64").unwrap_or(rest)),
+            None => (Self::Binary, rest),
+        };
+        matches!(rest.first(), None | Some(b'+' | b';' | b' ')).then_some(form)
     }
 }
 
