@@ -12,12 +12,15 @@
 //! write. Whoever then waits for something else wraps the wait in [`Reply::while_open`], which flushes what is held back;
 //! [`UpRecv`] flushes the request's head by itself as soon as it is polled.
 
+mod asked;
 pub mod h1;
 pub mod h2;
 mod headers;
 mod io;
 pub(crate) mod spare;
 
+pub use asked::{Grpc, Web};
+pub(crate) use asked::{WEBSOCKET, is_websocket};
 pub use headers::{ByteStr, Field, Headers, Value, is_hop_by_hop};
 pub(crate) use headers::{Known, Set};
 pub(crate) use io::Hold;
@@ -106,69 +109,6 @@ impl RequestHead {
             upgrade: false,
             protocol: None,
         }
-    }
-
-    /// What kind of gRPC call it is, if any.
-    #[must_use]
-    pub fn grpc(&self) -> Option<Grpc> {
-        let media = self.headers.known(Known::ContentType)?.as_bytes();
-        let rest = media.strip_prefix(b"application/grpc")?;
-        if matches!(rest.first(), None | Some(b'+' | b';')) {
-            return Some(Grpc::Native);
-        }
-        Web::of(media).filter(|_| self.method == Method::POST).map(Grpc::Web)
-    }
-
-    /// Is it a gRPC call (`application/grpc`, `application/grpc+proto`, …)?
-    #[must_use]
-    pub fn is_grpc(&self) -> bool {
-        self.grpc() == Some(Grpc::Native)
-    }
-
-    /// Does it ask for a websocket, by `Upgrade` (RFC 6455 §4.1) or by extended CONNECT (RFC 8441 §5)? Routes and policies speak of GET
-    /// in both cases: what a call is must not depend on the version that carries it.
-    #[must_use]
-    pub fn is_websocket(&self) -> bool {
-        self.upgrade && self.method == Method::GET && self.protocol.as_deref().is_some_and(is_websocket)
-    }
-}
-
-/// The name by which both versions ask for a websocket.
-pub(crate) const WEBSOCKET: &str = "websocket";
-
-fn is_websocket(protocol: &str) -> bool {
-    protocol.eq_ignore_ascii_case(WEBSOCKET)
-}
-
-/// The kinds of gRPC calls, by their content type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Grpc {
-    /// gRPC over HTTP/2: `application/grpc`, `application/grpc+proto`, …
-    Native,
-    /// gRPC-Web (PROTOCOL-WEB): trailers travel in the body.
-    Web(Web),
-}
-
-/// The forms of a body of gRPC-Web.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Web {
-    /// `application/grpc-web`, `application/grpc-web+proto`, …
-    Binary,
-    /// `application/grpc-web-text`, `application/grpc-web-text+proto`, …: base64.
-    Text,
-}
-
-impl Web {
-    /// The form that a media type means.
-    #[must_use]
-    pub fn of(media: &[u8]) -> Option<Self> {
-        let rest = media.strip_prefix(b"application/grpc-web")?;
-        let (form, rest) = match rest.strip_prefix(b"-text") {
-            // "Text encoding may be specified … as application/grpc-web-text-base64".
-            Some(rest) => (Self::Text, rest.strip_prefix(b"-base64").unwrap_or(rest)),
-            None => (Self::Binary, rest),
-        };
-        matches!(rest.first(), None | Some(b'+' | b';' | b' ')).then_some(form)
     }
 }
 

@@ -9,10 +9,10 @@ use super::decide::Way;
 use super::hedge::Raced;
 use super::observe::Observation;
 use super::reply::grpc_status;
-use super::stream::{Broken, Clock, Expired, Flow, download, upload};
-use super::tcp::copy;
+use super::stream::{Broken, Clock, Expired, download, upload};
+use super::upgraded::Upgraded;
 use super::{Exchange, LOCAL_RETRIES, Limits, headers, now, web};
-use crate::codec::{Io, Known, Reply, RequestBody, RequestHead, ResponseHead, UpRecv, Upstream, Version};
+use crate::codec::{Known, Reply, RequestHead, ResponseHead, UpRecv, Upstream, Version};
 use crate::endpoint::Pick;
 use crate::endpoint::connect::Protocol;
 use crate::error::{Kind, ProxyError, Sent, Side};
@@ -34,8 +34,6 @@ const REFUSAL: Duration = Duration::from_secs(1);
 /// A response that is given up for a retry is read to its end when it is this short, so that its connection can be used again.
 const DRAIN_BYTES: u64 = 16 * 1024;
 const DRAIN_TIME: Duration = Duration::from_millis(50);
-/// An upgraded connection without a byte either way for this long ends.
-const UPGRADED_IDLE: Duration = Duration::from_secs(3600);
 
 /// What an attempt needs to know.
 pub(super) struct Attempt<'a, 'p> {
@@ -64,40 +62,6 @@ pub(super) enum Step {
         /// On another endpoint than this one.
         uid: Option<Arc<str>>,
     },
-}
-
-/// A response that ends HTTP on its connection: 101, or 2xx to CONNECT.
-pub(super) struct Upgraded {
-    head: ResponseHead,
-    upstream: Upstream,
-    pick: Pick,
-}
-
-impl Upgraded {
-    /// Tells the caller and carries bytes until both sides are done.
-    pub async fn join<'c>(
-        mut self,
-        mut reply: Reply<'c>,
-        body: RequestBody<'c>,
-        flow: &Flow,
-    ) -> Result<(), ProxyError> {
-        // What goes on is a connection, not a call.
-        self.pick.release_call();
-        reply.send_head(self.head, false).await?;
-        let mut upstream: Io = self.upstream.into_io()?;
-        let mut caller = reply.into_io(body).await?;
-        let moved = |sent: u64, received: u64| {
-            flow.sent(usize::try_from(sent).unwrap_or(usize::MAX));
-            flow.received(usize::try_from(received).unwrap_or(usize::MAX));
-        };
-        let copied = copy(&mut caller, &mut upstream, Some(UPGRADED_IDLE), moved).await;
-        if copied.is_err() {
-            // The other side must learn that this is no orderly end.
-            caller.abort();
-            upstream.abort();
-        }
-        copied
-    }
 }
 
 /// What the future says at once, if anything.

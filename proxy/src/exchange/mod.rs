@@ -20,6 +20,7 @@ pub mod observe;
 pub mod reply;
 mod stream;
 pub mod tcp;
+mod upgraded;
 mod web;
 mod websocket;
 
@@ -265,7 +266,7 @@ impl Exchange {
         head: &mut RequestHead,
         body: &mut RequestBody<'c>,
         reply: &mut Reply<'c>,
-    ) -> Result<Option<Box<attempt::Upgraded>>, ProxyError> {
+    ) -> Result<Option<Box<upgraded::Upgraded>>, ProxyError> {
         let limit = match plan.direction() {
             Direction::Inbound => &self.inbound_limit,
             Direction::Outbound => &self.outbound_limit,

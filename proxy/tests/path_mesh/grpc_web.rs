@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -455,4 +456,71 @@ async fn routes_of_grpc_choose_by_method() {
     let web = call(false, stage.client.outbound, "Other", BINARY, &[], &[&message(b"x")]).await;
     assert_eq!(web.error.as_deref(), Some("no-route"));
     assert!(String::from_utf8_lossy(&web.plain()).contains("grpc-status: 12\r\n"));
+}
+
+#[tokio::test]
+async fn an_attempt_after_another_sends_the_text_decoded_from_its_beginning() {
+    let (refused, mut refusals) = tokio::sync::mpsc::unbounded_channel();
+    let first = Arc::new(AtomicBool::new(true));
+    let (app, _tasks) = raw_server(move |stream| {
+        let (refused, first) = (refused.clone(), Arc::clone(&first));
+        async move {
+            let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+            let mut calls = JoinSet::new();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                if !first.swap(false, SeqCst) {
+                    calls.spawn(answer(request, respond, Arc::new(Semaphore::new(0))));
+                    continue;
+                }
+                let refused = refused.clone();
+                calls.spawn(async move {
+                    let data = request.into_body().data().await;
+                    respond.send_reset(h2::Reason::REFUSED_STREAM);
+                    let _ = refused.send(data.unwrap().unwrap());
+                });
+            }
+        }
+    })
+    .await;
+    let mesh = Mesh::new();
+    let resources = v1::Resources {
+        services: vec![service("orders", Protocol::Grpc, |_| {})],
+        endpoints: vec![slice("orders", vec![bare("orders-1", app), bare("orders-2", app)])],
+        ..Default::default()
+    };
+    let sidecar = mesh.sidecar("storefront", resources).await;
+    let body = message(b"hello again");
+    let text = STANDARD.encode(&body);
+    let mut client = Client::connect(sidecar.outbound).await;
+    let head = format!(
+        "POST http://orders/shop.Orders/Echo HTTP/1.1\r\nHost: orders\r\nContent-Type: {TEXT}\r\nContent-Length: {}\r\n\r\n",
+        text.len(),
+    );
+    client.0.write_all(&[head.as_bytes(), &text.as_bytes()[..10]].concat()).await.unwrap();
+    let seen = soon(refusals.recv()).await.unwrap();
+    assert_eq!(&seen[..], &body[..6], "of ten characters two groups are whole");
+    client.0.write_all(&text.as_bytes()[10..]).await.unwrap();
+    let head = soon(read_head(&mut client.0)).await.unwrap();
+    let got = soon(read_body(&mut client.0, &head, false)).await.unwrap();
+    assert_eq!(plain(TEXT, &got), [&body[..], &trailers(DONE)].concat());
+    assert_eq!(sidecar.count("weft_retries_total", &["refused"]), 1.0);
+}
+
+#[tokio::test]
+async fn a_mirror_that_speaks_grpc_gets_grpc() {
+    let (app, steps, _tasks) = application().await;
+    let mirror = v1::Mirror { service: "shop/orders".into(), port: 80, ..Default::default() };
+    let filter = v1::Filter { filter: Some(v1::filter::Filter::Mirror(mirror)) };
+    let route = route(v1::RouteKind::Http, v1::RouteMatch::default(), vec![filter]);
+    let stage = stage(Between::One, app, |port| {
+        port.frontend = Some(v1::Frontend { routes: vec![route], ..Default::default() });
+    })
+    .await;
+    // A call that is no gRPC takes no permit.
+    steps.add_permits(6);
+    let text = STANDARD.encode(message(b"x"));
+    let web = call(false, stage.client.outbound, "Count", TEXT, &[], &[text.as_bytes()]).await;
+    assert!(web.plain().ends_with(&trailers(DONE)));
+    eventually(|| (steps.available_permits() == 0).then_some(())).await;
+    eventually(|| (stage.client.count("weft_mirrored_total", &["answered"]) == 1.0).then_some(())).await;
 }

@@ -249,7 +249,8 @@ impl Socket {
                 Self::Http1(stream) => {
                     let (mut reader, mut writer) = tokio::io::split(stream);
                     let (read, written) = tokio::join!(reader.read_exact(&mut got), writer.write_all(bytes));
-                    (read.unwrap(), written.unwrap());
+                    read.unwrap();
+                    written.unwrap();
                 }
                 Self::Http2 { send, body, left, .. } => {
                     let sending = write(send, Bytes::copy_from_slice(bytes));
@@ -502,4 +503,23 @@ async fn a_policy_that_speaks_of_get_holds_for_a_websocket_of_either_version() {
         assert_eq!(status, 403, "{client} {server}");
         assert!(heard.try_recv().is_err());
     }
+}
+
+#[tokio::test]
+async fn an_answer_of_policy_is_no_consent() {
+    let fixed = v1::FixedResponse { status: 200, content_type: "text/plain".into(), body: b"later".to_vec() };
+    let to = Some(v1::fallback::To::Response(fixed));
+    let mesh = Mesh::new();
+    let frontend = v1::Frontend { fallback: Some(v1::Fallback { to }), ..Default::default() };
+    let resources = v1::Resources {
+        services: vec![service("orders", Protocol::Http1, |port| port.frontend = Some(frontend))],
+        endpoints: vec![slice("orders", vec![])],
+        ..Default::default()
+    };
+    let sidecar = mesh.sidecar("storefront", resources).await;
+    let (mut client, _driver) = h2_client(sidecar.outbound).await;
+    let (response, _send) = client.send_request(extended(), false).unwrap();
+    assert_eq!(soon(response).await.unwrap().status(), 503);
+    let answer = Client::connect(sidecar.outbound).await.send(&upgrade(KEY)).await;
+    assert_eq!((answer.status(), answer.body.as_str()), (200, "later"), "which is none in HTTP/1.1");
 }
