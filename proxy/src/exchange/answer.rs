@@ -32,6 +32,11 @@ fn status(code: u16) -> StatusCode {
     StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
+/// Adds what policy adds to every answer of the call.
+fn mark(head: &mut ResponseHead, seen: &Observation<'_>) {
+    super::headers::edit(&mut head.headers, seen.marks.as_deref().map(std::slice::from_ref).unwrap_or_default());
+}
+
 impl Answer {
     pub fn redirect(code: u16, location: &str) -> Self {
         let headers = HeaderValue::from_str(location).ok().map(|location| (header::LOCATION, location));
@@ -106,7 +111,9 @@ impl Answer {
             trailers.append(GRPC_STATUS, HeaderValue::from(u16::from(code)));
             seen.answered(200);
             seen.outcome.grpc_status = Some(code.into());
-            return status_only(grpc, ResponseHead::new(StatusCode::OK), &trailers, request, reply).await;
+            let mut head = ResponseHead::new(StatusCode::OK);
+            mark(&mut head, seen);
+            return status_only(grpc, head, &trailers, request, reply).await;
         }
         // To a caller of HTTP/2 that asks for another protocol success would be consent (RFC 8441 §5), and nobody is there to speak it.
         let asks = request.upgrade || request.method == Method::CONNECT;
@@ -117,6 +124,7 @@ impl Answer {
         for (name, value) in self.headers {
             head.headers.append(name, value);
         }
+        mark(&mut head, seen);
         // RFC 9110 §8.6: none with 204.
         let bodiless = matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         if !bodiless {

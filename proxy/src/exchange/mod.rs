@@ -353,6 +353,7 @@ impl Exchange {
                             continue;
                         }
                         Some(Instead::Answer(answer)) => {
+                            seen.marks = way.marks();
                             Box::pin(answer.send(head, reply, seen)).await?;
                             seen.completed();
                             return Ok(None);

@@ -506,6 +506,33 @@ async fn a_policy_that_speaks_of_get_holds_for_a_websocket_of_either_version() {
 }
 
 #[tokio::test]
+async fn another_protocol_is_switched_to_where_both_sides_speak_http2_only() {
+    let (at, mut heard, _tasks) = app_http2(Does::Echo, true).await;
+    let stage = self::stage(Between::Two, at, Protocol::Http2).await;
+    let (mut client, _driver) = h2_client(stage.client.outbound).await;
+    let chat = || {
+        let mut request = extended();
+        request.extensions_mut().insert(Extended::from_static("chat"));
+        request
+    };
+    let (response, mut send) = client.send_request(chat(), false).unwrap();
+    let mut body = soon(response).await.unwrap().into_body();
+    assert!(soon(heard.recv()).await.unwrap().starts_with("CONNECT /chat Some(\"chat\")"));
+    send.send_data(Bytes::from_static(b"hello"), true).unwrap();
+    let mut all = Vec::new();
+    while let Some(data) = soon(body.data()).await {
+        all.extend_from_slice(&data.unwrap());
+    }
+    assert_eq!(all, b"hellobye");
+
+    let (at, _heard, _tasks) = app_http1(Does::Echo).await;
+    let stage = self::stage(Between::One, at, Protocol::Http1).await;
+    let (mut client, _driver) = h2_client(stage.client.outbound).await;
+    let (response, _send) = client.send_request(chat(), false).unwrap();
+    assert_eq!(soon(response).await.unwrap().status(), 501);
+}
+
+#[tokio::test]
 async fn an_answer_of_policy_is_no_consent() {
     let fixed = v1::FixedResponse { status: 200, content_type: "text/plain".into(), body: b"later".to_vec() };
     let to = Some(v1::fallback::To::Response(fixed));
