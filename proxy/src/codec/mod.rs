@@ -12,12 +12,15 @@
 //! write. Whoever then waits for something else wraps the wait in [`Reply::while_open`], which flushes what is held back;
 //! [`UpRecv`] flushes the request's head by itself as soon as it is polled.
 
+mod asked;
 pub mod h1;
 pub mod h2;
 mod headers;
 mod io;
 pub(crate) mod spare;
 
+pub use asked::{Grpc, Web};
+pub(crate) use asked::{WEBSOCKET, is_websocket};
 pub use headers::{ByteStr, Field, Headers, Value, is_hop_by_hop};
 pub(crate) use headers::{Known, Set};
 pub(crate) use io::Hold;
@@ -71,7 +74,7 @@ pub enum Form {
 /// The head of a request.
 #[derive(Clone, Debug)]
 pub struct RequestHead {
-    /// The method.
+    /// The method. A websocket is asked for by GET here, also where extended CONNECT did: see [`RequestHead::is_websocket`].
     pub method: Method,
     /// The scheme when the request named one (absolute form, HTTP/2).
     pub scheme: Option<Scheme>,
@@ -106,15 +109,6 @@ impl RequestHead {
             upgrade: false,
             protocol: None,
         }
-    }
-
-    /// Is it a gRPC call (`application/grpc`, `application/grpc+proto`, …)?
-    #[must_use]
-    pub fn is_grpc(&self) -> bool {
-        self.headers.known(Known::ContentType).is_some_and(|value| {
-            let value = value.as_bytes();
-            value.strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
-        })
     }
 }
 

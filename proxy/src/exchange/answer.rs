@@ -2,8 +2,8 @@
 //! `reply`'s.
 
 use super::observe::Observation;
-use super::reply::GRPC_STATUS;
-use crate::codec::{Reply, RequestHead, ResponseHead};
+use super::reply::{GRPC_STATUS, status_only};
+use crate::codec::{Headers, Reply, RequestHead, ResponseHead, Version};
 use crate::error::{Kind, ProxyError};
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
@@ -30,6 +30,11 @@ pub(crate) struct Answer {
 fn status(code: u16) -> StatusCode {
     // Configuration was checked: what is no status does not come here.
     StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+/// Adds what policy adds to every answer of the call.
+fn mark(head: &mut ResponseHead, seen: &Observation<'_>) {
+    super::headers::edit(&mut head.headers, seen.marks.as_deref().map(std::slice::from_ref).unwrap_or_default());
 }
 
 impl Answer {
@@ -95,24 +100,31 @@ impl Answer {
     /// # Errors
     /// When the caller is gone.
     pub async fn send(
-        self,
+        mut self,
         request: &RequestHead,
         reply: &mut Reply<'_>,
         seen: &mut Observation<'_>,
     ) -> Result<(), ProxyError> {
         seen.outcome.reason = self.reason;
-        if let Some(code) = self.grpc.filter(|_| seen.is_grpc()) {
-            let mut head = ResponseHead::new(StatusCode::OK);
-            head.headers.append(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-            head.headers.append(GRPC_STATUS, HeaderValue::from(u16::from(code)));
+        if let (Some(grpc), Some(code)) = (seen.grpc(), self.grpc) {
+            let mut trailers = Headers::new();
+            trailers.append(GRPC_STATUS, HeaderValue::from(u16::from(code)));
             seen.answered(200);
             seen.outcome.grpc_status = Some(code.into());
-            return reply.send_head(head, true).await;
+            let mut head = ResponseHead::new(StatusCode::OK);
+            mark(&mut head, seen);
+            return status_only(grpc, head, &trailers, request, reply).await;
+        }
+        // To a caller of HTTP/2 that asks for another protocol success would be consent (RFC 8441 §5), and nobody is there to speak it.
+        let asks = request.upgrade || request.method == Method::CONNECT;
+        if asks && request.version == Version::Http2 && self.status.is_success() {
+            self.status = StatusCode::SERVICE_UNAVAILABLE;
         }
         let mut head = ResponseHead::new(self.status);
         for (name, value) in self.headers {
             head.headers.append(name, value);
         }
+        mark(&mut head, seen);
         // RFC 9110 §8.6: none with 204.
         let bodiless = matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         if !bodiless {

@@ -4,19 +4,21 @@
 //! breaks breaks the call. Leaving by any path releases the endpoint's places and cancels what was sent.
 
 use super::body::{Cursor, Replay};
+use super::cross::{self, Crossing};
 use super::decide::Way;
 use super::hedge::Raced;
 use super::observe::Observation;
 use super::reply::grpc_status;
-use super::stream::{Broken, Clock, Expired, Flow, download, upload};
-use super::tcp::copy;
-use super::{Exchange, LOCAL_RETRIES, Limits, headers, now};
-use crate::codec::{Io, Known, Reply, RequestBody, RequestHead, ResponseHead, UpRecv, Upstream, Version};
+use super::stream::{Broken, Clock, Expired, download, upload};
+use super::upgraded::Upgraded;
+use super::{Exchange, LOCAL_RETRIES, Limits, headers, now, web};
+use crate::codec::{Known, Reply, RequestHead, ResponseHead, UpRecv, Upstream, Version};
 use crate::endpoint::Pick;
 use crate::endpoint::connect::Protocol;
 use crate::error::{Kind, ProxyError, Sent, Side};
 use crate::random;
 use crate::telemetry::Direction;
+use futures_util::future::Either;
 use http::{Method, StatusCode};
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -32,8 +34,6 @@ const REFUSAL: Duration = Duration::from_secs(1);
 /// A response that is given up for a retry is read to its end when it is this short, so that its connection can be used again.
 const DRAIN_BYTES: u64 = 16 * 1024;
 const DRAIN_TIME: Duration = Duration::from_millis(50);
-/// An upgraded connection without a byte either way for this long ends.
-const UPGRADED_IDLE: Duration = Duration::from_secs(3600);
 
 /// What an attempt needs to know.
 pub(super) struct Attempt<'a, 'p> {
@@ -64,34 +64,6 @@ pub(super) enum Step {
     },
 }
 
-/// A response that ends HTTP on its connection: 101, or 2xx to CONNECT.
-pub(super) struct Upgraded {
-    head: ResponseHead,
-    upstream: Upstream,
-    pick: Pick,
-}
-
-impl Upgraded {
-    /// Tells the caller and carries bytes until both sides are done.
-    pub async fn join<'c>(
-        mut self,
-        mut reply: Reply<'c>,
-        body: RequestBody<'c>,
-        flow: &Flow,
-    ) -> Result<(), ProxyError> {
-        // What goes on is a connection, not a call.
-        self.pick.release_call();
-        reply.send_head(self.head, false).await?;
-        let mut upstream: Io = self.upstream.into_io()?;
-        let mut caller = reply.into_io(body).await?;
-        let moved = |sent: u64, received: u64| {
-            flow.sent(usize::try_from(sent).unwrap_or(usize::MAX));
-            flow.received(usize::try_from(received).unwrap_or(usize::MAX));
-        };
-        copy(&mut caller, &mut upstream, Some(UPGRADED_IDLE), moved).await
-    }
-}
-
 /// What the future says at once, if anything.
 async fn now_or_never<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
     std::future::poll_fn(|cx| {
@@ -117,6 +89,9 @@ impl Attempt<'_, '_> {
         let until = self.limits.head.tighten(self.now, self.limits.per_try);
         let mut ready = self.now;
         let protocol = Exchange::wire_protocol(self.way.protocol, pick.endpoint(), head);
+        let native = protocol == Protocol::Http2;
+        let spoken = pick.endpoint().protocol.unwrap_or(self.way.protocol);
+        let mut crossing = Crossing::of(head, seen.grpc(), spoken, native)?;
         let connected = match self.exchange.connector.ready(pick.target(), protocol) {
             Some(upstream) => Ok(upstream),
             None => {
@@ -134,11 +109,14 @@ impl Attempt<'_, '_> {
             Err(error) => return self.broken(error, &head.method, &mut pick, seen),
         };
         pick.sending(ready);
-        let native = protocol == Protocol::Http2;
-        headers::address(head, pick.is_mtls(), native, &self.exchange.source, self.limits.whole, ready);
-        let end = replay.is_empty();
+        let outgoing = crossing.as_deref_mut().map_or(&mut *head, |crossing| &mut crossing.head);
+        headers::address(outgoing, pick.is_mtls(), native, &self.exchange.source, self.limits.whole, ready);
+        // What follows a switch of protocols is no body: not a byte of it is read before the upstream has agreed.
+        let switches = head.upgrade || head.method == Method::CONNECT;
+        let end = if switches { !native } else { replay.is_empty() };
         let sent = {
-            let mut sending = pin!(upstream.send_head(head, end));
+            let outgoing = crossing.as_deref().map_or(&*head, |crossing| &crossing.head);
+            let mut sending = pin!(upstream.send_head(outgoing, end));
             match now_or_never(sending.as_mut()).await {
                 Some(sent) => sent,
                 None => Box::pin(reply.while_open(self.within(until, sending))).await?,
@@ -153,7 +131,9 @@ impl Attempt<'_, '_> {
             early = Box::pin(self.race(delay, sides, until, head, reply, seen)).await?;
         }
         let mut clock = Clock::new(&self.exchange.timers, seen.flow(), until.at(), self.limits.idle);
-        let driven = self.drive(&mut upstream, end, early, head, replay, reply, seen, &mut pick, &mut clock).await;
+        let sides = (&mut upstream, crossing.as_deref().map(|crossing| &crossing.kind));
+        let silent = end || switches;
+        let driven = self.drive(sides, silent, early, head, replay, reply, seen, &mut pick, &mut clock).await;
         match driven {
             Ok(Driven::Done) => Ok(Step::Done),
             Ok(Driven::Again { after }) => Ok(Step::Again { after, uid: Some(Arc::clone(&pick.endpoint().uid)) }),
@@ -207,7 +187,7 @@ impl Attempt<'_, '_> {
     )]
     async fn drive(
         &self,
-        upstream: &mut Upstream,
+        (upstream, crossing): (&mut Upstream, Option<&cross::Kind>),
         ended: bool,
         mut early: Raced,
         head: &RequestHead,
@@ -221,7 +201,11 @@ impl Attempt<'_, '_> {
         let flow = seen.flow();
         let (mut send, mut recv) = upstream.split();
         let mut cursor = Cursor::default();
-        let mut up = pin!(upload(replay, &mut cursor, &mut send));
+        let decodes = crossing.is_some_and(cross::Kind::decodes);
+        let mut up = pin!(match decodes {
+            true => Either::Right(Box::pin(web::upload(replay, &mut cursor, &mut send))),
+            false => Either::Left(upload(replay, &mut cursor, &mut send)),
+        });
         let mut uploading = !ended;
         let mut response = loop {
             let waited = match early.take() {
@@ -250,6 +234,14 @@ impl Attempt<'_, '_> {
             }
         };
 
+        let switched = match crossing {
+            Some(cross::Kind::Websocket(handshake)) => match handshake.finish(&mut response) {
+                Ok(switched) => switched,
+                Err(error) => return Ok(self.broken(error, &head.method, pick, seen)?.into()),
+            },
+            _ if head.method == Method::CONNECT => response.status.is_success(),
+            _ => response.status == StatusCode::SWITCHING_PROTOCOLS,
+        };
         if let Some(after) = self.answered(&response, &recv, head, pick, seen) {
             if version != Version::Http2 && !uploading {
                 Box::pin(drain(&mut recv)).await;
@@ -258,6 +250,12 @@ impl Attempt<'_, '_> {
         }
         flow.commit();
         headers::answer(&mut response, self.direction == Direction::Outbound && pick.is_mtls());
+        let end = recv.is_end();
+        let mut web = match crossing {
+            Some(cross::Kind::Web { wanted, .. }) => web::Answer::begin(*wanted, &mut response).map(Box::new),
+            _ => None,
+        };
+        let last = web.as_mut().filter(|_| end).map(|web| web.trailers_only(&mut response));
         if let Some(backend) = self.way.backend {
             headers::edit(&mut response.headers, &backend.filters.response);
         }
@@ -268,13 +266,15 @@ impl Attempt<'_, '_> {
             more.mark(&mut response.headers, &pick.endpoint().uid);
         }
         seen.answered(response.status.as_u16());
-        let tunnel = head.method == Method::CONNECT && response.status.is_success();
-        if response.status == StatusCode::SWITCHING_PROTOCOLS || tunnel {
+        if switched {
             pick.report(Outcome::Success, now(), random::draw());
             return Ok(Driven::Upgraded(response));
         }
-        let end = recv.is_end();
-        reply.send_head(response, end).await?;
+        reply.send_head(response, end && last.is_none()).await?;
+        if let Some(frame) = last {
+            flow.sent(frame.len());
+            reply.last(frame).await?;
+        }
         if end {
             pick.report(Outcome::Success, now(), random::draw());
             return Ok(Driven::Done);
@@ -282,7 +282,10 @@ impl Attempt<'_, '_> {
         clock.set(self.limits.whole.tighten(pick.began(), self.limits.per_try).at());
         let probe = pick.is_probe();
         let ended = {
-            let mut down = pin!(download(&mut recv, reply, flow));
+            let mut down = pin!(match &mut web {
+                Some(web) => Either::Right(Box::pin(web::download(&mut recv, reply, flow, web))),
+                None => Either::Left(download(&mut recv, reply, flow)),
+            });
             std::future::poll_fn(|cx| {
                 if uploading && let Poll::Ready(result) = up.as_mut().poll(cx) {
                     uploading = false;
@@ -318,6 +321,7 @@ impl Attempt<'_, '_> {
                     seen.outcome.failed_attempts += 1;
                     pick.report(Outcome::Failure, now(), random::draw());
                 }
+                seen.unfinished = web.filter(|web| web.is_between());
                 Err(error)
             }
         }
@@ -335,7 +339,7 @@ impl Attempt<'_, '_> {
         let at = now();
         let status = response.status.as_u16();
         // A status without a message comes as a head with END_STREAM: Trailers-Only.
-        let grpc = if seen.is_grpc() && recv.is_end() { grpc_status(&response.headers) } else { None };
+        let grpc = if seen.grpc().is_some() && recv.is_end() { grpc_status(&response.headers) } else { None };
         seen.outcome.grpc_status = grpc;
         let (outcome, failure) = match grpc {
             Some(code) => (Outcome::of_grpc(code.into()), Failure::Grpc(code.into())),

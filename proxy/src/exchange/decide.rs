@@ -38,6 +38,13 @@ pub(super) struct Way<'p> {
     pub more: Option<Box<More<'p>>>,
 }
 
+impl Way<'_> {
+    /// What policy adds to the call's answer, taken out for one of the proxy's own.
+    pub fn marks(&mut self) -> Option<Box<route::HeaderEdit>> {
+        self.more.as_mut()?.marks.take().map(Box::new)
+    }
+}
+
 /// What filters beyond header edits ask for.
 #[derive(Default)]
 pub(super) struct More<'p> {
@@ -264,8 +271,8 @@ impl Exchange {
             _ if endpoint.tunnel.as_ref().is_some_and(|tunnel| tunnel.server_name.is_empty()) => {
                 connect::Protocol::Http1
             }
-            // An upgrade in the manner of HTTP/1 has no counterpart on an h2 connection of ours.
-            _ if head.upgrade && !native => connect::Protocol::Http1,
+            // An upgrade in the manner of HTTP/1 has no counterpart on an h2 connection of ours, but for a websocket.
+            _ if head.upgrade && !native && !head.is_websocket() => connect::Protocol::Http1,
             Protocol::Http1 => connect::Protocol::Http1,
             Protocol::Http2 | Protocol::Grpc => connect::Protocol::Http2,
             Protocol::Detect | Protocol::Tcp if native => connect::Protocol::Http2,

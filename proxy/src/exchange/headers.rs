@@ -116,9 +116,7 @@ pub(super) fn address(
 
 /// Makes a response ready for the caller: `weft-*` of an application are its own invention, those of a peer's sidecar explain an error.
 pub(super) fn answer(head: &mut ResponseHead, trusted: bool) {
-    if head.status != http::StatusCode::SWITCHING_PROTOCOLS {
-        head.headers.strip_hop_by_hop();
-    }
+    head.headers.strip_hop_by_hop();
     let kept = if trusted { Set::of(&[Known::WeftError]) } else { Set::default() };
     head.headers.remove_all(OURS.without(kept));
 }

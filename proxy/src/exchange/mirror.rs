@@ -3,7 +3,8 @@
 //! A copy's body is fed from what the call reads, through a bounded queue: a mirror that does not keep up loses the copy, never the call.
 //! Its answer is read and forgotten. Copies belong to the worker's connector and end with it.
 
-use super::{Exchange, headers, now};
+use super::cross::Crossing;
+use super::{Exchange, headers, now, web};
 use crate::codec::{Frame, Headers, RequestHead};
 use crate::endpoint::connect;
 use crate::endpoint::{Cluster, Pick};
@@ -131,6 +132,13 @@ impl Sent {
 
     async fn carry(&mut self, pick: &mut Pick, body: Option<mpsc::Receiver<Piece>>) -> Result<(), ProxyError> {
         let protocol = Exchange::wire_protocol(self.protocol, pick.endpoint(), &self.head);
+        let native = protocol == connect::Protocol::Http2;
+        let spoken = pick.endpoint().protocol.unwrap_or(self.protocol);
+        let mut text = None;
+        if let Some(crossing) = Crossing::of(&self.head, self.head.grpc(), spoken, native)? {
+            text = crossing.kind.decodes().then(web::Request::default);
+            self.head = crossing.head;
+        }
         let mut upstream = match self.connector.ready(pick.target(), protocol) {
             Some(upstream) => upstream,
             None => {
@@ -141,7 +149,6 @@ impl Sent {
             }
         };
         pick.sending(now());
-        let native = protocol == connect::Protocol::Http2;
         headers::address(&mut self.head, pick.is_mtls(), native, &self.source, self.until, now());
         upstream.send_head(&self.head, body.is_none()).await?;
         let (mut send, mut recv) = upstream.split();
@@ -149,7 +156,15 @@ impl Sent {
             let Some(mut body) = body else { return Ok(()) };
             loop {
                 match body.recv().await {
-                    Some(Piece::Data(data)) => send.data(data).await?,
+                    Some(Piece::Data(data)) => {
+                        let data = match &mut text {
+                            Some(text) => text.data(&data)?,
+                            None => data,
+                        };
+                        if !data.is_empty() {
+                            send.data(data).await?;
+                        }
+                    }
                     Some(Piece::Trailers(trailers)) => return send.trailers(trailers).await,
                     Some(Piece::End) => return send.finish().await,
                     None => return Err(ProxyError::because(Kind::ClientBody, "the copy of the body broke off")),

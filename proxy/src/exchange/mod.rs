@@ -3,11 +3,12 @@
 //! [`Exchange`] is a worker's; `outbound` and `inbound` hand it a [`Plan`] and the call's two halves. One task drives both directions of an
 //! attempt: no channel, no spawned task, no boxed future. Who may call, and which service is meant, was decided before; framing is the
 //! codecs'. The files: `decide` (where a call goes), `answer` (what policy answers by itself), `attempt` (one attempt), `body` (what is kept
-//! to be sent again), `hedge` (second attempts), `mirror` (copies), `headers` (what is added and stripped), `reply` (errors of the proxy itself), `stream` (both directions at once), `observe` (metrics and the log line), `tcp` (opaque connections).
+//! to be sent again), `cross` (sides that speak differently: `websocket`, `web`), `hedge` (second attempts), `mirror` (copies), `headers` (what is added and stripped), `reply` (errors of the proxy itself), `stream` (both directions at once), `observe` (metrics and the log line), `tcp` (opaque connections).
 
 mod answer;
 mod attempt;
 mod body;
+mod cross;
 mod decide;
 mod headers;
 mod hedge;
@@ -19,8 +20,11 @@ pub mod observe;
 pub mod reply;
 mod stream;
 pub mod tcp;
+mod upgraded;
+mod web;
+mod websocket;
 
-use crate::codec::{ByteStr, Reply, RequestBody, RequestHead, ResetCode, Version};
+use crate::codec::{ByteStr, Grpc, Reply, RequestBody, RequestHead, ResetCode, Version};
 use crate::discovery::{Directory, Snapshot};
 use crate::endpoint::Cluster;
 use crate::endpoint::connect::Connector;
@@ -176,7 +180,6 @@ impl Exchange {
     ) -> Ended {
         let flow = Flow::default();
         let mut seen = Observation::begin(self, &plan, &head, &flow);
-        let grpc = head.is_grpc();
         let result = self.run(&plan, &mut seen, &mut head, &mut body, &mut reply).await;
         match result {
             Ok(None) => {}
@@ -186,7 +189,7 @@ impl Exchange {
             },
             Err(error) => {
                 seen.failed(&error);
-                Box::pin(refuse(&error, grpc, &head, &mut reply, &mut seen)).await;
+                Box::pin(refuse(&error, &head, &mut reply, &mut seen)).await;
             }
         }
         Ended { status: seen.outcome.status, grpc_status: seen.outcome.grpc_status }
@@ -207,7 +210,7 @@ impl Exchange {
         let flow = Flow::default();
         let mut seen = Observation::begin(self, plan, head, &flow);
         seen.failed(error);
-        refuse(error, head.is_grpc(), head, reply, &mut seen).await;
+        refuse(error, head, reply, &mut seen).await;
     }
 
     /// Answers a call that goes nowhere, because of what it says or who sent it. Counted and logged like any other, without a destination.
@@ -231,7 +234,7 @@ impl Exchange {
             (Direction::Inbound, None) => "a peer without a certificate",
         };
         self.telemetry.refuse(direction, error, &who);
-        refuse(error, head.is_grpc(), head, reply, &mut seen).await;
+        refuse(error, head, reply, &mut seen).await;
     }
 
     /// Begins a copy for each mirror.
@@ -263,7 +266,7 @@ impl Exchange {
         head: &mut RequestHead,
         body: &mut RequestBody<'c>,
         reply: &mut Reply<'c>,
-    ) -> Result<Option<Box<attempt::Upgraded>>, ProxyError> {
+    ) -> Result<Option<Box<upgraded::Upgraded>>, ProxyError> {
         let limit = match plan.direction() {
             Direction::Inbound => &self.inbound_limit,
             Direction::Outbound => &self.outbound_limit,
@@ -337,7 +340,10 @@ impl Exchange {
                 Err(error) if matches!(error.kind, Kind::NoEndpoint | Kind::BreakerOpen) && !stood_in => {
                     stood_in = true;
                     match plan.instead() {
-                        None => return Err(error),
+                        None => {
+                            seen.marks = way.marks();
+                            return Err(error);
+                        }
                         Some(Instead::Cluster(cluster)) => {
                             seen.stood_in(&cluster.name().service);
                             tried.clear();
@@ -347,13 +353,18 @@ impl Exchange {
                             continue;
                         }
                         Some(Instead::Answer(answer)) => {
+                            seen.marks = way.marks();
                             Box::pin(answer.send(head, reply, seen)).await?;
                             seen.completed();
                             return Ok(None);
                         }
                     }
                 }
-                step => step?,
+                Ok(step) => step,
+                Err(error) => {
+                    seen.marks = way.marks();
+                    return Err(error);
+                }
             };
             match step {
                 Step::Done => {
@@ -405,7 +416,7 @@ fn limits(way: &Way<'_>, head: &RequestHead, propagated: Deadline, now: Instant)
     let Some(rule) = way.rule else {
         return Limits::within(propagated);
     };
-    let streaming = head.upgrade || head.is_grpc() || head.method == http::Method::CONNECT;
+    let streaming = head.upgrade || head.grpc().is_some() || head.method == http::Method::CONNECT;
     let limit = rule.timeouts.request(streaming);
     let chosen = !matches!(rule.timeouts.request, weft_policy::route::RequestTimeout::Default(_));
     Limits {
@@ -417,18 +428,24 @@ fn limits(way: &Way<'_>, head: &RequestHead, propagated: Deadline, now: Instant)
 }
 
 /// Answers with the error: a reply if none has begun, else the call is broken off in the way its protocol has for it.
-async fn refuse(error: &ProxyError, grpc: bool, head: &RequestHead, reply: &mut Reply<'_>, seen: &mut Observation<'_>) {
+async fn refuse(error: &ProxyError, head: &RequestHead, reply: &mut Reply<'_>, seen: &mut Observation<'_>) {
     if error.kind == Kind::ClientGone {
         reply.reset(ResetCode::Cancel);
         return;
     }
+    // What is no gRPC-Web has no use for an answer in it.
+    let unread = |grpc: &Grpc| matches!(grpc, Grpc::Web(_)) && error.kind == Kind::BadRequest;
+    let grpc = seen.grpc().filter(|grpc| !unread(grpc));
     let sent = if !reply.started() {
-        seen.replied(error, grpc);
-        reply::local(error, grpc, head, reply).await
-    } else if grpc && head.version == Version::Http2 {
+        seen.replied(error, grpc.is_some());
+        reply::local(error, grpc, head, seen.marks.as_deref(), reply).await
+    } else if grpc == Some(Grpc::Native) && head.version == Version::Http2 {
         // The status may still be told: better than a reset, which clients read as INTERNAL or CANCELLED.
         seen.outcome.grpc_status = Some(error.grpc_status().into());
         reply.trailers(reply::grpc_trailers(error)).await
+    } else if let Some(answer) = seen.unfinished.take() {
+        seen.outcome.grpc_status = Some(error.grpc_status().into());
+        web::tell(*answer, &reply::grpc_trailers(error), reply).await
     } else {
         reply.reset(ResetCode::Internal);
         Ok(())

@@ -3,8 +3,9 @@
 //! Cheap until the end: the parts are shared buffers and handles of configuration. Names of metrics and fields are `telemetry`'s.
 
 use super::stream::Flow;
+use super::web;
 use super::{Exchange, Peer, Plan};
-use crate::codec::{ByteStr, RequestHead, Version};
+use crate::codec::{ByteStr, Grpc, RequestHead, Version};
 use crate::endpoint::Pick;
 use crate::error::{Kind, ProxyError};
 use crate::telemetry::access_log::Record;
@@ -12,7 +13,7 @@ use crate::telemetry::{Direction, Key, Outcome};
 use http::Method;
 use std::sync::Arc;
 use std::time::Instant;
-use weft_policy::route::Rule;
+use weft_policy::route::{HeaderEdit, Rule};
 use weft_policy::text::Text;
 
 /// One call as the telemetry will know it.
@@ -26,7 +27,7 @@ pub struct Observation<'e> {
     destination: Arc<str>,
     route: Arc<str>,
     protocol: &'static str,
-    grpc: bool,
+    grpc: Option<Grpc>,
     mtls: bool,
     endpoint: Option<Arc<str>>,
     destination_identity: Option<Arc<str>>,
@@ -43,6 +44,10 @@ pub struct Observation<'e> {
     finished: bool,
     hedged: bool,
     ended: Option<Instant>,
+    /// What policy adds to every answer, the proxy's own included.
+    pub(super) marks: Option<Box<HeaderEdit>>,
+    /// An answer in gRPC-Web that broke off between two messages: its status may still be told.
+    pub(super) unfinished: Option<Box<web::Answer>>,
 }
 
 impl<'e> Observation<'e> {
@@ -57,12 +62,14 @@ impl<'e> Observation<'e> {
 
     /// A call that is answered before anybody knows where it goes. Its destination stays empty: what a caller wrote is no label.
     pub(super) fn unrouted(exchange: &'e Exchange, direction: Direction, head: &RequestHead, flow: &'e Flow) -> Self {
-        let grpc = head.is_grpc();
+        let grpc = head.grpc();
         let outbound = direction == Direction::Outbound;
         let protocol = match (grpc, head.version) {
-            (true, _) => "grpc",
-            (false, Version::Http2) => "http2",
-            (false, _) => "http1",
+            (Some(Grpc::Native), _) => "grpc",
+            (Some(Grpc::Web(_)), _) => "grpc-web",
+            _ if head.is_websocket() => "websocket",
+            (None, Version::Http2) => "http2",
+            (None, _) => "http1",
         };
         Self {
             exchange,
@@ -88,6 +95,8 @@ impl<'e> Observation<'e> {
             finished: false,
             hedged: false,
             ended: None,
+            marks: None,
+            unfinished: None,
         }
     }
 
@@ -185,8 +194,8 @@ impl<'e> Observation<'e> {
         self.ended = Some(at);
     }
 
-    /// Whether the call is gRPC.
-    pub(super) const fn is_grpc(&self) -> bool {
+    /// What kind of gRPC the call is, if any.
+    pub(super) const fn grpc(&self) -> Option<Grpc> {
         self.grpc
     }
 }

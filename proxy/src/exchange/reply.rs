@@ -1,39 +1,37 @@
 //! Answers of the proxy itself: the error table put into the words of the caller's protocol.
 //!
-//! gRPC gets a Trailers-Only response (gRPC over HTTP/2, "Responses") with HTTP status 200; everybody else the HTTP status, a line of
-//! text, and `weft-error`. What an error means is decided in `error`, never here.
+//! gRPC gets a Trailers-Only response (gRPC over HTTP/2, "Responses") with HTTP status 200, gRPC-Web the same as a frame; everybody else the
+//! HTTP status, a line of text, and `weft-error`. What an error means is decided in `error`, never here.
 
-use super::headers::{WEFT_ERROR, WEFT_UNSENT};
-use crate::codec::{Headers, Known, Reply, RequestHead, ResponseHead};
+use super::headers::{self, WEFT_ERROR, WEFT_UNSENT};
+use super::web;
+use crate::codec::{Grpc, Headers, Known, Reply, RequestHead, ResponseHead};
 use crate::error::{Kind, ProxyError, Sent};
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
+use weft_policy::route::HeaderEdit;
 
 pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+pub(super) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const MESSAGE: usize = 1024;
 
-/// Sends the whole answer.
+/// Sends the whole answer. `marks` is what policy adds to every answer of the call.
 ///
 /// # Errors
 /// When the caller is gone.
 pub async fn local(
     error: &ProxyError,
-    grpc: bool,
+    grpc: Option<Grpc>,
     request: &RequestHead,
+    marks: Option<&HeaderEdit>,
     reply: &mut Reply<'_>,
 ) -> Result<(), ProxyError> {
-    if grpc {
+    if let Some(grpc) = grpc {
         let mut head = ResponseHead::new(StatusCode::OK);
-        head.headers.append(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        for field in grpc_trailers(error).iter() {
-            if let Some(value) = field.value.to_header_value() {
-                head.headers.append(field.name.clone(), value);
-            }
-        }
         blame(&mut head.headers, error);
-        return reply.send_head(head, true).await;
+        headers::edit(&mut head.headers, marks.map(std::slice::from_ref).unwrap_or_default());
+        return status_only(grpc, head, &grpc_trailers(error), request, reply).await;
     }
     let mut head = ResponseHead::new(error.status());
     let text = format!("{error}\n");
@@ -43,12 +41,46 @@ pub async fn local(
         head.headers.append(header::PROXY_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"weft\""));
     }
     blame(&mut head.headers, error);
+    headers::edit(&mut head.headers, marks.map(std::slice::from_ref).unwrap_or_default());
     if request.method == Method::HEAD {
         return reply.send_head(head, true).await;
     }
     reply.send_head(head, false).await?;
     reply.data(Bytes::from(text)).await?;
     reply.finish().await
+}
+
+/// Sends a gRPC status without a message: Trailers-Only, or a frame of gRPC-Web.
+///
+/// # Errors
+/// When the caller is gone.
+pub(super) async fn status_only(
+    grpc: Grpc,
+    mut head: ResponseHead,
+    trailers: &Headers,
+    request: &RequestHead,
+    reply: &mut Reply<'_>,
+) -> Result<(), ProxyError> {
+    match grpc {
+        Grpc::Native => {
+            head.headers.append(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            for field in trailers.iter() {
+                if let Some(value) = field.value.to_header_value() {
+                    head.headers.append(field.name.clone(), value);
+                }
+            }
+            reply.send_head(head, true).await
+        }
+        Grpc::Web(sent) => {
+            let (media, frame) = web::status(web::wanted(request, sent), trailers);
+            if let Some(media) = media {
+                head.headers.append(header::CONTENT_TYPE, media);
+            }
+            head.headers.append(header::CONTENT_LENGTH, HeaderValue::from(frame.len()));
+            reply.send_head(head, false).await?;
+            reply.last(frame).await
+        }
+    }
 }
 
 fn blame(headers: &mut Headers, error: &ProxyError) {

@@ -5,6 +5,8 @@
 
 mod calls;
 mod grpc;
+mod grpc_web;
 mod rig;
 mod tcp;
 mod trust;
+mod websocket;

@@ -3,7 +3,9 @@
 
 use super::hpack::{Encoder, Name, Nature};
 use crate::codec::h1::{is_authority, may_be_trailer};
-use crate::codec::{ByteStr, Form, Headers, RequestHead, ResponseHead, Value, Version, is_hop_by_hop};
+use crate::codec::{
+    ByteStr, Form, Headers, RequestHead, ResponseHead, Value, Version, WEBSOCKET, is_hop_by_hop, is_websocket,
+};
 use crate::error::{Kind, ProxyError};
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -133,9 +135,15 @@ impl Section {
             Some(path) => read_path(path, &method)?,
         };
         let protocol = match self.protocol.take() {
-            Some(protocol) if protocol.is_empty() || !protocol.is_ascii() => return Err(":protocol is malformed"),
+            Some(protocol) if protocol.is_empty() || !protocol.iter().all(u8::is_ascii_graphic) => {
+                return Err(":protocol is malformed");
+            }
+            // RFC 9110 §9.3.6: a CONNECT has no content, so that no length can be one of the bytes that follow.
+            Some(_) if self.length.is_some() => return Err("an extended CONNECT has a Content-Length"),
             protocol => protocol.and_then(ByteStr::from_utf8),
         };
+        let websocket = protocol.as_deref().is_some_and(is_websocket);
+        let method = if websocket { Method::GET } else { method };
         let authority = self.read_authority()?;
         let form = match () {
             () if tunnel => Form::Authority,
@@ -245,7 +253,8 @@ pub(super) fn write_request(
     head: &RequestHead,
     end: bool,
 ) -> Result<(), ProxyError> {
-    let connect = head.method == Method::CONNECT;
+    let method = if head.is_websocket() { &Method::CONNECT } else { &head.method };
+    let connect = *method == Method::CONNECT;
     if head.upgrade && !connect {
         return Err(ProxyError::because(Kind::Unsupported, "an HTTP/1.1 upgrade cannot be sent over HTTP/2"));
     }
@@ -257,7 +266,7 @@ pub(super) fn write_request(
     let protocol = head.protocol.as_ref().filter(|_| connect);
     encoder.begin(out);
     let mut pseudo = |name: Name, value: &[u8]| encoder.pseudo(out, &name, value);
-    pseudo(Name::Method, head.method.as_str().as_bytes());
+    pseudo(Name::Method, method.as_str().as_bytes());
     if !connect || protocol.is_some() {
         let scheme = head.scheme.as_ref().map_or("http", Scheme::as_str);
         pseudo(Name::Scheme, scheme.as_bytes());
@@ -270,7 +279,9 @@ pub(super) fn write_request(
         }
     }
     if let Some(protocol) = protocol {
-        pseudo(Name::Protocol, protocol.as_bytes());
+        // RFC 8441 §5 spells it so; `Upgrade` may be in any case.
+        let protocol = if is_websocket(protocol) { WEBSOCKET.as_bytes() } else { protocol.as_bytes() };
+        pseudo(Name::Protocol, protocol);
     }
     write_fields(encoder, out, &head.headers, |field| !(end && is_length_of_something(field)));
     Ok(())

@@ -32,8 +32,11 @@ impl Engine {
 
     /// Opens a stream with two handles (client).
     pub(super) fn request(&mut self, head: &RequestHead, end: bool) -> Result<Key, ProxyError> {
-        if head.protocol.is_some() && head.method == Method::CONNECT && !self.remote.connect_protocol {
-            return Err(ProxyError::because(Kind::Unsupported, "the upstream does not accept extended CONNECT"));
+        let websocket = head.is_websocket();
+        let extended = websocket || (head.protocol.is_some() && head.method == Method::CONNECT);
+        if extended && !self.remote.connect_protocol {
+            let why = "the upstream does not accept extended CONNECT (SETTINGS_ENABLE_CONNECT_PROTOCOL)";
+            return Err(ProxyError::because(Kind::Unsupported, why));
         }
         let id = self.next_id;
         let out = self.out.bytes();
@@ -46,7 +49,8 @@ impl Engine {
         frame::close_headers(out, start, if end { flag::END_STREAM } else { 0 }, id);
         self.next_id += 2;
         let mut stream = Stream::new(id);
-        (stream.sent_end, stream.method) = (end, head.method.clone());
+        stream.sent_end = end;
+        stream.method = if websocket { Method::CONNECT } else { head.method.clone() };
         let key = self.insert(Box::new(stream));
         self.abuse.useful();
         self.kick();

@@ -109,6 +109,8 @@ fn pseudo() -> Vec<Case> {
     let s: (&[u8], &[u8]) = (b":scheme", b"http");
     let a: (&[u8], &[u8]) = (b":authority", b"{h}");
     let p: (&[u8], &[u8]) = (b":path", b"/{n}");
+    let x: (&[u8], &[u8]) = (b":method", b"CONNECT");
+    let w: (&[u8], &[u8]) = (b":protocol", b"websocket");
     let path = |name, path: &'static [u8], expect| only(name, &[m, s, a, (b":path", path)], expect);
     let method = |name, method: &'static [u8], expect| only(name, &[(b":method", method), s, a, p], expect);
     let authority = |name, text: &'static [u8]| only(name, &[m, s, (b":authority", text), p], Malformed);
@@ -144,6 +146,11 @@ fn pseudo() -> Vec<Case> {
         only(":status in a request", &[m, s, a, p, (b":status", b"200")], Malformed),
         only("an unknown pseudo-header", &[m, s, a, p, (b":x", b"a")], Malformed),
         only(":protocol without CONNECT, RFC 8441", &[m, s, a, p, (b":protocol", b"websocket")], Malformed),
+        only("extended CONNECT with a length, RFC 9110 9.3.6", &[x, s, a, p, w, (b"content-length", b"5")], Malformed),
+        only("extended CONNECT with Upgrade, RFC 9113 8.2.2", &[x, s, a, p, w, (b"upgrade", b"websocket")], Malformed),
+        only("extended CONNECT without :path, RFC 8441 4", &[x, s, a, w], Malformed),
+        only("CR LF in :protocol", &[x, s, a, p, (b":protocol", b"websocket\r\nx: a")], Malformed),
+        only("a list in :protocol", &[x, s, a, p, (b":protocol", b"websocket, h2c")], Malformed),
         only("CONNECT with :path, RFC 9113 8.5", &[(b":method", b"CONNECT"), s, a, p], Malformed),
         only("two hosts in place of :authority", &[m, s, p, (b"host", b"{h}"), (b"host", b"other")], Malformed),
         only("host in place of :authority", &[m, s, p, (b"host", b"{h}")], BARE),

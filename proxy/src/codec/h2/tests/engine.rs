@@ -183,7 +183,10 @@ fn extended_connect_asks_for_its_protocol() {
     ];
     feed(&mut engine, &headers(1, false, &fields));
     let Some(Event::Call(_, head, _)) = engine.events.pop_front() else { panic!("a call") };
+    assert!(head.is_websocket() && head.method == Method::GET, "what it is does not depend on the version");
     assert_eq!((head.upgrade, head.protocol, head.path), (true, Some("websocket".into()), "/chat".into()));
+    feed(&mut engine, &headers(3, false, &[&fields[..], &[("content-length", "5")]].concat()));
+    assert!(matches!(engine.events.pop_front(), Some(Event::Rejected(_))), "no length is one of what follows");
     let mut client = client(&limits(), &[]);
     let mut head = RequestHead::new(Method::CONNECT, "catalog", "/chat");
     (head.protocol, head.upgrade) = (Some("websocket".into()), true);
@@ -195,6 +198,12 @@ fn extended_connect_asks_for_its_protocol() {
     assert!(
         block.contains(&(Name::Protocol, b"websocket".to_vec())) && block.contains(&(Name::Path, b"/chat".to_vec()))
     );
+    let mut client = self::client(&limits(), &[]);
+    feed(&mut client, &settings(&[(setting::ENABLE_CONNECT_PROTOCOL, 1)]));
+    sent(&mut client);
+    (head.method, head.protocol) = (Method::GET, Some("WebSocket".into()));
+    client.request(&head, false).expect("accepted");
+    assert_eq!(fields_of(&mut client), block, "an upgrade of HTTP/1.1 as well");
 }
 
 fn fields_of(engine: &mut crate::codec::h2::engine::Engine) -> Vec<(Name, Vec<u8>)> {
