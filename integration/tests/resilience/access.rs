@@ -40,9 +40,22 @@ fn an_identity_that_is_denied_gets_403_with_the_policy_that_denied_it() {
     // By operation: reading is one thing and writing another.
     let rule = "{from: [{identities: ['spiffe://weft.local/ns/shop/sa/thief']}], to: [{methods: [POST], paths: ['/items/*']}]}";
     apply(&mesh, &policy("Deny", rule));
-    assert_eq!(thief.get("http://catalog/items/1").status, 200);
-    assert_denied(&thief.call("POST", "http://catalog/items/1", &[]), "thief");
-    assert_eq!(thief.call("POST", "http://catalog/other", &[]).status, 200);
+    for (method, path, status) in [("GET", "/items/1", 200), ("POST", "/items/1", 403), ("POST", "/other", 200)] {
+        let answer = thief.call(method, &format!("http://catalog{path}"), &[]);
+        assert_eq!(answer.status, status, "{answer:?}");
+        if status == 403 {
+            assert_denied(&answer, "thief");
+        }
+        // What would become of it is what does become of it.
+        let explained = mesh.weft(&["explain", "-n", "shop", "--from", "thief", "--to", "catalog", method, path]);
+        assert_eq!(explained.code, i32::from(status != 200), "{explained:?}");
+        let said = if status == 200 {
+            "allowed by shop/catalog-1"
+        } else {
+            "DENIED by shop/catalog-1: shop/catalog rules[0] denies it"
+        };
+        assert!(explained.out.contains(said), "{}", explained.out);
+    }
 
     mesh.weft(&["delete", "authz", "catalog", "-n", "shop"]).ok();
     wait_for("without the policy all is as before", || match thief.call("POST", "http://catalog/items/1", &[]) {
