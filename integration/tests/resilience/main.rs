@@ -12,6 +12,7 @@ mod leaving;
 mod outage;
 mod refusal;
 mod routing;
-mod stage;
 mod storm;
 mod upstream;
+
+use weft_integration::rig::stage;
