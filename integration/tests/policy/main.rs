@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test says what is wrong")]
 
 mod app;
+mod leases;
 mod limits;
 mod matches;
 mod table;

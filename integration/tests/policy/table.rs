@@ -5,7 +5,7 @@
 
 use crate::app::{App, Apps, Speaks};
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
@@ -166,12 +166,13 @@ impl Side<'_> {
     }
 
     fn objects(&self) -> String {
-        let mut yaml = service(
-            &self.namespace,
-            &self.service,
-            self.scene.protocol,
-            [&self.port_name(), if self.scene.gated { "spare" } else { "main" }],
-        );
+        let own = self.port_name();
+        let targets = match (self.scene.gated, self.scene.spares) {
+            (true, _) => vec![&*own, "spare"],
+            (false, true) => vec!["main", "main"],
+            (false, false) => vec!["main"],
+        };
+        let mut yaml = service(&self.namespace, &self.service, self.scene.protocol, &targets);
         if !self.scene.gated {
             yaml.push_str(&format!("---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: {}}}\n", self.namespace));
             for (end, app) in self.scene.ends.iter().zip(&self.apps).filter(|(end, _)| !end.late) {
@@ -206,12 +207,15 @@ impl Side<'_> {
     }
 }
 
-fn service(namespace: &str, name: &str, protocol: &str, [main, other]: [&str; 2]) -> String {
-    format!(
-        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec:\n  ports:\n  \
-         - {{name: main, port: 80, targetPort: {main}, appProtocol: {protocol}}}\n  \
-         - {{name: other, port: 81, targetPort: {other}, appProtocol: {protocol}}}\n"
-    )
+/// A Service whose ports 80 and 81, as far as there are so many, lead to these ports of its workloads.
+fn service(namespace: &str, name: &str, protocol: &str, targets: &[&str]) -> String {
+    let mut yaml = format!(
+        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec:\n  ports:\n"
+    );
+    for (target, (name, port)) in targets.iter().zip([("main", 80), ("other", 81)]) {
+        writeln!(yaml, "  - {{name: {name}, port: {port}, targetPort: {target}, appProtocol: {protocol}}}").unwrap();
+    }
+    yaml
 }
 
 /// A workload without a sidecar, as an operator writes it.
@@ -241,11 +245,13 @@ pub fn check(kind: &str, rows: &[Row]) {
     let well = |name| apps.app(name, Speaks::Http(crate::app::obeys));
     let spares = [well("one"), well("two"), well("far")];
     let mut stage = Stage { callers: Vec::new(), _gates: Vec::new(), mesh, apps, spares };
-    let plan: Vec<(usize, [Placed; 2])> =
-        rows.iter().enumerate().map(|(i, row)| (i, [0, 1].map(|side| stage.place(i, side, row)))).collect();
+    let plan: Vec<[Placed; 2]> =
+        rows.iter().enumerate().map(|(i, row)| ["without", "with"].map(|side| stage.place(i, side, row))).collect();
     stage.set(kind, rows, &plan);
+    assert_rows_differ_in_their_fields(&stage.mesh, kind, rows, &plan);
     println!("{kind}: {} rows stand after {:.1?}", rows.len(), began.elapsed());
 
+    let todo: Vec<(&Row, &[Placed; 2])> = rows.iter().zip(&plan).collect();
     let next = AtomicUsize::new(0);
     let results: Mutex<Vec<Result<String, String>>> = Mutex::default();
     let quiet = std::panic::take_hook();
@@ -253,11 +259,8 @@ pub fn check(kind: &str, rows: &[Row]) {
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
-                while let Some((i, sides)) = plan.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if std::env::var("ROWS").is_ok_and(|w| !rows[*i].field.contains(&w)) {
-                        continue;
-                    }
-                    let result = look(&stage, &rows[*i], sides);
+                while let Some((row, sides)) = todo.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let result = look(&stage, row, sides);
                     results.lock().unwrap().push(result);
                 }
             });
@@ -304,8 +307,7 @@ fn look(stage: &Stage, row: &Row, sides: &[Placed; 2]) -> Result<String, String>
 }
 
 impl Stage {
-    fn place(&self, index: usize, side: usize, row: &Row) -> Placed {
-        let side = ["without", "with"][side];
+    fn place(&self, index: usize, side: &str, row: &Row) -> Placed {
         let apps = row.scene.ends.iter().map(|end| self.apps.app(end.name, end.speaks)).collect();
         if row.scene.gated {
             // A port name has 15 characters at most.
@@ -325,15 +327,14 @@ impl Stage {
     }
 
     /// Applies everything, and starts who calls and who is called.
-    fn set(&mut self, kind: &str, rows: &[Row], plan: &[(usize, [Placed; 2])]) {
+    fn set(&mut self, kind: &str, rows: &[Row], plan: &[[Placed; 2]]) {
         let mut objects = format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {GATED}}}\n");
-        objects.push_str(&service(GATED, "idle", "http", ["spare", "spare"]));
+        objects.push_str(&service(GATED, "idle", "http", &["spare"]));
         objects.push_str("---\napiVersion: v1\nkind: Namespace\nmetadata: {name: far}\n");
         objects.push_str(&self.spare("far", "one", [&self.spares[2]; 2]));
         let mut policies = String::new();
         let mut gates: [Vec<(String, u16)>; 2] = Default::default();
-        for (index, placed) in plan {
-            let row = &rows[*index];
+        for (row, placed) in rows.iter().zip(plan) {
             for (number, placed) in placed.iter().enumerate() {
                 let side = self.side(row, placed);
                 objects.push_str(&side.objects());
@@ -370,12 +371,12 @@ impl Stage {
 
     /// A service whose two ports lead to these applications.
     fn spare(&self, namespace: &str, name: &str, [main, other]: [&App; 2]) -> String {
-        let mut yaml = service(namespace, name, "http", ["main", "other"]);
+        let mut yaml = service(namespace, name, "http", &["main", "other"]);
         let port = |name: &str, app: &App| format!("{{name: {name}, port: {}, protocol: http}}", app.port);
         let mut ports = port("main", main);
         if main.port == other.port {
             // A workload has a port once.
-            yaml = service(namespace, name, "http", ["main", "main"]);
+            yaml = service(namespace, name, "http", &["main"]);
         } else {
             write!(ports, ", {}", port("other", other)).unwrap();
         }
@@ -413,9 +414,8 @@ impl Stage {
     }
 
     /// Policies without a field that is needed are refused, and say so.
-    fn assert_refusals(&self, kind: &str, rows: &[Row], plan: &[(usize, [Placed; 2])]) {
-        for (index, placed) in plan {
-            let row = &rows[*index];
+    fn assert_refusals(&self, kind: &str, rows: &[Row], plan: &[[Placed; 2]]) {
+        for (row, placed) in rows.iter().zip(plan) {
             let Some(because) = row.refused else { continue };
             let yaml = self.side(row, &placed[0]).policy(kind, &row.specs[0]);
             let path = file(&self.mesh, &yaml);
@@ -443,6 +443,57 @@ fn leaves(schema: &Value, path: &str, found: &mut BTreeSet<String>) {
             }
         }
         _ => drop(found.insert(path.to_owned())),
+    }
+}
+
+/// The values of a spec by the paths of their fields. Containers that hold nothing say nothing, unless nothing is all they can hold.
+fn values(spec: &Value, path: &str, found: &mut BTreeMap<String, BTreeSet<String>>) {
+    match spec {
+        Value::Array(items) => items.iter().for_each(|item| values(item, &format!("{path}[]"), found)),
+        Value::Object(fields) if !fields.is_empty() => {
+            for (name, value) in fields {
+                let at = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                values(value, &at, found);
+            }
+        }
+        value => drop(found.entry(path.to_owned()).or_default().insert(value.to_string())),
+    }
+}
+
+/// A row shows its field and no other: as the API holds them, its two policies differ there and nowhere else.
+fn assert_rows_differ_in_their_fields(mesh: &Mesh, kind: &str, rows: &[Row], plan: &[[Placed; 2]]) {
+    let plural = if kind == "TrafficPolicy" { "trafficpolicies" } else { "ratelimitpolicies" };
+    let list = mesh.fetch(&format!("/apis/weft.mesh/v1alpha1/{plural}"));
+    let policies = list["items"].as_array().expect("a list");
+    for (row, placed) in rows.iter().zip(plan).filter(|(row, _)| row.refused.is_none()) {
+        let [without, with] = placed.each_ref().map(|placed| {
+            let is_its = |policy: &&Value| {
+                (policy["metadata"]["namespace"].as_str(), policy["metadata"]["name"].as_str())
+                    == (Some(&*placed.namespace), Some(&*placed.service))
+            };
+            let spec = &policies.iter().find(is_its).unwrap_or_else(|| panic!("no policy of {}", row.field))["spec"];
+            let mut found = BTreeMap::new();
+            values(spec, "", &mut found);
+            // Each is about its own service.
+            let own = Value::from(&*placed.service).to_string();
+            for names in found.values_mut().filter(|names| names.contains(&own)) {
+                *names = names.iter().map(|name| if *name == own { "own".to_owned() } else { name.clone() }).collect();
+            }
+            found
+        });
+        let fields: BTreeSet<&String> = without.keys().chain(with.keys()).collect();
+        let differing: Vec<&String> =
+            fields.into_iter().filter(|field| without.get(*field) != with.get(*field)).collect();
+        let empty = BTreeSet::from(["{}".to_owned()]);
+        let is_empty = |field: &&String| {
+            [&without, &with].iter().filter_map(|side| side.get(*field)).all(|values| *values == empty)
+        };
+        let others: Vec<_> = differing.iter().filter(|field| ***field != row.field && !is_empty(field)).collect();
+        assert!(
+            differing.contains(&&row.field) && others.is_empty(),
+            "{}: its policies differ in {differing:?}",
+            row.field
+        );
     }
 }
 
