@@ -112,7 +112,7 @@ fn the_instances_of_a_service_share_a_global_limit_and_callers_are_told_where_th
         let _ = till.call("");
         if admitted() * 10 >= LIMIT * 9 { Ok(()) } else { Err(format!("{} calls were admitted", admitted())) }
     });
-    let last = (0..200).map(|_| till.call("")).last().expect("calls");
+    let last = (0..200).fold(first, |_, _| till.call(""));
     println!(
         "{} of a limit of {LIMIT} were admitted by three: {:?}",
         admitted(),
@@ -163,7 +163,10 @@ fn without_its_control_plane_an_instance_keeps_to_its_part_of_a_global_limit_unt
 
     till.mesh.up(&[]);
     println!("with the control plane back: {:.1} a second", alone(&till));
-    let both = till.admitted(&[&one, &two], 3 * second);
+    // The other may take a while to find it.
+    let both = wait_for("they count together again", || {
+        let both = till.admitted(&[&one, &two], 3 * second);
+        if both.iter().sum::<f64>() <= LIMIT + 2.0 * LIMIT / 3.0 { Ok(both) } else { Err(format!("{both:.1?}")) }
+    });
     println!("both: {both:.1?} a second");
-    assert!(both.iter().sum::<f64>() <= LIMIT + 2.0 * LIMIT / 3.0, "{both:?}");
 }
