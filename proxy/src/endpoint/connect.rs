@@ -3,7 +3,7 @@
 //! A [`Connector`] belongs to one worker and owns that worker's pools; dropping it closes what they hold. Which endpoint is meant,
 //! and whether to try another, is decided in `exchange`; the connector never chooses and never retries.
 
-use super::pool::{Dial, Group, Rack, Shape};
+use super::pool::{Dial, Dialled, Group, Rack, Shape};
 use super::{hbone, native};
 use crate::codec::h1::Client;
 use crate::codec::h2::{self, Call, Tasks};
@@ -98,6 +98,13 @@ impl ConnectionLimit {
 /// One connection of a [`ConnectionLimit`].
 #[derive(Debug)]
 pub struct ConnectionPermit(Arc<ConnectionLimit>);
+
+impl ConnectionPermit {
+    /// Whether it was taken out of this bound.
+    pub(super) fn is_of(&self, limit: &Arc<ConnectionLimit>) -> bool {
+        Arc::ptr_eq(&self.0, limit)
+    }
+}
 
 impl Hold for ConnectionPermit {}
 
@@ -323,8 +330,19 @@ impl Connector {
             Way::Plain(_) | Way::Native(..) => STREAMS,
         };
         let group = self.0.pools.groups.lock().entry(way.clone()).or_insert_with(|| Group::new(shape)).clone();
-        let dialer = &self.0.dialer;
-        group.call(self.generation(target), &dialer.tasks, || dial(dialer.clone(), target.clone(), way.clone())).await
+        let (dialer, generation) = (&self.0.dialer, self.generation(target));
+        let dial = || dial(dialer.clone(), target.clone(), way.clone());
+        match group.call(generation, &dialer.tasks, dial).await {
+            Err(error) if error.kind == Kind::Overflow => {
+                // What idles stands in nobody's way.
+                let groups: Vec<_> = self.0.pools.groups.lock().values().cloned().collect();
+                if !groups.iter().any(|group| group.make_room(&target.connections)) {
+                    return Err(error);
+                }
+                group.call(generation, &dialer.tasks, dial).await
+            }
+            made => made,
+        }
     }
 
     /// Of the identity that connections to `target` are made with.
@@ -408,16 +426,21 @@ async fn within<T>(target: &Target, made: impl Future<Output = Result<T, ProxyEr
 fn dial(dialer: Arc<Dialer>, target: Target, way: Way) -> Dial {
     Box::pin(async move {
         let made = async {
-            match (&way, &target.tunnel) {
+            let place = match &way {
+                // Each stream on them has a place of its own.
+                Way::Calls(..) | Way::Bulk(..) => None,
+                Way::Plain(_) | Way::Native(..) => Some(target.connections.acquire()?),
+            };
+            let connection = match (&way, &target.tunnel) {
                 (Way::Plain(addr), _) => {
-                    let permit = target.connections.acquire()?;
-                    let io = dialer.application(*addr).await?.holding(permit);
+                    let io = dialer.application(*addr).await?;
                     h2::connect(io, &dialer.settings.limits, false, &dialer.tasks).await
                 }
                 (Way::Native(..), Some(to)) => native::connect(&dialer, to, native::NATIVE).await,
                 (_, Some(to)) => native::connect(&dialer, to, native::HBONE).await,
                 (_, None) => Err(ProxyError::because(Kind::Internal, "no sidecar to connect to")),
-            }
+            };
+            Ok(Dialled { connection: connection?, place })
         };
         within(&target, made).await
     })

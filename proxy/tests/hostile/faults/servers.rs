@@ -80,7 +80,11 @@ impl Server {
             let live = LiveIdentity::new(mesh.identity(account));
             weft_certs::tls::server_config(&live, ClientAuth::Required, &[ALPN_HBONE]).unwrap()
         });
-        Self { at: listen(ledger, move |stream, ledger, nth| fault.act(stream, ledger, nth, tls.as_ref())), identity, _held: None }
+        Self {
+            at: listen(ledger, move |stream, ledger, nth| fault.act(stream, ledger, nth, tls.as_ref())),
+            identity,
+            _held: None,
+        }
     }
 
     /// One that answers everything, in the protocol of the service; beside it is no sidecar.
