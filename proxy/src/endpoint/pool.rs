@@ -4,7 +4,7 @@
 //! Pools belong to one worker; their locks are never contended. How a connection is made is told by the caller; which endpoint it leads
 //! to is the caller's choice.
 
-use super::connect::{ConnectionLimit, ConnectionPermit};
+use super::bound::{ConnectionLimit, ConnectionPermit};
 use crate::codec::h1::{Client, Idle, Shelf};
 use crate::codec::h2::{Call, Connection, Tasks};
 use crate::error::ProxyError;
