@@ -3,9 +3,10 @@
 //! Each row has two services of its own, one under a policy without its field and one under a policy with it, so that no row waits for
 //! another and nothing is configured twice. Everything is applied at once; the rows then are looked at, several at a time.
 
+mod schema;
+
 use crate::app::{App, Apps, Speaks};
-use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
@@ -93,6 +94,15 @@ pub fn row(
 }
 
 impl Row {
+    /// The same with a sidecar before each application; `None`: it is not about calls that could have one.
+    pub fn behind_sidecars(mut self) -> Option<Self> {
+        let is_one_of_many = |end: &End| matches!(end.speaks, Speaks::Http(_)) && !end.late && end.zone.is_empty();
+        let scene = &mut self.scene;
+        let fits = (1..=2).contains(&scene.ends.len()) && scene.ends.iter().all(is_one_of_many) && !scene.spares;
+        scene.gated = true;
+        fits.then_some(self)
+    }
+
     /// The API refuses the policy without the field, and says this.
     pub fn refused(mut self, because: &'static str) -> Self {
         self.refused = Some(because);
@@ -238,9 +248,18 @@ struct Stage {
 
 /// Looks at every row, and at every field of the schema for its row.
 pub fn check(kind: &str, rows: &[Row]) {
-    let began = Instant::now();
     let mesh = Mesh::start();
-    assert_every_field_has_a_row(&mesh, kind, rows);
+    schema::assert_every_field_has_a_row(&mesh, kind, rows);
+    look_at_all(mesh, kind, rows);
+}
+
+/// Looks at these rows.
+pub fn check_again(kind: &str, rows: &[Row]) {
+    look_at_all(Mesh::start(), kind, rows);
+}
+
+fn look_at_all(mesh: Mesh, kind: &str, rows: &[Row]) {
+    let began = Instant::now();
     let apps = Apps::start();
     let well = |name| apps.app(name, Speaks::Http(crate::app::obeys));
     let spares = [well("one"), well("two"), well("far")];
@@ -248,14 +267,12 @@ pub fn check(kind: &str, rows: &[Row]) {
     let plan: Vec<[Placed; 2]> =
         rows.iter().enumerate().map(|(i, row)| ["without", "with"].map(|side| stage.place(i, side, row))).collect();
     stage.set(kind, rows, &plan);
-    assert_rows_differ_in_their_fields(&stage.mesh, kind, rows, &plan);
+    schema::assert_rows_differ_in_their_fields(&stage.mesh, kind, rows, &plan);
     println!("{kind}: {} rows stand after {:.1?}", rows.len(), began.elapsed());
 
     let todo: Vec<(&Row, &[Placed; 2])> = rows.iter().zip(&plan).collect();
     let next = AtomicUsize::new(0);
     let results: Mutex<Vec<Result<String, String>>> = Mutex::default();
-    let quiet = std::panic::take_hook();
-    std::panic::set_hook(Box::new(|_| {}));
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
@@ -266,7 +283,6 @@ pub fn check(kind: &str, rows: &[Row]) {
             });
         }
     });
-    std::panic::set_hook(quiet);
     let results = results.into_inner().unwrap();
     let failures: Vec<&String> = results.iter().filter_map(|result| result.as_ref().err()).collect();
     results.iter().filter_map(|result| result.as_ref().ok()).for_each(|line| println!("{line}"));
@@ -430,84 +446,6 @@ fn unique(yaml: &str) -> String {
     let mut known = BTreeSet::new();
     let documents: Vec<&str> = yaml.split("---\n").filter(|document| known.insert(*document)).collect();
     documents.join("---\n")
-}
-
-/// The fields of a spec that hold values themselves, as the API publishes them.
-fn leaves(schema: &Value, path: &str, found: &mut BTreeSet<String>) {
-    match (schema["type"].as_str(), schema["properties"].as_object()) {
-        (Some("array"), _) => leaves(&schema["items"], &format!("{path}[]"), found),
-        (_, Some(properties)) if !properties.is_empty() => {
-            for (name, schema) in properties {
-                let at = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-                leaves(schema, &at, found);
-            }
-        }
-        _ => drop(found.insert(path.to_owned())),
-    }
-}
-
-/// The values of a spec by the paths of their fields. Containers that hold nothing say nothing, unless nothing is all they can hold.
-fn values(spec: &Value, path: &str, found: &mut BTreeMap<String, BTreeSet<String>>) {
-    match spec {
-        Value::Array(items) => items.iter().for_each(|item| values(item, &format!("{path}[]"), found)),
-        Value::Object(fields) if !fields.is_empty() => {
-            for (name, value) in fields {
-                let at = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-                values(value, &at, found);
-            }
-        }
-        value => drop(found.entry(path.to_owned()).or_default().insert(value.to_string())),
-    }
-}
-
-/// A row shows its field and no other: as the API holds them, its two policies differ there and nowhere else.
-fn assert_rows_differ_in_their_fields(mesh: &Mesh, kind: &str, rows: &[Row], plan: &[[Placed; 2]]) {
-    let plural = if kind == "TrafficPolicy" { "trafficpolicies" } else { "ratelimitpolicies" };
-    let list = mesh.fetch(&format!("/apis/weft.mesh/v1alpha1/{plural}"));
-    let policies = list["items"].as_array().expect("a list");
-    for (row, placed) in rows.iter().zip(plan).filter(|(row, _)| row.refused.is_none()) {
-        let [without, with] = placed.each_ref().map(|placed| {
-            let is_its = |policy: &&Value| {
-                (policy["metadata"]["namespace"].as_str(), policy["metadata"]["name"].as_str())
-                    == (Some(&*placed.namespace), Some(&*placed.service))
-            };
-            let spec = &policies.iter().find(is_its).unwrap_or_else(|| panic!("no policy of {}", row.field))["spec"];
-            let mut found = BTreeMap::new();
-            values(spec, "", &mut found);
-            // Each is about its own service.
-            let own = Value::from(&*placed.service).to_string();
-            for names in found.values_mut().filter(|names| names.contains(&own)) {
-                *names = names.iter().map(|name| if *name == own { "own".to_owned() } else { name.clone() }).collect();
-            }
-            found
-        });
-        let fields: BTreeSet<&String> = without.keys().chain(with.keys()).collect();
-        let differing: Vec<&String> =
-            fields.into_iter().filter(|field| without.get(*field) != with.get(*field)).collect();
-        let empty = BTreeSet::from(["{}".to_owned()]);
-        let is_empty = |field: &&String| {
-            [&without, &with].iter().filter_map(|side| side.get(*field)).all(|values| *values == empty)
-        };
-        let others: Vec<_> = differing.iter().filter(|field| ***field != row.field && !is_empty(field)).collect();
-        assert!(
-            differing.contains(&&row.field) && others.is_empty(),
-            "{}: its policies differ in {differing:?}",
-            row.field
-        );
-    }
-}
-
-fn assert_every_field_has_a_row(mesh: &Mesh, kind: &str, rows: &[Row]) {
-    let document = mesh.fetch("/openapi/v3/apis/weft.mesh/v1alpha1");
-    let spec = format!("/components/schemas/mesh.weft.v1alpha1.{kind}/properties/spec");
-    let spec = document.pointer(&spec).unwrap_or_else(|| panic!("the API publishes no {spec}"));
-    let mut published = BTreeSet::new();
-    leaves(spec, "", &mut published);
-    let shown: BTreeSet<String> = rows.iter().map(|row| row.field.clone()).collect();
-    let missing: Vec<_> = published.difference(&shown).collect();
-    let unknown: Vec<_> = shown.difference(&published).collect();
-    assert!(missing.is_empty(), "{kind}: fields that no row shows: {missing:?}");
-    assert!(unknown.is_empty() && !published.is_empty(), "{kind}: rows of fields that there are not: {unknown:?}");
 }
 
 /// Status and `weft-error` of an answer: `504 request-timeout`, `200`.
