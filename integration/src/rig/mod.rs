@@ -1,11 +1,14 @@
 //! The rig of the end-to-end tests: real control planes, sidecars and programs in directories of their own, on ephemeral ports,
 //! started and stopped by process id. Nothing here decides whether a test passes; it only makes waiting and cleaning up hard to forget.
 
+mod api;
 mod mesh;
 mod namespace;
 mod process;
 mod python;
+pub mod stage;
 
+pub use api::Papers as ApiPapers;
 pub use mesh::{Mesh, Run, Sidecar};
 pub use namespace::Namespace;
 pub use process::{Output, Process, run};

@@ -13,6 +13,7 @@ mod outage;
 mod refusal;
 mod rotation;
 mod routing;
-mod stage;
 mod storm;
 mod upstream;
+
+use weft_integration::rig::stage;

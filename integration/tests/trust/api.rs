@@ -3,16 +3,13 @@
 
 use crate::peer::{Peer, block};
 use crate::stage::text;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use serde_json::Value;
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
 use weft_certs::{ApiCa, Credential};
-use weft_integration::rig::{DEADLINE, Mesh, program, run};
+use weft_integration::rig::{ApiPapers, DEADLINE, Mesh, program, run};
 
 /// A client certificate and its key in files.
 struct Papers {
@@ -53,17 +50,7 @@ const OPEN: [&str; 3] = ["/livez", "/readyz", "/version"];
 impl Api {
     fn start() -> Self {
         let mesh = Mesh::start();
-        let config: Value = serde_json::from_str(&std::fs::read_to_string(mesh.kubeconfig()).unwrap()).unwrap();
-        let write = |name: &str, pointer: &str| -> PathBuf {
-            let encoded =
-                config.pointer(pointer).and_then(Value::as_str).unwrap_or_else(|| panic!("{pointer}: {config}"));
-            let path = mesh.folder().join(name);
-            std::fs::write(&path, STANDARD.decode(encoded).unwrap()).unwrap();
-            path
-        };
-        let root = write("api-root.pem", "/clusters/0/cluster/certificate-authority-data");
-        let chain = write("admin.pem", "/users/0/user/client-certificate-data");
-        let key = write("admin.key", "/users/0/user/client-key-data");
+        let ApiPapers { root, chain, key } = mesh.papers();
         Self { mesh, root, admin: Papers { chain, key } }
     }
 

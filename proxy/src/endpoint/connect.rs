@@ -3,18 +3,20 @@
 //! A [`Connector`] belongs to one worker and owns that worker's pools; dropping it closes what they hold. Which endpoint is meant,
 //! and whether to try another, is decided in `exchange`; the connector never chooses and never retries.
 
-use super::pool::{Dial, Group, Rack, Shape};
+use super::bound::Bound;
+pub use super::bound::{ConnectionLimit, ConnectionPermit};
+use super::pool::{Dial, Dialled, Group, Rack, Shape};
 use super::{hbone, native};
 use crate::codec::h1::Client;
 use crate::codec::h2::{self, Call, Tasks};
-use crate::codec::{ByteStr, Hold, Io, Limits, Upstream, UpstreamKind};
+use crate::codec::{ByteStr, Io, Limits, Upstream, UpstreamKind};
 use crate::error::{Kind, ProxyError};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_util::sync::DropGuard;
@@ -58,55 +60,6 @@ pub struct Target {
     pub connections: Arc<ConnectionLimit>,
 }
 
-/// A bound on connections, shared by all endpoints of a backend and all workers.
-#[derive(Debug)]
-pub struct ConnectionLimit {
-    open: AtomicUsize,
-    most: AtomicUsize,
-}
-
-impl ConnectionLimit {
-    /// At most `most` connections.
-    #[must_use]
-    pub const fn new(most: usize) -> Self {
-        Self { open: AtomicUsize::new(0), most: AtomicUsize::new(most) }
-    }
-
-    /// Changes the bound; open connections stay.
-    pub fn set(&self, most: usize) {
-        self.most.store(most, Ordering::Relaxed);
-    }
-
-    /// Connections open now.
-    #[must_use]
-    pub fn open(&self) -> usize {
-        self.open.load(Ordering::Relaxed)
-    }
-
-    /// Takes one connection out of the bound until the permit is dropped.
-    pub fn acquire(self: &Arc<Self>) -> Result<ConnectionPermit, ProxyError> {
-        let most = self.most.load(Ordering::Relaxed);
-        self.open
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| (open < most).then_some(open + 1))
-            .map(|_| ConnectionPermit(self.clone()))
-            .map_err(|open| {
-                ProxyError::because(Kind::Overflow, format!("{open} connections are open, which is the limit"))
-            })
-    }
-}
-
-/// One connection of a [`ConnectionLimit`].
-#[derive(Debug)]
-pub struct ConnectionPermit(Arc<ConnectionLimit>);
-
-impl Hold for ConnectionPermit {}
-
-impl Drop for ConnectionPermit {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
 /// Settings of a connector.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
@@ -146,8 +99,8 @@ type Map<K, V> = Mutex<HashMap<K, V, foldhash::fast::RandomState>>;
 /// Which HTTP/2 connections belong together.
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Way {
-    /// To an application, in plaintext.
-    Plain(SocketAddr),
+    /// To an application, in plaintext, for one backend.
+    Plain(SocketAddr, Bound),
     /// To a sidecar, for calls inside CONNECT streams.
     Calls(SocketAddr, SpiffeId),
     /// To a sidecar, for opaque streams: apart, so that bulk does not stand in the way of calls.
@@ -156,20 +109,24 @@ enum Way {
     Native(SocketAddr, SpiffeId, Arc<str>),
 }
 
-/// Which HTTP/1.1 connections are alike.
+/// Which HTTP/1.1 connections are alike. Backends that have an endpoint in common have no connections in common: with a connection of another
+/// one would hold more than its own bound allows, and the other could be without one though none of its calls is under way.
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Place {
-    Plain(SocketAddr),
-    Virtual(SocketAddr, SpiffeId, ByteStr),
+    Plain(SocketAddr, Bound),
+    Virtual(SocketAddr, SpiffeId, ByteStr, Bound),
 }
 
 impl Place {
     /// Whether this is where connections to `target` wait.
     fn is(&self, target: &Target) -> bool {
         match (self, &target.tunnel) {
-            (Self::Plain(addr), None) => *addr == target.addr,
-            (Self::Virtual(addr, identity, authority), Some(to)) => {
-                *authority == to.authority && *addr == to.addr && *identity == to.identity
+            (Self::Plain(addr, bound), None) => *addr == target.addr && bound.is(&target.connections),
+            (Self::Virtual(addr, identity, authority, bound), Some(to)) => {
+                *authority == to.authority
+                    && *addr == to.addr
+                    && *identity == to.identity
+                    && bound.is(&target.connections)
             }
             _ => false,
         }
@@ -273,8 +230,8 @@ impl Connector {
             return rack.clone();
         }
         let place = match &target.tunnel {
-            None => Place::Plain(target.addr),
-            Some(to) => Place::Virtual(to.addr, to.identity.clone(), to.authority.clone()),
+            None => Place::Plain(target.addr, Bound::of(target)),
+            Some(to) => Place::Virtual(to.addr, to.identity.clone(), to.authority.clone(), Bound::of(target)),
         };
         let idle = if target.tunnel.is_some() { IDLE_VIRTUAL } else { IDLE_PLAIN };
         let rack = pools.racks.lock().entry(place.clone()).or_insert_with(|| Rack::new(IDLE_MOST, idle)).clone();
@@ -320,11 +277,22 @@ impl Connector {
         let shape = match &way {
             Way::Calls(..) => CALLS,
             Way::Bulk(..) => BULK,
-            Way::Plain(_) | Way::Native(..) => STREAMS,
+            Way::Plain(..) | Way::Native(..) => STREAMS,
         };
         let group = self.0.pools.groups.lock().entry(way.clone()).or_insert_with(|| Group::new(shape)).clone();
-        let dialer = &self.0.dialer;
-        group.call(self.generation(target), &dialer.tasks, || dial(dialer.clone(), target.clone(), way.clone())).await
+        let (dialer, generation) = (&self.0.dialer, self.generation(target));
+        let dial = || dial(dialer.clone(), target.clone(), way.clone());
+        match group.call(generation, &dialer.tasks, dial).await {
+            Err(error) if error.kind == Kind::Overflow => {
+                // What idles stands in nobody's way.
+                let groups: Vec<_> = self.0.pools.groups.lock().values().cloned().collect();
+                if !groups.iter().any(|group| group.make_room(&target.connections)) {
+                    return Err(error);
+                }
+                group.call(generation, &dialer.tasks, dial).await
+            }
+            made => made,
+        }
     }
 
     /// Of the identity that connections to `target` are made with.
@@ -385,7 +353,7 @@ impl Pools {
 /// How calls travel to `target` as HTTP/2.
 fn native_way(target: &Target) -> Way {
     match &target.tunnel {
-        None => Way::Plain(target.addr),
+        None => Way::Plain(target.addr, Bound::of(target)),
         Some(to) => Way::Native(to.addr, to.identity.clone(), to.server_name.clone()),
     }
 }
@@ -408,16 +376,21 @@ async fn within<T>(target: &Target, made: impl Future<Output = Result<T, ProxyEr
 fn dial(dialer: Arc<Dialer>, target: Target, way: Way) -> Dial {
     Box::pin(async move {
         let made = async {
-            match (&way, &target.tunnel) {
-                (Way::Plain(addr), _) => {
-                    let permit = target.connections.acquire()?;
-                    let io = dialer.application(*addr).await?.holding(permit);
+            let place = match &way {
+                // Each stream on them has a place of its own.
+                Way::Calls(..) | Way::Bulk(..) => None,
+                Way::Plain(..) | Way::Native(..) => Some(target.connections.acquire()?),
+            };
+            let connection = match (&way, &target.tunnel) {
+                (Way::Plain(addr, _), _) => {
+                    let io = dialer.application(*addr).await?;
                     h2::connect(io, &dialer.settings.limits, false, &dialer.tasks).await
                 }
                 (Way::Native(..), Some(to)) => native::connect(&dialer, to, native::NATIVE).await,
                 (_, Some(to)) => native::connect(&dialer, to, native::HBONE).await,
                 (_, None) => Err(ProxyError::because(Kind::Internal, "no sidecar to connect to")),
-            }
+            };
+            Ok(Dialled { connection: connection?, place })
         };
         within(&target, made).await
     })

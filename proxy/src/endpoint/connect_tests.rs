@@ -313,3 +313,34 @@ async fn connections_beyond_the_limit_overflow_and_idle_ones_make_room() {
     assert_eq!((connector.open().0, target.connections.open()), (1, 1));
     connector.tcp(&target).await.expect("the idle one made room");
 }
+
+#[tokio::test]
+async fn backends_with_an_endpoint_in_common_keep_to_their_own_connections() {
+    let (listener, addr) = listener().await;
+    let serving = async {
+        let mut open = Vec::new();
+        for _ in 0..2 {
+            let (mut tcp, _) = listener.accept().await.expect("accepted");
+            read_head(&mut tcp).await;
+            tcp.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.expect("written");
+            open.push(tcp);
+        }
+        open
+    };
+    let connector = connector();
+    let narrow = Target { connections: Arc::new(ConnectionLimit::new(1)), ..plain(addr) };
+    let wide = plain(addr);
+    let asking = async {
+        for target in [&narrow, &wide] {
+            let mut upstream = connector.http(target, Protocol::Http1).await.expect("connected");
+            get(&mut upstream, "/").await.expect("answered");
+        }
+    };
+    let (_open, ()) = tokio::join!(serving, asking);
+    assert_eq!((narrow.connections.open(), wide.connections.open()), (1, 1));
+    let _of_wide = connector.ready(&wide, Protocol::Http1).expect("its own idles");
+    assert!(connector.ready(&wide, Protocol::Http1).is_none(), "that of another is not its own");
+    let _of_narrow = connector.ready(&narrow, Protocol::Http1).expect("nobody took it");
+    let error = connector.http(&narrow, Protocol::Http1).await.err().expect("over its limit");
+    assert_eq!(error.kind, Kind::Overflow, "{error}");
+}

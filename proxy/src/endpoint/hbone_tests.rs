@@ -337,6 +337,25 @@ async fn calls_run_as_native_streams() {
 }
 
 #[tokio::test]
+async fn connections_of_native_streams_count_for_the_limit_and_idle_ones_make_room() {
+    let (one, two) = (rig().await, rig().await);
+    let connections = Arc::new(ConnectionLimit::new(1));
+    // One backend, whose two endpoints have one identity.
+    let connector = one.connector();
+    let first = Target { connections: connections.clone(), ..one.target(80) };
+    let second =
+        |port| Target { connections: connections.clone(), tunnel: one.target(port).tunnel, ..two.target(port) };
+    let held = connector.http(&first, Protocol::Http2).await.expect("connected");
+    let error = connector.http(&second(81), Protocol::Http2).await.err().expect("over the limit");
+    assert_eq!(error.kind, Kind::Overflow, "{error}");
+    connector.http(&first, Protocol::Http2).await.expect("calls share the connection that there is");
+    drop(held);
+    let (_, _, body) = echo(&connector, &second(81), Protocol::Http2, "hello").await;
+    assert_eq!((body.as_str(), connections.open()), ("hello", 1), "the idle one made room");
+    assert_eq!(connector.open(), (0, 1));
+}
+
+#[tokio::test]
 async fn a_goaway_lets_open_streams_finish_drops_idle_ones_and_is_dialled_around() {
     let rig = rig().await;
     let connector = rig.connector();

@@ -1,7 +1,8 @@
-//! Live endpoints: which one takes a call (`cluster`, of `member`s; a `pick` while the call lasts), and how it is reached (`connect`, `pool`, `hbone`, `native`, `tls_io`).
+//! Live endpoints: which one takes a call (`cluster`, of `member`s; a `pick` while the call lasts), and how it is reached (`connect`, `bound`, `pool`, `hbone`, `native`, `tls_io`).
 //!
 //! The cluster knows load, breakers and limits and never opens a socket; the connector opens sockets and never chooses an endpoint.
 
+mod bound;
 pub mod cluster;
 pub mod connect;
 pub mod external;

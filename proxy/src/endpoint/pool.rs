@@ -4,6 +4,7 @@
 //! Pools belong to one worker; their locks are never contended. How a connection is made is told by the caller; which endpoint it leads
 //! to is the caller's choice.
 
+use super::bound::{ConnectionLimit, ConnectionPermit};
 use crate::codec::h1::{Client, Idle, Shelf};
 use crate::codec::h2::{Call, Connection, Tasks};
 use crate::error::ProxyError;
@@ -77,9 +78,23 @@ pub(super) struct Shape {
     pub most: usize,
 }
 
-/// HTTP/2 connections to one destination, with the generation of the identity that each was made with.
+/// A connection that was made for a group.
+pub(super) struct Dialled {
+    pub connection: Connection,
+    /// Its place within the bound of the backend that it was made for, as long as it takes calls. What carries CONNECT streams has none:
+    /// each of those has.
+    pub place: Option<ConnectionPermit>,
+}
+
+struct Member {
+    dialled: Dialled,
+    /// Of the identity that it was made with.
+    generation: u64,
+}
+
+/// HTTP/2 connections to one destination.
 pub(super) struct Group {
-    members: Mutex<Vec<(Connection, u64)>>,
+    members: Mutex<Vec<Member>>,
     shape: Shape,
     /// Held by whoever dials while there is no connection: the others wait for its outcome instead of dialling too.
     gate: tokio::sync::Mutex<()>,
@@ -88,7 +103,7 @@ pub(super) struct Group {
 }
 
 /// Makes a connection of a group.
-pub(super) type Dial = BoxFuture<'static, Result<Connection, ProxyError>>;
+pub(super) type Dial = BoxFuture<'static, Result<Dialled, ProxyError>>;
 
 impl Group {
     pub(super) fn new(shape: Shape) -> Arc<Self> {
@@ -124,9 +139,9 @@ impl Group {
             return Err(error.clone());
         }
         match dial().await {
-            Ok(connection) => {
-                let call = connection.call();
-                self.members.lock().push((connection, generation));
+            Ok(dialled) => {
+                let call = dialled.connection.call();
+                self.members.lock().push(Member { dialled, generation });
                 Ok(call)
             }
             Err(error) => {
@@ -139,13 +154,14 @@ impl Group {
     /// A call on an open connection, if there is one that takes it.
     pub(super) fn pick(self: &Arc<Self>, generation: u64, tasks: &Tasks, dial: &impl Fn() -> Dial) -> Option<Call> {
         let mut members = self.members.lock();
-        members.retain(|(connection, made)| {
-            if *made != generation {
-                connection.close();
+        members.retain(|member| {
+            if member.generation != generation {
+                member.connection().close();
             }
-            !connection.is_closing()
+            !member.connection().is_closing()
         });
-        let (best, _) = members.iter().min_by_key(|(connection, _)| (!connection.is_usable(), connection.active()))?;
+        let open = members.iter().map(Member::connection);
+        let best = open.min_by_key(|connection| (!connection.is_usable(), connection.active()))?;
         let room = members.len() < self.shape.most;
         if !best.is_usable() && room {
             return None;
@@ -154,8 +170,8 @@ impl Group {
             let (group, dial) = (self.clone(), dial());
             let stop = tasks.stop.clone();
             tasks.tracker.spawn(async move {
-                if let Some(Ok(connection)) = stop.run_until_cancelled(dial).await {
-                    group.members.lock().push((connection, generation));
+                if let Some(Ok(dialled)) = stop.run_until_cancelled(dial).await {
+                    group.members.lock().push(Member { dialled, generation });
                 }
                 group.growing.store(false, Ordering::Release);
             });
@@ -166,14 +182,30 @@ impl Group {
     /// Drops connections that carried no call for `timeout`; whether none is left.
     pub(super) fn sweep(&self, timeout: Duration) -> bool {
         let mut members = self.members.lock();
-        members.retain(|(connection, _)| {
+        members.retain(|member| {
+            let connection = member.connection();
             !connection.is_closing() && connection.idle_since().is_none_or(|since| since.elapsed() < timeout)
         });
         members.is_empty() && self.gate.try_lock().is_ok()
     }
 
+    /// Drops one connection that carries no call and has a place within this bound; whether there was one.
+    pub(super) fn make_room(&self, within: &Arc<ConnectionLimit>) -> bool {
+        let mut members = self.members.lock();
+        let in_the_way = |member: &Member| {
+            member.connection().active() == 0 && member.dialled.place.as_ref().is_some_and(|place| place.is_of(within))
+        };
+        members.iter().position(in_the_way).map(|position| members.swap_remove(position)).is_some()
+    }
+
     /// Connections open.
     pub(super) fn len(&self) -> usize {
         self.members.lock().len()
+    }
+}
+
+impl Member {
+    fn connection(&self) -> &Connection {
+        &self.dialled.connection
     }
 }
