@@ -6,10 +6,11 @@ use weft_proto::v1;
 /// The resource named `mesh`.
 #[must_use]
 pub fn settings(world: &World) -> v1::MeshSettings {
+    let egress = if world.mesh.registered_only { v1::Egress::RegisteredOnly } else { v1::Egress::PassThrough };
     v1::MeshSettings {
         trust_domain: world.mesh.trust_domain.clone(),
         domain: world.mesh.domain.clone(),
-        egress: v1::Egress::PassThrough.into(),
+        egress: egress.into(),
         mesh_cidrs: vec![world.mesh.service_cidr.clone()],
     }
 }

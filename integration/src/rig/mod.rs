@@ -1,15 +1,22 @@
 //! The rig of the end-to-end tests: real control planes, sidecars and programs in directories of their own, on ephemeral ports,
 //! started and stopped by process id. Nothing here decides whether a test passes; it only makes waiting and cleaning up hard to forget.
 
+mod caller;
+mod load;
 mod mesh;
 mod namespace;
 mod process;
 mod python;
+pub mod stage;
+mod upstream;
 
+pub use caller::{Answer, Caller};
+pub use load::{Load, assert_all_well};
 pub use mesh::{Mesh, Run, Sidecar};
 pub use namespace::Namespace;
 pub use process::{Output, Process, run};
 pub use python::{kubectls, python_env};
+pub use upstream::{Request, Upstream};
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -42,7 +49,11 @@ fn free(is_free: impl Fn(SocketAddr) -> bool) -> u16 {
     let first = std::process::id().wrapping_mul(7919);
     let nth = |_| first.wrapping_add(ASKED.fetch_add(1, Relaxed)) % count;
     let port = |offset| PORTS.start + u16::try_from(offset).expect("an offset within the range");
-    (0..count).map(nth).map(port).find(|port| is_free(([127, 0, 0, 1], *port).into())).expect("loopback has a free port")
+    (0..count)
+        .map(nth)
+        .map(port)
+        .find(|port| is_free(([127, 0, 0, 1], *port).into()))
+        .expect("loopback has a free port")
 }
 
 /// Polls `check` until it gives a value; panics with `what` and the last complaint after [`DEADLINE`].

@@ -14,4 +14,3 @@ mod refusal;
 mod routing;
 mod stage;
 mod storm;
-mod upstream;
