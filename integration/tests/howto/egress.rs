@@ -1,7 +1,7 @@
 //! `docs/src/howto/egress.md`. In a network namespace: the host outside is an address of it, its name stands in a hosts file that only
 //! these sidecars see.
 
-use crate::page::Page;
+use crate::page::{Page, example};
 use std::cell::RefCell;
 use weft_integration::rig::stage::{services, text};
 use weft_integration::rig::{Caller, Mesh, Output, Process, Run, binary, program, run, wait_for};
@@ -39,9 +39,10 @@ impl World {
         process
     }
 
-    /// Words that give the command after them the hosts file.
+    /// Words that give the command after them the hosts file, and no name servers.
     fn with_hosts(&self) -> [&str; 6] {
-        ["unshare", "--mount", "sh", "-c", r#"mount --bind "$0" /etc/hosts && exec "$@""#, &self.hosts]
+        let script = r#"mount --bind "$0" /etc/hosts && mount --bind /dev/null /etc/resolv.conf && exec "$@""#;
+        ["unshare", "--mount", "sh", "-c", script, &self.hosts]
     }
 
     /// A workload in the namespace, for which `curl` calls.
@@ -95,4 +96,50 @@ fn a_registered_host_is_a_service_and_what_is_not_registered_is_none() {
     answers("the host answers again", "http://rates/latest", &outside);
     page.run();
     answers("it is unregistered", "http://api.rates.example.com/latest", &|answer| answer.ends_with("421"));
+}
+
+/// A host that is registered by its address alone.
+const BY_ADDRESS: &str = "
+---
+apiVersion: v1
+kind: Service
+metadata: {name: fixed, namespace: shop}
+spec: {type: ExternalName, externalName: 203.0.113.9, ports: [{name: http, port: 82}]}
+";
+
+/// What a program gets that knows nothing of the mesh: whether each call reached the host outside. And whom its sidecar counted.
+fn intercepted(flags: &[&str]) -> (Vec<bool>, Vec<String>) {
+    let world = World::new(flags);
+    let _others = ["81", "82"].map(|port| World::outside(&world.mesh, port));
+    world.mesh.apply(&(example("egress") + BY_ADDRESS)).ok();
+    // The program has no hosts file: it asks the sidecar's DNS, as it would anywhere.
+    let script = r#"umount /etc/hosts
+        for url in http://api.rates.example.com/ http://rates/ http://203.0.113.9:82/ http://api.rates.example.com:81/ http://203.0.113.9/
+        do curl -sS -m 10 -o /dev/null -w 'answered by %header{x-catalog-version}\n' $url || true; done"#;
+    let (before, command) = (world.with_hosts(), ["unshare", "--mount", "sh", "-c", script]);
+    let flags = ["--isolation", "netns"];
+    let what = Run { name: "caller", flags: &flags, before: &before, command: &command, ..Run::default() };
+    let mut caller = world.mesh.run(&what);
+    assert_eq!(caller.process.wait(), 0, "{}", caller.process.log());
+    let log = caller.process.log();
+    let sidecar = std::fs::read_to_string(caller.state.join("sidecar.log")).unwrap_or_default();
+    println!("{log}{sidecar}");
+    let reached = log.lines().filter_map(|line| Some(line.strip_prefix("answered by")?.trim() == "outside")).collect();
+    let destinations =
+        caller.access().iter().filter_map(|call| Some(call["destination"].as_str()?.to_owned())).collect();
+    (reached, destinations)
+}
+
+#[test]
+fn where_everything_is_intercepted_what_is_not_registered_passes() {
+    let (reached, destinations) = intercepted(&[]);
+    assert_eq!(reached, [true; 5]);
+    assert_eq!(destinations[..3], ["shop/rates", "shop/rates", "shop/fixed"], "{destinations:?}");
+}
+
+#[test]
+fn where_everything_is_intercepted_what_is_not_registered_is_refused_if_the_control_plane_says_so() {
+    let (reached, destinations) = intercepted(&["--egress", "registered-only"]);
+    assert_eq!(reached, [true, true, true, false, false]);
+    assert_eq!(destinations[..3], ["shop/rates", "shop/rates", "shop/fixed"], "{destinations:?}");
 }

@@ -40,6 +40,12 @@ pub fn has_examples(name: &str) -> bool {
     blocks(&text(name)).iter().any(|block| block.language == "yaml")
 }
 
+/// The first YAML of a page, for tests that need it once more.
+pub fn example(name: &str) -> String {
+    let yaml = blocks(&text(name)).into_iter().find(|block| block.language == "yaml");
+    yaml.unwrap_or_else(|| panic!("{name}: no YAML")).text
+}
+
 fn blocks(page: &str) -> VecDeque<Block> {
     let mut blocks = VecDeque::new();
     let mut lines = page.lines();

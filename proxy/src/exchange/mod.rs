@@ -22,8 +22,8 @@ pub mod tcp;
 
 use crate::codec::{ByteStr, Reply, RequestBody, RequestHead, ResetCode, Version};
 use crate::discovery::{Directory, Snapshot};
-use crate::endpoint::Cluster;
 use crate::endpoint::connect::Connector;
+use crate::endpoint::{Cluster, external};
 use crate::error::{Kind, ProxyError};
 use crate::telemetry::{Direction, Telemetry};
 use attempt::Step;
@@ -320,7 +320,7 @@ impl Exchange {
             );
         }
         let mut tried: Vec<Arc<str>> = Vec::new();
-        let mut stood_in = false;
+        let (mut stood_in, mut waited) = (false, false);
         loop {
             let attempt = attempt::Attempt {
                 exchange: self,
@@ -333,6 +333,13 @@ impl Exchange {
                 now: at,
             };
             let step = match attempt.make(head, &mut replay, reply, seen).await {
+                // A host outside that nobody called before: its name is being asked for.
+                Err(error) if error.kind == Kind::NoEndpoint && !waited && external::is_awaited(way.cluster) => {
+                    waited = true;
+                    Box::pin(reply.while_open(external::first_answer(way.cluster))).await?;
+                    at = self::now();
+                    continue;
+                }
                 // Nobody is there to answer: what stands in for the backend does, once.
                 Err(error) if matches!(error.kind, Kind::NoEndpoint | Kind::BreakerOpen) && !stood_in => {
                     stood_in = true;
