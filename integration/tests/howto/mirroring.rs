@@ -40,10 +40,14 @@ fn a_tenth_of_the_calls_is_copied_and_no_caller_notices_the_mirror() {
     released.store(true, Ordering::SeqCst);
     // 40 are expected; five standard deviations to either side.
     let expected = 10..=70;
-    wait_for("copies arrive, and their answers are counted", || {
-        let (seen, answered) = (next.seen(), mirrored("outcome=\"answered\""));
-        let all = (answered - f64::from(u32::try_from(seen).unwrap())).abs() < 0.5;
-        if all && expected.contains(&seen) { Ok(()) } else { Err(format!("{seen} copies, {answered} answered")) }
+    wait_for("copies arrive, and what became of them is counted", || {
+        let (seen, ended, answered) = (next.seen(), mirrored(""), mirrored("outcome=\"answered\""));
+        let all = (ended - f64::from(u32::try_from(seen).unwrap())).abs() < 0.5 && answered > 0.5;
+        if all && expected.contains(&seen) {
+            Ok(())
+        } else {
+            Err(format!("{seen} copies, {ended} ended, {answered} answered"))
+        }
     });
     let copies = copies.lock().unwrap().clone();
     println!("{} of 400 copied: {}", copies.len(), copies[0]);
