@@ -45,13 +45,13 @@ mod tests {
 
     #[test]
     fn registered_addresses_outside_are_asked_about_like_those_of_the_mesh() {
-        let outside = |host: &str| {
+        let outside = |(name, host): (&str, &str)| {
             format!(
-                "kind: Service\nmetadata: {{name: s-{}}}\nspec: {{type: ExternalName, externalName: '{host}', ports: [{{port: 80}}]}}",
-                host.len()
+                "kind: Service\nmetadata: {{name: {name}}}\nspec: {{type: ExternalName, externalName: '{host}', ports: [{{port: 80}}]}}"
             )
         };
-        let mut world = world(&["203.0.113.9", "2001:db8::9", "api.example.com"].map(outside).join("\n---\n"));
+        let hosts = [("a", "203.0.113.9"), ("b", "2001:db8::9"), ("c", "api.example.com")].map(outside);
+        let mut world = world(&hosts.join("\n---\n"));
         let told = settings(&world);
         assert_eq!(told.mesh_cidrs, ["198.18.0.0/16", "203.0.113.9/32", "2001:db8::9/128"]);
         assert_eq!(told.egress(), v1::Egress::PassThrough);
