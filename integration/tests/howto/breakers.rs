@@ -4,7 +4,7 @@ use crate::page::Page;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
-use weft_integration::rig::stage::services;
+use weft_integration::rig::stage::{apply, services};
 use weft_integration::rig::{Caller, DEADLINE, Mesh, Sidecar, Upstream, wait_for};
 
 /// What an application does with calls.
@@ -58,6 +58,14 @@ impl Ways {
     }
 }
 
+/// Calls take turns, so that who gets none is kept from it, and not only slower.
+const TURNS: &str = "
+apiVersion: weft.mesh/v1alpha1
+kind: TrafficPolicy
+metadata: {name: inventory-turns, namespace: shop}
+spec: {targetRefs: [{kind: Service, name: inventory}], loadBalancer: {policy: RoundRobin}}
+";
+
 /// Breakers of the service that are not closed, by endpoint.
 fn open(sidecar: &Sidecar) -> Vec<String> {
     let metrics = sidecar.metrics();
@@ -91,6 +99,7 @@ fn an_instance_that_fails_gets_no_calls_and_returns_and_slow_or_unwell_ones_cost
         });
     };
     caller.until("inventory answers", "http://inventory/stock", |answer| answer.status == 200);
+    apply(&mesh, TURNS);
     let mut page = Page::open("breakers", &mesh);
     page.file();
     page.run();
@@ -98,11 +107,13 @@ fn an_instance_that_fails_gets_no_calls_and_returns_and_slow_or_unwell_ones_cost
 
     // Three failures in a row: out, unnoticed by callers whose calls may be repeated; and in again.
     two.set(FAILS);
+    let before = two.calls();
     wait_for("its breaker opens", || {
         well();
         let open = open(&caller.sidecar);
         is(open == ["shop/inventory-2"], || format!("{open:?}"))
     });
+    assert!(two.calls() - before <= 4, "{} failures", two.calls() - before);
     two.set(WELL);
     wait_for("it is back", || {
         well();
