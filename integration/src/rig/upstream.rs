@@ -93,8 +93,9 @@ fn serve(stream: TcpStream, seen: &AtomicU64, over: &AtomicBool, respond: &Respo
     while let Some(request) = read(&mut reader, over) {
         seen.fetch_add(1, Ordering::SeqCst);
         let (status, body) = respond(&request);
-        let head = format!("HTTP/1.1 {status} Said\r\nContent-Length: {}\r\n\r\n", body.len());
-        if writer.write_all(head.as_bytes()).and_then(|()| writer.write_all(body.as_bytes())).is_err() {
+        // At once: a second write would wait until the first is acknowledged.
+        let answer = format!("HTTP/1.1 {status} Said\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        if writer.write_all(answer.as_bytes()).is_err() {
             return;
         }
     }

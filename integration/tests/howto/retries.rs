@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status, Streaming};
-use weft_integration::rig::stage::{services, text};
+use weft_integration::rig::stage::{apply, services, text};
 use weft_integration::rig::{Caller, DEADLINE, Mesh, Run, Sidecar, Upstream, program, wait_for};
 use weft_integration::shop::proto::users_client::UsersClient;
 use weft_integration::shop::proto::users_server::{Users, UsersServer};
@@ -88,6 +88,14 @@ fn shy(seen: &Seen) -> (tokio::runtime::Runtime, SocketAddr) {
     (runtime, address)
 }
 
+/// Charges take turns, so that one in two meets the instance that fails.
+const TURNS: &str = "
+apiVersion: weft.mesh/v1alpha1
+kind: TrafficPolicy
+metadata: {name: payments-turns, namespace: shop}
+spec: {targetRefs: [{kind: Service, name: payments}], loadBalancer: {policy: RoundRobin}}
+";
+
 fn grpc_instance(mesh: &Mesh, address: SocketAddr) -> Sidecar {
     let sleep = program("sleep");
     mesh.run_ready(&Run {
@@ -135,6 +143,7 @@ fn what_may_be_repeated_is_and_what_may_not_is_not() {
     assert_eq!((call("GET", "/500/1"), catalog.of("GET /500/1")), (500, 1));
     assert_eq!((find(114), users.of("114")), (Code::Unavailable, 1));
 
+    apply(&mesh, TURNS);
     let mut page = Page::open("retries", &mesh);
     page.file();
     page.file();
@@ -181,13 +190,15 @@ fn what_may_be_repeated_is_and_what_may_not_is_not() {
 
     // The budget: every call asks for three more.
     let (before, start) = (shop.seen(), Instant::now());
-    for number in 0..60 {
+    for number in 0..40 {
         assert_eq!(call("GET", &format!("/500/storm-{number}")), 500);
     }
     let sent = u32::try_from(shop.seen() - before).unwrap();
-    let most = 1.2 * 60.0 + 10.0 * (start.elapsed().as_secs_f64() + 1.0).ceil();
+    let most = 1.2 * 40.0 + 10.0 * (start.elapsed().as_secs_f64() + 1.0).ceil();
     let denied = caller.sidecar.metric("weft_retries_denied_total", &["reason=\"budget\""]);
-    println!("60 calls, {sent} attempts, at most {most}; {denied} retries denied");
-    assert!(f64::from(sent) <= most && sent > 60, "{sent}, at most {most}");
+    println!("40 calls, {sent} attempts, at most {most}; {denied} retries denied");
+    assert!(f64::from(sent) <= most && sent > 40, "{sent}, at most {most}");
     assert!(denied > 0.0, "{}", caller.sidecar.metrics());
+    // What is left of its connections would hold up the end of the sidecars.
+    drop(runtime);
 }
