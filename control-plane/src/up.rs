@@ -48,6 +48,8 @@ pub struct Settings {
     pub domain: String,
     /// Range (CIDR) from which Services get their cluster addresses: `198.18.0.0/16` (RFC 2544, never routed on the Internet).
     pub service_cidr: String,
+    /// Whether only services of the mesh and registered hosts may be called from inside: `false`, the rest passes.
+    pub registered_only: bool,
     /// How long a workload stays in discovery after its control stream was lost: 10 s.
     pub stream_grace: Duration,
     /// After a start of the control plane no workload is withdrawn for a lost stream during this time: 30 s.
@@ -63,6 +65,7 @@ impl Default for Settings {
             trust_domain: "weft.local".into(),
             domain: "cluster.local".into(),
             service_cidr: "198.18.0.0/16".into(),
+            registered_only: false,
             stream_grace: Duration::from_secs(10),
             start_grace: Duration::from_secs(30),
         }
@@ -231,6 +234,7 @@ impl Parts {
             trust_domain: trust_domain.to_string(),
             domain: settings.domain.clone(),
             service_cidr: settings.service_cidr.clone(),
+            registered_only: settings.registered_only,
             ..Mesh::default()
         };
         Ok(Self {

@@ -168,6 +168,7 @@ struct Process {
     dump_requests: Option<mpsc::Receiver<DumpRequest>>,
     ready: watch::Sender<bool>,
     ports: Arc<inbound::Ports>,
+    stand_ins: Arc<intercept::StandIns>,
     /// Invariant: everything that runs beside the data path is in here, and ends with it. None of them ends by itself, except those
     /// that say so by returning an empty name.
     tasks: JoinSet<&'static str>,
@@ -186,6 +187,7 @@ impl Process {
             dump_requests: Some(dump_requests),
             ready: watch::Sender::new(false),
             ports: inbound::Ports::new(),
+            stand_ins: Arc::default(),
             tasks: JoinSet::new(),
         }
     }
@@ -213,7 +215,7 @@ impl Process {
         if sourced?.is_none() {
             return Ok(());
         }
-        let shared = worker::Shared::new(
+        let mut shared = worker::Shared::new(
             &self.settings,
             &directory,
             self.identity.get(),
@@ -222,6 +224,7 @@ impl Process {
             &self.ports,
             own,
         );
+        shared.stand_ins = Arc::clone(&self.stand_ins);
         let mut workers = Workers::start(shared, sockets).map_err(AppError::Start)?;
         let rules = self.install_rules(&workers.ports)?;
         let ready = watch_readiness(directory.clone(), self.settings.resources.is_some(), self.ready.clone());
@@ -321,7 +324,7 @@ impl Process {
         let udp = tokio::net::UdpSocket::from_std(udp).map_err(start)?;
         let tcp = tokio::net::TcpListener::from_std(tcp).map_err(start)?;
         let upstream = self.upstream(own);
-        let resolver = dns::Resolver::new(directory.clone(), upstream);
+        let resolver = dns::Resolver::new(directory.clone(), upstream, Arc::clone(&self.stand_ins));
         self.tasks.spawn(async move {
             resolver.serve(udp, tcp).await;
             "DNS"

@@ -200,6 +200,7 @@ pub fn nothing() -> World {
             trust_domain: "weft.local".into(),
             domain: "cluster.local".into(),
             service_cidr: "198.18.0.0/16".into(),
+            registered_only: false,
             roots: vec![vec![0x30; 600]],
             reissue_after: 0,
         },

@@ -26,12 +26,24 @@ pub struct Args {
     /// Range from which Services get their addresses
     #[arg(long, value_name = "CIDR")]
     service_cidr: Option<String>,
+    /// What programs in the mesh may call outside it, where their sidecars intercept every connection
+    #[arg(long, value_enum, default_value = "pass-through", value_name = "MODE")]
+    egress: Egress,
     /// What to log: a level, or directives such as info,weft_control=debug
     #[arg(long, env = "WEFT_LOG", default_value = "info", value_name = "FILTER")]
     log: String,
     /// Log as JSON, one document a line
     #[arg(long)]
     log_json: bool,
+}
+
+/// What may be called outside the mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Egress {
+    /// Whatever there is
+    PassThrough,
+    /// Hosts that a Service of type ExternalName registers
+    RegisteredOnly,
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -45,6 +57,7 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
         trust_domain: args.trust_domain,
         domain: args.cluster_domain,
         service_cidr: args.service_cidr.unwrap_or_else(|| defaults.service_cidr.clone()),
+        registered_only: args.egress == Egress::RegisteredOnly,
         ..defaults
     };
     weft_control::up::run(settings).await.map_err(|error| Failure::not_well(error.to_string()))?;

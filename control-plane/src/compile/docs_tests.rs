@@ -5,17 +5,22 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 /// Services that pages take for granted.
-const SERVICES: [&str; 11] = [
+const SERVICES: [&str; 16] = [
     "catalog",
     "catalog-v1",
     "catalog-v2",
     "catalog-cache",
     "orders",
     "orders-next",
+    "orders-blue",
+    "orders-green",
+    "inventory",
     "payments",
     "recommendations",
     "cart",
     "storefront",
+    "storefront-a",
+    "storefront-b",
     "users",
 ];
 
@@ -49,6 +54,18 @@ fn every_example_of_the_how_to_pages_is_accepted() {
         }
     }
     assert!(failed.is_empty(), "{failed:#?}");
-    let shown = ["canary", "egress", "fallback", "faults", "mirroring", "policy", "rate-limits"];
+    let shown = [
+        "ab-tests",
+        "blue-green",
+        "breakers",
+        "canary",
+        "egress",
+        "fallback",
+        "faults",
+        "mirroring",
+        "policy",
+        "rate-limits",
+        "retries",
+    ];
     assert!(shown.iter().all(|page| pages.contains(*page)), "{pages:?}");
 }

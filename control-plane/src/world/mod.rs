@@ -28,6 +28,8 @@ pub struct Mesh {
     pub domain: String,
     /// Range of Services' cluster addresses.
     pub service_cidr: String,
+    /// Whether what is no service of the mesh, and no host registered in it, cannot be called from inside.
+    pub registered_only: bool,
     /// Root certificates, DER.
     pub roots: Vec<Vec<u8>>,
     /// Seconds since the Unix epoch; older certificates are renewed at once. Zero: none.

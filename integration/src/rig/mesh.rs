@@ -36,6 +36,8 @@ pub struct Run<'a> {
     pub ports: &'a [String],
     /// More flags of `weft run`.
     pub flags: &'a [&'a str],
+    /// Words that the command line of `weft run` begins with.
+    pub before: &'a [&'a str],
     /// The program and its arguments.
     pub command: &'a [&'a str],
 }
@@ -62,9 +64,16 @@ impl Mesh {
     #[must_use]
     #[track_caller]
     pub fn start_in_namespace() -> Self {
+        Self::start_in_namespace_with(&[])
+    }
+
+    /// The same with more flags.
+    #[must_use]
+    #[track_caller]
+    pub fn start_in_namespace_with(flags: &[&str]) -> Self {
         let mut mesh = Self::new();
         mesh.namespace = Some(Namespace::new());
-        mesh.up(&[]);
+        mesh.up(flags);
         mesh
     }
 
@@ -163,7 +172,15 @@ impl Mesh {
     /// `weft …` with the admin's kubeconfig.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.inside(binary("weft"), arguments);
+        self.command_after(&[], arguments)
+    }
+
+    fn command_after(&self, before: &[&str], arguments: &[&str]) -> Command {
+        let weft = binary("weft");
+        let mut command = match before {
+            [] => self.inside(weft, arguments),
+            [first, rest @ ..] => self.inside(first, &[rest, &[super::stage::text(&weft)], arguments].concat()),
+        };
         command.env("KUBECONFIG", self.kubeconfig()).current_dir(self.folder.path());
         command
     }
@@ -172,6 +189,20 @@ impl Mesh {
     #[track_caller]
     pub fn weft(&self, arguments: &[&str]) -> Output {
         run(&mut self.command(arguments))
+    }
+
+    /// Runs a script as a person types it: in the test's directory, with `weft` in the PATH and the admin's kubeconfig. It ends at the
+    /// first command that fails. `before`: words that the shell's own command line begins with.
+    #[track_caller]
+    pub fn shell(&self, before: &[&str], script: &str) -> Output {
+        let words = [before, &["sh", "-euc", script]].concat();
+        let weft = binary("weft");
+        let mut path = weft.parent().expect("programs live in a directory").as_os_str().to_owned();
+        path.push(":");
+        path.push(std::env::var_os("PATH").unwrap_or_default());
+        let mut command = self.inside(words[0], &words[1..]);
+        command.env("PATH", path).env("KUBECONFIG", self.kubeconfig()).current_dir(self.folder.path());
+        run(&mut command)
     }
 
     /// Runs `weft apply -f -` with `yaml`.
@@ -206,7 +237,7 @@ impl Mesh {
     pub fn run(&self, what: &Run<'_>) -> Sidecar {
         let state = self.folder.path().join(format!("state-{}", what.name));
         let access_log = self.folder.path().join(format!("{}-access.log", what.name));
-        let mut command = self.command(&["run", "--name", what.name]);
+        let mut command = self.command_after(what.before, &["run", "--name", what.name]);
         command.args(["-n", if what.namespace.is_empty() { "shop" } else { what.namespace }]);
         command.arg("--state-dir").arg(&state).arg("--access-log").arg(&access_log);
         for service in what.services {
@@ -230,7 +261,10 @@ impl Mesh {
     /// Runs a program with a sidecar to its end: what it printed and its exit code. What `weft run` and the sidecar say goes to stderr.
     #[track_caller]
     pub fn call(&self, what: &Run<'_>) -> Output {
-        let mut command = self.command(&["run", "-n", if what.namespace.is_empty() { "shop" } else { what.namespace }]);
+        let mut command = self.command_after(
+            what.before,
+            &["run", "-n", if what.namespace.is_empty() { "shop" } else { what.namespace }],
+        );
         if !what.name.is_empty() {
             command.args(["--name", what.name]);
         }

@@ -2,17 +2,23 @@
 //! started and stopped by process id. Nothing here decides whether a test passes; it only makes waiting and cleaning up hard to forget.
 
 mod api;
+mod caller;
+mod load;
 mod mesh;
 mod namespace;
 mod process;
 mod python;
 pub mod stage;
+mod upstream;
 
 pub use api::Papers as ApiPapers;
+pub use caller::{Answer, Caller};
+pub use load::{Load, assert_all_well};
 pub use mesh::{Mesh, Run, Sidecar};
 pub use namespace::Namespace;
 pub use process::{Output, Process, run};
 pub use python::{kubectls, python_env};
+pub use upstream::{Request, Upstream};
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};

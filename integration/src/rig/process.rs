@@ -7,6 +7,7 @@ use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// A running child in a process group of its own. Dropped, it gets SIGTERM, ten seconds, then SIGKILL to the group.
@@ -65,16 +66,27 @@ pub fn run(command: &mut Command) -> Output {
             None if Instant::now() > end => {
                 let _ = child.kill();
                 let _ = child.wait();
-                panic!(
-                    "{described}: still running after {DEADLINE:?}: {} {}",
-                    out.join().unwrap(),
-                    err.join().unwrap()
-                );
+                let soon = Instant::now() + Duration::from_secs(1);
+                panic!("{described}: still running after {DEADLINE:?}: {:?} {:?}", read(out, soon), read(err, soon));
             }
             None => std::thread::sleep(Duration::from_millis(10)),
         }
     };
-    Output { code: code(status), out: out.join().expect("reader"), err: err.join().expect("reader") }
+    let [out, err] = [out, err].map(|reader| read(reader, end));
+    let left = "it ended, and left somebody behind who holds its output";
+    let whole = |text: Option<String>| text.unwrap_or_else(|| panic!("{described}: {left}"));
+    Output { code: code(status), out: whole(out), err: whole(err) }
+}
+
+/// What a reader has read to the end, if it gets there in time.
+fn read(reader: JoinHandle<String>, end: Instant) -> Option<String> {
+    while !reader.is_finished() {
+        if Instant::now() > end {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    reader.join().ok()
 }
 
 fn code(status: ExitStatus) -> i32 {

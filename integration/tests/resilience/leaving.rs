@@ -1,12 +1,11 @@
 //! SIGTERM to a `weft run` under load, on both sides: whoever leaves finishes what was begun, and nobody is sent to who has left.
 
 use crate::stage::{Caller, Instance, Load, assert_all_well, text};
-use crate::upstream::Upstream;
 use rustix::process::Signal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use weft_integration::rig::{DEADLINE, Mesh, Run, Sidecar, program, wait_for};
+use weft_integration::rig::{DEADLINE, Mesh, Run, Sidecar, Upstream, program, wait_for};
 use weft_integration::shop::proto::FindRequest;
 use weft_integration::shop::proto::users_client::UsersClient;
 
@@ -89,7 +88,7 @@ fn calls_under_way_are_answered_by_the_instance_that_leaves() {
     let mesh = Mesh::start();
     let released = Arc::<AtomicBool>::default();
     let release = Arc::clone(&released);
-    let application = Upstream::start(move || {
+    let application = Upstream::start(move |_| {
         let end = Instant::now() + DEADLINE;
         while !release.load(Ordering::SeqCst) && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(5));

@@ -14,6 +14,5 @@ mod refusal;
 mod rotation;
 mod routing;
 mod storm;
-mod upstream;
 
 use weft_integration::rig::stage;

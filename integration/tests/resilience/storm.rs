@@ -1,9 +1,8 @@
 //! Retry storms cannot happen: whatever a route opts in to, the budget bounds what reaches an upstream that fails every call.
 
 use crate::stage::{Load, apply};
-use crate::upstream::Upstream;
 use std::time::Instant;
-use weft_integration::rig::Mesh;
+use weft_integration::rig::{Mesh, Upstream};
 
 /// What reached the upstream, of how many calls, in how many seconds.
 struct Storm {
@@ -24,7 +23,7 @@ impl Storm {
 /// Three instances that fail every call, a route that retries up to five times, and load.
 fn blow(policy: &str) -> Storm {
     let mesh = Mesh::start();
-    let upstream = Upstream::start(|| (503, "closed".to_owned()));
+    let upstream = Upstream::start(|_| (503, "closed".to_owned()));
     let _instances = ["ledger-1", "ledger-2", "ledger-3"].map(|name| upstream.instance(&mesh, "ledger", name));
     apply(
         &mesh,

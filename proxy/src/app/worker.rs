@@ -10,6 +10,7 @@ use crate::endpoint::connect::{self, Connector};
 use crate::endpoint::probe;
 use crate::exchange::Exchange;
 use crate::inbound::{self, Inbound};
+use crate::intercept::StandIns;
 use crate::listen::{self, Dealer, Gate};
 use crate::outbound::{self, Outbound};
 use crate::telemetry::{Direction, Telemetry};
@@ -37,6 +38,8 @@ pub(super) struct Shared {
     inbound_limit: Arc<Bulkhead>,
     outbound_permits: Arc<Semaphore>,
     inbound_permits: Arc<Semaphore>,
+    /// What the application's DNS gives for hosts outside.
+    pub(super) stand_ins: Arc<StandIns>,
 }
 
 /// Ports that interception rules must know.
@@ -81,6 +84,7 @@ impl Shared {
             outbound_permits: Arc::new(Semaphore::new(limits.outbound_connections as usize)),
             inbound_permits: Arc::new(Semaphore::new(limits.inbound_connections as usize)),
             settings: Arc::new(settings.clone()),
+            stand_ins: Arc::default(),
         }
     }
 
@@ -133,6 +137,7 @@ impl Shared {
                     .map(|c| outbound::Credentials::new(&c.user, &c.password)),
                 own: self.own.clone(),
                 workload: (self.settings.workload.as_ref()).map(|w| w.address).filter(|_| self.settings.transparent),
+                stand_ins: Arc::clone(&self.stand_ins),
                 limits: Limits::default(),
             },
             self.drain.graceful(Side::Outbound),

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
+use tokio::sync::watch;
 use weft_policy::balance::{Balancer, HashKey, Roster};
 use weft_policy::breaker::{self, Ejections};
 use weft_policy::config::{Backend, Endpoint};
@@ -44,6 +45,8 @@ pub struct Cluster {
     budget: Budget,
     budget_settings: ArcSwap<BudgetSettings>,
     hedges: Mutex<Hedges>,
+    /// Whether the backend's external host was asked for, and there was an answer, whichever.
+    answered: watch::Sender<bool>,
 }
 
 struct State {
@@ -86,6 +89,7 @@ impl Cluster {
             budget: Budget::new(budget, now),
             budget_settings: ArcSwap::from_pointee(budget),
             hedges: Mutex::default(),
+            answered: watch::Sender::new(false),
             name: BackendName { service, port },
             state: ArcSwap::from_pointee(State {
                 balancer: Arc::new(Balancer::new(backend.balancer)),
@@ -109,11 +113,29 @@ impl Cluster {
 
     /// Takes what the backend's external host resolves to now.
     pub fn resolved(&self, endpoints: Vec<Endpoint>) {
-        let mut sources = self.sources.lock();
-        if sources.external != endpoints {
-            sources.external = endpoints;
-            self.renew(&sources, self.backend());
+        {
+            let mut sources = self.sources.lock();
+            if sources.external != endpoints {
+                sources.external = endpoints;
+                self.renew(&sources, self.backend());
+            }
         }
+        self.answered.send_replace(true);
+    }
+
+    /// The backend's external host does not resolve now: what it resolved to before holds.
+    pub fn unresolvable(&self) {
+        self.answered.send_replace(true);
+    }
+
+    /// Follows whether the backend's external host was answered for; `None` where there is no such host.
+    pub fn resolution(&self) -> Option<watch::Receiver<bool>> {
+        self.backend().external.is_some().then(|| self.answered.subscribe())
+    }
+
+    /// Address of some endpoint.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.state.load().members.first().map(|member| member.endpoint.address.ip())
     }
 
     /// Says where this sidecar's workload runs, and whether calls go elsewhere when nobody is left here.

@@ -26,8 +26,8 @@ mod websocket;
 
 use crate::codec::{ByteStr, Grpc, Reply, RequestBody, RequestHead, ResetCode, Version};
 use crate::discovery::{Directory, Snapshot};
-use crate::endpoint::Cluster;
 use crate::endpoint::connect::Connector;
+use crate::endpoint::{Cluster, external};
 use crate::error::{Kind, ProxyError};
 use crate::telemetry::{Direction, Telemetry};
 use attempt::Step;
@@ -323,7 +323,7 @@ impl Exchange {
             );
         }
         let mut tried: Vec<Arc<str>> = Vec::new();
-        let mut stood_in = false;
+        let (mut stood_in, mut waited) = (false, false);
         loop {
             let attempt = attempt::Attempt {
                 exchange: self,
@@ -336,6 +336,13 @@ impl Exchange {
                 now: at,
             };
             let step = match attempt.make(head, &mut replay, reply, seen).await {
+                // A host outside that nobody called before: its name is being asked for.
+                Err(error) if error.kind == Kind::NoEndpoint && !waited && external::is_awaited(way.cluster) => {
+                    waited = true;
+                    Box::pin(reply.while_open(external::first_answer(way.cluster))).await?;
+                    at = self::now();
+                    continue;
+                }
                 // Nobody is there to answer: what stands in for the backend does, once.
                 Err(error) if matches!(error.kind, Kind::NoEndpoint | Kind::BreakerOpen) && !stood_in => {
                     stood_in = true;

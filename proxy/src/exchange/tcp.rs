@@ -10,8 +10,8 @@ pub use copy::copy;
 
 use super::{Exchange, Peer, Plan};
 use crate::codec::Io;
-use crate::endpoint::Pick;
 use crate::endpoint::connect::{ConnectionLimit, Target};
+use crate::endpoint::{Pick, external};
 use crate::error::{Kind, ProxyError};
 use crate::listen::detect::{Protocol, Settled, settle};
 use crate::random;
@@ -188,6 +188,7 @@ impl Exchange {
         // A connection has an address to hash, and nothing else.
         let key = cluster.key(&Head::new("", "", &http::HeaderMap::new()), self.address);
         let mut tried: Vec<Arc<str>> = Vec::new();
+        external::first_answer(cluster).await;
         loop {
             let mut pick = cluster.pick_keyed(now(), &mut random::draw, &tried, key)?;
             seen.attempts += 1;

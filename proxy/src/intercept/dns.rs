@@ -1,8 +1,10 @@
-//! DNS for the application: names of the mesh are answered from the directory, everything else goes to the upstream resolvers.
+//! DNS for the application: names of the mesh are answered from the directory, registered hosts outside by addresses that stand in for
+//! them, everything else goes to the upstream resolvers.
 //!
 //! UDP and TCP, one question a message (RFC 9619). Runs on the control thread. Everything is bounded: questions in flight, TCP
 //! connections, message sizes, and the time an answer may take. No cache: upstream resolvers have one, the directory is one.
 
+use super::StandIns;
 use crate::discovery::{Alias, Directory, Resolution};
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, RData, Record, RecordType};
@@ -36,6 +38,7 @@ const PLAIN_UDP: usize = 512;
 pub struct Resolver {
     directory: Directory,
     upstream: Vec<SocketAddr>,
+    stand_ins: Arc<StandIns>,
     permits: Arc<Semaphore>,
 }
 
@@ -53,10 +56,10 @@ enum Verdict {
 }
 
 impl Resolver {
-    /// A resolver; `upstream` are tried in order.
+    /// A resolver; `upstream` are tried in order. Hosts outside that are registered get their addresses from `stand_ins`.
     #[must_use]
-    pub fn new(directory: Directory, upstream: Vec<SocketAddr>) -> Arc<Self> {
-        Arc::new(Self { directory, upstream, permits: Arc::new(Semaphore::new(IN_FLIGHT)) })
+    pub fn new(directory: Directory, upstream: Vec<SocketAddr>, stand_ins: Arc<StandIns>) -> Arc<Self> {
+        Arc::new(Self { directory, upstream, stand_ins, permits: Arc::new(Semaphore::new(IN_FLIGHT)) })
     }
 
     /// Serves both sockets until the future is dropped.
@@ -179,16 +182,20 @@ impl Resolver {
             let domain = snapshot.settings.domain.to_ascii_lowercase();
             !domain.is_empty() && name.strip_suffix(&domain).is_some_and(|rest| rest.ends_with(".svc."))
         };
+        let of_family = |addresses: &[IpAddr]| {
+            let v4 = addresses.iter().filter(|ip| ip.is_ipv4()).copied();
+            let v6 = addresses.iter().filter(|ip| ip.is_ipv6()).copied();
+            Verdict::Addresses(match query.query_type {
+                RecordType::A => v4.collect(),
+                RecordType::AAAA => v6.collect(),
+                RecordType::ANY => v4.chain(v6).collect(),
+                _ => Vec::new(),
+            })
+        };
         match resolution {
-            Resolution::Found(service) if !service.vips.is_empty() => {
-                let v4 = service.vips.iter().filter(|ip| ip.is_ipv4()).copied();
-                let v6 = service.vips.iter().filter(|ip| ip.is_ipv6()).copied();
-                Verdict::Addresses(match query.query_type {
-                    RecordType::A => v4.collect(),
-                    RecordType::AAAA => v6.collect(),
-                    RecordType::ANY => v4.chain(v6).collect(),
-                    _ => Vec::new(),
-                })
+            Resolution::Found(service) if !service.vips.is_empty() => of_family(&service.vips),
+            Resolution::Found(service) if service.ports.iter().any(|port| port.backend.external.is_some()) => {
+                self.stand_ins.address(name).map_or(Verdict::Elsewhere, |address| of_family(&[address.into()]))
             }
             Resolution::Absent if own => Verdict::NoSuchName,
             Resolution::Unanswered if own => Verdict::Unanswered,

@@ -14,10 +14,14 @@ services:
   hostnames: [catalog, catalog.shop, catalog.shop.svc.cluster.local]
   vips: [198.51.100.7, '2001:db8::7']
   ports: [{ port: 80, protocol: PROTOCOL_HTTP1, frontend: {}, backend: {} }]
+- name: shop/rates
+  hostnames: [rates, rates.shop, api.rates.example.com]
+  ports: [{ port: 80, protocol: PROTOCOL_HTTP1, frontend: {}, backend: { external: { host: api.rates.example.com, port: 80 } } }]
 ";
 
 struct Server {
     address: SocketAddr,
+    stand_ins: Arc<StandIns>,
     _tasks: JoinSet<()>,
     _dir: tempfile::TempDir,
 }
@@ -35,11 +39,13 @@ async fn server() -> Server {
     tasks.spawn(answer_everything(upstream.0, upstream.1));
     let (udp, tcp) = both().await;
     let address = udp.local_addr().unwrap();
+    let stand_ins = Arc::<StandIns>::default();
+    let given = Arc::clone(&stand_ins);
     tasks.spawn(async move {
         let _source = source;
-        Resolver::new(directory, vec![upstream_address]).serve(udp, tcp).await;
+        Resolver::new(directory, vec![upstream_address], given).serve(udp, tcp).await;
     });
-    Server { address, _tasks: tasks, _dir: dir }
+    Server { address, stand_ins, _tasks: tasks, _dir: dir }
 }
 
 async fn both() -> (UdpSocket, TcpListener) {
@@ -127,6 +133,22 @@ async fn names_of_the_mesh_are_answered_with_its_virtual_addresses() {
     }
     let other = over_udp(&server, &question("catalog.", RecordType::TXT)).await;
     assert_eq!((other.metadata.response_code, other.answers.len()), (ResponseCode::NoError, 0));
+}
+
+#[tokio::test]
+async fn a_registered_host_outside_is_answered_with_an_address_that_stands_in_for_it() {
+    let server = server().await;
+    let mut given = Vec::new();
+    for name in ["api.rates.example.com.", "rates.shop."] {
+        let answer = over_udp(&server, &question(name, RecordType::A)).await;
+        assert_eq!(addresses(&answer), addresses(&over_udp(&server, &question(name, RecordType::A)).await));
+        let name = server.stand_ins.name(addresses(&answer)[0]);
+        given.push(name.expect("an address that stands in for a name").to_string());
+        // There is no other way to it, IPv6 included.
+        let answer = over_udp(&server, &question("api.rates.example.com.", RecordType::AAAA)).await;
+        assert_eq!((answer.metadata.response_code, answer.answers.len()), (ResponseCode::NoError, 0));
+    }
+    assert_eq!(given, ["api.rates.example.com", "rates.shop"]);
 }
 
 #[tokio::test]

@@ -4,6 +4,9 @@
 
 pub mod dns;
 pub mod nft;
+mod stand_in;
+
+pub use stand_in::StandIns;
 
 use socket2::SockRef;
 use std::io;

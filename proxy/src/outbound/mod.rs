@@ -11,8 +11,10 @@ pub use authority::{Authority, Host};
 
 use crate::codec::{self, Handler, Io, Limits, Reply, RequestBody, RequestHead, Version};
 use crate::discovery::{Alias, Resolution, Snapshot};
+use crate::endpoint::external;
 use crate::error::{Kind, ProxyError};
 use crate::exchange::{Exchange, Plan};
+use crate::intercept::StandIns;
 use crate::listen::Accepted;
 use crate::listen::detect::{self, First, Protocol, Way};
 use crate::listen::hello::{self, Hello};
@@ -76,6 +78,8 @@ pub struct Settings {
     pub own: Vec<SocketAddr>,
     /// The workload's own address: what is sent there passes through.
     pub workload: Option<IpAddr>,
+    /// Addresses that mean a host outside by its name.
+    pub stand_ins: Arc<StandIns>,
     /// Bounds on what the application may send.
     pub limits: Limits,
 }
@@ -131,6 +135,9 @@ impl Outbound {
         if self.settings.workload == Some(to.ip()) || to.ip().is_loopback() {
             return self.pass_through(io, to).await;
         }
+        if let Some(host) = self.settings.stand_ins.name(to.ip()) {
+            return self.stood_in_for(io, host, to.port(), &peer).await;
+        }
         let settings = Arc::clone(&self.exchange.directory.snapshot().settings);
         let alias = Alias::Vip(to.ip());
         let known = self.exchange.directory.snapshot().alias(&alias);
@@ -156,6 +163,32 @@ impl Outbound {
                 let why = format!("nobody said in time what {to} is");
                 self.refuse(io, &ProxyError::because(Kind::Undiscovered, why), &peer);
             }
+        }
+    }
+
+    /// A connection to the address that stands in for a host outside. Ports that are not registered pass to the host itself.
+    async fn stood_in_for(&self, io: Io, host: Arc<str>, port: u16, peer: &SocketAddr) {
+        let alias = Alias::Host(host.to_string());
+        let error = match self.destination(alias.clone(), port).await {
+            Ok(destination) => return self.stream(io, &destination).await,
+            Err(error) => error,
+        };
+        let snapshot = self.exchange.directory.snapshot().clone();
+        let Some(Resolution::Found(service)) = snapshot.alias(&alias) else { return self.refuse(io, &error, peer) };
+        if snapshot.settings.egress != Egress::PassThrough {
+            let why = format!("port {port} of {host} is not declared, and egress is limited to what is");
+            return self.refuse(io, &ProxyError::because(Kind::ForbiddenDestination, why), peer);
+        }
+        let registered = service.ports.iter().find(|port| port.backend.external.is_some());
+        let cluster = registered.and_then(|port| snapshot.cluster(&service.name, port.port));
+        match cluster {
+            Some(cluster) => match external::address(cluster).await {
+                Some(ip) => self.pass_through(io, SocketAddr::new(ip, port)).await,
+                None => {
+                    self.refuse(io, &ProxyError::because(Kind::NoEndpoint, format!("{host} does not resolve")), peer)
+                }
+            },
+            None => self.refuse(io, &error, peer),
         }
     }
 

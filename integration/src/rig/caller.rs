@@ -1,7 +1,7 @@
 //! A caller whose application is the test itself: plain HTTP/1.1 through its sidecar's explicit listener, and tunnels by CONNECT.
 
-use super::text;
-use crate::rig::{DEADLINE, Mesh, Run, Sidecar, program, wait_for};
+use super::stage::text;
+use super::{DEADLINE, Mesh, Run, Sidecar, program, wait_for};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper_util::rt::TokioIo;
@@ -53,6 +53,12 @@ impl Caller {
         all.extend(flags);
         let command = [text(&sleep), "infinity"];
         let sidecar = mesh.run_ready(&Run { name, namespace, flags: &all, command: &command, ..Run::default() });
+        Self::of(sidecar, namespace)
+    }
+
+    /// A workload that runs already.
+    #[must_use]
+    pub fn of(sidecar: Sidecar, namespace: &str) -> Self {
         Self { sidecar, namespace: namespace.to_owned() }
     }
 

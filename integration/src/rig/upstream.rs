@@ -6,11 +6,30 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use weft_integration::rig::{Mesh, Run, Sidecar, program};
 
-use crate::stage::text;
+use super::stage::text;
+use super::{Mesh, Run, Sidecar, program};
 
-type Respond = dyn Fn() -> (u16, String) + Send + Sync;
+type Respond = dyn Fn(&Request) -> (u16, String) + Send + Sync;
+
+/// What reached it, but for the body.
+#[derive(Debug)]
+pub struct Request {
+    /// `GET`
+    pub method: String,
+    /// As it stands in the request line.
+    pub path: String,
+    fields: Vec<(String, String)>,
+}
+
+impl Request {
+    /// A header field's value.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let field = self.fields.iter().find(|(field, _)| field.eq_ignore_ascii_case(name));
+        field.map(|(_, value)| value.as_str())
+    }
+}
 
 /// A server on loopback; it ends with the value.
 pub struct Upstream {
@@ -23,7 +42,7 @@ pub struct Upstream {
 
 impl Upstream {
     /// Answers every request with what `respond` says: status and body.
-    pub fn start(respond: impl Fn() -> (u16, String) + Send + Sync + 'static) -> Self {
+    pub fn start(respond: impl Fn(&Request) -> (u16, String) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let (seen, stop) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
@@ -47,6 +66,7 @@ impl Upstream {
     }
 
     /// Requests that reached it.
+    #[must_use]
     pub fn seen(&self) -> u64 {
         self.seen.load(Ordering::SeqCst)
     }
@@ -70,32 +90,33 @@ fn serve(stream: TcpStream, seen: &AtomicU64, over: &AtomicBool, respond: &Respo
     stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
     let Ok(mut writer) = stream.try_clone() else { return };
     let mut reader = BufReader::new(stream);
-    while read(&mut reader, over).is_some() {
+    while let Some(request) = read(&mut reader, over) {
         seen.fetch_add(1, Ordering::SeqCst);
-        let (status, body) = respond();
-        let head = format!("HTTP/1.1 {status} Said\r\nContent-Length: {}\r\n\r\n", body.len());
-        if writer.write_all(head.as_bytes()).and_then(|()| writer.write_all(body.as_bytes())).is_err() {
+        let (status, body) = respond(&request);
+        // At once: a second write would wait until the first is acknowledged.
+        let answer = format!("HTTP/1.1 {status} Said\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        if writer.write_all(answer.as_bytes()).is_err() {
             return;
         }
     }
 }
 
 /// Reads one request; `None` at the end of the connection or of the test.
-fn read(reader: &mut BufReader<TcpStream>, over: &AtomicBool) -> Option<()> {
-    next_line(reader, over)?;
-    let mut length = 0;
+fn read(reader: &mut BufReader<TcpStream>, over: &AtomicBool) -> Option<Request> {
+    let line = next_line(reader, over)?;
+    let mut words = line.split(' ').map(str::to_owned);
+    let mut request = Request { method: words.next()?, path: words.next()?, fields: Vec::new() };
     loop {
         let field = next_line(reader, over)?;
         if field.is_empty() {
             break;
         }
         let (name, value) = field.split_once(':')?;
-        if name.eq_ignore_ascii_case("content-length") {
-            length = value.trim().parse().ok()?;
-        }
+        request.fields.push((name.to_owned(), value.trim().to_owned()));
     }
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).ok()
+    let length = request.header("content-length").map_or(Some(0), |value| value.parse().ok())?;
+    reader.read_exact(&mut vec![0; length]).ok()?;
+    Some(request)
 }
 
 fn next_line(reader: &mut BufReader<TcpStream>, over: &AtomicBool) -> Option<String> {
