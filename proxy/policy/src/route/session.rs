@@ -253,6 +253,13 @@ mod tests {
     }
 
     #[test]
+    fn the_hashes_of_a_token_are_fnv_1a_so_that_it_outlives_a_version() {
+        // Test vectors of draft-eastlake-fnv, 32 bits; parts are hashed as if they were one.
+        assert_eq!(short_hash(&[b"a"]), 0xE40C_292C);
+        assert_eq!(short_hash(&[b"foo", b"bar"]), 0xBF9C_F968);
+    }
+
+    #[test]
     fn rules_are_told_apart_by_name_and_else_by_index() {
         let keys = [
             Session::rule_key("shop/r", "", 0),
