@@ -6,7 +6,7 @@
 #   make dist                 weft-proxy as it is shipped, in target/dist: laid out by a profile of its own load (ten minutes the first time)
 #   make flamegraph           an SVG of each hot path of the sidecar under load, in target/flamegraph
 #   make bench-control        what the control plane costs: compiling, encoding, memory, streams (BENCH=quick: under a minute)
-#   make mutants              mutation tests of weft-policy: hours (MUTANTS='-f proxy/policy/src/hedge.rs' for one file)
+#   make mutants              mutation tests of weft-policy (MUTANTS='-f proxy/policy/src/route/share.rs' for one file)
 #   make lint                 formatting, clippy, documentation, licences
 
 SHELL := /bin/bash
@@ -59,7 +59,7 @@ flamegraph:
 bench-control:
 	WEFT_BENCH_OUT=$(CURDIR)/target/bench $(CARGO) bench --locked -p weft-control --bench control -- $(BENCH)
 
-# Not part of `make test`: each of some 2,500 changes is built and tested by itself.
+# Not part of `make test`: each of the changes, some 2,500 in all, is built and tested by itself.
 mutants:
 	@CARGO="$(CARGO)" integration/mutants $(MUTANTS)
 
