@@ -142,9 +142,8 @@ fn what_a_rule_says_is_bounded() {
             (|s, n| add(s, cors("*", n as u32)), 366 * 86_400, at("filters[0].cors.maxAge")),
             (
                 |s, n| {
-                    let share = (n as u32, 9);
                     let mirror = v1::Mirror { service: "shop/b".into(), port: 80, ..Default::default() };
-                    add(s, Filter::Mirror(v1::Mirror { numerator: share.0, denominator: share.1, ..mirror }));
+                    add(s, Filter::Mirror(v1::Mirror { numerator: n as u32, denominator: 9, ..mirror }));
                 },
                 9,
                 at("filters[0].mirror.numerator"),
