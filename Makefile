@@ -6,6 +6,7 @@
 #   make dist                 weft-proxy as it is shipped, in target/dist: laid out by a profile of its own load (ten minutes the first time)
 #   make flamegraph           an SVG of each hot path of the sidecar under load, in target/flamegraph
 #   make bench-control        what the control plane costs: compiling, encoding, memory, streams (BENCH=quick: under a minute)
+#   make mutants              mutation tests of weft-policy (MUTANTS='-f proxy/policy/src/route/share.rs' for one file)
 #   make lint                 formatting, clippy, documentation, licences
 
 SHELL := /bin/bash
@@ -16,10 +17,11 @@ DURATION ?=
 OUTPUT ?= table
 BENCH ?= full
 BENCH_FLAGS ?=
+MUTANTS ?=
 # Without a terminal the build says one line a crate only when something is built; with one, cargo draws its bar.
 DEMO_FLAGS := $(if $(DURATION),--duration $(DURATION)) --output $(OUTPUT)
 
-.PHONY: demo test unit dist bench flamegraph lint fmt clippy doc deny book tools clean
+.PHONY: demo test unit dist bench flamegraph mutants lint fmt clippy doc deny book tools clean
 
 # Everything but the program's own output goes to stderr: with OUTPUT=json stdout is one document.
 demo:
@@ -56,6 +58,10 @@ flamegraph:
 
 bench-control:
 	WEFT_BENCH_OUT=$(CURDIR)/target/bench $(CARGO) bench --locked -p weft-control --bench control -- $(BENCH)
+
+# Not part of `make test`: each of the changes, some 2,500 in all, is built and tested by itself.
+mutants:
+	@CARGO="$(CARGO)" integration/mutants $(MUTANTS)
 
 tools:
 	@integration/setup

@@ -133,8 +133,18 @@ mod tests {
     }
 
     #[test]
+    fn a_status_stands_for_the_grpc_status_that_the_mapping_says() {
+        // grpc/doc/http-grpc-status-mapping.md, and what it has for all others.
+        for (status, grpc_status) in
+            [(400, 13), (401, 16), (403, 7), (404, 12), (429, 14), (502, 14), (503, 14), (504, 14), (500, 2), (418, 2)]
+        {
+            assert_eq!(Abort::grpc_status_of(status), grpc_status, "{status}");
+        }
+    }
+
+    #[test]
     fn none_is_nothing() {
-        assert!(Faults::default().is_empty());
+        assert!(Faults::default().is_empty() && !Faults::new(vec![on("/a", None, None)]).is_empty());
         assert_eq!(draw(&Faults::default(), "/a", 7), None);
     }
 }

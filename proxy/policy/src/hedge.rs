@@ -132,6 +132,7 @@ mod tests {
         }
         for _ in 0..79 {
             delay.observe(ms(10), start);
+            assert_eq!(delay.after(start), Some(ms(10)), "twenty do");
         }
         assert_eq!(delay.after(start), Some(ms(10)));
         delay.observe(ms(200), start);
@@ -156,6 +157,28 @@ mod tests {
         assert_eq!(delay.after(start + Duration::from_secs(60)), None);
         fill(Duration::from_secs(3600), start + Duration::from_secs(60));
         assert_eq!(delay.after(start + Duration::from_secs(60)), None, "longer than anything that is told apart");
+    }
+
+    #[test]
+    fn windows_follow_each_other_and_each_counts_until_the_next_but_one_begins() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let fill = |delay: &Delay, latency, now| (0..50).for_each(|_| delay.observe(latency, now));
+        // What is seen as a window begins is of that window.
+        let delay = Delay::new(P95, start);
+        fill(&delay, ms(5), at(10));
+        assert_eq!((delay.after(at(29)), delay.after(at(30))), (Some(ms(5)), None));
+        // After two windows of silence the next begins with the first call.
+        let delay = Delay::new(P95, start);
+        fill(&delay, ms(100), start);
+        assert_eq!(delay.after(at(20)), None);
+        fill(&delay, ms(5), at(20));
+        assert_eq!((delay.after(at(39)), delay.after(at(40))), (Some(ms(5)), None));
+        // Those that exceed every bound count as well as the others.
+        let delay = Delay::new(P95, start);
+        fill(&delay, ms(5), start);
+        fill(&delay, Duration::from_secs(3600), start);
+        assert_eq!(delay.after(start), None);
     }
 
     #[test]

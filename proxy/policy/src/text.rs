@@ -151,6 +151,20 @@ mod tests {
     }
 
     #[test]
+    fn a_text_is_what_it_was_made_of_or_empty() {
+        let text = Text::<4>::of_ascii(b"abcd");
+        assert_eq!((text.as_str(), text.as_bytes(), text.as_ref()), ("abcd", &b"abcd"[..], &b"abcd"[..]));
+        assert_eq!((text.to_string().as_str(), format!("{text:?}").as_str()), ("abcd", "\"abcd\""));
+        assert_eq!(Text::<4>::of("abcd"), text);
+        assert_eq!(Text::ascii(*b"abcd"), text);
+        for empty in [Text::of_ascii(b"abcde"), Text::of_ascii(b"\xE9"), Text::of("abcde"), Text::ascii([0xE9; 4])] {
+            assert_eq!(empty.as_str(), Text::<4>::default().as_str());
+        }
+        assert_eq!(Text::ascii([b'x'; 255]).len(), 255);
+        assert_eq!(Text::ascii([b'x'; 300]).as_str(), "", "its length has one byte");
+    }
+
+    #[test]
     fn what_does_not_fit_is_left_out() {
         assert_eq!(Text::<8>::format(format_args!("{}", 12_345_678)).as_str(), "12345678");
         assert_eq!(Text::<8>::format(format_args!("{}", 123_456_789)).as_str(), "");

@@ -256,7 +256,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(16))]
+        #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases / 16))]
 
         #[test]
         fn when_one_of_n_leaves_a_ring_no_keys_but_its_own_move_and_those_are_a_fifth_more_than_one_in_n_at_most(

@@ -118,6 +118,8 @@ mod tests {
             ("", 0xEF46_DB37_51D8_E999),
             ("a", 0xD24E_C4F1_A98C_6E5B),
             ("abc", 0x44BC_2CF5_AD77_0999),
+            ("message digest", 0x066E_D728_FCEE_B3BE),
+            ("abcdefghijklmnopqrstuvwxyz", 0xCFE1_F278_FA89_835C),
             ("Nobody inspects the spammish repetition", 0xFBCE_A83C_8A37_8BF1_u64),
         ] {
             assert_eq!(hash_key(text.as_bytes()), hash, "{text:?}");

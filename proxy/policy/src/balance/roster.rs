@@ -104,7 +104,7 @@ impl Roster {
         let ready = seats.iter().filter(|seat| is_ready(seat.health)).count() as u64;
         let candidates = seats.iter().filter(|seat| seat.health != Health::Draining).count() as u64;
         let panic = ready * 100 < candidates * u64::from(plan.panic_percent);
-        let warm_up = plan.slow_start.filter(|window| !window.is_zero() && !plan.algorithm.hashes());
+        let warm_up = plan.slow_start.filter(|_| !plan.algorithm.hashes());
         let warmth: Vec<Warmth> = seats.iter().map(|seat| Warmth::of(seat, warm_up, now)).collect();
         // Where all are warm the weights stay as they are; equal ones are drawn faster.
         let warming = seats.iter().zip(&warmth).any(|(seat, warmth)| is_ready(seat.health) && warmth.next.is_some());

@@ -99,6 +99,46 @@ fn least_request_follows_calls_in_flight_alone() {
     assert!(shares[0] > 75.0, "{shares:?}");
 }
 
+/// Percent of calls for the first of two, by their latencies in milliseconds (0: unknown) and calls in flight.
+fn percent_of_the_first(algorithm: Algorithm, weights: [u32; 2], latencies: [u64; 2], in_flight: [usize; 2]) -> f64 {
+    let now = Instant::now();
+    let views = views(2, now);
+    let observed = views.iter().zip(latencies).filter(|(_, millis)| *millis > 0);
+    observed.for_each(|(view, millis)| view.load.observe(Duration::from_millis(millis), now));
+    let flying = views.iter().zip(in_flight);
+    let _flying: Vec<InFlight> = flying.flat_map(|(view, n)| (0..n).map(|_| view.load.begin())).collect();
+    let (balancer, roster, mut random) = (Balancer::new(algorithm), ready(&weights), random(13));
+    let picks = (0..4_000).filter_map(|_| balancer.pick(&roster, &views, now, |_| false, &mut random));
+    picks.filter(|index| *index == 0).count() as f64 / 40.0
+}
+
+#[test]
+fn the_cheaper_of_two_is_the_one_with_less_latency_times_calls_with_the_one_to_come() {
+    for (latencies, in_flight, first) in [
+        ([10, 1], [0, 1], 0.0),   // 10 × 1 against 1 × 2
+        ([10, 9], [0, 1], 100.0), // 10 × 1 against 9 × 2
+        ([10, 4], [1, 5], 100.0), // 10 × 2 against 4 × 6
+        ([10, 3], [1, 5], 0.0),   // 10 × 2 against 3 × 6
+        // Without history: as fast as the other, so that calls decide.
+        ([0, 50], [1, 0], 0.0),
+        ([0, 50], [0, 1], 100.0),
+        ([50, 0], [1, 0], 0.0),
+    ] {
+        let got = percent_of_the_first(Algorithm::PeakEwma, [1, 1], latencies, in_flight);
+        assert_eq!(got, first, "{latencies:?} ms, {in_flight:?} calls");
+    }
+}
+
+#[test]
+fn calls_in_flight_count_by_weight() {
+    // Three quarters of the draws are of the first. Where it is the cheaper, the other is taken only when drawn twice: 1 of 16 times;
+    // where it is not, it is taken when itself drawn twice: 9 of 16.
+    for (in_flight, first) in [([2, 1], 93.75), ([3, 0], 56.25), ([4, 1], 56.25), ([5, 2], 93.75), ([1, 0], 56.25)] {
+        let got = percent_of_the_first(Algorithm::LeastRequest, [3, 1], [0, 0], in_flight);
+        assert!((got - first).abs() < 3.0, "{got} % instead of {first} % with {in_flight:?} calls");
+    }
+}
+
 #[test]
 fn endpoints_without_history_share_evenly() {
     let now = Instant::now();
@@ -126,6 +166,12 @@ fn round_robin_spreads_the_turns_of_a_heavy_endpoint() {
         (0..8).map(|_| balancer.pick(&roster, &views, now, |_| false, &mut random).unwrap()).collect();
     assert_eq!(turns.iter().filter(|turn| **turn == 1).count(), 2);
     assert!(turns.windows(2).all(|pair| pair != [1, 1]), "{turns:?}");
+    let (roster, views) = (ready(&[5, 5, 1]), super::tests::views(3, now));
+    let balancer = Balancer::new(Algorithm::RoundRobin);
+    let turns: Vec<usize> =
+        (0..22).map(|_| balancer.pick(&roster, &views, now, |_| false, &mut random).unwrap()).collect();
+    assert!(turns.windows(2).all(|pair| pair[0] != pair[1]), "{turns:?}");
+    assert_eq!([0, 1, 2].map(|of| turns.iter().filter(|turn| **turn == of).count()), [10, 10, 2]);
 }
 
 #[test]
@@ -167,6 +213,12 @@ fn the_one_available_endpoint_of_a_thousand_is_found() {
     views[777].available = true;
     let picked = Balancer::default().pick(&ready(&[1; 1000]), &views, now, |_| false, &mut random(5));
     assert_eq!(picked, Some(777));
+    let uneven: Vec<u32> = (1..=1000).collect();
+    for algorithm in [Algorithm::PeakEwma, Algorithm::Random, Algorithm::RoundRobin] {
+        let balancer = Balancer::new(algorithm);
+        assert_eq!(balancer.algorithm(), algorithm);
+        assert_eq!(balancer.pick(&ready(&uneven), &views, now, |_| false, &mut random(5)), Some(777));
+    }
 }
 
 proptest! {

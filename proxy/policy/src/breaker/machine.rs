@@ -244,9 +244,6 @@ impl Window {
         for passed in (self.current + 1..=number).take(SLOTS as usize) {
             self.slots[(passed % SLOTS) as usize] = (0, 0);
         }
-        if number > self.current + SLOTS {
-            self.slots = Default::default();
-        }
         self.current = self.current.max(number);
         let (calls, failures) = &mut self.slots[(self.current % SLOTS) as usize];
         *calls = calls.saturating_add(1);

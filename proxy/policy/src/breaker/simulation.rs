@@ -371,8 +371,11 @@ fn run(seed: u64, steps: u32) -> Seen {
 
 #[test]
 fn a_million_seeded_steps_keep_every_invariant_of_the_three_states() {
-    let seen = run(0x5EED, STEPS);
+    // `WEFT_TEST_PERCENT`: so much of it, for who runs it again and again.
+    let percent: u32 = std::env::var("WEFT_TEST_PERCENT").ok().and_then(|text| text.parse().ok()).unwrap_or(100);
+    let seen = run(0x5EED, STEPS / 100 * percent);
     // A run that never gets into a corner proves nothing about it.
+    let enough = 50 * u64::from(percent) / 100;
     let corners = [
         seen.opened_in_a_row,
         seen.opened_by_rate,
@@ -386,7 +389,7 @@ fn a_million_seeded_steps_keep_every_invariant_of_the_three_states() {
         seen.readmitted,
         seen.refused,
     ];
-    assert!(corners.iter().all(|count| *count >= 50), "{seen:?}");
+    assert!(corners.iter().all(|count| *count >= enough), "{seen:?}");
     assert!(seen.longest_n >= 5, "{seen:?}");
 }
 

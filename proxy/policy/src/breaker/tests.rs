@@ -196,3 +196,27 @@ fn a_breaker_that_is_dropped_or_disabled_gives_its_place_back() {
         assert_eq!(disabled.admit(now, 0.5).unwrap().report(Outcome::Failure, now, 0.5), None);
     }
 }
+
+#[test]
+fn the_statuses_of_a_gateway_are_failures_and_answers_are_not() {
+    let failures: Vec<u16> = (100..600).filter(|status| Outcome::of_status(*status) == Outcome::Failure).collect();
+    assert_eq!(failures, [502, 503, 504]);
+    let failures: Vec<u32> = (0..20).filter(|code| Outcome::of_grpc(*code) == Outcome::Failure).collect();
+    assert_eq!(failures, [14]);
+}
+
+#[test]
+fn who_would_be_ejected_but_for_the_others_is_held() {
+    let now = Instant::now();
+    let breaker = Arc::new(Breaker::new(Settings::default(), Arc::new(Ejections::new(1))));
+    let fail = || breaker.admit(now, 0.5).unwrap().report(Outcome::Failure, now, 0.5);
+    (0..4).for_each(|_| assert_eq!(fail(), None));
+    assert!(!breaker.is_held() && breaker.is_enabled());
+    fail();
+    assert!(breaker.is_held());
+    breaker.update(Settings { enabled: false, ..Settings::default() }, now);
+    assert!(!breaker.is_held() && !breaker.is_enabled(), "nobody would be ejected");
+    let open = bench(Settings::default());
+    open.fail(5);
+    assert!(!open.breaker.is_held(), "it is ejected");
+}

@@ -6,6 +6,8 @@
 
 mod authorization;
 mod backend;
+#[cfg(test)]
+mod bounds_tests;
 mod check;
 mod endpoints;
 mod inbound;

@@ -103,6 +103,7 @@ mod tests {
         let mut bucket = TokenBucket::new(10.0, 5.0, start);
         assert_eq!(bucket.take(5, start), Ok(()));
         assert_eq!(bucket.take(1, start), Err(Some(Duration::from_millis(100))));
+        assert_eq!(bucket.take(5, start), Err(Some(Duration::from_millis(500))), "as much as it ever holds");
         assert_eq!(bucket.take(6, start), Err(None), "more than it ever holds");
         assert_eq!(bucket.take(1, start + Duration::from_millis(100)), Ok(()));
         assert_eq!(bucket.take(1, start), Err(Some(Duration::from_millis(100))), "time does not run backwards");
@@ -120,7 +121,13 @@ mod tests {
         bucket.give(100.0, start);
         assert_eq!(bucket.tokens(start), 5.0);
         bucket.retune(1.0, 3.0, start);
-        assert_eq!((bucket.tokens(start), bucket.take(3, start)), (3.0, Ok(())));
+        assert_eq!((bucket.tokens(start), bucket.take(2, start)), (3.0, Ok(())));
+        bucket.retune(1.0, 4.0, start);
+        assert_eq!(bucket.tokens(start), 1.0, "room is not filled");
+        bucket.owe(4.0, start);
+        bucket.retune(1.0, 3.0, start);
+        assert_eq!((bucket.tokens(start), bucket.until(0.0, start)), (-3.0, Some(Duration::from_secs(3))));
+        bucket.give(3.0, start);
         assert_eq!(bucket.until(9.0, start), Some(Duration::from_secs(3)), "full is as full as it gets");
         assert_eq!(TokenBucket::empty(2.0, 3.0, start).take(1, start), Err(Some(Duration::from_millis(500))));
         assert_eq!(TokenBucket::empty(0.0, 3.0, start).until(1.0, start), None);

@@ -147,7 +147,7 @@ mod tests {
         let limits = Limits::new(Settings { requests: 3, ..Settings::default() });
         let mut held: Vec<Permit> = (0..3).map(|_| limits.requests.enter().unwrap()).collect();
         limits.update(Settings { requests: 1, ..Settings::default() });
-        assert_eq!(limits.requests.used(), 3);
+        assert_eq!((limits.requests.used(), limits.requests.limit()), (3, 1));
         while held.pop().is_some() {
             assert_eq!(limits.requests.enter().is_ok(), held.is_empty());
         }

@@ -129,6 +129,43 @@ fn retry_after_is_seconds_or_a_date() {
     }
 }
 
+#[test]
+fn every_day_of_two_hundred_years_is_a_day_after_the_one_before() {
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let mut days = 0;
+    for year in 1970..2170_u64 {
+        let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+        for (month, length) in
+            MONTHS.iter().zip([31, if leap { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
+        {
+            for day in 1..=length {
+                let date = format!("Sun, {day:02} {month} {year} 01:02:03 GMT");
+                assert_eq!(retry_after(date.as_bytes(), 0), Some(Duration::from_secs(days * 86_400 + 3723)), "{date}");
+                days += 1;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_date_has_its_bounds() {
+    let after = |text: &str| retry_after(text.as_bytes(), 0);
+    for (good, bad) in [
+        ("Sun, 31 Dec 1972 23:59:60 GMT", "Sun, 32 Dec 1972 23:59:59 GMT"),
+        ("Sun, 01 Jan 1972 00:00:00 GMT", "Sun, 00 Jan 1972 00:00:00 GMT"),
+        ("Sun, 01 Jan 1972 23:00:00 GMT", "Sun, 01 Jan 1972 24:00:00 GMT"),
+        ("Sun, 01 Jan 1972 00:59:00 GMT", "Sun, 01 Jan 1972 00:60:00 GMT"),
+        ("Sun, 01 Jan 1972 00:00:60 GMT", "Sun, 01 Jan 1972 00:00:61 GMT"),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", "Wed, 31 Dec 1969 23:59:59 GMT"),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", "Thu, 01 Jan 1970 00:00:00  GMT"),
+        ("999999999", "1999999999"),
+        ("0", "+1"),
+    ] {
+        assert!(after(good).is_some(), "{good}");
+        assert_eq!(after(bad), None, "{bad}");
+    }
+}
+
 /// What happened when, for checking a budget against its definition.
 #[derive(Default)]
 struct History {

@@ -173,6 +173,7 @@ fn short_hash(parts: &[&[u8]]) -> u32 {
 mod tests {
     use http::HeaderMap;
     use proptest::prelude::*;
+    use weft_proto::v1;
 
     use super::super::Head;
     use super::*;
@@ -250,6 +251,70 @@ mod tests {
         assert_eq!(&*held.uid, "shop/a-1");
         let quoted = format!("sid=\"{mine}\"");
         assert!(read(&ours, header::COOKIE, &[&quoted], NOW).is_some(), "RFC 6265 §4.1.1 lets values be quoted");
+    }
+
+    #[test]
+    fn the_hashes_of_a_token_are_fnv_1a_so_that_it_outlives_a_version() {
+        // Test vectors of draft-eastlake-fnv, 32 bits; parts are hashed as if they were one.
+        assert_eq!(short_hash(&[b"a"]), 0xE40C_292C);
+        assert_eq!(short_hash(&[b"foo", b"bar"]), 0xBF9C_F968);
+    }
+
+    #[test]
+    fn a_session_goes_before_weights_and_before_a_share_that_does_not_resolve() {
+        let backend = |service: &str, weight| v1::WeightedBackend {
+            service: service.into(),
+            port: 80,
+            weight,
+            ..Default::default()
+        };
+        let gone = v1::WeightedBackend { unresolved: "gone".into(), weight: 1, ..Default::default() };
+        let rule = v1::RouteRule {
+            backends: vec![backend("shop/a", 1), backend("shop/b", 0), gone],
+            session_persistence: Some(v1::SessionPersistence { name: "sid".into(), ..Default::default() }),
+            ..Default::default()
+        };
+        let route = v1::Route {
+            name: "shop/r".into(),
+            kind: v1::RouteKind::Http.into(),
+            rules: vec![rule],
+            ..Default::default()
+        };
+        let frontend = v1::Frontend { routes: vec![route], ..Default::default() };
+        let port = v1::ServicePort { port: 80, frontend: Some(frontend), ..Default::default() };
+        let wire = v1::Service { name: "shop/front".into(), ports: vec![port], ..Default::default() };
+        let service = crate::config::Service::from_wire(&wire).unwrap();
+        let table = &service.ports[0].frontend.routes;
+        let session = table.rules()[0].session.as_ref().unwrap();
+        let resumed = |random, held_at: &str| {
+            let mut headers = HeaderMap::new();
+            let backend = BackendName { service: held_at.into(), port: 80 };
+            if !held_at.is_empty() {
+                headers.insert(header::COOKIE, session.issue(&backend, "shop/x-1", NOW, NOW).unwrap().1);
+            }
+            let head = Head::new("GET", "/", &headers);
+            let (decision, held) = table.decide(&head, random).resume(&head, NOW);
+            let to = match decision {
+                Decision::Forward { name, .. } => name.to_string(),
+                other => format!("{other:?}").split(' ').next().unwrap().to_owned(),
+            };
+            (to, held.map(|held| held.uid.to_string()))
+        };
+        let held = || Some("shop/x-1".to_owned());
+        for (random, drawn) in [(0, "shop/a:80"), (u64::MAX, "Unresolved")] {
+            assert_eq!(resumed(random, ""), (drawn.into(), None));
+            assert_eq!(resumed(random, "shop/a"), ("shop/a:80".into(), held()));
+            assert_eq!(resumed(random, "shop/b"), ("shop/b:80".into(), held()));
+            assert_eq!(resumed(random, "shop/c"), (drawn.into(), None), "the rule has no such backend any more");
+        }
+    }
+
+    #[test]
+    fn half_a_byte_more_makes_a_token_none() {
+        let session = session(cookie(), None);
+        let whole = token(&session, NOW);
+        assert!(session.parse(whole.as_bytes(), NOW).is_some());
+        assert_eq!(session.parse(format!("{whole}0").as_bytes(), NOW), None);
     }
 
     #[test]

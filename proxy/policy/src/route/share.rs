@@ -67,6 +67,12 @@ mod tests {
     }
 
     #[test]
+    fn draws_are_those_of_splitmix64() {
+        // The first outputs of the reference implementation from state 0.
+        assert_eq!([0, 1].map(|index| nth_draw(0, index)), [0xE220_A839_7B1D_CDAF, 0x6E78_9E6A_A1B9_65F4]);
+    }
+
+    #[test]
     fn draws_from_one_draw_are_independent() {
         let half = Share::new(1, 2);
         let mut joint = [0_u32; 4];

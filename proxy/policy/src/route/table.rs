@@ -118,7 +118,7 @@ impl Table {
         routes.sort_by(|a, b| a.created.cmp(&b.created).then_with(|| a.name.cmp(&b.name)));
         let (mut rules, mut entries, mut names) = (Vec::new(), Vec::new(), ServerNames::default());
         for route in routes {
-            if kind == Kind::Tls && !route.rules.is_empty() {
+            if !route.rules.is_empty() {
                 names.claim(&route.server_names, rules.len());
             }
             for (index, mut spec) in route.rules.into_iter().enumerate() {

@@ -138,6 +138,81 @@ fn multiple_b3_headers_are_continued_in_kind() {
 }
 
 #[test]
+fn a_traceparent_alone_is_read_as_among_others() {
+    for value in [W3C, "", "00-x"] {
+        let alone = incoming(&[("traceparent", value)]);
+        assert_eq!(read_w3c(Some(value.as_bytes())), alone);
+        assert_eq!(alone.formats.w3c, value == W3C);
+    }
+    assert_eq!(read_w3c(None), Incoming::default());
+    let child = incoming(&[("traceparent", W3C)]).proceed(RANDOM, false);
+    assert_eq!(&*traceparent(&child), written(&child, Formats::default())["traceparent"]);
+    assert_eq!(&*trace_id_text(TRACE), "4bf92f3577b34da6a3ce929d0e0e4736");
+    let undecided = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-02";
+    assert_eq!(incoming(&[("traceparent", undecided)]).context.unwrap().sampled, Some(false), "another flag");
+}
+
+#[test]
+fn what_b3_says_of_sampling_is_passed_on() {
+    let ids = [("x-b3-traceid", "e457b5a2e4d86bd1"), ("x-b3-spanid", "e457b5a2e4d86bd1")];
+    for (name, value, sampled, header, state) in [
+        ("x-b3-sampled", "1", Some(true), Some(("x-b3-sampled", "1")), "-1"),
+        ("x-b3-sampled", "true", Some(true), Some(("x-b3-sampled", "1")), "-1"),
+        ("x-b3-sampled", "0", Some(false), Some(("x-b3-sampled", "0")), "-0"),
+        ("x-b3-sampled", "false", Some(false), Some(("x-b3-sampled", "0")), "-0"),
+        ("x-b3-sampled", "yes", None, None, ""),
+        ("x-b3-flags", "1", Some(true), Some(("x-b3-flags", "1")), "-d"),
+        ("x-b3-flags", "0", None, None, ""),
+    ] {
+        let all = [ids[0], ids[1], (name, value)];
+        let whole = incoming(&all);
+        let context = Context { parent_id: Some(7), ..whole.context.unwrap() };
+        assert_eq!((context.sampled, whole.formats.b3_multi), (sampled, true), "{name}: {value}");
+        let bare = incoming(&[(name, value)]);
+        assert_eq!((bare.context, bare.sampled, bare.formats.b3_multi), (None, sampled, sampled.is_some()));
+        let mut headers = written(&context, Formats { b3_multi: true, ..Formats::default() });
+        for (name, value) in [
+            ("x-b3-traceid", "0000000000000000e457b5a2e4d86bd1"),
+            ("x-b3-spanid", "e457b5a2e4d86bd1"),
+            ("x-b3-parentspanid", "0000000000000007"),
+        ] {
+            assert_eq!(headers.remove(name).as_deref(), Some(value));
+        }
+        assert_eq!(
+            headers.into_iter().collect::<Vec<_>>(),
+            header.map(|(n, v)| (n.to_owned(), v.to_owned())).as_slice()
+        );
+        let single = written(&context, Formats { b3_single: true, ..Formats::default() });
+        let parent = if state.is_empty() { "" } else { "-0000000000000007" };
+        assert_eq!(single["b3"], format!("0000000000000000e457b5a2e4d86bd1-e457b5a2e4d86bd1{state}{parent}"));
+    }
+}
+
+#[test]
+fn ids_have_their_length_and_are_not_zero() {
+    let (whole, half) = ("80f198ee56343ba864fe8b2a57d3eff7", "64fe8b2a57d3eff7");
+    let zero = "0".repeat(32);
+    for (trace, span, valid) in [
+        (whole, half, true),
+        (half, half, true),
+        (&whole[1..], half, false),
+        (&whole[..15], half, false),
+        (&format!("{whole}0"), half, false),
+        (&zero, half, false),
+        (whole, &half[1..], false),
+        (whole, &format!("0{half}"), false),
+        (whole, &zero[..16], false),
+        (whole, "", false),
+        ("", half, false),
+    ] {
+        let single = format!("{trace}-{span}");
+        assert_eq!(incoming(&[("b3", single.as_str())]).context.is_some(), valid, "{single}");
+        let multi = incoming(&[("x-b3-traceid", trace), ("x-b3-spanid", span)]);
+        assert_eq!((multi.context.is_some(), multi.formats.b3_multi), (valid, valid), "{single}");
+    }
+}
+
+#[test]
 fn w3c_wins_and_every_format_that_came_in_goes_out() {
     let both = incoming(&[("traceparent", W3C), ("b3", "80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1-0")]);
     let context = both.proceed(RANDOM, false);
@@ -156,14 +231,48 @@ fn tracestate_is_kept_only_when_well_formed() {
     for bad in ["novalue", "A=1", "a=1,a=2", "a==", "a@1b=1", "=1", &many, "a=\u{e9}"] {
         assert!(!is_tracestate(bad.as_bytes()), "{bad}");
     }
-    assert!(!is_tracestate(format!("a={},b={},c={}", "x".repeat(200), "x".repeat(200), "x".repeat(200)).as_bytes()));
+}
+
+#[test]
+fn a_tracestate_is_bounded_in_all_its_parts() {
+    let repeated = |text: &str, n| text.repeat(n);
+    let members = |n: usize| (0..n).map(|i| format!("k{i}=v")).collect::<Vec<_>>().join(",");
+    for (good, bad) in [
+        (members(32), members(33)),
+        (format!("{}=v", repeated("k", 256)), format!("{}=v", repeated("k", 257))),
+        (format!("k={}", repeated("v", 256)), format!("k={}", repeated("v", 257))),
+        (format!("{}@s=v", repeated("t", 241)), format!("{}@s=v", repeated("t", 242))),
+        (format!("t@{}=v", repeated("s", 14)), format!("t@{}=v", repeated("s", 15))),
+        (
+            format!("a={},b={}", repeated("v", 254), repeated("v", 253)),
+            format!("a={},b={}", repeated("v", 254), repeated("v", 254)),
+        ),
+        ("a_b-c*d/e=v".into(), "_a=v".into()),
+        ("0a@s0_-*/=v".into(), "t@0s=v".into()),
+        ("a= ~v".into(), "a=v\u{7f}".into()),
+        ("a=v".into(), "a=".into()),
+        ("t@s=v".into(), "@s=v".into()),
+        ("ta@s=v".into(), "t@=v".into()),
+        ("a=v".into(), "aB=v".into()),
+        ("a=1,b=2,c=3".into(), "a=1,b=2,a=3".into()),
+        ("a=1,b=2".into(), "a=1,b".into()),
+    ] {
+        assert!(is_tracestate(good.as_bytes()), "{good}");
+        assert!(!is_tracestate(bad.as_bytes()), "{bad}");
+    }
 }
 
 #[test]
 fn a_request_id_is_a_version_four_uuid() {
     assert_eq!(&*request_id([0, 0]), "00000000-0000-4000-8000-000000000000");
     assert_eq!(&*request_id([u64::MAX, u64::MAX]), "ffffffff-ffff-4fff-bfff-ffffffffffff");
-    assert!(is_request_id(b"order-7") && !is_request_id(b"") && !is_request_id(b"a b") && !is_request_id(&[b'x'; 129]));
+    assert!(
+        is_request_id(b"order-7")
+            && is_request_id(&[b'x'; 128])
+            && !is_request_id(b"")
+            && !is_request_id(b"a b")
+            && !is_request_id(&[b'x'; 129])
+    );
 }
 
 proptest! {

@@ -93,6 +93,9 @@ mod tests {
             window.add(f64::from(i));
         }
         assert!(window.kept.len() <= KEPT && window.kept.len() >= KEPT / 2);
+        let step = window.kept[1] - window.kept[0];
+        assert!(window.kept.windows(2).all(|pair| pair[1] - pair[0] == step), "{:?}", window.kept);
+        assert!(window.kept[0] < step && window.kept.last().unwrap() + step >= 10_000.0);
         let median = window.ripe(start + Duration::from_secs(10_000)).unwrap();
         assert!((4_000.0..6_000.0).contains(&median), "{median}");
     }
