@@ -10,7 +10,7 @@ use crate::identity::{Authority, IdentityService, Tokens};
 use crate::store::{Embedded, Options, Store};
 use crate::world::reconcile::{self, Compiled};
 use crate::world::watch::Reflectors;
-use crate::world::{Mesh, status};
+use crate::world::{Mesh, jwks, status};
 use crate::xds::{Discovery, Hub};
 use crate::{api, compile};
 use std::net::{IpAddr, SocketAddr};
@@ -50,6 +50,8 @@ pub struct Settings {
     pub service_cidr: String,
     /// How long a workload stays in discovery after its control stream was lost: 10 s.
     pub stream_grace: Duration,
+    /// Keys of issuers are fetched over plain HTTP too where their address is loopback: false.
+    pub jwks_loopback_http: bool,
     /// After a start of the control plane no workload is withdrawn for a lost stream during this time: 30 s.
     pub start_grace: Duration,
 }
@@ -64,6 +66,7 @@ impl Default for Settings {
             domain: "cluster.local".into(),
             service_cidr: "198.18.0.0/16".into(),
             stream_grace: Duration::from_secs(10),
+            jwks_loopback_http: false,
             start_grace: Duration::from_secs(30),
         }
     }
@@ -177,6 +180,7 @@ struct Parts {
     tokens: Tokens,
     mesh: Mesh,
     reserved: weft_policy::config::Cidr,
+    jwks: jwks::Settings,
 }
 
 impl Parts {
@@ -244,6 +248,7 @@ impl Parts {
             tokens,
             mesh,
             reserved,
+            jwks: jwks::Settings { roots: Vec::new(), loopback_http: settings.jwks_loopback_http },
         })
     }
 
@@ -296,8 +301,9 @@ impl Parts {
         });
 
         let (watched, mesh, stop, offered) = (client.clone(), self.mesh, shutdown.clone(), hub.clone());
+        let keys = self.jwks;
         tasks.spawn(async move {
-            let reflectors = Reflectors::start(&watched);
+            let reflectors = Reflectors::start(&watched, keys);
             let ran = reconcile::run(&reflectors, &mesh, &offered, &publish, &stop).await;
             ("reconciler", ran)
         });

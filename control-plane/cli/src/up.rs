@@ -26,6 +26,9 @@ pub struct Args {
     /// Range from which Services get their addresses
     #[arg(long, value_name = "CIDR")]
     service_cidr: Option<String>,
+    /// Fetch keys of token issuers also over plain HTTP where their address is loopback
+    #[arg(long)]
+    jwks_loopback_http: bool,
     /// What to log: a level, or directives such as info,weft_control=debug
     #[arg(long, env = "WEFT_LOG", default_value = "info", value_name = "FILTER")]
     log: String,
@@ -45,6 +48,7 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
         trust_domain: args.trust_domain,
         domain: args.cluster_domain,
         service_cidr: args.service_cidr.unwrap_or_else(|| defaults.service_cidr.clone()),
+        jwks_loopback_http: args.jwks_loopback_http,
         ..defaults
     };
     weft_control::up::run(settings).await.map_err(|error| Failure::not_well(error.to_string()))?;

@@ -49,6 +49,6 @@ fn every_example_of_the_how_to_pages_is_accepted() {
         }
     }
     assert!(failed.is_empty(), "{failed:#?}");
-    let shown = ["canary", "egress", "fallback", "faults", "mirroring", "policy", "rate-limits"];
+    let shown = ["authorization", "canary", "egress", "fallback", "faults", "mirroring", "policy", "rate-limits"];
     assert!(shown.iter().all(|page| pages.contains(*page)), "{pages:?}");
 }
