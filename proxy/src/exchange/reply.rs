@@ -3,7 +3,7 @@
 //! gRPC gets a Trailers-Only response (gRPC over HTTP/2, "Responses") with HTTP status 200; everybody else the HTTP status, a line of
 //! text, and `weft-error`. What an error means is decided in `error`, never here.
 
-use super::headers::{WEFT_ERROR, WEFT_UNSENT};
+use super::headers::{WEFT_AUTHORIZATION, WEFT_ERROR, WEFT_UNSENT};
 use crate::codec::{Headers, Known, Reply, RequestHead, ResponseHead};
 use crate::error::{Kind, ProxyError, Sent};
 use bytes::Bytes;
@@ -14,13 +14,14 @@ pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status"
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const MESSAGE: usize = 1024;
 
-/// Sends the whole answer.
+/// Sends the whole answer; `mark` is the value of `weft-authorization`.
 ///
 /// # Errors
 /// When the caller is gone.
 pub async fn local(
     error: &ProxyError,
     grpc: bool,
+    mark: Option<HeaderValue>,
     request: &RequestHead,
     reply: &mut Reply<'_>,
 ) -> Result<(), ProxyError> {
@@ -32,7 +33,7 @@ pub async fn local(
                 head.headers.append(field.name.clone(), value);
             }
         }
-        blame(&mut head.headers, error);
+        blame(&mut head.headers, error, mark);
         return reply.send_head(head, true).await;
     }
     let mut head = ResponseHead::new(error.status());
@@ -42,7 +43,16 @@ pub async fn local(
     if error.kind == Kind::ProxyAuthentication {
         head.headers.append(header::PROXY_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"weft\""));
     }
-    blame(&mut head.headers, error);
+    // RFC 6750 §3.1: a request without authentication information is told no error code.
+    let challenge = match error.kind {
+        Kind::TokenMissing => Some("Bearer"),
+        Kind::TokenRefused => Some("Bearer error=\"invalid_token\""),
+        _ => None,
+    };
+    if let Some(challenge) = challenge {
+        head.headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+    }
+    blame(&mut head.headers, error, mark);
     if request.method == Method::HEAD {
         return reply.send_head(head, true).await;
     }
@@ -51,7 +61,10 @@ pub async fn local(
     reply.finish().await
 }
 
-fn blame(headers: &mut Headers, error: &ProxyError) {
+fn blame(headers: &mut Headers, error: &ProxyError, mark: Option<HeaderValue>) {
+    if let Some(mark) = mark {
+        headers.append(WEFT_AUTHORIZATION, mark);
+    }
     headers.append(WEFT_ERROR, HeaderValue::from_static(error.header()));
     if error.sent == Sent::NotSent && error.retryable() {
         headers.append(WEFT_UNSENT, HeaderValue::from_static("true"));

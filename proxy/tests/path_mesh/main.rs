@@ -3,8 +3,10 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test reports")]
 
+mod authorize;
 mod calls;
 mod grpc;
 mod rig;
 mod tcp;
+mod tokens;
 mod trust;
