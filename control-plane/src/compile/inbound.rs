@@ -10,7 +10,7 @@ use super::members::Members;
 use super::scope::{Family, Policy, Scope};
 use super::traffic::Policies;
 use super::{Change, authentication, authorization, names, service};
-use crate::kinds::{AuthorizationPolicy, MeshTls, MeshTlsSpec, TlsMode, Workload, WorkloadPort};
+use crate::kinds::{MeshTls, MeshTlsSpec, TlsMode, Workload, WorkloadPort};
 use crate::world::{World, age};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};

@@ -160,6 +160,7 @@ fn learn(known: &Shared, address: &str, fetched: Result<Fetched, String>) -> boo
     is_news
 }
 
+#[derive(Debug)]
 struct Fetched {
     keys: Arc<str>,
     fresh: Duration,

@@ -37,6 +37,17 @@ fn when(key: &str, value: &str) -> v1::AuthorizationRule {
     v1::AuthorizationRule { when: vec![condition], ..Default::default() }
 }
 
+/// The same about requests, so that it is asked of them and not of the connection that carries them.
+fn of_requests(mut rule: v1::AuthorizationRule) -> v1::AuthorizationRule {
+    if rule.to.is_empty() {
+        rule.to.push(v1::AuthorizationOperation::default());
+    }
+    for operation in rule.to.iter_mut().filter(|o| o.methods.is_empty()) {
+        operation.methods.push("*".into());
+    }
+    rule
+}
+
 async fn put(pair: &Pair, app: SocketAddr, protocol: Protocol, policies: Vec<v1::Authorization>) {
     let resources = inbound(&pair.mesh, "orders", app, protocol, |port| port.authorization = policies);
     pair.server.update(resources).await;
@@ -79,7 +90,7 @@ async fn every_class_of_condition_is_asked_of_real_calls() {
     ];
     for (class, holds, fails) in pairs {
         for (rule, status) in [(holds, 403), (fails, 200)] {
-            put(&pair, app.at, Protocol::Http1, vec![policy(v1::Action::Deny, rule)]).await;
+            put(&pair, app.at, Protocol::Http1, vec![policy(v1::Action::Deny, of_requests(rule))]).await;
             let request = "GET http://orders/users/7/x?y=z HTTP/1.1\r\nHost: orders\r\nx-tenant: acme\r\n\r\n";
             assert_eq!(client.send(request).await.status(), status, "{class}");
         }
