@@ -126,3 +126,39 @@ fn freshness_is_what_the_issuer_says_within_bounds() {
     assert_eq!((of("no-store, max-age=600"), of("No-Cache"), of("public")), (60, 60, 300));
     assert_eq!(freshness(&HeaderMap::new()), UNSAID);
 }
+
+#[tokio::test]
+async fn a_server_is_believed_by_the_roots_and_its_name_only() {
+    let now = std::time::SystemTime::now();
+    let ca = weft_certs::ApiCa::ephemeral(now).unwrap();
+    let credential = ca.issue_server(&["localhost"], None, now).unwrap();
+    let config = tls::api_server_config(&credential, ca.certificate(), &[b"http/1.1"]).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(config);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            // Who does not believe the certificate is gone now.
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let Ok(byte) = stream.read_u8().await else { break };
+                head.push(byte);
+            }
+            let _ = stream.write_all(answer("200 OK\r\nCache-Control: max-age=120", FIRST).as_bytes()).await;
+            let _ = stream.shutdown().await;
+        }
+    });
+    let with =
+        |ca: &weft_certs::ApiCa| Client::new(Settings { roots: vec![ca.certificate().clone()], loopback_http: false });
+    let client = with(&ca);
+    let fetched = client.fetch(&format!("https://localhost:{port}/jwks")).await.unwrap();
+    assert_eq!((&*fetched.keys, fetched.fresh.as_secs()), (FIRST, 120));
+    let other_name = client.fetch(&format!("https://127.0.0.1:{port}/jwks")).await.unwrap_err();
+    assert!(other_name.starts_with("TLS: "), "{other_name}");
+    let stranger = with(&weft_certs::ApiCa::ephemeral(now).unwrap());
+    let other_root = stranger.fetch(&format!("https://localhost:{port}/jwks")).await.unwrap_err();
+    assert!(other_root.starts_with("TLS: "), "{other_root}");
+}
