@@ -29,6 +29,7 @@ pub mod error;
 pub mod files;
 pub mod fingerprint;
 pub mod identity;
+pub mod jwt;
 pub mod key;
 mod leaf;
 mod pem;

@@ -10,7 +10,7 @@ use crate::identity::{Authority, IdentityService, Rotator, Tokens};
 use crate::store::{Embedded, Options, Store};
 use crate::world::reconcile::{self, Compiled};
 use crate::world::watch::Reflectors;
-use crate::world::{Mesh, status};
+use crate::world::{Mesh, jwks, status};
 use crate::xds::{Discovery, Hub};
 use crate::{api, compile};
 use std::net::{IpAddr, SocketAddr};
@@ -52,6 +52,8 @@ pub struct Settings {
     pub registered_only: bool,
     /// How long a workload stays in discovery after its control stream was lost: 10 s.
     pub stream_grace: Duration,
+    /// Keys of issuers are fetched over plain HTTP too where their address is loopback: false.
+    pub jwks_loopback_http: bool,
     /// After a start of the control plane no workload is withdrawn for a lost stream during this time: 30 s.
     pub start_grace: Duration,
 }
@@ -67,6 +69,7 @@ impl Default for Settings {
             service_cidr: "198.18.0.0/16".into(),
             registered_only: false,
             stream_grace: Duration::from_secs(10),
+            jwks_loopback_http: false,
             start_grace: Duration::from_secs(30),
         }
     }
@@ -180,6 +183,7 @@ struct Parts {
     tokens: Tokens,
     mesh: Mesh,
     reserved: weft_policy::config::Cidr,
+    jwks: jwks::Settings,
 }
 
 impl Parts {
@@ -249,6 +253,7 @@ impl Parts {
             tokens,
             mesh,
             reserved,
+            jwks: jwks::Settings { roots: Vec::new(), loopback_http: settings.jwks_loopback_http },
         })
     }
 
@@ -303,9 +308,9 @@ impl Parts {
         });
 
         let (watched, mesh, stop, offered) = (client.clone(), self.mesh, shutdown.clone(), hub.clone());
-        let trust = self.authority.trust();
+        let (trust, keys) = (self.authority.trust(), self.jwks);
         tasks.spawn(async move {
-            let reflectors = Reflectors::start(&watched);
+            let reflectors = Reflectors::start(&watched, keys);
             let ran = reconcile::run(&reflectors, mesh, trust, &offered, &publish, &stop).await;
             ("reconciler", ran)
         });

@@ -34,6 +34,10 @@ pub enum Kind {
     ForbiddenDestination,
     /// Authorization refused the call.
     Denied,
+    /// The request brings no token, and one is demanded.
+    TokenMissing,
+    /// The request's token is not acceptable.
+    TokenRefused,
     /// A peer came without a certificate to a port that demands one.
     PlaintextRefused,
     /// A tunnel names a port that this workload does not serve.
@@ -144,7 +148,7 @@ const fn row(
 
 impl Kind {
     /// Every kind, in the table's order.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 35] = [
         Self::BadRequest,
         Self::HeadersTooLarge,
         Self::BodyTooLarge,
@@ -156,6 +160,8 @@ impl Kind {
         Self::ProxyAuthentication,
         Self::ForbiddenDestination,
         Self::Denied,
+        Self::TokenMissing,
+        Self::TokenRefused,
         Self::PlaintextRefused,
         Self::UnknownPort,
         Self::NoRoute,
@@ -203,6 +209,8 @@ impl Kind {
                 row(403, 7, "forbidden-destination", "forbidden_destination", Never, Downstream, false)
             }
             Self::Denied => row(403, 7, "denied", "denied", Never, Downstream, false),
+            Self::TokenMissing => row(401, 16, "token-missing", "token_missing", Never, Downstream, false),
+            Self::TokenRefused => row(401, 16, "token-refused", "token_refused", Never, Downstream, false),
             Self::PlaintextRefused => row(403, 7, "plaintext-refused", "plaintext_refused", Never, Downstream, false),
             Self::UnknownPort => row(404, 12, "unknown-port", "unknown_port", Never, Downstream, false),
             Self::NoRoute => row(404, 12, "no-route", "no_route", Never, Proxy, false),

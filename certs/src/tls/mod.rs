@@ -7,11 +7,13 @@ mod api;
 mod client;
 mod server;
 pub(crate) mod verify;
+mod web;
 
 pub use aead::{Aead, choose_aead};
 pub use api::{api_client_config, api_server_config};
 pub use client::{ClientConfigs, bootstrap_client_config, bootstrap_root};
 pub use server::{ClientAuth, server_config};
+pub use web::{system_roots, web_client_config};
 
 use std::sync::{Arc, OnceLock};
 

@@ -29,6 +29,9 @@ pub struct Args {
     /// What programs in the mesh may call outside it, where their sidecars intercept every connection
     #[arg(long, value_enum, default_value = "pass-through", value_name = "MODE")]
     egress: Egress,
+    /// Fetch keys of token issuers also over plain HTTP where their address is loopback
+    #[arg(long)]
+    jwks_loopback_http: bool,
     /// What to log: a level, or directives such as info,weft_control=debug
     #[arg(long, env = "WEFT_LOG", default_value = "info", value_name = "FILTER")]
     log: String,
@@ -58,6 +61,7 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
         domain: args.cluster_domain,
         service_cidr: args.service_cidr.unwrap_or_else(|| defaults.service_cidr.clone()),
         registered_only: args.egress == Egress::RegisteredOnly,
+        jwks_loopback_http: args.jwks_loopback_http,
         ..defaults
     };
     weft_control::up::run(settings).await.map_err(|error| Failure::not_well(error.to_string()))?;

@@ -28,6 +28,8 @@ pub enum Kind {
     MeshTls,
     /// `weft.mesh/v1alpha1` RateLimitPolicy.
     RateLimitPolicy,
+    /// `weft.mesh/v1alpha1` RequestAuthentication.
+    RequestAuthentication,
 }
 
 impl Kind {
@@ -52,6 +54,7 @@ impl Kind {
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::MeshTls => "MeshTLS",
             Self::RateLimitPolicy => "RateLimitPolicy",
+            Self::RequestAuthentication => "RequestAuthentication",
         }
     }
 }
@@ -59,7 +62,7 @@ impl Kind {
 /// One condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
-    /// `Accepted`, `ResolvedRefs`.
+    /// `Accepted`, `ResolvedRefs`, `JwksFetched`.
     pub r#type: &'static str,
     /// True or False.
     pub status: bool,

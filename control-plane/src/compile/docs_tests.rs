@@ -56,6 +56,7 @@ fn every_example_of_the_how_to_pages_is_accepted() {
     assert!(failed.is_empty(), "{failed:#?}");
     let shown = [
         "ab-tests",
+        "authorization",
         "blue-green",
         "breakers",
         "canary",

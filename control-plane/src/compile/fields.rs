@@ -1,5 +1,7 @@
-//! That every field of TrafficPolicy and RateLimitPolicy reaches a sidecar: each is set alone, and what is compiled differs there and
-//! nowhere else. A field of the schemas that no row sets fails the test.
+//! That every field of TrafficPolicy, RateLimitPolicy, AuthorizationPolicy and RequestAuthentication reaches a sidecar: each is set alone,
+//! and what is compiled differs there and nowhere else. A field of the schemas that no row sets fails the test.
+
+mod guards;
 
 use super::tests::{LastGood, SHOP, compile, condition, json, world};
 use crate::kinds;
@@ -495,6 +497,8 @@ fn compiled(kind: &str, spec: &str) -> (Value, bool) {
         spec["targetRefs"] = json!([{"kind": "Service", "name": "catalog"}]);
     }
     let mut world = world(SHOP);
+    let keys = crate::world::jwks::Jwks { keys: Some(guards::OTHER_KEYS.into()), failure: None };
+    world.jwks.insert("https://id.test/jwks".into(), keys.into());
     let policy = json!({"kind": kind, "metadata": {"namespace": "shop", "name": "p"}, "spec": spec});
     super::tests::put(&mut world, policy, 1);
     let (output, _) = compile(&world, &LastGood::default());
@@ -562,4 +566,14 @@ fn every_field_of_a_traffic_policy_is_on_the_wire() {
 #[test]
 fn every_field_of_a_rate_limit_policy_is_on_the_wire() {
     each_field_is_on_the_wire("RateLimitPolicy", &rate_limit_policy());
+}
+
+#[test]
+fn every_field_of_an_authorization_policy_is_on_the_wire() {
+    each_field_is_on_the_wire("AuthorizationPolicy", &guards::authorization_policy());
+}
+
+#[test]
+fn every_field_of_a_request_authentication_is_on_the_wire() {
+    each_field_is_on_the_wire("RequestAuthentication", &guards::request_authentication());
 }

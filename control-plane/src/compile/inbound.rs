@@ -9,26 +9,21 @@ use super::limits::{self, Limits};
 use super::members::Members;
 use super::scope::{Family, Policy, Scope};
 use super::traffic::Policies;
-use super::{Change, names, service};
-use crate::kinds::{
-    Action, AuthorizationPolicy, AuthorizationPolicySpec, AuthorizationRule, MeshTls, MeshTlsSpec, Source, TlsMode,
-    Workload, WorkloadPort,
-};
+use super::{Change, authentication, authorization, names, service};
+use crate::kinds::{MeshTls, MeshTlsSpec, TlsMode, Workload, WorkloadPort};
 use crate::world::{World, age};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use weft_proto::v1;
 
-/// Rules of one policy after its lists were multiplied out.
-const MAX_RULES: usize = 4096;
-
 /// All policies about what comes in.
 #[derive(Clone, Debug, Default)]
 pub struct Guards {
-    authorization: Family<v1::Authorization>,
+    authorization: Family<authorization::Force>,
     tls: Family<MeshTlsSpec>,
     limits: Family<Limits>,
+    authentication: Family<v1::RequestAuthentication>,
 }
 
 impl Guards {
@@ -42,22 +37,25 @@ impl Guards {
     ) -> BTreeSet<String> {
         let mut dirty = touched.clone();
         let read =
-            |key: &str, before: Option<&Policy<_>>| read_authorization(world, world.authorization.get(key)?, before);
+            |key: &str, before: Option<&Policy<_>>| authorization::read(world, world.authorization.get(key)?, before);
         dirty.extend(self.authorization.update(world, members, change, &change.authorization, touched, read));
         let read = |key: &str, _: Option<&Policy<_>>| read_tls(world, world.mesh_tls.get(key)?);
         dirty.extend(self.tls.update(world, members, change, &change.mesh_tls, touched, read));
         let read = |key: &str, before: Option<&Policy<_>>| limits::read(world, world.limits.get(key)?, before);
         dirty.extend(self.limits.update(world, members, change, &change.limits, touched, read));
+        let read =
+            |key: &str, before: Option<&Policy<_>>| authentication::read(world, world.authentication.get(key)?, before);
+        dirty.extend(self.authentication.update(world, members, change, &change.authentication, touched, read));
         dirty
     }
 
-    /// What the policies learn: authorization by name, MeshTLS in order of precedence, rate limits by name.
+    /// What the policies learn: authorization by name, MeshTLS in order of precedence, rate limits and request authentication by name.
     pub fn verdicts(&self) -> impl Iterator<Item = &Arc<Verdict>> {
         let mut tls: Vec<&Policy<_>> = self.tls.all().collect();
         tls.sort_by(|a, b| a.rank.cmp(&b.rank));
         let (authorization, limits) = (self.authorization.all(), self.limits.all());
         let of_calls = authorization.map(|p| &p.verdict).chain(tls.into_iter().map(|p| &p.verdict));
-        of_calls.chain(limits.map(|p| &p.verdict))
+        of_calls.chain(limits.map(|p| &p.verdict)).chain(self.authentication.all().map(|p| &p.verdict))
     }
 
     fn tls_of(
@@ -85,28 +83,6 @@ pub(super) fn verdict(kind: Kind, meta: &kube::core::ObjectMeta, conditions: Vec
         generation: meta.generation.unwrap_or_default(),
         parents: vec![ParentVerdict { parent: None, conditions, shapes: BTreeSet::new() }],
     })
-}
-
-/// Reads a policy; a refused edition leaves in force what was.
-fn read_authorization(
-    world: &World,
-    policy: &AuthorizationPolicy,
-    before: Option<&Policy<v1::Authorization>>,
-) -> Option<Policy<v1::Authorization>> {
-    let (namespace, own) = (policy.metadata.namespace.as_ref()?, policy.metadata.name.as_ref()?);
-    let written = Scope::of(namespace, &policy.spec.target_refs, policy.spec.selector.as_ref());
-    let key = names::namespaced(namespace, own);
-    let fresh = written.check().and_then(|()| authorization(world, namespace, &key, &policy.spec));
-    let (force, reach, accepted) = match fresh {
-        Ok(wire) => (Some(wire), Some(written.clone()), Condition::accepted()),
-        Err(text) => {
-            let (force, reach) = before.map(|b| (b.force.clone(), b.reach.clone())).unwrap_or_default();
-            (force, reach, Condition::refused("Invalid", text))
-        }
-    };
-    let conditions = vec![accepted, Condition::resolved(&written.unresolved(world))];
-    let verdict = verdict(Kind::AuthorizationPolicy, &policy.metadata, conditions);
-    Some(Policy { written, reach, force, rank: (false, age(&policy.metadata)), uids: BTreeSet::new(), verdict })
 }
 
 fn read_tls(world: &World, policy: &MeshTls) -> Option<Policy<MeshTlsSpec>> {
@@ -149,7 +125,8 @@ pub fn compile(
         let at = SocketAddr::new(address, port.port).to_string();
         let (tls, tls_source) = guards.tls_of(world, members, uid, workload, port);
         let (server_names, service) = keys(world, members, uid, namespace, own, port.port);
-        let in_force = guards.authorization.in_force(world, members, uid, workload, port);
+        let in_force: Vec<_> = guards.authorization.in_force(world, members, uid, workload, port).collect();
+        let tokens = guards.authentication.in_force(world, members, uid, workload, port);
         let limited = guards.limits.in_force(world, members, uid, workload, port);
         v1::InboundPort {
             port: port.port.into(),
@@ -159,7 +136,9 @@ pub fn compile(
             protocol: super::endpoints::protocol(port.protocol).into(),
             tls: tls.into(),
             tls_source,
-            authorization: in_force.map(|(_, _, wire)| wire.clone()).collect(),
+            authorization_header: in_force.iter().any(|(_, _, force)| force.header),
+            authorization: in_force.into_iter().map(|(_, _, force)| force.wire.clone()).collect(),
+            request_authentication: tokens.map(|(_, _, wire)| wire.clone()).collect(),
             service,
             limits: None,
             rate_limits: limits::joined(uid, limited.map(|(_, _, wire)| wire)),
@@ -205,82 +184,4 @@ fn keys(world: &World, members: &Members, uid: &str, namespace: &str, own: &str,
     server_names.sort();
     server_names.dedup();
     (server_names, service)
-}
-
-fn authorization(
-    world: &World,
-    namespace: &str,
-    name: &str,
-    spec: &AuthorizationPolicySpec,
-) -> Result<v1::Authorization, String> {
-    let action = match spec.action {
-        Action::Allow => v1::Action::Allow,
-        Action::Deny => v1::Action::Deny,
-        Action::Audit => v1::Action::Audit,
-    };
-    let mut rules = Vec::new();
-    for (i, rule) in spec.rules.iter().enumerate() {
-        expand(world, namespace, i, rule, &mut rules);
-        if rules.len() > MAX_RULES {
-            return Err(format!("spec.rules[{i}]: more than {MAX_RULES} combinations of from and to"));
-        }
-    }
-    let wire = v1::Authorization { name: name.to_owned(), action: action.into(), rules };
-    let port = v1::InboundPort {
-        port: 80,
-        local: "127.0.0.1:80".into(),
-        authorization: vec![wire.clone()],
-        ..Default::default()
-    };
-    let identity = names::identity(&world.mesh.trust_domain, "probe", "probe");
-    let probe = v1::Inbound { workload: "probe/probe".into(), identity, ports: vec![port], ..Default::default() };
-    match weft_policy::config::Inbound::from_wire(&probe) {
-        Ok(_) => Ok(wire),
-        Err(refusal) => {
-            let inner = refusal.field.strip_prefix("ports[0].authorization[0].").unwrap_or(&refusal.field);
-            Err(format!("spec.{inner}: {}", refusal.reason))
-        }
-    }
-}
-
-/// One rule with lists of sources and operations becomes one for each pair.
-fn expand(world: &World, namespace: &str, i: usize, rule: &AuthorizationRule, out: &mut Vec<v1::AuthorizationRule>) {
-    let name = rule.name.clone().unwrap_or_else(|| format!("rules[{i}]"));
-    let anyone = [Source::default()];
-    let anything = [crate::kinds::Operation::default()];
-    let from = if rule.from.is_empty() { &anyone[..] } else { &rule.from };
-    let to = if rule.to.is_empty() { &anything[..] } else { &rule.to };
-    for source in from {
-        // A caller must be in both lists; where none can be, the pair matches nobody.
-        let Some(identities) = identities(world, namespace, source) else { continue };
-        for operation in to {
-            out.push(v1::AuthorizationRule {
-                name: name.clone(),
-                identities: identities.clone(),
-                namespaces: source.namespaces.clone(),
-                methods: operation.methods.clone(),
-                paths: operation.paths.clone(),
-            });
-        }
-    }
-}
-
-/// The identities of a source; empty: anyone. `None`: nobody.
-fn identities(world: &World, namespace: &str, source: &Source) -> Option<Vec<String>> {
-    if source.service_accounts.is_empty() {
-        return Some(source.identities.clone());
-    }
-    let accounts = source.service_accounts.iter().map(|account| {
-        let (namespace, account) = account.split_once('/').unwrap_or((namespace, account));
-        names::identity(&world.mesh.trust_domain, namespace, account)
-    });
-    let listed = |id: &String| {
-        source.identities.is_empty()
-            || source.identities.iter().any(|pattern| match pattern.strip_suffix('*') {
-                Some(prefix) => id.starts_with(prefix),
-                None => id == pattern,
-            })
-    };
-    let both: Vec<String> = accounts.filter(listed).collect();
-    (!both.is_empty()).then_some(both)
 }

@@ -9,6 +9,7 @@ use rand::{RngExt as _, SeedableRng};
 use serde_json::{Value, json};
 
 const NAMESPACES: [&str; 2] = ["shop", "bank"];
+const ISSUERS: [&str; 2] = ["https://a.test/jwks", "https://b.test/jwks"];
 const NAMES: [&str; 4] = ["cart", "catalog", "orders", "web"];
 
 fn pick<'a>(random: &mut StdRng, of: &[&'a str]) -> &'a str {
@@ -31,6 +32,7 @@ fn object(random: &mut StdRng, faults: bool) -> Value {
         "RateLimitPolicy",
         "AuthorizationPolicy",
         "MeshTLS",
+        "RequestAuthentication",
     ];
     let kind = pick(random, &kinds);
     let bad = faults && random.random_bool(0.2);
@@ -201,6 +203,8 @@ fn policy(random: &mut StdRng, kind: &str, bad: bool) -> Value {
     }
     if kind == "MeshTLS" {
         spec["mode"] = pick(random, &["Strict", "Permissive"]).into();
+    } else if kind == "RequestAuthentication" {
+        spec["rules"] = json!([{"issuer": pick(random, &NAMES), "jwksUri": pick(random, &ISSUERS)}]);
     } else {
         spec["action"] = pick(random, &["Allow", "Deny"]).into();
         spec["rules"] = json!([{"from": [{"namespaces": [pick(random, &NAMESPACES)]}]}]);
@@ -210,6 +214,12 @@ fn policy(random: &mut StdRng, kind: &str, bad: bool) -> Value {
 
 /// Replaces, adds or removes an object.
 fn edit(world: &mut World, random: &mut StdRng, created: i64, faults: bool) {
+    if random.random_bool(0.05) {
+        let keys = random.random_bool(0.7).then(|| pick(random, &NAMES).into());
+        let failure = random.random_bool(0.3).then(|| "down".to_owned());
+        world.jwks.insert(pick(random, &ISSUERS).to_owned(), Arc::new(crate::world::jwks::Jwks { keys, failure }));
+        return;
+    }
     let object = object(random, faults);
     if random.random_bool(0.3) {
         let key = key(&object);
@@ -220,6 +230,7 @@ fn edit(world: &mut World, random: &mut StdRng, created: i64, faults: bool) {
             "AuthorizationPolicy" => drop(world.authorization.remove(&key)),
             "MeshTLS" => drop(world.mesh_tls.remove(&key)),
             "RateLimitPolicy" => drop(world.limits.remove(&key)),
+            "RequestAuthentication" => drop(world.authentication.remove(&key)),
             route => {
                 let kind = Kind::ROUTES.into_iter().find(|k| k.name() == route).unwrap();
                 of_kind(world, kind).remove(&key);

@@ -1,14 +1,16 @@
 //! The compiler: the world in, the resources that sidecars hold and the verdicts that people read out.
 //!
 //! Deterministic: no I/O, no clock, no randomness, no map order. One file a kind: [`service`], [`route`] (read by [`route_spec`]),
-//! [`endpoints`] (whose they are says [`members`]), [`traffic`], [`inbound`] (authorization and MeshTLS, with the rate limits of `limits`; what
-//! they reach says `scope`), [`mesh`]. Whatever is put out has passed `weft_policy::config`, so that no sidecar refuses it; an object that did not pass keeps what it
+//! [`endpoints`] (whose they are says [`members`]), [`traffic`], [`inbound`] (MeshTLS, with `authorization`, `authentication` and the rate limits of
+//! `limits`; what they reach says `scope`), [`mesh`]. Whatever is put out has passed `weft_policy::config`, so that no sidecar refuses it; an object that did not pass keeps what it
 //! last compiled to and is told so.
 //!
 //! A [`Compiler`] remembers the world that it compiled last. What differs in the next one decides what is made anew: each kind says which
 //! services and workloads its change concerns, those are compiled again, everything else is taken over. What comes out is what a compilation
 //! from nothing would have given (the tests of `incremental` assert it). Nothing here knows of streams or of the API server.
 
+mod authentication;
+mod authorization;
 pub mod condition;
 pub mod endpoints;
 pub mod inbound;
@@ -79,9 +81,27 @@ pub(crate) struct Change {
     authorization: BTreeSet<String>,
     mesh_tls: BTreeSet<String>,
     limits: BTreeSet<String>,
+    authentication: BTreeSet<String>,
 }
 
 impl Change {
+    /// Objects that changed, and those whose keys did.
+    fn authentication(all: bool, before: &World, world: &World) -> BTreeSet<String> {
+        let (was, is) = (&before.authentication, &world.authentication);
+        if all {
+            return was.keys().chain(is.keys()).cloned().collect();
+        }
+        let mut names: BTreeSet<String> =
+            is.changes(was, Arc::ptr_eq).into_iter().map(|(name, _, _)| name.clone()).collect();
+        let keys: BTreeSet<&String> =
+            world.jwks.changes(&before.jwks, Arc::ptr_eq).into_iter().map(|(address, _, _)| address).collect();
+        if !keys.is_empty() {
+            let affected = is.iter().filter(|(_, policy)| authentication::addresses(policy).any(|a| keys.contains(a)));
+            names.extend(affected.map(|(name, _)| name.clone()));
+        }
+        names
+    }
+
     fn between(before: &World, world: &World) -> Self {
         // Names, identities and everything that holds some differ with the mesh: all is made anew.
         // What sidecars are to trust is a resource of its own.
@@ -105,6 +125,7 @@ impl Change {
             authorization: names(all, &before.authorization, &world.authorization),
             mesh_tls: names(all, &before.mesh_tls, &world.mesh_tls),
             limits: names(all, &before.limits, &world.limits),
+            authentication: Self::authentication(all, before, world),
         }
     }
 }

@@ -193,3 +193,76 @@ fn a_traffic_policy_that_no_server_checked_is_checked_here() {
         assert_eq!(port(&output)["frontend"], json!({}), "nothing of it is in force");
     }
 }
+
+const KEYS: &str =
+    r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"a","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+
+const LOGIN: &str = r#"
+kind: RequestAuthentication
+metadata: {name: login}
+spec: {targetRefs: [{kind: Service, name: catalog}], rules: [{issuer: a, jwksUri: "https://id.test/jwks"}]}"#;
+
+#[test]
+fn keys_are_pushed_once_they_are_fetched_and_stay_when_a_fetch_fails() {
+    let mut world = world(&format!("{SHOP}\n---\n{}", LOGIN.trim()));
+    let fetched = |keys: Option<&str>, failure: Option<&str>| {
+        Arc::new(crate::world::jwks::Jwks { keys: keys.map(Into::into), failure: failure.map(str::to_owned) })
+    };
+    let pushed = |output: &Output| {
+        let port = &output.inbound["shop/catalog-1"].ports[0];
+        let condition = condition(output, "login", "JwksFetched");
+        (port.request_authentication[0].rules[0].jwks.clone(), condition.status, condition.reason)
+    };
+    let (output, last) = compile(&world, &LastGood::default());
+    assert_eq!(pushed(&output), (String::new(), false, "Pending"), "it holds before there are keys");
+    assert!(condition(&output, "login", "Accepted").status);
+    for (keys, failure, wanted) in [
+        (None, Some("answered 500"), (String::new(), false, "FetchFailed")),
+        (Some(KEYS), None, (KEYS.to_owned(), true, "JwksFetched")),
+        (Some(KEYS), Some("answered 500"), (KEYS.to_owned(), false, "FetchFailed")),
+    ] {
+        world.jwks.insert("https://id.test/jwks".into(), fetched(keys, failure));
+        let (output, _) = compile(&world, &last);
+        assert_eq!(pushed(&output), wanted);
+    }
+    let (output, _) = compile(&world, &last);
+    let said = &condition(&output, "login", "JwksFetched").message;
+    assert!(said.contains("https://id.test/jwks: answered 500; the last good keys stay"), "{said}");
+}
+
+#[test]
+fn a_mistake_in_a_policy_about_callers_is_named_by_its_field() {
+    let refused = |kind: &str, spec: &str| {
+        let (output, _) = with(&format!("kind: {kind}\nmetadata: {{name: p}}\nspec: {spec}"));
+        let accepted = condition(&output, "p", "Accepted").clone();
+        assert_eq!((accepted.status, accepted.reason), (false, "Invalid"), "{spec}");
+        accepted.message
+    };
+    for (spec, field) in [
+        ("{rules: [{from: [{identities: [cart]}]}]}", "spec.rules[0].from[0].identities[0]"),
+        ("{rules: [{}, {from: [{}, {serviceAccounts: ['*']}]}]}", "spec.rules[1].from[1].serviceAccounts[0]"),
+        ("{rules: [{from: [{ipBlocks: [10.0.0.1/8]}]}]}", "spec.rules[0].from[0].ipBlocks[0]"),
+        ("{rules: [{to: [{notPaths: ['/a/../b']}]}]}", "spec.rules[0].to[0].notPaths[0]"),
+        ("{rules: [{to: [{hosts: ['a b']}]}]}", "spec.rules[0].to[0].hosts[0]"),
+        ("{rules: [{when: [{key: remote.ip, values: [192.0.2.1]}]}]}", "spec.rules[0].when[0].key"),
+        ("{rules: [{when: [{key: source.ip, notValues: [x]}]}]}", "spec.rules[0].when[0].notValues[0]"),
+        ("{rules: [{when: [{key: source.ip}]}]}", "spec.rules[0].when[0].values"),
+    ] {
+        let message = refused("AuthorizationPolicy", spec);
+        assert!(message.starts_with(&format!("{field}: ")), "{spec}: {message}");
+    }
+    for (rule, field) in [
+        ("{issuer: a}", "jwksUri"),
+        ("{issuer: a, jwks: '{}', jwksUri: 'https://id.test/'}", "jwksUri"),
+        ("{issuer: a, jwks: '{}'}", "jwks"),
+        ("{issuer: a, jwks: '{\"keys\": [{\"kty\": \"oct\", \"k\": \"AAAA\"}]}'}", "jwks"),
+        ("{issuer: a, jwksUri: 'http://id.test/'}", "jwksUri"),
+        ("{issuer: a, jwksUri: 'https://user@id.test/'}", "jwksUri"),
+        ("{issuer: a, jwksUri: 'file:///etc/passwd'}", "jwksUri"),
+        ("{issuer: a, jwksUri: 'https://id.test/', fromHeaders: [{name: 'a b'}]}", "fromHeaders[0].name"),
+        ("{issuer: a, jwksUri: 'https://id.test/', clockSkew: 2h}", "clockSkew"),
+    ] {
+        let message = refused("RequestAuthentication", &format!("{{rules: [{rule}]}}"));
+        assert!(message.starts_with(&format!("spec.rules[0].{field}: ")), "{rule}: {message}");
+    }
+}

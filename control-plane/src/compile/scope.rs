@@ -147,8 +147,10 @@ impl<F> Policy<F> {
         if !same(&self.verdict)
             && let Some(parent) = Arc::make_mut(&mut self.verdict).parents.first_mut()
         {
-            parent.conditions.truncate(1);
-            parent.conditions.push(resolved);
+            match parent.conditions.get_mut(1) {
+                Some(place) => *place = resolved,
+                None => parent.conditions.push(resolved),
+            }
         }
     }
 

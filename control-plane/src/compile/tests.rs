@@ -67,6 +67,7 @@ fn add(world: &mut World, object: Value, created: i64) {
         "AuthorizationPolicy" => drop(world.authorization.insert(key, typed(&object))),
         "MeshTLS" => drop(world.mesh_tls.insert(key, typed(&object))),
         "RateLimitPolicy" => drop(world.limits.insert(key, typed(&object))),
+        "RequestAuthentication" => drop(world.authentication.insert(key, typed(&object))),
         other => {
             let kind = Kind::ROUTES.into_iter().find(|k| k.name() == other).unwrap_or_else(|| panic!("{other}"));
             let route = Route {
@@ -510,11 +511,11 @@ spec: {targetRefs: [{kind: Service, name: catalog}], selector: {}}"#,
     assert_eq!(names("shop/catalog-1"), ["shop/everyone"]);
     assert_eq!(names("shop/catalog-2"), ["shop/catalog", "shop/everyone"]);
     let rules = &output.inbound["shop/catalog-2"].ports[0].authorization[0].rules;
-    assert_eq!(rules.len(), 2, "nobody is in both lists of the second source: it matches nobody, not everybody");
-    let cart = "spiffe://weft.local/ns/shop/sa/cart".to_owned();
-    assert_eq!(rules[0].identities, [cart, "spiffe://weft.local/ns/bank/sa/teller".into()]);
+    let accounts = |i: usize| rules[0].from[i].service_accounts.join(" ");
+    assert_eq!((accounts(0), accounts(1)), ("shop/cart bank/teller".into(), "shop/cart".into()));
+    assert_eq!(rules[0].from[1].identities, ["spiffe://weft.local/ns/x/*"], "both lists must hold");
     assert_eq!(
-        (rules[0].methods.as_slice(), rules[1].paths.as_slice()),
+        (rules[0].to[0].methods.as_slice(), rules[0].to[1].paths.as_slice()),
         (&["GET".into()][..], &["/items/*".into()][..])
     );
     assert_eq!(condition(&output, "both", "Accepted").reason, "Invalid");

@@ -146,6 +146,16 @@ pub(super) fn authorization_policy() -> Vec<Column> {
     ]
 }
 
+pub(super) fn request_authentication() -> Vec<Column> {
+    vec![
+        text("Issuers", |o| list(&o["spec"]["rules"], |rule| string(&rule["issuer"]))),
+        text("Targets", targets),
+        text("Accepted", |o| condition(o, "Accepted")),
+        AGE,
+        wide("Keys", |o| condition(o, "JwksFetched")),
+    ]
+}
+
 pub(super) fn mesh_tls() -> Vec<Column> {
     vec![
         text("Mode", |o| string(&o["spec"]["mode"])),

@@ -33,8 +33,9 @@ pub use limits::{RateLimit, RateLimitKey, RateLimitPolicy, RateLimitPolicySpec, 
 pub use refs::{PolicyStatus, TargetRef};
 pub use registry::{Kind, all, find, find_kind, metadata_schema};
 pub use security::{
-    Action, AuthorizationPolicy, AuthorizationPolicySpec, AuthorizationRule, MeshTls, MeshTlsSpec, Operation, PortTls,
-    Source, TlsMode,
+    Action, AuthorizationCondition, AuthorizationPolicy, AuthorizationPolicySpec, AuthorizationRule, ClaimHeader,
+    MeshTls, MeshTlsSpec, Operation, PortTls, RequestAuthentication, RequestAuthenticationSpec, Source, TlsMode,
+    TokenHeader, TokenRule,
 };
 pub use tcproutes::TcpRoute;
 pub use tlsroutes::TlsRoute;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     AuthorizationPolicy, EndpointSlice, GATEWAY_GROUP, GROUP, GrpcRoute, HttpRoute, MeshTls, Namespace,
-    RateLimitPolicy, Service, ServiceAccount, TcpRoute, TlsRoute, TrafficPolicy, Workload,
+    RateLimitPolicy, RequestAuthentication, Service, ServiceAccount, TcpRoute, TlsRoute, TrafficPolicy, Workload,
     check::{self, Findings},
     column::{self, Column},
     routes, structural,
@@ -273,6 +273,16 @@ fn build() -> Vec<Kind> {
             structural::borrowing(&RateLimitPolicy::crd(), &["spec.limits[].matches"]),
             column::rate_limit_policy(),
             check::rate_limit_policy,
+        ),
+        weft(
+            "RequestAuthentication",
+            "requestauthentications",
+            "requestauthentication",
+            &["reqauth"],
+            Naming::Subdomain,
+            structural::derived(&RequestAuthentication::crd()),
+            column::request_authentication(),
+            check::request_authentication,
         ),
         weft(
             "TrafficPolicy",

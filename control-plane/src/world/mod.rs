@@ -2,8 +2,9 @@
 //!
 //! A [`World`] is a value: the reflectors of [`watch`] give a new one whenever something changed, and successive ones share what did not
 //! ([`table`]), so that the difference between two is found without reading either. [`reconcile`] turns worlds
-//! into what is offered, [`status`] tells objects their fate. What objects mean for sidecars is decided in [`crate::compile`] alone.
+//! into what is offered, [`status`] tells objects their fate, [`jwks`] fetches the keys of issuers. What objects mean for sidecars is decided in [`crate::compile`] alone.
 
+pub mod jwks;
 pub mod reconcile;
 pub mod status;
 pub mod table;
@@ -12,7 +13,9 @@ pub mod watch;
 pub use table::Table;
 
 use crate::compile::Kind;
-use crate::kinds::{AuthorizationPolicy, MeshTls, Phase, RateLimitPolicy, Service, TrafficPolicy, Workload};
+use crate::kinds::{
+    AuthorizationPolicy, MeshTls, Phase, RateLimitPolicy, RequestAuthentication, Service, TrafficPolicy, Workload,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::ObjectMeta;
 use std::collections::BTreeMap;
@@ -90,6 +93,10 @@ pub struct World {
     pub mesh_tls: Table<Arc<MeshTls>>,
     /// RateLimitPolicies.
     pub limits: Table<Arc<RateLimitPolicy>>,
+    /// RequestAuthentications.
+    pub authentication: Table<Arc<RequestAuthentication>>,
+    /// Keys of issuers, by the address that they come from.
+    pub jwks: Table<Arc<jwks::Jwks>>,
 }
 
 impl World {
@@ -101,7 +108,11 @@ impl World {
             Kind::GrpcRoute => Some(&self.grpc_routes),
             Kind::TlsRoute => Some(&self.tls_routes),
             Kind::TcpRoute => Some(&self.tcp_routes),
-            Kind::TrafficPolicy | Kind::AuthorizationPolicy | Kind::MeshTls | Kind::RateLimitPolicy => None,
+            Kind::TrafficPolicy
+            | Kind::AuthorizationPolicy
+            | Kind::MeshTls
+            | Kind::RateLimitPolicy
+            | Kind::RequestAuthentication => None,
         }
     }
 

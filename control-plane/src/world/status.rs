@@ -6,7 +6,8 @@
 use super::reconcile::{Compiled, settle};
 use crate::compile::{Kind, ParentVerdict, Verdict};
 use crate::kinds::{
-    AuthorizationPolicy, GrpcRoute, HttpRoute, MeshTls, RateLimitPolicy, TcpRoute, TlsRoute, TrafficPolicy,
+    AuthorizationPolicy, GrpcRoute, HttpRoute, MeshTls, RateLimitPolicy, RequestAuthentication, TcpRoute, TlsRoute,
+    TrafficPolicy,
 };
 use crate::xds::Convergence;
 use crate::xds::convergence::Progress;
@@ -114,6 +115,7 @@ pub(super) fn resource(kind: Kind) -> ApiResource {
         Kind::AuthorizationPolicy => ApiResource::erase::<AuthorizationPolicy>(&()),
         Kind::MeshTls => ApiResource::erase::<MeshTls>(&()),
         Kind::RateLimitPolicy => ApiResource::erase::<RateLimitPolicy>(&()),
+        Kind::RequestAuthentication => ApiResource::erase::<RequestAuthentication>(&()),
     }
 }
 
@@ -237,6 +239,7 @@ fn there(latest: &Compiled, verdict: &Verdict) -> Value {
         Kind::AuthorizationPolicy => json(world.authorization.get(&key).and_then(|o| o.status.as_ref())),
         Kind::MeshTls => json(world.mesh_tls.get(&key).and_then(|o| o.status.as_ref())),
         Kind::RateLimitPolicy => json(world.limits.get(&key).and_then(|o| o.status.as_ref())),
+        Kind::RequestAuthentication => json(world.authentication.get(&key).and_then(|o| o.status.as_ref())),
     }
 }
 

@@ -3,9 +3,12 @@
 //! [`Reflectors`] owns the watch tasks and the caches they fill, and gives a [`World`] on request: copies of the caches, which share what
 //! they hold. Until every kind was listed once there is no world: a half-known one would withdraw what the other half holds.
 
+use super::jwks;
 use super::{Mesh, Route, Table, World, created, status};
 use crate::compile::Kind;
-use crate::kinds::{AuthorizationPolicy, MeshTls, RateLimitPolicy, Service, TrafficPolicy, Workload};
+use crate::kinds::{
+    AuthorizationPolicy, MeshTls, RateLimitPolicy, RequestAuthentication, Service, TrafficPolicy, Workload,
+};
 use futures_util::StreamExt;
 use kube::api::{Api, DynamicObject};
 use kube::runtime::watcher::Event;
@@ -60,17 +63,26 @@ pub struct Reflectors {
     authorization: Arc<Cache<Arc<AuthorizationPolicy>>>,
     mesh_tls: Arc<Cache<Arc<MeshTls>>>,
     limits: Arc<Cache<Arc<RateLimitPolicy>>>,
+    authentication: Arc<Cache<Arc<RequestAuthentication>>>,
+    jwks: jwks::Shared,
     changed: watch::Receiver<u64>,
     tasks: JoinSet<()>,
 }
 
 impl Reflectors {
-    /// Starts watching every kind.
+    /// Starts watching every kind, and fetching the keys of issuers.
     #[must_use]
-    pub fn start(client: &kube::Client) -> Self {
+    pub fn start(client: &kube::Client, keys: jwks::Settings) -> Self {
         let mut tasks = JoinSet::new();
         let (dirty, changed) = watch::channel(0);
         let dirty = Arc::new(dirty);
+        let authentication: Arc<Cache<Arc<RequestAuthentication>>> = typed(client, &mut tasks, &dirty);
+        let jwks = jwks::Shared::default();
+        let (cache, shared, changes, news) = (authentication.clone(), jwks.clone(), changed.clone(), dirty.clone());
+        tasks.spawn(async move {
+            let wanted = || jwks::addresses(cache.now.lock().iter().map(|(_, policy)| policy.as_ref()));
+            jwks::follow(keys, wanted, shared, changes, || news.send_modify(|n| *n += 1)).await;
+        });
         Self {
             services: typed(client, &mut tasks, &dirty),
             workloads: typed(client, &mut tasks, &dirty),
@@ -82,6 +94,8 @@ impl Reflectors {
             authorization: typed(client, &mut tasks, &dirty),
             mesh_tls: typed(client, &mut tasks, &dirty),
             limits: typed(client, &mut tasks, &dirty),
+            authentication,
+            jwks,
             changed,
             tasks,
         }
@@ -107,7 +121,8 @@ impl Reflectors {
         self.traffic.ready().await?;
         self.authorization.ready().await?;
         self.mesh_tls.ready().await?;
-        self.limits.ready().await
+        self.limits.ready().await?;
+        self.authentication.ready().await
     }
 
     /// How many watch tasks are alive: all of them, or something is badly wrong.
@@ -131,6 +146,8 @@ impl Reflectors {
             authorization: self.authorization.copy(),
             mesh_tls: self.mesh_tls.copy(),
             limits: self.limits.copy(),
+            authentication: self.authentication.copy(),
+            jwks: self.jwks.lock().clone(),
         }
     }
 }

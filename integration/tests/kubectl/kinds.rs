@@ -103,6 +103,14 @@ const KINDS: &[Kind] = &[
         to: "requests: 20",
         seen: ("{.spec.limits[0].requests}", "20"),
     },
+    Kind {
+        name: "requestauthentication",
+        full: "requestauthentication.weft.mesh",
+        yaml: "apiVersion: weft.mesh/v1alpha1\nkind: RequestAuthentication\nmetadata: {name: one, namespace: loom, labels: {app: one}}\nspec: {targetRefs: [{kind: Service, name: one}], rules: [{issuer: 'https://id.test', jwksUri: 'https://id.test/jwks'}]}\n",
+        from: "issuer: 'https://id.test'",
+        to: "issuer: 'https://id2.test'",
+        seen: ("{.spec.rules[0].issuer}", "https://id2.test"),
+    },
 ];
 
 const NAMESPACE: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: loom, labels: {app: one}}\n";

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderValue, Method};
+use weft_policy::authorize::Connection;
 use weft_policy::balance::{Algorithm, Balancer, Load, Roster, View};
 use weft_policy::breaker::{self, Breaker, Ejections, Outcome};
 use weft_policy::config::{Health, Inbound, Service};
@@ -113,13 +114,31 @@ fn routing_a_call_allocates_nothing() {
 
 #[test]
 fn authorizing_a_call_allocates_nothing() {
-    let rule = v1::AuthorizationRule {
+    const CART: &str = "spiffe://weft.local/ns/shop/sa/cart";
+    let mut headers = http::HeaderMap::new();
+    headers.insert(http::header::HOST, http::HeaderValue::from_static("api.SHOP.test:8080"));
+    headers.insert("x-tenant", http::HeaderValue::from_static("acme"));
+    let source = v1::AuthorizationSource {
         identities: vec!["spiffe://weft.local/ns/shop/*".into()],
         namespaces: vec!["shop".into()],
-        methods: vec!["GET".into()],
-        paths: vec!["/items/*".into()],
+        not_ip_blocks: vec!["192.0.2.0/24".into(), "2001:db8::/32".into()],
+        not_request_principals: vec!["*".into()],
         ..Default::default()
     };
+    let operation = v1::AuthorizationOperation {
+        hosts: vec!["*.Shop.test".into()],
+        ports: vec![80],
+        methods: vec!["GET".into()],
+        paths: vec!["/items/*".into(), "/users/{*}/items/{**}".into()],
+        ..Default::default()
+    };
+    let tenant = v1::AuthorizationCondition {
+        key: "request.headers[x-tenant]".into(),
+        values: vec!["a*".into()],
+        not_values: vec!["*z".into()],
+    };
+    let rule =
+        v1::AuthorizationRule { from: vec![source], to: vec![operation], when: vec![tenant], ..Default::default() };
     let policy = v1::Authorization { name: "shop/p".into(), action: v1::Action::Allow.into(), rules: vec![rule] };
     let wire = v1::Inbound {
         workload: "shop/catalog-1".into(),
@@ -136,10 +155,13 @@ fn authorizing_a_call_allocates_nothing() {
     let inbound = Inbound::from_wire(&wire).unwrap();
     let count = allocations(|| {
         let port = inbound.by_authority("192.0.2.1:80").unwrap();
-        let peer = Some("spiffe://weft.local/ns/shop/sa/cart");
-        assert!(port.authorization.connection(peer).is_allowed());
-        assert!(port.authorization.request(peer, "GET", "/items/7").is_allowed());
-        assert!(!port.authorization.request(None, "GET", "/items/7").is_allowed());
+        let peer = Connection { address: Some([198, 51, 100, 7].into()), ..Connection::of(CART) };
+        assert!(port.authorization.connection(&peer).is_allowed());
+        for target in ["/items/7", "/users/7/items/8?a=b"] {
+            let call = Head::new("GET", target, &headers);
+            assert!(port.authorization.request(&peer, &call, None).is_allowed(), "{target}");
+            assert!(!port.authorization.request(&Connection::default(), &call, None).is_allowed(), "{target}");
+        }
     });
     assert_eq!(count, 0);
 }

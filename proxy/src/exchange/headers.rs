@@ -19,9 +19,13 @@ pub const WEFT_ERROR: HeaderName = HeaderName::from_static("weft-error");
 /// On an answer of a peer's sidecar: its application certainly did not see the request, so it may be sent again.
 pub const WEFT_UNSENT: HeaderName = HeaderName::from_static("weft-unsent");
 
+/// Which rule decided on a call: `deny shop/readers rules[0]`. On answers of a sidecar whose policies ask for it.
+pub const WEFT_AUTHORIZATION: HeaderName = HeaderName::from_static("weft-authorization");
+
 /// Names that belong to the mesh.
 const OURS: Set =
-    Set::of(&[Known::WeftDeadlineMs, Known::WeftSource, Known::WeftError, Known::WeftUnsent]).and(Set::OTHER_WEFT);
+    Set::of(&[Known::WeftDeadlineMs, Known::WeftSource, Known::WeftError, Known::WeftUnsent, Known::WeftAuthorization])
+        .and(Set::OTHER_WEFT);
 
 /// Makes a request ready for the next hop and returns the deadline that its caller passed on.
 pub(super) fn prepare(head: &mut RequestHead, plan: &Plan<'_>, seen: &mut Observation<'_>, now: Instant) -> Deadline {
@@ -117,7 +121,7 @@ pub(super) fn address(
 /// Makes a response ready for the caller: `weft-*` of an application are its own invention, those of a peer's sidecar explain an error.
 pub(super) fn answer(head: &mut ResponseHead, trusted: bool) {
     head.headers.strip_hop_by_hop();
-    let kept = if trusted { Set::of(&[Known::WeftError]) } else { Set::default() };
+    let kept = if trusted { Set::of(&[Known::WeftError, Known::WeftAuthorization]) } else { Set::default() };
     head.headers.remove_all(OURS.without(kept));
 }
 

@@ -14,7 +14,7 @@ mod headers;
 mod hedge;
 mod mirror;
 pub(crate) use answer::Answer;
-pub(crate) use headers::View;
+pub(crate) use headers::{View, WEFT_AUTHORIZATION};
 
 pub mod observe;
 pub mod reply;
@@ -33,12 +33,14 @@ use crate::telemetry::{Direction, Telemetry};
 use attempt::Step;
 use body::Replay;
 use decide::{Decided, Instead, More, Way, decide};
+use http::HeaderValue;
 use observe::Observation;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stream::Flow;
 pub use stream::Timers;
+use weft_policy::authorize::Connection;
 use weft_policy::config::{Frontend, Protocol};
 use weft_policy::deadline::Deadline;
 use weft_policy::limit::Bulkhead;
@@ -102,6 +104,8 @@ pub enum Plan<'p> {
         protocol: Protocol,
         /// Who calls.
         peer: &'p Peer,
+        /// Why it may.
+        ruling: Ruling<'p>,
         /// What its answer carries besides what the application says.
         marks: Option<&'p HeaderEdit>,
     },
@@ -114,6 +118,46 @@ pub struct Peer {
     pub identity: Option<Arc<str>>,
     /// "namespace/name" for metrics: what the peer's sidecar says, within what its identity allows.
     pub source: Arc<str>,
+    /// Its address.
+    pub address: Option<IpAddr>,
+    /// What it asked for in TLS, in lower case.
+    pub server_name: Option<Arc<str>>,
+}
+
+/// What admitted a call or refused it. Empty: nothing restricts the port.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ruling<'p> {
+    /// `allow` or `deny`.
+    pub verdict: &'static str,
+    /// "namespace/name" of the policy.
+    pub policy: &'p str,
+    /// Its rule, where one decided; of a token that was refused the reason.
+    pub rule: &'p str,
+    /// Whether the answer says so.
+    pub shown: bool,
+}
+
+impl Ruling<'_> {
+    /// What the answer says of it.
+    #[must_use]
+    pub fn mark(&self) -> Option<HeaderValue> {
+        if !self.shown || self.policy.is_empty() {
+            return None;
+        }
+        HeaderValue::try_from(format!("{} {} {}", self.verdict, self.policy, self.rule).trim_end()).ok()
+    }
+}
+
+impl Peer {
+    /// What authorization may know of the connection.
+    #[must_use]
+    pub fn connection(&self) -> Connection<'_> {
+        Connection {
+            identity: self.identity.as_deref(),
+            address: self.address,
+            server_name: self.server_name.as_deref(),
+        }
+    }
 }
 
 impl Plan<'_> {
@@ -222,8 +266,22 @@ impl Exchange {
         head: &RequestHead,
         reply: &mut Reply<'_>,
     ) {
+        self.turn_away_by(Ruling::default(), direction, peer, error, head, reply).await;
+    }
+
+    /// The same, of a call that a policy refused.
+    pub async fn turn_away_by(
+        &self,
+        ruling: Ruling<'_>,
+        direction: Direction,
+        peer: Option<&Peer>,
+        error: &ProxyError,
+        head: &RequestHead,
+        reply: &mut Reply<'_>,
+    ) {
         let flow = Flow::default();
         let mut seen = Observation::unrouted(self, direction, head, &flow);
+        seen.ruled(ruling);
         if let Some(peer) = peer {
             seen.called_by(peer);
         }
@@ -445,7 +503,8 @@ async fn refuse(error: &ProxyError, head: &RequestHead, reply: &mut Reply<'_>, s
     let grpc = seen.grpc().filter(|grpc| !unread(grpc));
     let sent = if !reply.started() {
         seen.replied(error, grpc.is_some());
-        reply::local(error, grpc, head, seen.marks.as_deref(), reply).await
+        let marks = reply::Marks { policy: seen.marks.as_deref(), authorization: seen.mark() };
+        reply::local(error, grpc, head, marks, reply).await
     } else if grpc == Some(Grpc::Native) && head.version == Version::Http2 {
         // The status may still be told: better than a reset, which clients read as INTERNAL or CANCELLED.
         seen.outcome.grpc_status = Some(error.grpc_status().into());

@@ -4,13 +4,13 @@
 
 use super::stream::Flow;
 use super::web;
-use super::{Exchange, Peer, Plan};
+use super::{Exchange, Peer, Plan, Ruling};
 use crate::codec::{ByteStr, Grpc, RequestHead, Version};
 use crate::endpoint::Pick;
 use crate::error::{Kind, ProxyError};
 use crate::telemetry::access_log::Record;
 use crate::telemetry::{Direction, Key, Outcome};
-use http::Method;
+use http::{HeaderValue, Method};
 use std::sync::Arc;
 use std::time::Instant;
 use weft_policy::route::{HeaderEdit, Rule};
@@ -29,6 +29,7 @@ pub struct Observation<'e> {
     protocol: &'static str,
     grpc: Option<Grpc>,
     mtls: bool,
+    ruling: Ruling<'e>,
     endpoint: Option<Arc<str>>,
     destination_identity: Option<Arc<str>>,
     method: Method,
@@ -51,11 +52,12 @@ pub struct Observation<'e> {
 }
 
 impl<'e> Observation<'e> {
-    pub(super) fn begin(exchange: &'e Exchange, plan: &Plan<'_>, head: &RequestHead, flow: &'e Flow) -> Self {
+    pub(super) fn begin(exchange: &'e Exchange, plan: &Plan<'e>, head: &RequestHead, flow: &'e Flow) -> Self {
         let mut seen = Self::unrouted(exchange, plan.direction(), head, flow);
         seen.destination = Arc::clone(plan.service());
-        if let Plan::Inbound { peer, .. } = plan {
+        if let Plan::Inbound { peer, ruling, .. } = plan {
             seen.called_by(peer);
+            seen.ruling = *ruling;
         }
         seen
     }
@@ -83,6 +85,7 @@ impl<'e> Observation<'e> {
             protocol,
             grpc,
             mtls: false,
+            ruling: Ruling::default(),
             endpoint: None,
             destination_identity: None,
             method: head.method.clone(),
@@ -105,6 +108,16 @@ impl<'e> Observation<'e> {
         self.source = Arc::clone(&peer.source);
         self.source_identity.clone_from(&peer.identity);
         self.mtls = peer.identity.is_some();
+    }
+
+    /// What let the call in, or kept it out.
+    pub(super) const fn ruled(&mut self, ruling: Ruling<'e>) {
+        self.ruling = ruling;
+    }
+
+    /// What the answer says of it.
+    pub(super) fn mark(&self) -> Option<HeaderValue> {
+        self.ruling.mark()
     }
 
     /// What moved.
@@ -252,6 +265,8 @@ impl Drop for Observation<'_> {
             bytes_received: self.outcome.received,
             bytes_sent: self.outcome.sent,
             duration: self.outcome.duration,
+            policy: self.ruling.policy,
+            rule: self.ruling.rule,
             reason: self.outcome.reason,
             detail: &self.detail,
         });

@@ -3,7 +3,7 @@
 //! gRPC gets a Trailers-Only response (gRPC over HTTP/2, "Responses") with HTTP status 200, gRPC-Web the same as a frame; everybody else the
 //! HTTP status, a line of text, and `weft-error`. What an error means is decided in `error`, never here.
 
-use super::headers::{self, WEFT_ERROR, WEFT_UNSENT};
+use super::headers::{self, WEFT_AUTHORIZATION, WEFT_ERROR, WEFT_UNSENT};
 use super::web;
 use crate::codec::{Grpc, Headers, Known, Reply, RequestHead, ResponseHead};
 use crate::error::{Kind, ProxyError, Sent};
@@ -16,7 +16,24 @@ pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status"
 pub(super) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const MESSAGE: usize = 1024;
 
-/// Sends the whole answer. `marks` is what policy adds to every answer of the call.
+/// What is on an answer besides its error.
+pub(super) struct Marks<'m> {
+    /// What policy adds to every answer of the call.
+    pub policy: Option<&'m HeaderEdit>,
+    /// Value of `weft-authorization`.
+    pub authorization: Option<HeaderValue>,
+}
+
+impl Marks<'_> {
+    fn put(self, headers: &mut Headers) {
+        if let Some(mark) = self.authorization {
+            headers.append(WEFT_AUTHORIZATION, mark);
+        }
+        headers::edit(headers, self.policy.map(std::slice::from_ref).unwrap_or_default());
+    }
+}
+
+/// Sends the whole answer.
 ///
 /// # Errors
 /// When the caller is gone.
@@ -24,13 +41,13 @@ pub async fn local(
     error: &ProxyError,
     grpc: Option<Grpc>,
     request: &RequestHead,
-    marks: Option<&HeaderEdit>,
+    marks: Marks<'_>,
     reply: &mut Reply<'_>,
 ) -> Result<(), ProxyError> {
     if let Some(grpc) = grpc {
         let mut head = ResponseHead::new(StatusCode::OK);
         blame(&mut head.headers, error);
-        headers::edit(&mut head.headers, marks.map(std::slice::from_ref).unwrap_or_default());
+        marks.put(&mut head.headers);
         return status_only(grpc, head, &grpc_trailers(error), request, reply).await;
     }
     let mut head = ResponseHead::new(error.status());
@@ -40,8 +57,17 @@ pub async fn local(
     if error.kind == Kind::ProxyAuthentication {
         head.headers.append(header::PROXY_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"weft\""));
     }
+    // RFC 6750 §3.1: a request without authentication information is told no error code.
+    let challenge = match error.kind {
+        Kind::TokenMissing => Some("Bearer"),
+        Kind::TokenRefused => Some("Bearer error=\"invalid_token\""),
+        _ => None,
+    };
+    if let Some(challenge) = challenge {
+        head.headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+    }
     blame(&mut head.headers, error);
-    headers::edit(&mut head.headers, marks.map(std::slice::from_ref).unwrap_or_default());
+    marks.put(&mut head.headers);
     if request.method == Method::HEAD {
         return reply.send_head(head, true).await;
     }

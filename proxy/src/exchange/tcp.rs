@@ -53,6 +53,8 @@ struct Seen {
     mtls: bool,
     attempts: u32,
     target: Option<SocketAddr>,
+    /// The policy that admitted it, and its rule.
+    ruling: (Box<str>, Box<str>),
 }
 
 impl Exchange {
@@ -63,7 +65,7 @@ impl Exchange {
     pub async fn dial(&self, plan: &Plan<'_>) -> Result<Dialled, ProxyError> {
         let (source, source_identity) = match plan {
             Plan::Outbound { .. } => (Arc::clone(&self.source), Some(Arc::clone(&self.identity))),
-            Plan::Inbound { peer: Peer { identity, source }, .. } => (Arc::clone(source), identity.clone()),
+            Plan::Inbound { peer: Peer { identity, source, .. }, .. } => (Arc::clone(source), identity.clone()),
         };
         let mut seen = Seen {
             direction: plan.direction(),
@@ -77,6 +79,10 @@ impl Exchange {
             route: Arc::default(),
             attempts: 0,
             target: None,
+            ruling: match plan {
+                Plan::Outbound { .. } => Default::default(),
+                Plan::Inbound { ruling, .. } => (ruling.policy.into(), ruling.rule.into()),
+            },
         };
         match self.reach(plan, &mut seen).await {
             Ok((io, pick, idle)) => Ok(Dialled { io, pick: Some(pick), idle, seen }),
@@ -104,6 +110,7 @@ impl Exchange {
             mtls: false,
             attempts: 1,
             target: Some(address),
+            ruling: Default::default(),
         };
         let target = Target {
             uid: Arc::default(),
@@ -294,6 +301,8 @@ impl Exchange {
             bytes_sent: sent,
             bytes_received: received,
             duration: now().saturating_duration_since(seen.began),
+            policy: &seen.ruling.0,
+            rule: &seen.ruling.1,
             reason,
             detail,
             ..Record::default()

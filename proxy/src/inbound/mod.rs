@@ -5,7 +5,11 @@
 //! connections when it changes. Every refusal is logged, counted, and told to the peer where its protocol has a way.
 
 mod admit;
+mod authorize;
+mod calls;
 mod ports;
+mod revoke;
+mod token;
 mod tunnel;
 
 pub use ports::{Leases, Ports};
@@ -14,26 +18,23 @@ use crate::codec::{self, Handler, Io, Limits, Reply, RequestBody, RequestHead, V
 use crate::endpoint::Cluster;
 use crate::endpoint::connect::is_same_listener;
 use crate::error::{Kind, ProxyError};
-use crate::exchange::{Exchange, Peer, Plan};
+use crate::exchange::{Exchange, Peer, Plan, Ruling};
 use crate::listen::detect::{self, First, Protocol, Way};
 use crate::listen::{self, Accepted};
 use crate::telemetry::Direction;
-use crate::telemetry::metrics::Counter;
-use http::Method;
-use parking_lot::Mutex;
+use authorize::{Counted, connection, ruling};
+use calls::Calls;
+use revoke::Changed;
 use std::fmt::Display;
-use std::future::{Future, pending, poll_fn};
+use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
-use tokio::sync::watch;
+use std::task::Poll;
 use tokio_util::sync::CancellationToken;
 use weft_certs::LiveIdentity;
-use weft_policy::authorize::{Decision, Verdict};
 use weft_policy::config::{InboundPort, TlsMode};
-use weft_policy::limit::adaptive::Outcome;
-use weft_policy::route::{HeaderEdit, split_target};
+use weft_policy::route::HeaderEdit;
 
 /// What the inbound side is told at its start.
 #[derive(Debug, Clone, Default)]
@@ -105,7 +106,7 @@ impl Inbound {
             Ok(port) => port,
             Err(error) => return self.refuse(io, &error, &peer),
         };
-        let anyone = Peer::default();
+        let anyone = Peer { address: Some(peer.ip()), ..Peer::default() };
         if port.tls == TlsMode::Strict {
             return self.insist(io, &port, peer).await;
         }
@@ -196,9 +197,10 @@ impl Inbound {
         if let Err(error) = self.connect(port, peer, true) {
             return self.refuse(io, &error, address);
         }
-        self.count(port, peer, &connection(port, peer, true), &Counted::default());
+        let decision = connection(port, peer, true);
+        self.count(port, peer, &decision, &Counted::default());
         let made = self.ports.port(&self.exchange, port);
-        match Box::pin(self.exchange.dial(&plan(&made.cluster, port, peer, None))).await {
+        match Box::pin(self.exchange.dial(&plan(&made.cluster, port, peer, ruling(port, &decision), None))).await {
             Ok(dialled) => self.exchange.carry(io, dialled, self.revoked(key, peer, true)).await,
             Err(_) => io.abort(),
         }
@@ -224,7 +226,8 @@ impl Inbound {
             };
         }
         let made = self.ports.port(&self.exchange, port);
-        let plan = plan(&made.cluster, port, peer, None);
+        let decision = connection(port, peer, true);
+        let plan = plan(&made.cluster, port, peer, ruling(port, &decision), None);
         let (io, protocol) = self.exchange.settle(io, &plan, self.revoked(key, peer, true)).await?;
         Some((io, if protocol == Protocol::Http2 { Version::Http2 } else { Version::Http11 }))
     }
@@ -239,83 +242,6 @@ impl Inbound {
         };
         if let Err(error) = served {
             tracing::debug!("inbound connection ended: {error}");
-        }
-    }
-
-    /// Authorization before the first byte: of an opaque connection for good, of an HTTP one only if every request would be denied. What
-    /// is admitted is counted when it is used: an opaque connection when it is dialled, calls each.
-    fn connect(&self, port: &Arc<InboundPort>, peer: &Peer, opaque: bool) -> Result<(), ProxyError> {
-        let decision = connection(port, peer, opaque);
-        if !decision.is_allowed() {
-            self.count(port, peer, &decision, &Counted::default());
-        }
-        verdict(&decision, peer)
-    }
-
-    fn count(&self, port: &Arc<InboundPort>, peer: &Peer, decision: &Decision<'_>, counted: &Counted) {
-        let authz = &self.exchange.telemetry.authz;
-        let (policy, name) = match decision.verdict {
-            Verdict::Unrestricted => ("", ""),
-            Verdict::Allowed(cause) => (cause.policy, "allow"),
-            Verdict::Denied(cause) => (cause.policy, "deny"),
-            Verdict::NotAllowed { policy } => (policy, "deny"),
-        };
-        if !name.is_empty() {
-            counted.increment(port, policy, name, || authz.with(&[&port.service, &peer.source, policy, name]));
-        }
-        if let Some(cause) = decision.audit {
-            authz.with(&[&port.service, &peer.source, cause.policy, "audit"]).increment();
-        }
-    }
-
-    /// Ready once configuration no longer admits the peer to what `key` found: the port is gone, or its policies changed.
-    async fn revoked(&self, key: &Key, peer: &Peer, opaque: bool) -> ProxyError {
-        let mut changes = self.exchange.directory.inbound_changes();
-        loop {
-            let still = self.port(key).and_then(|port| {
-                if port.tls == TlsMode::Strict && peer.identity.is_none() {
-                    return Err(ProxyError::because(Kind::PlaintextRefused, "the port has become strict"));
-                }
-                verdict(&connection(&port, peer, opaque), peer)
-            });
-            if let Err(error) = still {
-                return error;
-            }
-            if changes.changed().await.is_err() {
-                return pending().await;
-            }
-        }
-    }
-
-    /// A call to a port that limits rates, or calls in flight by latency.
-    async fn limited(
-        &self,
-        made: &ports::Port,
-        port: &InboundPort,
-        peer: &Peer,
-        head: RequestHead,
-        body: RequestBody<'_>,
-        mut reply: Reply<'_>,
-    ) {
-        let now = || tokio::time::Instant::now().into_std();
-        let exchange = &self.exchange;
-        let admitted = match admit::admit(made, self.ports.leases(), peer, &head, now()) {
-            Ok(admitted) => admitted,
-            Err(refused) => {
-                let plan = plan(&made.cluster, port, peer, None);
-                return match refused {
-                    admit::Refused::Limited(answer) => exchange.answer(&plan, *answer, &head, &mut reply).await,
-                    admit::Refused::Shed(error) => exchange.fail(&plan, &error, &head, &mut reply).await,
-                };
-            }
-        };
-        let marks =
-            admitted.standings.fields().map(|fields| HeaderEdit { set: fields.into(), ..HeaderEdit::default() });
-        // A stream says nothing of how fast calls are answered.
-        let timed = !head.upgrade && head.method != Method::CONNECT;
-        let ended = exchange.call(plan(&made.cluster, port, peer, marks.as_ref()), head, body, reply).await;
-        if let Some(place) = admitted.place.filter(|_| timed) {
-            place.finish(if ended.overloaded() { Outcome::Dropped } else { Outcome::Answered }, now());
         }
     }
 
@@ -340,157 +266,10 @@ fn plan<'p>(
     cluster: &'p Arc<Cluster>,
     port: &'p InboundPort,
     peer: &'p Peer,
+    ruling: Ruling<'p>,
     marks: Option<&'p HeaderEdit>,
 ) -> Plan<'p> {
-    Plan::Inbound { cluster, service: &port.service, protocol: port.protocol, peer, marks }
-}
-
-/// The decision on a connection, before anything is said on it.
-fn connection<'p>(port: &'p InboundPort, peer: &Peer, opaque: bool) -> Decision<'p> {
-    let (policies, identity) = (&port.authorization, peer.identity.as_deref());
-    if opaque { policies.opaque(identity) } else { policies.connection(identity) }
-}
-
-/// The counter of a connection's last decision: calls of one peer are mostly decided by one rule.
-#[derive(Default)]
-struct Counted(Mutex<Option<Decided>>);
-
-/// A port, the address of a policy's name in it, and what the policy decided; and where that is counted.
-type Decided = (Arc<InboundPort>, usize, &'static str, Counter);
-
-impl Counted {
-    fn increment(&self, port: &Arc<InboundPort>, policy: &str, name: &'static str, resolve: impl FnOnce() -> Counter) {
-        // Policies live in the port, which is kept: an equal address is an equal name.
-        let policy = policy.as_ptr().addr();
-        let mut last = self.0.lock();
-        if let Some((known, of, as_name, counter)) = &*last
-            && Arc::ptr_eq(known, port)
-            && (*of, *as_name) == (policy, name)
-        {
-            return counter.increment();
-        }
-        let counter = resolve();
-        counter.increment();
-        *last = Some((Arc::clone(port), policy, name, counter));
-    }
-}
-
-fn verdict(decision: &Decision<'_>, peer: &Peer) -> Result<(), ProxyError> {
-    let who = peer.identity.as_deref().unwrap_or("a peer without a certificate");
-    let why = match decision.verdict {
-        Verdict::Unrestricted | Verdict::Allowed(_) => return Ok(()),
-        Verdict::Denied(cause) if cause.rule.is_empty() => {
-            format!("AuthorizationPolicy {} denies {who} (rule {})", cause.policy, cause.index)
-        }
-        Verdict::Denied(cause) => format!("AuthorizationPolicy {} denies {who} (rule {})", cause.policy, cause.rule),
-        Verdict::NotAllowed { policy } => format!("no rule of AuthorizationPolicy {policy} allows {who}"),
-    };
-    Err(ProxyError::because(Kind::Denied, why))
-}
-
-/// Polls what waits for a change of configuration only when there was one: a connection is polled for every piece of its calls, and
-/// configuration hardly ever changes.
-struct Changed {
-    changes: watch::Receiver<u64>,
-    /// Who is woken by a change.
-    waker: Option<Waker>,
-}
-
-impl Changed {
-    fn new(inbound: &Inbound) -> Self {
-        Self { changes: inbound.exchange.directory.inbound_changes(), waker: None }
-    }
-
-    fn poll<F: Future>(&mut self, future: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let waits = self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
-        if waits && self.changes.has_changed().is_ok_and(|changed| !changed) {
-            return Poll::Pending;
-        }
-        // Before the poll: a change that comes during it is looked at once more.
-        self.changes.mark_unchanged();
-        self.waker = Some(cx.waker().clone());
-        future.poll(cx)
-    }
-}
-
-/// The calls of one inbound connection.
-struct Calls<'i> {
-    inbound: &'i Inbound,
-    key: &'i Key,
-    peer: &'i Peer,
-    counted: Counted,
-    /// What the key found last.
-    found: Mutex<Option<Found>>,
-}
-
-/// A port, what calls to it go through, and the configuration that they stand in.
-struct Found {
-    configuration: Arc<weft_policy::config::Inbound>,
-    port: Arc<InboundPort>,
-    made: Arc<ports::Port>,
-}
-
-impl<'i> Calls<'i> {
-    fn new(inbound: &'i Inbound, key: &'i Key, peer: &'i Peer) -> Self {
-        Self { inbound, key, peer, counted: Counted::default(), found: Mutex::new(None) }
-    }
-
-    /// What the key finds now: looked up again only when configuration is another.
-    fn find(&self) -> Result<(Arc<InboundPort>, Arc<ports::Port>), ProxyError> {
-        let exchange = &self.inbound.exchange;
-        let now = exchange.directory.snapshot();
-        let mut found = self.found.lock();
-        if let (Some(found), Some(now)) = (&*found, &now.inbound)
-            && Arc::ptr_eq(&found.configuration, now)
-        {
-            return Ok((Arc::clone(&found.port), Arc::clone(&found.made)));
-        }
-        let port = self.inbound.port(self.key)?;
-        let made = self.inbound.ports.port(exchange, &port);
-        // Configuration may have changed once more in between: then what was found is looked up again.
-        *found = now
-            .inbound
-            .as_ref()
-            .filter(|now| now.ports.iter().any(|known| Arc::ptr_eq(known, &port)))
-            .map(|now| Found { configuration: Arc::clone(now), port: Arc::clone(&port), made: Arc::clone(&made) });
-        Ok((port, made))
-    }
-}
-
-impl Handler for Calls<'_> {
-    async fn call<'c>(&'c self, head: RequestHead, body: RequestBody<'c>, mut reply: Reply<'c>) {
-        let (inbound, exchange) = (self.inbound, &self.inbound.exchange);
-        let native;
-        let peer = match tunnel::source(&head, self.peer) {
-            Some(named) => {
-                native = named;
-                &native
-            }
-            None => self.peer,
-        };
-        let admitted = self.find().and_then(|(port, made)| {
-            let (path, _) = split_target(&head.path);
-            let decision = port.authorization.request(peer.identity.as_deref(), head.method.as_str(), path);
-            inbound.count(&port, peer, &decision, &self.counted);
-            verdict(&decision, peer).map(|()| (port, made))
-        });
-        match admitted {
-            Ok((port, made)) => {
-                if made.rates.is_none() && made.adaptive.is_none() {
-                    exchange.call(plan(&made.cluster, &port, peer, None), head, body, reply).await;
-                    return;
-                }
-                Box::pin(inbound.limited(&made, &port, peer, head, body, reply)).await;
-            }
-            Err(error) => {
-                Box::pin(exchange.turn_away(Direction::Inbound, Some(peer), &error, &head, &mut reply)).await;
-            }
-        }
-    }
-
-    fn rejected(&self, error: &ProxyError) {
-        self.inbound.exchange.telemetry.refuse(Direction::Inbound, error, &self.peer.source);
-    }
+    Plan::Inbound { cluster, service: &port.service, protocol: port.protocol, peer, ruling, marks }
 }
 
 /// Answers every call with the same refusal.

@@ -4,6 +4,7 @@
 //! Made from `Inbound` when a port is first called and again when its configuration changes; what was counted stays. An application is
 //! never ejected by its own sidecar: callers decide that for themselves.
 
+use super::token::Tokens;
 use crate::endpoint::Cluster;
 use crate::exchange::Exchange;
 use foldhash::HashMap;
@@ -43,6 +44,8 @@ pub struct Port {
     config: Arc<InboundPort>,
     /// The application as a set of one endpoint.
     pub cluster: Arc<Cluster>,
+    /// `None`: tokens are not looked at.
+    pub tokens: Option<Tokens>,
     /// `None`: no rate is limited.
     pub rates: Option<RateLimits>,
     /// Whether any of them is leased.
@@ -93,7 +96,8 @@ impl Ports {
                 None => Arc::new(Limiter::new(settings, now())),
             });
         let leased = port.rate_limits.iter().any(|limit| limit.scope == Scope::Global);
-        let made = Arc::new(Port { config: Arc::clone(port), cluster, rates, leased, adaptive });
+        let tokens = port.authentication.as_ref().map(|wanted| Tokens::new(Arc::clone(wanted)));
+        let made = Arc::new(Port { config: Arc::clone(port), cluster, tokens, rates, leased, adaptive });
         all.insert(port.port, Arc::clone(&made));
         made
     }

@@ -2,7 +2,8 @@
 //!
 //! A peer that says anything else, or names a port that is not the workload's, gets an answer in its protocol, a log line and a metric.
 
-use super::{Calls, Inbound, Key};
+use super::calls::Calls;
+use super::{Inbound, Key};
 use crate::codec::{self, Handler, Io, Known, Reply, RequestBody, RequestHead, ResponseHead};
 use crate::endpoint::hbone::SOURCE;
 use crate::endpoint::tls_io;
@@ -41,7 +42,8 @@ pub(super) async fn serve(inbound: &Inbound, io: Io, address: SocketAddr) {
     };
     match handshake.alpn.as_deref() {
         Some(alpn) if alpn == ALPN_HBONE => {
-            let hbone = Hbone { inbound, identity, address };
+            let server_name = handshake.server_name.map(lower);
+            let hbone = Hbone { inbound, identity, address, server_name };
             let (limits, drain) = (&inbound.settings.limits, &inbound.drain);
             if let Err(error) = codec::h2::serve(io, limits, drain, &hbone).await {
                 tracing::debug!(peer = %address, "tunnel ended: {error}");
@@ -108,19 +110,29 @@ fn name(identity: &SpiffeId, said: Option<&str>) -> Arc<str> {
 
 /// The peer of a call that names its source itself, as native HTTP/2 does in each request.
 pub(super) fn source(head: &RequestHead, peer: &Peer) -> Option<Peer> {
-    let identity = peer.identity.as_ref()?;
     let said = head.headers.known(Known::WeftSource)?.to_str().ok()?;
+    let identity = peer.identity.as_ref()?;
     let source = if *said == *peer.source {
         return None;
     } else {
         name(&SpiffeId::new(identity).ok()?, Some(said))
     };
-    Some(Peer { identity: Some(Arc::clone(identity)), source })
+    Some(Peer { source, ..peer.clone() })
+}
+
+fn lower(server_name: String) -> Arc<str> {
+    server_name.to_ascii_lowercase().into()
 }
 
 async fn native(inbound: &Inbound, io: Io, sni: Option<String>, identity: &SpiffeId, address: SocketAddr) {
-    let key = Key::ServerName(sni.unwrap_or_default().to_ascii_lowercase().into());
-    let peer = Peer { identity: Some(identity.as_str().into()), source: name(identity, None) };
+    let server_name = sni.map(lower);
+    let key = Key::ServerName(server_name.as_deref().unwrap_or_default().into());
+    let peer = Peer {
+        identity: Some(identity.as_str().into()),
+        source: name(identity, None),
+        address: Some(address.ip()),
+        server_name,
+    };
     let admitted = inbound.port(&key).and_then(|port| inbound.connect(&port, &peer, false));
     if let Err(error) = admitted {
         return inbound.refuse(io, &error, &address);
@@ -143,6 +155,7 @@ struct Hbone<'i> {
     inbound: &'i Inbound,
     identity: SpiffeId,
     address: SocketAddr,
+    server_name: Option<Arc<str>>,
 }
 
 impl Handler for Hbone<'_> {
@@ -150,6 +163,8 @@ impl Handler for Hbone<'_> {
         let peer = Peer {
             identity: Some(self.identity.as_str().into()),
             source: name(&self.identity, head.headers.text(&SOURCE)),
+            address: Some(self.address.ip()),
+            server_name: self.server_name.clone(),
         };
         let (key, port) = match self.admit(&head, &peer) {
             Ok(admitted) => admitted,

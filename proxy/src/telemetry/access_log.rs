@@ -112,6 +112,10 @@ pub struct Record<'a> {
     pub bytes_sent: u64,
     /// From the first byte of the request to the last of the response.
     pub duration: Duration,
+    /// "namespace/name" of the policy that let it in or kept it out.
+    pub policy: &'a str,
+    /// The rule of that policy; of a token that was refused the reason.
+    pub rule: &'a str,
     /// Why it ended the way it did; empty: as it should.
     pub reason: &'static str,
     /// The same for people.
@@ -170,6 +174,8 @@ impl Record<'_> {
         number(out, b",\"bytesReceived\":", self.bytes_received);
         number(out, b",\"bytesSent\":", self.bytes_sent);
         number(out, b",\"durationUs\":", u64::try_from(self.duration.as_micros()).unwrap_or(u64::MAX));
+        text(out, b",\"policy\":\"", self.policy.as_bytes());
+        text(out, b",\"rule\":\"", self.rule.as_bytes());
         text(out, b",\"reason\":\"", self.reason.as_bytes());
         text(out, b",\"detail\":\"", self.detail.as_bytes());
         out.extend_from_slice(b"}\n");

@@ -305,7 +305,7 @@ pub struct Telemetry {
     pub retries_denied: Family<Counter>,
     /// `weft_mirrored_total{destination,route,outcome}`: copies of calls, by `answered` or what they ended with.
     pub mirrored: Family<Counter>,
-    /// `weft_authz_total{destination,source,policy,decision}`.
+    /// `weft_authz_total{destination,source,policy,rule,decision}`.
     pub authz: Family<Counter>,
     /// `weft_refused_total{direction,reason}`: connections and tunnels that were refused before there was a call.
     pub refused: Family<Counter>,
@@ -382,7 +382,7 @@ impl Telemetry {
             authz: registry.counter(
                 "weft_authz_total",
                 "Authorization decisions.",
-                &["destination", "source", "policy", "decision"],
+                &["destination", "source", "policy", "rule", "decision"],
             ),
             refused: registry.counter(
                 "weft_refused_total",

@@ -3,10 +3,12 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test reports")]
 
+mod authorize;
 mod calls;
 mod grpc;
 mod grpc_web;
 mod rig;
 mod tcp;
+mod tokens;
 mod trust;
 mod websocket;

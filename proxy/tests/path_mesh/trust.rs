@@ -133,8 +133,11 @@ fn allow(identity: String, methods: &[&str]) -> v1::Authorization {
         name: "shop/readers".into(),
         action: v1::Action::Allow.into(),
         rules: vec![v1::AuthorizationRule {
-            identities: vec![identity],
-            methods: methods.iter().map(|m| (*m).to_owned()).collect(),
+            from: vec![v1::AuthorizationSource { identities: vec![identity], ..Default::default() }],
+            to: vec![v1::AuthorizationOperation {
+                methods: methods.iter().map(|m| (*m).to_owned()).collect(),
+                ..Default::default()
+            }],
             ..Default::default()
         }],
     }

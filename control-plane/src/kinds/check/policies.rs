@@ -8,6 +8,8 @@ use super::{
     unique,
 };
 use crate::kinds::GROUP;
+use weft_certs::jwt::Keys;
+use weft_policy::config::{authorization_key, authorization_value};
 
 /// Addresses, names of ports, names of services.
 pub fn workload(object: &Value, findings: &mut Findings) {
@@ -36,55 +38,79 @@ pub fn workload(object: &Value, findings: &mut Findings) {
     unique(findings, ports.iter().filter(|(_, p)| has(p, "name")).map(|(at, p)| (format!("{at}.name"), &p["name"])));
 }
 
-/// Targets or a selector; callers and calls that can be written down.
+/// Targets or a selector; callers, calls and conditions that a sidecar can read.
 pub fn authorization_policy(object: &Value, findings: &mut Findings) {
     let spec = &object["spec"];
     targets_or_selector(spec, findings);
     for (path, rule) in items(spec, "rules", "spec") {
-        for (path, source) in items(rule, "from", &path) {
-            for (path, identity) in items(source, "identities", &path) {
-                let text = identity.as_str().unwrap_or_default();
-                let stem = text.strip_suffix('*').unwrap_or(text);
-                let possible =
-                    stem.starts_with("spiffe://") || (stem.len() < text.len() && "spiffe://".starts_with(stem));
-                if !possible || stem.contains('*') {
-                    let why = "must be a SPIFFE id, such as \"spiffe://weft.local/ns/shop/sa/cart\", or the beginning of one and '*'";
-                    findings.invalid(path, identity, why);
-                }
-            }
-            for (path, namespace) in items(source, "namespaces", &path) {
-                if !is_label(namespace.as_str().unwrap_or_default()) {
-                    findings.invalid(path, namespace, "must be the name of a namespace");
-                }
-            }
-            for (path, account) in items(source, "serviceAccounts", &path) {
-                let text = account.as_str().unwrap_or_default();
-                let possible = match text.split_once('/') {
-                    Some((namespace, name)) => is_label(namespace) && is_subdomain(name),
-                    None => is_subdomain(text),
-                };
-                if !possible {
-                    findings.invalid(path, account, "must be <name> or <namespace>/<name> of a service account");
+        for part in ["from", "to"] {
+            for (path, lists) in items(rule, part, &path) {
+                for list in lists.as_object().into_iter().flat_map(|lists| lists.keys()) {
+                    values(lists, list, list, &path, findings);
                 }
             }
         }
-        for (path, operation) in items(rule, "to", &path) {
-            for (path, method) in items(operation, "methods", &path) {
-                method_name(&path, method, findings);
+        for (path, condition) in items(rule, "when", &path) {
+            let key = text(condition, "key");
+            if let Err(refusal) = authorization_key(key) {
+                findings.invalid(format!("{path}.key"), &condition["key"], refusal.reason);
+                continue;
             }
-            for (path, value) in items(operation, "paths", &path) {
-                let text = value.as_str().unwrap_or_default();
-                let stem = text.strip_suffix('*').unwrap_or(text);
-                if (!stem.starts_with('/') && text != "*") || stem.contains(['*', '?', '#']) {
-                    findings.invalid(
-                        path,
-                        value,
-                        "must be a path such as \"/orders\", or the beginning of one and '*'",
-                    );
-                }
+            if ["values", "notValues"].iter().all(|list| condition[list].as_array().is_none_or(Vec::is_empty)) {
+                findings.required(format!("{path}.values"), "must name at least one value, or notValues must");
             }
+            values(condition, "values", key, &path, findings);
+            values(condition, "notValues", key, &path, findings);
         }
     }
+}
+
+/// The texts of a list, each read as an entry of `meaning` is.
+fn values(object: &Value, list: &str, meaning: &str, path: &str, findings: &mut Findings) {
+    for (path, value) in items(object, list, path) {
+        let Some(text) = value.as_str() else { continue };
+        // Without a namespace it is one of the policy's own.
+        let own = meaning.ends_with("erviceAccounts") && is_subdomain(text);
+        if !own && let Err(refusal) = authorization_value(meaning, text) {
+            findings.invalid(path, value, refusal.reason);
+        }
+    }
+}
+
+/// Targets or a selector; keys from one place, which can be asked.
+pub fn request_authentication(object: &Value, findings: &mut Findings) {
+    let spec = &object["spec"];
+    targets_or_selector(spec, findings);
+    for (path, rule) in items(spec, "rules", "spec") {
+        match (has(rule, "jwks"), has(rule, "jwksUri")) {
+            (true, true) => findings.forbidden(format!("{path}.jwksUri"), "may not be given together with jwks"),
+            (false, false) => findings.required(format!("{path}.jwksUri"), "either this or jwks says which keys sign"),
+            (true, false) => {
+                if let Err(fault) = Keys::parse(text(rule, "jwks")) {
+                    findings.invalid(format!("{path}.jwks"), &"<key set>".into(), fault);
+                }
+            }
+            (false, true) if !is_fetchable(text(rule, "jwksUri")) => {
+                let why = "must be an address such as \"https://id.example.com/jwks.json\" (http:// on loopback only)";
+                findings.invalid(format!("{path}.jwksUri"), &rule["jwksUri"], why);
+            }
+            (false, true) => {}
+        }
+    }
+}
+
+/// `https` with a host, or `http` with one that is the machine itself; nothing of credentials or fragments.
+pub fn is_fetchable(address: &str) -> bool {
+    let Ok(uri) = address.parse::<http::Uri>() else { return false };
+    let (Some(authority), Some(host)) = (uri.authority(), uri.host()) else { return false };
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let local = bare == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    let known = match uri.scheme_str() {
+        Some("https") => true,
+        Some("http") => local,
+        _ => false,
+    };
+    known && !host.is_empty() && !authority.as_str().contains('@') && !address.contains('#')
 }
 
 /// Targets or a selector.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use weft_proto::v1;
 
+use super::authentication::Authentication;
 use super::check::{self, Unique};
 use super::{Protocol, Refusal, backend, rates};
 use crate::{authorize, limit};
@@ -59,8 +60,12 @@ pub struct InboundPort {
     pub tls: TlsMode,
     /// The MeshTLS object that says so (`shop/strict`); empty: the mesh default.
     pub tls_source: Arc<str>,
+    /// Which tokens requests may bring; `None`: they are not looked at.
+    pub authentication: Option<Arc<Authentication>>,
     /// Who may call.
     pub authorization: authorize::Policies,
+    /// Whether answers name the rule that decided.
+    pub authorization_header: bool,
     /// `namespace/name` of the service, for metrics; may be empty.
     pub service: Arc<str>,
     /// Bulkhead of the port.
@@ -193,7 +198,9 @@ fn inbound_port(wire: &v1::InboundPort, trust_domain: &str) -> Result<InboundPor
         protocol: Protocol::from_wire(wire.protocol)?,
         tls,
         tls_source: wire.tls_source.as_str().into(),
-        authorization: super::authorization::policies(&wire.authorization, trust_domain)?,
+        authentication: super::authentication::authentication(&wire.request_authentication)?.map(Arc::new),
+        authorization_header: wire.authorization_header,
+        authorization: super::authorization::policies(&wire.authorization, trust_domain, port)?,
         service: wire.service.as_str().into(),
         limits,
         rate_limits: rates::limits(&wire.rate_limits)?,

@@ -102,7 +102,7 @@ impl Cidr {
     }
 }
 
-fn cidr(field: &str, text: &str) -> Result<Cidr, Refusal> {
+pub(super) fn cidr(field: &str, text: &str) -> Result<Cidr, Refusal> {
     let refuse = || Refusal::new(field, format!("{text:?} is no address range such as 192.0.2.0/24"));
     let (network, length) = text.split_once('/').ok_or_else(refuse)?;
     let network: IpAddr = network.parse().map_err(|_| refuse())?;

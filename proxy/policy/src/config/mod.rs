@@ -4,6 +4,7 @@
 //! everything it receives or reads from a file. What comes out needs no further checks: ports are ports, addresses
 //! parsed, regexes compiled, keys unique. Nothing here resolves, fetches or remembers.
 
+mod authentication;
 mod authorization;
 mod backend;
 #[cfg(test)]
@@ -27,6 +28,8 @@ use std::fmt;
 use weft_proto::v1;
 
 use crate::route;
+pub use authentication::{Authentication, ClaimHeader, TokenPlace, TokenRule};
+pub use authorization::{authorization_key, authorization_value};
 pub use backend::{Backend, ExternalHost};
 use check::Unique;
 pub use check::{identity_parts, is_namespaced_name};

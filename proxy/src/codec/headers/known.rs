@@ -52,6 +52,7 @@ known! {
     WeftPriority = "weft-priority";
     WeftError = "weft-error";
     WeftUnsent = "weft-unsent";
+    WeftAuthorization = "weft-authorization";
     GrpcTimeout = "grpc-timeout";
     GrpcStatus = "grpc-status";
     GrpcMessage = "grpc-message";

@@ -1,0 +1,169 @@
+//! The calls of one inbound connection: what the port is now, who may call and with which token, what is limited; then the exchange.
+
+use super::authorize::{Counted, refused, ruling, verdict};
+use super::{Inbound, Key, admit, plan, ports, tunnel};
+use crate::codec::{Handler, Reply, RequestBody, RequestHead};
+use crate::error::ProxyError;
+use crate::exchange::{Peer, Ruling, View, WEFT_AUTHORIZATION};
+use crate::telemetry::Direction;
+use http::Method;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use weft_policy::authorize::Token;
+use weft_policy::config::InboundPort;
+use weft_policy::limit::adaptive::Outcome;
+use weft_policy::route::HeaderEdit;
+
+/// The calls of one inbound connection.
+pub(super) struct Calls<'i> {
+    inbound: &'i Inbound,
+    key: &'i Key,
+    peer: &'i Peer,
+    counted: Counted,
+    /// What the key found last.
+    found: Mutex<Option<Found>>,
+}
+
+/// A port, what calls to it go through, and the configuration that they stand in.
+struct Found {
+    configuration: Arc<weft_policy::config::Inbound>,
+    port: Arc<InboundPort>,
+    made: Arc<ports::Port>,
+}
+
+impl<'i> Calls<'i> {
+    pub(super) fn new(inbound: &'i Inbound, key: &'i Key, peer: &'i Peer) -> Self {
+        Self { inbound, key, peer, counted: Counted::default(), found: Mutex::new(None) }
+    }
+
+    /// What the key finds now: looked up again only when configuration is another.
+    fn find(&self) -> Result<(Arc<InboundPort>, Arc<ports::Port>), ProxyError> {
+        let exchange = &self.inbound.exchange;
+        let now = exchange.directory.snapshot();
+        let mut found = self.found.lock();
+        if let (Some(found), Some(now)) = (&*found, &now.inbound)
+            && Arc::ptr_eq(&found.configuration, now)
+        {
+            return Ok((Arc::clone(&found.port), Arc::clone(&found.made)));
+        }
+        let port = self.inbound.port(self.key)?;
+        let made = self.inbound.ports.port(exchange, &port);
+        // Configuration may have changed once more in between: then what was found is looked up again.
+        *found = now
+            .inbound
+            .as_ref()
+            .filter(|now| now.ports.iter().any(|known| Arc::ptr_eq(known, &port)))
+            .map(|now| Found { configuration: Arc::clone(now), port: Arc::clone(&port), made: Arc::clone(&made) });
+        Ok((port, made))
+    }
+}
+
+impl Calls<'_> {
+    /// Whether a call may go on to the port. What a token says, and what the application is not to see of it, is put into `head`.
+    fn admit<'p>(
+        &self,
+        port: &'p Arc<InboundPort>,
+        made: &'p ports::Port,
+        peer: &Peer,
+        head: &mut RequestHead,
+    ) -> (Ruling<'p>, Result<(), ProxyError>) {
+        let token = match made.tokens.as_ref().map(|tokens| tokens.find(head)) {
+            None => None,
+            Some(Ok(token)) => token,
+            Some(Err((policy, reason))) => {
+                self.inbound.count_token(port, peer, policy, reason);
+                let shown = port.authorization_header;
+                let ruling = Ruling { verdict: "deny", policy, rule: reason.name(), shown };
+                return (ruling, Err(refused(policy, reason)));
+            }
+        };
+        let said = token.as_ref().map(|token| -> &dyn Token { token });
+        let decision = port.authorization.request(&peer.connection(), &View::new(head), said);
+        self.inbound.count(port, peer, &decision, &self.counted);
+        if let Some(tokens) = &made.tokens {
+            tokens.apply(head, token.as_ref());
+        }
+        (ruling(port, &decision), verdict(&decision, peer))
+    }
+}
+
+/// What the answer carries besides what the application says: the limits that it counted for, and the rule that admitted it.
+fn marks(ruling: &Ruling<'_>, admitted: &admit::Admitted) -> Option<HeaderEdit> {
+    let mut set: Vec<_> = admitted.standings.fields().map(Vec::from).unwrap_or_default();
+    set.extend(ruling.mark().map(|mark| (WEFT_AUTHORIZATION, mark)));
+    (!set.is_empty()).then(|| HeaderEdit { set, ..HeaderEdit::default() })
+}
+
+impl Handler for Calls<'_> {
+    async fn call<'c>(&'c self, mut head: RequestHead, body: RequestBody<'c>, mut reply: Reply<'c>) {
+        let (inbound, exchange) = (self.inbound, &self.inbound.exchange);
+        let native;
+        let peer = match tunnel::source(&head, self.peer) {
+            Some(named) => {
+                native = named;
+                &native
+            }
+            None => self.peer,
+        };
+        let (port, made) = match self.find() {
+            Ok(found) => found,
+            Err(error) => {
+                let away = exchange.turn_away(Direction::Inbound, Some(peer), &error, &head, &mut reply);
+                return Box::pin(away).await;
+            }
+        };
+        let (ruling, admitted) = self.admit(&port, &made, peer, &mut head);
+        if let Err(error) = admitted {
+            let away = exchange.turn_away_by(ruling, Direction::Inbound, Some(peer), &error, &head, &mut reply);
+            return Box::pin(away).await;
+        }
+        if made.rates.is_none() && made.adaptive.is_none() {
+            if !ruling.shown {
+                exchange.call(plan(&made.cluster, &port, peer, ruling, None), head, body, reply).await;
+                return;
+            }
+            let marks = marks(&ruling, &admit::Admitted::default());
+            let plan = plan(&made.cluster, &port, peer, ruling, marks.as_ref());
+            Box::pin(exchange.call(plan, head, body, reply)).await;
+            return;
+        }
+        Box::pin(inbound.limited(&made, &port, (peer, ruling), head, body, reply)).await;
+    }
+
+    fn rejected(&self, error: &ProxyError) {
+        self.inbound.exchange.telemetry.refuse(Direction::Inbound, error, &self.peer.source);
+    }
+}
+
+impl Inbound {
+    /// A call to a port that limits rates, or calls in flight by latency.
+    async fn limited(
+        &self,
+        made: &ports::Port,
+        port: &InboundPort,
+        (peer, ruling): (&Peer, Ruling<'_>),
+        head: RequestHead,
+        body: RequestBody<'_>,
+        mut reply: Reply<'_>,
+    ) {
+        let now = || tokio::time::Instant::now().into_std();
+        let exchange = &self.exchange;
+        let admitted = match admit::admit(made, self.ports.leases(), peer, &head, now()) {
+            Ok(admitted) => admitted,
+            Err(refused) => {
+                let plan = plan(&made.cluster, port, peer, ruling, None);
+                return match refused {
+                    admit::Refused::Limited(answer) => exchange.answer(&plan, *answer, &head, &mut reply).await,
+                    admit::Refused::Shed(error) => exchange.fail(&plan, &error, &head, &mut reply).await,
+                };
+            }
+        };
+        let marks = marks(&ruling, &admitted);
+        // A stream says nothing of how fast calls are answered.
+        let timed = !head.upgrade && head.method != Method::CONNECT;
+        let ended = exchange.call(plan(&made.cluster, port, peer, ruling, marks.as_ref()), head, body, reply).await;
+        if let Some(place) = admitted.place.filter(|_| timed) {
+            place.finish(if ended.overloaded() { Outcome::Dropped } else { Outcome::Answered }, now());
+        }
+    }
+}
