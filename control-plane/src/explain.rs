@@ -10,7 +10,7 @@ use crate::xds::Client;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use weft_policy::authorize::{Cause, Verdict};
+use weft_policy::authorize::{Cause, Connection, Verdict};
 use weft_policy::config::{self, Inbound, InboundPort, Protocol, Refusal, Service, ServicePort, TlsMode};
 use weft_policy::route::{Addressed, Decision, Head, Rule, Scheme, Target, WeightedBackend, split_target};
 use weft_proto::{type_url, v1};
@@ -180,7 +180,8 @@ pub fn explain(compiled: &Compiled, question: &Question) -> Result<Explanation, 
     }
     let view = View { compiled, client: client(from.as_deref(), trust_domain) };
     let (service, port) = view.target(&question.to)?;
-    let call = Call { method, path, from: from.as_deref(), is_tcp: port.protocol == Protocol::Tcp };
+    let is_tcp = port.protocol == Protocol::Tcp;
+    let call = Call { method, path, headers: &headers, from: from.as_deref(), is_tcp };
     let head = Head::new(method, path, &headers);
     let routes = &port.frontend.routes;
     let decision = if call.is_tcp { routes.decide_tcp(0) } else { routes.decide(&head, 0) };
@@ -223,6 +224,7 @@ struct Call<'q> {
     method: &'q str,
     /// With its query.
     path: &'q str,
+    headers: &'q HeaderMap,
     from: Option<&'q str>,
     is_tcp: bool,
 }
@@ -332,14 +334,16 @@ impl View<'_> {
             let reason = "the caller has no certificate, and the port takes nobody without one".to_owned();
             return Ok(Admission { reason, ..admission });
         }
-        Ok(decided(port, call, split_target(target).0, admission))
+        Ok(decided(port, call, target, admission))
     }
 }
 
-fn decided(port: &InboundPort, call: &Call<'_>, path: &str, admission: Admission) -> Admission {
-    let peer = call.from.filter(|_| admission.mtls);
+/// Of the connection its identity is known and its address is not; a token is not looked at.
+fn decided(port: &InboundPort, call: &Call<'_>, target: &str, admission: Admission) -> Admission {
+    let connection = Connection { identity: call.from.filter(|_| admission.mtls), ..Connection::default() };
+    let head = Head::new(call.method, target, call.headers);
     let policies = &port.authorization;
-    let decision = if call.is_tcp { policies.opaque(peer) } else { policies.request(peer, call.method, path) };
+    let decision = if call.is_tcp { policies.opaque(&connection) } else { policies.request(&connection, &head, None) };
     let rule = |cause: &Cause<'_>| match cause.rule {
         "" => format!("rules[{}]", cause.index),
         name => name.to_owned(),
@@ -407,6 +411,12 @@ fn headers(question: &Question) -> Result<HeaderMap, Unexplained> {
         let bad = |what: &str| Unexplained::Bad(format!("headers[{i}]: {name:?}: {what}"));
         let read = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad("is no name of a header"))?;
         map.append(read, HeaderValue::from_str(value).map_err(|_| bad("its value cannot be sent"))?);
+    }
+    // What policies read as the host is what the caller writes.
+    if !map.contains_key(http::header::HOST)
+        && let Ok(host) = HeaderValue::from_str(&question.to)
+    {
+        map.insert(http::header::HOST, host);
     }
     Ok(map)
 }

@@ -17,7 +17,7 @@ pub(super) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-messag
 const MESSAGE: usize = 1024;
 
 /// What is on an answer besides its error.
-pub(super) struct Marks<'m> {
+pub struct Marks<'m> {
     /// What policy adds to every answer of the call.
     pub policy: Option<&'m HeaderEdit>,
     /// Value of `weft-authorization`.
