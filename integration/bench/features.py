@@ -30,7 +30,8 @@ def policies(name, resources):
     """Ten ALLOW policies of which only the last admits the client, by identity, method and path."""
     if name != "web":
         return
-    rule = lambda who, path: {"identities": [f"spiffe://{TRUST_DOMAIN}/ns/shop/sa/{who}"], "methods": ["GET", "POST"], "paths": [path]}
+    rule = lambda who, path: {"from": [{"identities": [f"spiffe://{TRUST_DOMAIN}/ns/shop/sa/{who}"]}],
+                              "to": [{"methods": ["GET", "POST"], "paths": [path]}]}
     for port in resources["inbound"]["ports"]:
         if port["protocol"] != "PROTOCOL_TCP":
             port["authorization"] = [{"name": f"shop/policy-{n}", "action": "ACTION_ALLOW", "rules": [

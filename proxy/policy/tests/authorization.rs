@@ -1,6 +1,6 @@
 //! Authorization: every hand-written case of `authorization/*.yaml`, and random policies against a reference that knows only the wire form.
 //! The format of the files is `case`'s.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic in a test is the report, in its fixtures too")]
+#![expect(clippy::unwrap_used, reason = "a panic in a test is the report, in its fixtures too")]
 
 #[path = "authorization/ask.rs"]
 mod ask;

@@ -479,17 +479,15 @@ async fn an_application_that_did_not_understand_is_not_believed_and_nothing_earl
 
 #[tokio::test]
 async fn a_policy_that_speaks_of_get_holds_for_a_websocket_of_either_version() {
+    let (methods, paths) = (vec!["GET".into()], vec!["/chat".into()]);
+    let chat = v1::AuthorizationOperation { methods, paths, ..Default::default() };
     for (client, server) in [(false, true), (true, false), (true, true)] {
         let (at, mut heard, _tasks) = app(server, Does::Echo).await;
         let pair = pair(at, declared(server)).await;
         let denied = v1::Authorization {
             name: "shop/no-chat".into(),
             action: v1::Action::Deny.into(),
-            rules: vec![v1::AuthorizationRule {
-                methods: vec!["GET".into()],
-                paths: vec!["/chat".into()],
-                ..Default::default()
-            }],
+            rules: vec![v1::AuthorizationRule { to: vec![chat.clone()], ..Default::default() }],
         };
         let edit = |port: &mut v1::InboundPort| port.authorization = vec![denied];
         pair.server.update(inbound(&pair.mesh, "orders", at, declared(server), edit)).await;

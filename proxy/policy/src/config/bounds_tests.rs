@@ -227,21 +227,29 @@ fn what_a_service_says_besides_its_rules_is_bounded() {
 
 #[test]
 fn what_a_workload_is_told_is_bounded() {
-    fn policy(wire: &mut v1::Inbound) -> &mut v1::AuthorizationRule {
+    fn rule(wire: &mut v1::Inbound) -> &mut v1::AuthorizationRule {
         &mut wire.ports[0].authorization[0].rules[0]
+    }
+    fn to(wire: &mut v1::Inbound) -> &mut v1::AuthorizationOperation {
+        rule(wire).to = vec![v1::AuthorizationOperation::default()];
+        &mut rule(wire).to[0]
+    }
+    fn from(wire: &mut v1::Inbound) -> &mut v1::AuthorizationSource {
+        rule(wire).from = vec![v1::AuthorizationSource::default()];
+        &mut rule(wire).from[0]
     }
     let at = |inner: &str| -> &'static str { format!("ports[0].authorization[0].rules[0].{inner}").leak() };
     bounds(
         &inbound(),
         Inbound::from_wire,
         &[
-            (|i, n| policy(i).paths = vec![format!("/{}", a(n - 1))], 1024, at("paths[0]")),
-            (|i, n| policy(i).identities = vec![format!("spiffe://{}*", a(n - 9))], 2048, at("identities[0]")),
+            (|i, n| to(i).paths = vec![format!("/{}", a(n - 1))], 1024, at("to[0].paths[0]")),
+            (|i, n| from(i).identities = vec![format!("spiffe://{}*", a(n - 10))], 2048, at("from[0].identities[0]")),
         ],
     );
-    let say: fn(&mut v1::Inbound, &str) = |i, text| policy(i).paths = vec![text.to_owned()];
+    let say: fn(&mut v1::Inbound, &str) = |i, text| to(i).paths = vec![text.to_owned()];
     either(&inbound(), Inbound::from_wire, say, (&["/", "/a*", "*"], &["", "a", "/a?b", "/a#b", "/a**"]));
-    let say: fn(&mut v1::Inbound, &str) = |i, text| policy(i).identities = vec![text.to_owned()];
+    let say: fn(&mut v1::Inbound, &str) = |i, text| from(i).identities = vec![text.to_owned()];
     either(&inbound(), Inbound::from_wire, say, (&["spiffe://*"], &["x*", "spiffe://*x*"]));
     // `orders` of any case is found as long as it can be one of the keys.
     let name = |labels: usize| format!("{}o", "aaaaaaaaa.".repeat(labels));
