@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test says what is wrong")]
 
 mod ab_tests;
+mod authorization;
 mod blue_green;
 mod breakers;
 mod canary;
