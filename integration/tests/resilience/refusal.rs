@@ -85,7 +85,7 @@ fn a_wrong_resource_is_refused_with_field_and_reason_and_nothing_changes() {
         ),
         (route("{backendRefs: [{name: catalog}]}"), "spec.rules[0].backendRefs[0].port", ""),
         (authz("{from: [{identities: [cart]}]}"), "spec.rules[0].from[0].identities[0]", "SPIFFE"),
-        (authz("{to: [{methods: [get]}]}"), "spec.rules[0].to[0].methods[0]", "capitals"),
+        (authz("{to: [{methods: [get]}]}"), "spec.rules[0].to[0].methods[0]", "upper case"),
         (
             "apiVersion: weft.mesh/v1alpha1\nkind: MeshTLS\nmetadata: {name: m, namespace: shop}\nspec: {mode: Sometimes}\n".to_owned(),
             "spec.mode",
