@@ -202,6 +202,14 @@ mod tests {
     }
 
     #[test]
+    fn a_maglev_table_has_a_thousand_slots_for_each_of_few_and_not_much_more() {
+        for count in [1, 8, 9, 16, 17, 32, 33, 64] {
+            let Slots::Maglev(slots) = Table::maglev(&nodes(&vec![1; count], 9)).slots else { panic!("a table") };
+            assert!((1_000 * count..=8_192.max(2_048 * count)).contains(&slots.len()), "{} for {count}", slots.len());
+        }
+    }
+
+    #[test]
     fn an_empty_table_finds_nobody_and_a_lone_endpoint_everything() {
         for build in [Table::ring, Table::maglev] {
             assert_eq!(build(&[]).find(7, |_| true), None);

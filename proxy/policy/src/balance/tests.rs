@@ -175,6 +175,20 @@ fn round_robin_spreads_the_turns_of_a_heavy_endpoint() {
 }
 
 #[test]
+fn round_robin_keeps_the_shares_up_to_the_end_of_its_count() {
+    let (now, mut random) = (Instant::now(), random(1));
+    let (roster, views) = (ready(&[5, 5, 1]), views(3, now));
+    let balancer = Balancer { algorithm: Algorithm::RoundRobin, turn: AtomicUsize::new(usize::MAX - 21) };
+    let mut turns = || balancer.pick(&roster, &views, now, |_| false, &mut random).unwrap();
+    let counts = (0..22).map(|_| turns()).fold([0; 3], |mut counts, of| {
+        counts[of] += 1;
+        counts
+    });
+    assert_eq!(counts, [10, 10, 2]);
+    assert!(turns() < 3, "and then begins anew");
+}
+
+#[test]
 fn readiness_is_believed_until_fewer_than_half_are_ready() {
     use Health::{Draining, NotReady, Ready, Unknown};
     let roster = |healths: &[Health]| Roster::new(healths.iter().map(|health| (*health, 1)));

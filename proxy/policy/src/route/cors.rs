@@ -70,13 +70,12 @@ impl OriginPattern {
     /// Reads a pattern of `allowOrigins`; `None` when it is none. `*` alone is [`Origins::Any`].
     pub fn parse(text: &str) -> Option<Self> {
         let (scheme, host, port) = origin_parts(text)?;
-        let (wildcard, rest) = match host.strip_prefix('*') {
-            Some(rest) if rest.is_empty() || rest.starts_with('.') => (true, rest),
-            Some(_) => return None,
-            None => (false, host),
+        let (wildcard, rest, labels) = match host.strip_prefix('*') {
+            Some("") => (true, "", None),
+            Some(rest) => (true, rest, Some(rest.strip_prefix('.')?)),
+            None => (false, host, Some(host)),
         };
-        let named = rest.trim_start_matches('.');
-        let fits = (wildcard && rest.is_empty()) || (!named.is_empty() && named.split('.').all(is_host_label));
+        let fits = labels.is_none_or(|labels| labels.split('.').all(is_host_label));
         fits.then(|| OriginPattern { scheme, host: rest.to_ascii_lowercase().into(), wildcard, port })
     }
 
@@ -238,4 +237,30 @@ fn echoed<R: Request + ?Sized>(request: &R, name: &HeaderName) -> Option<HeaderV
         true
     });
     echoed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wildcard_of_an_origin_stands_alone_or_before_whole_labels() {
+        for good in ["https://*", "http://*:8080", "https://*.example.com", "https://*.a-1", "http://shop.example:8443"]
+        {
+            assert!(OriginPattern::parse(good).is_some(), "{good}");
+        }
+        for bad in [
+            "https://*shop.example",
+            "https://*.",
+            "https://*..example",
+            "https://*.sh_op.example",
+            "https://*.*.example",
+            "https://.example",
+            "https://shop.example.",
+            "https://shop.*",
+            "https://",
+        ] {
+            assert_eq!(OriginPattern::parse(bad), None, "{bad}");
+        }
+    }
 }

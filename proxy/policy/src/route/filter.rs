@@ -41,11 +41,6 @@ pub struct HeaderEdit {
 }
 
 impl Filters {
-    /// Whether there is nothing to do.
-    pub fn is_empty(&self) -> bool {
-        self.request.is_empty() && self.response.is_empty() && self.extra.is_none()
-    }
-
     /// The redirect, if there is one.
     pub fn redirect(&self) -> Option<&Redirect> {
         self.extra.as_ref()?.redirect.as_ref()

@@ -171,6 +171,7 @@ fn http_routes_are_matched_as_the_gateway_api_says() {
         ("query: not by its second", &[("shop/a", 0, &["?v=2"])], "GET /?v=1&v=2", "-"),
         ("query: percent-decoded", &[("shop/a", 0, &["?v=a/b"])], "GET /?v=a%2Fb", "a#0"),
         ("query: a plus is a space", &[("shop/a", 0, &["?v~a.b"])], "GET /?v=a+b", "a#0"),
+        ("query: an expression sees the decoded value", &[("shop/a", 0, &["?v~a[^+%]b"])], "GET /?v=a+b", "a#0"),
         ("query: the second entry of an equal name is ignored", &[("shop/a", 0, &["?v=1 ?v=2"])], "GET /?v=1", "a#0"),
         ("query: RegularExpression, anchored", &[("shop/a", 0, &["?v~[a-c]"])], "GET /?v=ab", "-"),
         ("query: no query at all", &[("shop/a", 0, &["?v=1"])], "GET /", "-"),
@@ -225,6 +226,38 @@ fn http_routes_are_matched_as_the_gateway_api_says() {
             &[("shop/a", 0, &["/a", "/a h:v=2"])],
             "GET /a/x v:2",
             "a#1",
+        ),
+        ("precedence: from a longer prefix to a shorter", &[("shop/a", 0, &["/a", "POST /a/b"])], "GET /a/b/c", "a#0"),
+        (
+            "precedence: the longer regular expression",
+            &[("shop/a", 0, &["~/users/.*", "~/users/[0-9]+"])],
+            "GET /users/7",
+            "a#1",
+        ),
+        // Conditions do not mix what is said of one path with what is said of another.
+        (
+            "precedence: a method of another exact path",
+            &[("shop/a", 0, &["POST =/a", "DELETE =/b", "GET =/a"])],
+            "DELETE /a",
+            "-",
+        ),
+        (
+            "precedence: a method of another prefix",
+            &[("shop/a", 0, &["POST /a", "DELETE /b", "GET /a"])],
+            "DELETE /a",
+            "-",
+        ),
+        (
+            "precedence: a method of a prefix among exact paths",
+            &[("shop/a", 0, &["POST =/a", "DELETE /b", "GET =/a"])],
+            "DELETE /a",
+            "-",
+        ),
+        (
+            "precedence: a method of any path among those of prefixes",
+            &[("shop/a", 0, &["POST /", "DELETE /b", "GET /"])],
+            "GET /x",
+            "a#2",
         ),
         // Ties, across routes merged on the same parent
         ("ties: the oldest route", &[("shop/a", 2, &["/x"]), ("shop/b", 1, &["/x"])], "GET /x", "b#0"),

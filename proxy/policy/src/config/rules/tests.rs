@@ -260,6 +260,15 @@ fn sessions_are_refused_by_field() {
                 field("permanent"),
                 "about cookies",
             ),
+            (
+                |s| {
+                    let kind = v1::SessionKind::Header.into();
+                    *session(s) =
+                        v1::SessionPersistence { name: "x-s".into(), kind, path: "/".into(), ..Default::default() };
+                },
+                field("path"),
+                "about cookies",
+            ),
         ],
     );
 }
@@ -389,6 +398,14 @@ fn sessions_become_what_they_say() {
     assert_eq!((held.timeout, held.permanent, &*held.path), (Some(Duration::from_secs(60)), true, "/"));
     let Carrier::Cookie(name) = &held.carrier else { panic!("{held:?}") };
     assert!(name.strip_prefix("weft-session-").is_some_and(|key| key.len() == 8), "{name}");
+    let service = converted(|s| {
+        let kind = v1::SessionKind::Header.into();
+        *session(s) = v1::SessionPersistence { name: "x-session".into(), kind, ..Default::default() };
+    });
+    let held = first_rule(&service).session.as_ref().unwrap();
+    assert_eq!(held.carrier, Carrier::Header(http::HeaderName::from_static("x-session")));
+    let service = converted(|s| session(s).path = "/shop".into());
+    assert_eq!(&*first_rule(&service).session.as_ref().unwrap().path, "/shop");
     // A backend without a weight stays within reach of the sessions that it has.
     let drained = converted(|s| {
         rule(s).backends[0].weight = 0;
