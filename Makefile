@@ -42,11 +42,11 @@ unit:
 dist:
 	@integration/setup bench
 	$(CARGO) build --release --locked -p weft-load
+	$(CARGO) build --release --locked -p weft-cli
 	@CARGO="$(CARGO)" integration/dist
 
 # The sidecar as it is shipped; everything else only has to be fast enough.
 bench: dist
-	$(CARGO) build --release --locked -p weft-cli
 	integration/bench/run $(BENCH) $(BENCH_FLAGS)
 
 flamegraph:

@@ -61,8 +61,9 @@ class Fairness:
         return out
 
     def measure(self, bench, system):
-        # Those that are neither judged nor compared with get fewer turns.
-        cycles, phase = bench.options.cycles if system.name in ("weft", "envoy") else min(bench.options.cycles, 3), 0.8
+        # Whoever is judged gets more turns, since a tenth is asked after; those that are not even compared with get fewer.
+        turns = {"weft": 3 * bench.options.cycles, "envoy": bench.options.cycles}
+        cycles, phase = turns.get(system.name, min(bench.options.cycles, 3)), 0.8
         with Peak(system) as peak:
             # A phase in which nothing is answered is a result too.
             text = load.Load(bench.folder, weft_load("fairness", *call(system, self.kind, self.protocol), "--phase", load.span(phase), "--cycles", cycles, "--bulk-rate", BULK_RATE,

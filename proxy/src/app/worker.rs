@@ -2,7 +2,7 @@
 //! What they share is atomics and the snapshots of discovery.
 
 use super::sockets::{Bound, Sockets};
-use crate::codec::Limits;
+use crate::codec::{Limits, Timers};
 use crate::config::Settings;
 use crate::discovery::Directory;
 use crate::drain::{Drain, Side};
@@ -128,7 +128,8 @@ impl Shared {
             identity: self.identity.as_ref().map_or_else(|| "".into(), |live| live.id().as_str().into()),
             outbound_limit: self.outbound_limit.clone(),
             inbound_limit: self.inbound_limit.clone(),
-            timers: crate::exchange::Timers::default(),
+            timers: Timers::default(),
+            quiet: Timers::default(),
         });
         let outbound = Outbound::new(
             exchange.clone(),

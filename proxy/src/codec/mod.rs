@@ -18,6 +18,7 @@ pub mod h2;
 mod headers;
 mod io;
 pub(crate) mod spare;
+mod timers;
 
 pub use asked::{Grpc, Web};
 pub(crate) use asked::{WEBSOCKET, is_websocket};
@@ -25,6 +26,7 @@ pub use headers::{ByteStr, Field, Headers, Value, is_hop_by_hop};
 pub(crate) use headers::{Known, Set};
 pub(crate) use io::Hold;
 pub use io::{Io, Stream};
+pub use timers::Timers;
 
 use crate::error::{Kind, ProxyError};
 use bytes::Bytes;

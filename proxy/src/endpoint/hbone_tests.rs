@@ -2,7 +2,7 @@
 //! the virtual connections that HTTP/1.1 is pooled over.
 
 use super::*;
-use crate::codec::{Frame, h1};
+use crate::codec::{Frame, Timers, h1};
 use crate::endpoint::connect::tests::{identity, mesh};
 use crate::endpoint::connect::{ConnectionLimit, Connector, Protocol, Settings, Target};
 use crate::endpoint::tls_io;
@@ -38,7 +38,7 @@ impl Tunnels for Sidecar {
         let _open = Open::new(&self.streams);
         match port.as_str() {
             "80" => {
-                let _ = h1::serve(io, &self.limits, &self.drain, self).await;
+                let _ = h1::serve(io, &self.limits, &Timers::default(), &self.drain, self).await;
             }
             "7" => {
                 let (mut read, mut write) = tokio::io::split(&mut io);

@@ -24,7 +24,7 @@ mod upgraded;
 mod web;
 mod websocket;
 
-use crate::codec::{ByteStr, Grpc, Reply, RequestBody, RequestHead, ResetCode, Version};
+use crate::codec::{ByteStr, Grpc, Reply, RequestBody, RequestHead, ResetCode, Timers, Version};
 use crate::discovery::{Directory, Snapshot};
 use crate::endpoint::connect::Connector;
 use crate::endpoint::{Cluster, external};
@@ -39,7 +39,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use stream::Flow;
-pub use stream::Timers;
 use weft_policy::authorize::Connection;
 use weft_policy::config::{Frontend, Protocol};
 use weft_policy::deadline::Deadline;
@@ -69,6 +68,8 @@ pub struct Exchange {
     pub inbound_limit: Arc<Bulkhead>,
     /// Timers of attempts, for the next ones.
     pub timers: Timers,
+    /// Timers of HTTP/1 connections between two calls.
+    pub quiet: Timers,
 }
 
 impl std::fmt::Debug for Exchange {

@@ -3,9 +3,8 @@
 
 use super::body::{Cursor, Replay};
 use super::reply::grpc_status;
-use crate::codec::{Frame, Reply, UpRecv, UpSend};
+use crate::codec::{Frame, Reply, Timers, UpRecv, UpSend};
 use crate::error::ProxyError;
-use parking_lot::Mutex;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
@@ -131,36 +130,6 @@ pub enum Expired {
     Silence,
 }
 
-/// Timers of a worker's attempts that wait for the next attempt. Most attempts end long before their deadline, so that a timer which stays
-/// armed serves thousands of them: it fires too early for the current one now and then, and is moved only then.
-#[derive(Default)]
-pub struct Timers(Mutex<Vec<Pin<Box<Sleep>>>>);
-
-/// Timers that wait at most; more than that many attempts at once are rare on one worker.
-const WAITING: usize = 256;
-
-impl Timers {
-    /// A timer that fires at `at` or before.
-    fn take(&self, at: Instant) -> Pin<Box<Sleep>> {
-        match self.0.lock().pop() {
-            Some(mut sleep) => {
-                if sleep.is_elapsed() || sleep.deadline().into_std() > at {
-                    sleep.as_mut().reset(at.into());
-                }
-                sleep
-            }
-            None => Box::pin(tokio::time::sleep_until(at.into())),
-        }
-    }
-
-    fn put(&self, sleep: Pin<Box<Sleep>>) {
-        let mut waiting = self.0.lock();
-        if waiting.len() < WAITING {
-            waiting.push(sleep);
-        }
-    }
-}
-
 /// The one timer of an attempt: taken when it is first polled, moved only when it fires or must fire earlier.
 pub struct Clock<'s> {
     timers: &'s Timers,
@@ -265,6 +234,6 @@ mod tests {
             assert_eq!(std::future::poll_fn(|cx| clock.poll(cx)).await, Expired::Deadline);
             assert_eq!(begin.elapsed().as_secs(), seconds);
         }
-        assert_eq!(timers.0.lock().len(), 1);
+        assert_eq!(timers.waiting(), 1);
     }
 }

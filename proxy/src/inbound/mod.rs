@@ -237,7 +237,7 @@ impl Inbound {
             // Boxed: it needs more room than a connection of the other kinds.
             Version::Http2 => Box::pin(codec::h2::serve(io, &self.settings.limits, &self.drain, handler)).await,
             Version::Http10 | Version::Http11 => {
-                codec::h1::serve(io, &self.settings.limits, &self.drain, handler).await
+                codec::h1::serve(io, &self.settings.limits, &self.exchange.quiet, &self.drain, handler).await
             }
         };
         if let Err(error) = served {

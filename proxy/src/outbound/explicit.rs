@@ -34,7 +34,9 @@ pub(super) async fn serve(outbound: &Outbound, mut io: Io, peer: SocketAddr) {
             return outbound.refuse(io, &ProxyError::because(Kind::BadRequest, why), &peer);
         }
         // What is not HTTP is answered 400 by the codec, which says more than a broken connection.
-        Ok(Detected::Is(Protocol::Http1 | Protocol::Opaque)) => codec::h1::serve(io, limits, drain, &handler).await,
+        Ok(Detected::Is(Protocol::Http1 | Protocol::Opaque)) => {
+            codec::h1::serve(io, limits, &outbound.exchange.quiet, drain, &handler).await
+        }
         Ok(Detected::Silent | Detected::Closed) | Err(_) => return,
     };
     if let Err(error) = served {

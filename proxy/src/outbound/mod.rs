@@ -293,7 +293,9 @@ impl Outbound {
         let served = match version {
             // Boxed: it needs more room than a connection of the other kinds.
             Version::Http2 => Box::pin(codec::h2::serve(io, &self.settings.limits, &self.drain, &calls)).await,
-            Version::Http10 | Version::Http11 => codec::h1::serve(io, &self.settings.limits, &self.drain, &calls).await,
+            Version::Http10 | Version::Http11 => {
+                codec::h1::serve(io, &self.settings.limits, &self.exchange.quiet, &self.drain, &calls).await
+            }
         };
         if let Err(error) = served {
             tracing::debug!("outbound connection ended: {error}");

@@ -125,7 +125,8 @@ impl Mesh {
             identity: identity.id().as_str().into(),
             outbound_limit: Arc::new(Bulkhead::new(65_536)),
             inbound_limit: Arc::new(Bulkhead::new(65_536)),
-            timers: weft_proxy::exchange::Timers::default(),
+            timers: weft_proxy::codec::Timers::default(),
+            quiet: weft_proxy::codec::Timers::default(),
         });
         let outbound = Outbound::new(
             Arc::clone(&exchange),

@@ -8,7 +8,7 @@ use super::encode::{self, Answering, Encoder};
 use super::parse::{self, Decoder, RequestFraming};
 use super::wire::{Conn, End, HeadError, Reader, Wire};
 use crate::codec::{
-    Handler, Headers, Incoming, Io, Limits, Reply, ReplyKind, RequestBody, RequestHead, ResponseHead, Version,
+    Handler, Headers, Incoming, Io, Limits, Reply, ReplyKind, RequestBody, RequestHead, ResponseHead, Timers, Version,
 };
 use crate::error::{Kind, ProxyError};
 use bytes::{Bytes, BytesMut};
@@ -33,6 +33,8 @@ const QUIET: Duration = Duration::from_millis(500);
 /// Serves calls on `io` until either side closes. When `drain` is cancelled, the response under way says `Connection: close` and
 /// an idle connection is closed; streams inside HBONE are left to the GOAWAY of the connection around them.
 ///
+/// `timers`: armed timers of connections of this worker.
+///
 /// What only calls need lives in a [`burst`] of its own and is given back when the connection falls quiet: an idle one holds its
 /// socket, its framing and a timer.
 ///
@@ -41,12 +43,13 @@ const QUIET: Duration = Duration::from_millis(500);
 pub async fn serve<H: Handler>(
     io: Io,
     limits: &Limits,
+    timers: &Timers,
     drain: &CancellationToken,
     handler: &H,
 ) -> Result<(), ProxyError> {
     let tunnelled = io.is_tunnel();
     let mut conn = Conn::new(io, End::Server, limits.clone());
-    let mut timer = Timer::new(limits.header_timeout);
+    let mut timer = Timer::new(timers, limits.header_timeout);
     let mut drained = pin!(drain.cancelled());
     let mut patience = limits.header_timeout;
     loop {
@@ -64,7 +67,7 @@ pub async fn serve<H: Handler>(
 /// Calls one after the other, until the connection ends or there is none for [`QUIET`] (`None`).
 async fn burst<H: Handler, D: Future<Output = ()>>(
     conn: &mut Conn,
-    idle: &mut Idle<'_, D>,
+    idle: &mut Idle<'_, '_, D>,
     drain: &CancellationToken,
     handler: &H,
 ) -> Option<Result<(), ProxyError>> {
@@ -128,52 +131,64 @@ fn effective(mut head: RequestHead) -> RequestHead {
     head
 }
 
-/// One timer for a whole connection: moving its deadline further away costs nothing until it fires.
-struct Timer {
-    sleep: Pin<Box<Sleep>>,
+/// One timer for a whole connection: moving its deadline further away costs nothing until it fires, and one that another connection left
+/// armed costs nothing at all.
+struct Timer<'t> {
+    timers: &'t Timers,
+    sleep: Option<Pin<Box<Sleep>>>,
     deadline: Instant,
 }
 
-impl Timer {
-    fn new(after: Duration) -> Self {
-        let deadline = Instant::now() + after;
-        Self { sleep: Box::pin(tokio::time::sleep_until(deadline)), deadline }
+impl<'t> Timer<'t> {
+    fn new(timers: &'t Timers, after: Duration) -> Self {
+        Self { timers, sleep: None, deadline: Instant::now() + after }
     }
 
     fn set(&mut self, after: Duration) {
         self.deadline = Instant::now() + after;
-        if self.deadline < self.sleep.deadline() {
-            self.sleep.as_mut().reset(self.deadline);
+        if let Some(sleep) = &mut self.sleep
+            && self.deadline < sleep.deadline()
+        {
+            sleep.as_mut().reset(self.deadline);
         }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let sleep = self.sleep.get_or_insert_with(|| self.timers.take(self.deadline.into_std()));
         loop {
-            ready!(self.sleep.as_mut().poll(cx));
+            ready!(sleep.as_mut().poll(cx));
             if Instant::now() >= self.deadline {
                 return Poll::Ready(());
             }
-            self.sleep.as_mut().reset(self.deadline);
+            sleep.as_mut().reset(self.deadline);
+        }
+    }
+}
+
+impl Drop for Timer<'_> {
+    fn drop(&mut self) {
+        if let Some(sleep) = self.sleep.take() {
+            self.timers.put(sleep);
         }
     }
 }
 
 /// What a connection between two calls waits for besides bytes.
-struct Idle<'i, D> {
-    timer: &'i mut Timer,
+struct Idle<'i, 't, D> {
+    timer: &'i mut Timer<'t>,
     drained: Pin<&'i mut D>,
     /// Inside HBONE, where the connection around it is told of the drain.
     tunnelled: bool,
 }
 
-impl<D: Future<Output = ()>> Idle<'_, D> {
+impl<D: Future<Output = ()>> Idle<'_, '_, D> {
     fn poll_drained(&mut self, cx: &mut Context<'_>) -> bool {
         !self.tunnelled && self.drained.as_mut().poll(cx).is_ready()
     }
 }
 
 /// Waits for the first bytes of a call with nothing else in hand; false: the connection is over, or `patience` is.
-async fn stir<D: Future<Output = ()>>(wire: &mut Wire, idle: &mut Idle<'_, D>, patience: Duration) -> bool {
+async fn stir<D: Future<Output = ()>>(wire: &mut Wire, idle: &mut Idle<'_, '_, D>, patience: Duration) -> bool {
     idle.timer.set(patience);
     poll_fn(|cx| match wire.poll_fill(cx) {
         Poll::Ready(filled) => Poll::Ready(filled.is_ok_and(|count| count > 0)),
@@ -191,7 +206,7 @@ enum Next {
     Close,
 }
 
-async fn next_head<D: Future<Output = ()>>(wire: &mut Wire, idle: &mut Idle<'_, D>) -> Result<Next, ProxyError> {
+async fn next_head<D: Future<Output = ()>>(wire: &mut Wire, idle: &mut Idle<'_, '_, D>) -> Result<Next, ProxyError> {
     let mut armed = false;
     // The head's first bytes are here, and its own deadline runs.
     let mut partial = false;

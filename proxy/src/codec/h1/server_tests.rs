@@ -77,7 +77,7 @@ async fn server(limits: Limits) -> Server {
         while let Ok((tcp, _)) = listener.accept().await {
             let (limits, token) = (limits.clone(), token.clone());
             connections.spawn(async move {
-                let _ = serve(Io::from(tcp), &limits, &token, &App).await;
+                let _ = serve(Io::from(tcp), &limits, &Timers::default(), &token, &App).await;
             });
         }
     });
