@@ -61,9 +61,10 @@ class Fairness:
         return out
 
     def measure(self, bench, system):
-        # Whoever is judged gets more turns, since a tenth is asked after; those that are not even compared with get fewer.
-        turns = {"weft": 3 * bench.options.cycles, "envoy": bench.options.cycles}
-        cycles, phase = turns.get(system.name, min(bench.options.cycles, 3)), 0.8
+        # Whoever is judged gets more turns, since a tenth is asked after; those that are not even compared with get fewer. Short ones: what is compared is then seen in the same
+        # mood of the machine.
+        turns = {"weft": 6 * bench.options.cycles, "envoy": 2 * bench.options.cycles}
+        cycles, phase = turns.get(system.name, min(bench.options.cycles, 6)), 0.4
         with Peak(system) as peak:
             # A phase in which nothing is answered is a result too.
             text = load.Load(bench.folder, weft_load("fairness", *call(system, self.kind, self.protocol), "--phase", load.span(phase), "--cycles", cycles, "--bulk-rate", BULK_RATE,
