@@ -1,12 +1,13 @@
 //! `weft up`: starts the whole control plane in one process and ends it in order.
 //!
-//! Owns the data directory's layout (`weft.redb`, `identity/`, `api/`, `kubeconfig`, `ports.json`, `endpoints.json`), the listeners and
+//! Owns the data directory's layout (`weft.redb`, `identity/`, `audit/`, `api/`, `kubeconfig`, `ports.json`, `endpoints.json`), the listeners and
 //! their remembered ports, and the signals. What the parts do is theirs; this file only wires them.
 
 mod listen;
 
 use crate::fleet::{ControlService, Fleet, Leases, Life, web};
-use crate::identity::{Authority, IdentityService, Rotator, Tokens};
+use crate::identity::service::Issue;
+use crate::identity::{Audit, Authority, IdentityService, Ledger, Limiter, Revoker, Rotator, Tokens, limiter};
 use crate::store::{Embedded, Options, Store};
 use crate::world::reconcile::{self, Compiled};
 use crate::world::watch::Reflectors;
@@ -54,6 +55,8 @@ pub struct Settings {
     pub stream_grace: Duration,
     /// Keys of issuers are fetched over plain HTTP too where their address is loopback: false.
     pub jwks_loopback_http: bool,
+    /// Certificates that one identity may have in half of their lifetime, and at once: 1000.
+    pub certificates_per_identity: u32,
     /// After a start of the control plane no workload is withdrawn for a lost stream during this time: 30 s.
     pub start_grace: Duration,
 }
@@ -70,6 +73,7 @@ impl Default for Settings {
             registered_only: false,
             stream_grace: Duration::from_secs(10),
             jwks_loopback_http: false,
+            certificates_per_identity: limiter::DEFAULT,
             start_grace: Duration::from_secs(30),
         }
     }
@@ -180,6 +184,8 @@ struct Parts {
     grpc_listener: TcpListener,
     grpc_tls: Arc<rustls::ServerConfig>,
     authority: Arc<Authority>,
+    revoker: Arc<Revoker>,
+    audit: Arc<Audit>,
     tokens: Tokens,
     mesh: Mesh,
     reserved: weft_policy::config::Cidr,
@@ -203,6 +209,10 @@ impl Parts {
         let store: Arc<dyn Store> = Arc::new(store);
         let authority = Authority::open(&dir.join("identity"), &trust_domain).map_err(failed("mesh CA"))?;
         authority.ca().root_fingerprint().map_err(failed("mesh CA"))?;
+        let audit = Arc::new(Audit::open(&dir.join("audit")).map_err(failed("audit record"))?);
+        let ledger = Ledger::new(store.clone());
+        let revoker = Revoker::open(authority.clone(), ledger, audit.clone()).await;
+        let revoker = revoker.map_err(failed("cannot revoke what was revoked before"))?;
         let signing = authority.clone();
         let spki = move || signing.ca().root_fingerprint().map(|print| print.to_string()).unwrap_or_default();
         let tokens = Tokens::new(store.clone(), Arc::new(spki), trust_domain.to_string());
@@ -250,6 +260,8 @@ impl Parts {
             grpc_listener,
             grpc_tls,
             authority,
+            revoker,
+            audit,
             tokens,
             mesh,
             reserved,
@@ -270,13 +282,15 @@ impl Parts {
             settings.stream_grace,
             settings.start_grace,
         );
-        let rotator = Rotator::new(self.authority.clone(), fleet.clone(), compiled.clone());
+        let rotator = Rotator::new(self.authority.clone(), self.audit.clone(), fleet.clone(), compiled.clone());
         self.api.mount(web::router(web::Sources {
             fleet: fleet.clone(),
             hub: hub.clone(),
             compiled: compiled.clone(),
             tokens: self.tokens.clone(),
             rotator: rotator.clone(),
+            revoker: self.revoker.clone(),
+            audit: self.audit.clone(),
         }));
         let mut tasks = Tasks::new();
 
@@ -286,7 +300,14 @@ impl Parts {
             ("resource API", served.map_err(|e| e.to_string()))
         });
 
-        let identity = IdentityService::new(self.authority.clone(), self.tokens.clone(), client.clone(), self.reserved);
+        let issue = Issue {
+            tokens: self.tokens.clone(),
+            revoker: self.revoker.clone(),
+            limiter: Limiter::new(settings.certificates_per_identity, self.authority.ca().max_ttl()),
+            audit: self.audit,
+        };
+        let identity =
+            IdentityService::new(self.authority.clone(), Arc::new(issue), client.clone(), self.reserved);
         let services = listen::Services {
             discovery: AggregatedDiscoveryServiceServer::new(Discovery::new(hub.clone(), shutdown.clone())),
             identity: IdentityServer::new(identity),
@@ -298,10 +319,11 @@ impl Parts {
             )),
         };
         let (listener, tls, stop, ready) = (self.grpc_listener, self.grpc_tls, shutdown.clone(), compiled.clone());
+        let live = self.authority.live().clone();
         tasks.spawn(async move {
             // Nobody is told that a service is absent before the world was read once.
             let served = match first_compilation(ready, &stop).await {
-                true => listen::serve(listener, tls, services, stop).await,
+                true => listen::serve(listener, tls, live, services, stop).await,
                 false => Ok(()),
             };
             ("gRPC server", served)
@@ -328,6 +350,11 @@ impl Parts {
         tasks.spawn(async move {
             rotator.run(stop).await;
             ("root rotation", Ok(()))
+        });
+        let (revoker, stop) = (self.revoker, shutdown.clone());
+        tasks.spawn(async move {
+            revoker.run(stop).await;
+            ("revocation", Ok(()))
         });
         let (authority, stop) = (self.authority, shutdown.clone());
         tasks.spawn(async move {

@@ -7,44 +7,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use rcgen::{
-    CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384,
-    PKCS_ED25519, PublicKeyData, SanType,
-};
 use rustls_pki_types::CertificateDer;
-use x509_parser::certification_request::X509CertificationRequest;
-use x509_parser::prelude::FromDer;
 
-use super::rotation::{Files, Rotation, Stage};
-use super::{ROOT_VALIDITY, Signer, authority, store, validity};
+use super::issue::{Issued, SVID_VALIDITY, new_intermediate, new_root, public_key, root, svid};
+use super::lists::{Issuing, Lists, Revocation};
+use super::rotation::{Files, Rotation, Stage, Step};
+use super::{Signer, store};
 use crate::bundle::TrustBundle;
 use crate::error::{Error, unix_time};
 use crate::fingerprint::Fingerprint;
 use crate::identity::Svid;
 use crate::key::KeyPair;
+use crate::revocation::RevocationList;
 use crate::spiffe::{SpiffeId, TrustDomain};
 use crate::tls::verify;
 use crate::{files, leaf, pem};
-
-/// Validity of an SVID when nobody asks for less; also the most that is given unless [`MeshCa::with_max_ttl`] says otherwise.
-pub const SVID_VALIDITY: Duration = Duration::from_secs(24 * 3600);
-/// Validity of the intermediate; a new one signs when a third of it is left.
-const INTERMEDIATE_VALIDITY: Duration = Duration::from_secs(365 * 24 * 3600);
-/// A request of one key is a few hundred bytes.
-const MAX_CSR_LEN: usize = 16 << 10;
-
-/// What an authority gave out.
-#[derive(Debug, Clone)]
-pub struct Issued {
-    /// Who it is for.
-    pub id: SpiffeId,
-    /// Leaf first, then intermediates; without the root.
-    pub chain: Vec<CertificateDer<'static>>,
-    /// Begin of validity.
-    pub not_before: SystemTime,
-    /// End of validity.
-    pub not_after: SystemTime,
-}
 
 /// An intermediate from an existing PKI, as PEM texts.
 #[derive(Debug, Clone, Copy)]
@@ -63,6 +40,10 @@ pub struct MeshCa {
     max_ttl: Duration,
     trust: ArcSwap<Trust>,
     issuing: ArcSwap<Issuing>,
+    // Locked after `keeper`.
+    lists: Mutex<Lists>,
+    // What `lists` has signed last.
+    signed: ArcSwap<Vec<RevocationList>>,
     // Held by an authority that has its root: not by one of an existing PKI.
     keeper: Option<Mutex<Keeper>>,
 }
@@ -76,12 +57,6 @@ struct Trust {
     // one that signs, signed by the other.
     above: Vec<CertificateDer<'static>>,
     rotation: Option<Rotation>,
-}
-
-struct Issuing {
-    signer: Signer,
-    // From the signer's certificate upwards, without the root.
-    chain: Vec<CertificateDer<'static>>,
 }
 
 /// The roots with their keys.
@@ -138,16 +113,20 @@ impl MeshCa {
         let issuing = match Signer::load(&files.issuing())? {
             // One that another root signed is of no use.
             Some(signer) if !signer.is_ageing(now) && is_signed_by(&signer, signing, now) => signer,
-            _ => new_intermediate(domain, signing, Some(&files.issuing()), now)?,
+            Some(signer) => {
+                files.retire(&Fingerprint::of_public_key(&signer.certificate)?)?;
+                new_intermediate(domain, signing, Some(&files.issuing()), now)?
+            }
+            None => new_intermediate(domain, signing, Some(&files.issuing()), now)?,
         };
-        Self::assemble(domain, keeper, rotation, issuing, now)
+        Self::assemble(domain, keeper, rotation, issuing, Lists::load(directory), now)
     }
 
     /// An authority that lives in memory alone: for tests and one-off meshes.
     pub fn ephemeral(domain: &TrustDomain, now: SystemTime) -> Result<Self, Error> {
         let (root, _) = new_root(domain, now)?;
         let issuing = new_intermediate(domain, &root, None, now)?;
-        Self::assemble(domain, Keeper { root, next: None, files: None }, None, issuing, now)
+        Self::assemble(domain, Keeper { root, next: None, files: None }, None, issuing, Lists::default(), now)
     }
 
     fn assemble(
@@ -155,13 +134,16 @@ impl MeshCa {
         keeper: Keeper,
         rotation: Option<Rotation>,
         signer: Signer,
+        lists: Lists,
         now: SystemTime,
     ) -> Result<Self, Error> {
         Ok(Self {
             domain: domain.clone(),
             max_ttl: SVID_VALIDITY,
             trust: ArcSwap::from_pointee(keeper.trust(domain, rotation, now)?),
-            issuing: ArcSwap::from_pointee(Issuing { chain: vec![signer.certificate.clone()], signer }),
+            issuing: ArcSwap::from_pointee(Issuing::below_root(signer)?),
+            lists: Mutex::new(lists),
+            signed: ArcSwap::default(),
             keeper: Some(Mutex::new(keeper)),
         })
     }
@@ -179,7 +161,9 @@ impl MeshCa {
         let ca = Self {
             domain: domain.clone(),
             max_ttl: SVID_VALIDITY,
-            issuing: ArcSwap::from_pointee(Issuing { signer, chain }),
+            issuing: ArcSwap::from_pointee(Issuing::new(signer, chain)?),
+            lists: Mutex::default(),
+            signed: ArcSwap::default(),
             trust: ArcSwap::from_pointee(Trust { bundle, root, above: Vec::new(), rotation: None }),
             keeper: None,
         };
@@ -217,9 +201,44 @@ impl MeshCa {
         &self.domain
     }
 
-    /// The roots of this trust domain, as sidecars are to hold them.
+    /// The longest validity of an SVID.
+    pub fn max_ttl(&self) -> Duration {
+        self.max_ttl
+    }
+
+    /// The roots of this trust domain and what was revoked below them, as sidecars are to hold them.
     pub fn bundle(&self) -> TrustBundle {
-        self.trust.load().bundle.clone()
+        self.trust.load().bundle.clone().with_revocations(self.signed.load().as_slice())
+    }
+
+    /// From now on exactly these certificates are revoked: lists of them are signed, each by the key that signed the certificates.
+    pub fn revoke(&self, revoked: Vec<Revocation>, now: SystemTime) -> Result<(), Error> {
+        let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut lists.revoked, revoked);
+        let signed = self.sign_lists(&mut lists, now);
+        if signed.is_err() {
+            lists.revoked = before;
+        }
+        signed
+    }
+
+    fn sign_lists(&self, lists: &mut Lists, now: SystemTime) -> Result<(), Error> {
+        let signed = lists.sign(&self.trust.load().bundle, &self.issuing.load_full(), now)?;
+        self.signed.store(Arc::new(signed));
+        Ok(())
+    }
+
+    /// After a change of what signs or of who is trusted: the lists follow, and so do the files of keys that sign no more.
+    fn follow(&self, replaced: Option<Arc<Issuing>>, files: Option<&Files>, now: SystemTime) {
+        let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(replaced) = replaced {
+            lists.retire(replaced);
+        }
+        // It fails only where a new key may not sign lists; those that were signed before still hold.
+        drop(self.sign_lists(&mut lists, now));
+        if let Some(files) = files {
+            lists.sweep(files.directory());
+        }
     }
 
     /// The root to which the chains of this authority lead.
@@ -255,12 +274,14 @@ impl MeshCa {
         Ok(rotation)
     }
 
-    /// The next step of the rotation under way; `None`: that was the last. Only for who knows that every sidecar has taken this one.
-    pub fn advance(&self, now: SystemTime) -> Result<Option<Rotation>, Error> {
+    /// The next step after `judged`, of which the asker knows that every sidecar has taken it. Nothing is done where the rotation is
+    /// another by now: of that one nothing is known yet.
+    pub fn advance(&self, judged: Rotation, now: SystemTime) -> Result<Step, Error> {
         let mut keeper = self.keeper()?;
-        let rotation = self.rotation().ok_or_else(not_rotated)?;
+        // Only who holds the lock changes it.
+        let Some(rotation) = self.rotation().filter(|rotation| *rotation == judged) else { return Ok(Step::Passed) };
         match rotation.stage {
-            Stage::Publishing => self.sign_with_the_other(&keeper, rotation.to(Stage::Reissuing, now), now).map(Some),
+            Stage::Publishing => self.sign_with_the_other(&keeper, rotation.to(Stage::Reissuing, now), now),
             Stage::Reissuing => {
                 if let Some(files) = &keeper.files {
                     files.finish()?;
@@ -280,9 +301,9 @@ impl MeshCa {
         }
     }
 
-    /// Breaks the rotation under way off: `None`: at once, since nothing was signed by the new root; otherwise what it signed is reissued
-    /// by the old one first.
-    pub fn abort(&self, now: SystemTime) -> Result<Option<Rotation>, Error> {
+    /// Breaks the rotation under way off: at once when nothing was signed by the new root; otherwise what it signed is reissued by the old
+    /// one first.
+    pub fn abort(&self, now: SystemTime) -> Result<Step, Error> {
         let mut keeper = self.keeper()?;
         let rotation = self.rotation().ok_or_else(not_rotated)?;
         match rotation.stage {
@@ -293,8 +314,8 @@ impl MeshCa {
                 keeper.next = None;
                 self.end(&keeper, now)
             }
-            Stage::Reissuing => self.sign_with_the_other(&keeper, rotation.to(Stage::Returning, now), now).map(Some),
-            Stage::Returning => Ok(Some(rotation)),
+            Stage::Reissuing => self.sign_with_the_other(&keeper, rotation.to(Stage::Returning, now), now),
+            Stage::Returning => Ok(Step::At(rotation)),
         }
     }
 
@@ -305,21 +326,31 @@ impl MeshCa {
         Ok(keeper.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn sign_with_the_other(&self, keeper: &Keeper, rotation: Rotation, now: SystemTime) -> Result<Rotation, Error> {
+    fn sign_with_the_other(&self, keeper: &Keeper, rotation: Rotation, now: SystemTime) -> Result<Step, Error> {
         let trust = keeper.trust(&self.domain, Some(rotation), now)?;
-        let path = keeper.files.as_ref().map(Files::issuing);
+        let path = self.make_way(keeper)?;
         let signer = new_intermediate(&self.domain, keeper.signing(Some(rotation)).0, path.as_deref(), now)?;
         if let Some(files) = &keeper.files {
             files.write(rotation)?;
         }
+        let fresh = Arc::new(Issuing::below_root(signer)?);
         self.trust.store(Arc::new(trust));
-        self.issuing.store(Arc::new(Issuing { chain: vec![signer.certificate.clone()], signer }));
-        Ok(rotation)
+        let replaced = self.issuing.swap(fresh);
+        self.follow(Some(replaced), keeper.files.as_ref(), now);
+        Ok(Step::At(rotation))
     }
 
-    fn end(&self, keeper: &Keeper, now: SystemTime) -> Result<Option<Rotation>, Error> {
+    fn end(&self, keeper: &Keeper, now: SystemTime) -> Result<Step, Error> {
         self.trust.store(Arc::new(keeper.trust(&self.domain, None, now)?));
-        Ok(None)
+        self.follow(None, keeper.files.as_ref(), now);
+        Ok(Step::Over)
+    }
+
+    /// Where a new intermediate goes, the present one being out of the way.
+    fn make_way(&self, keeper: &Keeper) -> Result<Option<std::path::PathBuf>, Error> {
+        let Some(files) = &keeper.files else { return Ok(None) };
+        files.retire(&self.issuing.load().key)?;
+        Ok(Some(files.issuing()))
     }
 
     /// Issues an SVID over the public key of a certificate signing request (PKCS#10, DER). Its signature is checked, which proves that
@@ -370,7 +401,8 @@ impl MeshCa {
             return Err(Error::configuration("issuing certificate", "has expired"));
         }
         let chain = std::iter::once(leaf).chain(issuing.chain.iter().cloned()).collect();
-        Ok(Issued { id: id.clone(), chain, not_before, not_after })
+        let serial = params.serial_number.map(|serial| serial.to_bytes()).unwrap_or_default();
+        Ok(Issued { id: id.clone(), chain, serial, issuer: issuing.key, not_before, not_after })
     }
 
     /// The intermediate that signs now: a new one when the present one ages and the root is here.
@@ -384,10 +416,11 @@ impl MeshCa {
         if !current.signer.is_ageing(now) {
             return Ok(current);
         }
-        let path = keeper.files.as_ref().map(Files::issuing);
+        let path = self.make_way(&keeper)?;
         let signer = new_intermediate(&self.domain, keeper.signing(self.rotation()).0, path.as_deref(), now)?;
-        let fresh = Arc::new(Issuing { chain: vec![signer.certificate.clone()], signer });
-        self.issuing.store(fresh.clone());
+        let fresh = Arc::new(Issuing::below_root(signer)?);
+        let replaced = self.issuing.swap(fresh.clone());
+        self.follow(Some(replaced), keeper.files.as_ref(), now);
         Ok(fresh)
     }
 }
@@ -400,62 +433,6 @@ impl fmt::Debug for MeshCa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "MeshCa({})", self.domain)
     }
-}
-
-/// The leaf: the authority decides every field (X509-SVID §4 and its appendix A).
-fn svid(id: &SpiffeId, ttl: Duration, now: SystemTime) -> Result<CertificateParams, Error> {
-    let mut params = validity(now, ttl);
-    params.subject_alt_names = vec![SanType::URI(id.as_str().try_into()?)];
-    params.is_ca = IsCa::ExplicitNoCa;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    Ok(params)
-}
-
-/// The public key of a request whose signature proves possession of the private one. Nothing else of it is looked at.
-fn public_key(csr: &[u8]) -> Result<Vec<u8>, Error> {
-    let bad = |reason: String| Error::Request(format!("certificate signing request {reason}"));
-    if csr.len() > MAX_CSR_LEN {
-        return Err(bad(format!("of {} bytes; at most {MAX_CSR_LEN} are read", csr.len())));
-    }
-    let (rest, request) =
-        X509CertificationRequest::from_der(csr).map_err(|e| bad(format!("is not PKCS#10 in DER: {e}")))?;
-    if !rest.is_empty() {
-        return Err(bad("has bytes after its end".into()));
-    }
-    let der = request.certification_request_info.subject_pki.raw;
-    let key = rcgen::SubjectPublicKeyInfo::from_der(der).map_err(|e| bad(format!("has an unusable key: {e}")))?;
-    // Strong, and cheap in a handshake; RSA is neither here.
-    if ![&PKCS_ECDSA_P256_SHA256, &PKCS_ECDSA_P384_SHA384, &PKCS_ED25519].contains(&key.algorithm()) {
-        return Err(bad("has a key that is neither ECDSA P-256, ECDSA P-384 nor Ed25519".into()));
-    }
-    request.verify_signature().map_err(|_| bad("is not signed by its own key".into()))?;
-    Ok(der.to_vec())
-}
-
-fn new_root(domain: &TrustDomain, now: SystemTime) -> Result<(Signer, KeyPair), Error> {
-    Signer::root(root(domain, now)?)
-}
-
-fn root(domain: &TrustDomain, now: SystemTime) -> Result<CertificateParams, Error> {
-    let mut params = authority(&format!("{domain} root"), 1, now, ROOT_VALIDITY);
-    params.subject_alt_names = vec![SanType::URI(format!("spiffe://{domain}").try_into()?)];
-    Ok(params)
-}
-
-fn new_intermediate(
-    domain: &TrustDomain,
-    root: &Signer,
-    path: Option<&Path>,
-    now: SystemTime,
-) -> Result<Signer, Error> {
-    let mut params = authority(&format!("{domain} issuing"), 0, now, INTERMEDIATE_VALIDITY);
-    params.subject_alt_names = vec![SanType::URI(format!("spiffe://{domain}").try_into()?)];
-    let (signer, key) = root.intermediate(params)?;
-    if let Some(path) = path {
-        store(path, &signer, &key)?;
-    }
-    Ok(signer)
 }
 
 /// A root that was made for another domain must not sign for this one: its SVIDs would be refused everywhere.

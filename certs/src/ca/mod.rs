@@ -3,12 +3,16 @@
 //! Here: what both need, signing keys with their certificates and fresh parameters. Who may ask for what is decided by their callers.
 
 mod api;
+mod issue;
+mod lists;
 mod mesh;
 mod rotation;
 
 pub use api::{ApiCa, ClientName, Credential};
-pub use mesh::{Issued, MeshCa, Pki};
-pub use rotation::{Rotation, Stage};
+pub use issue::{Issued, SVID_VALIDITY};
+pub use lists::{LIST_VALIDITY, Reason, Revocation, lists_to_pem};
+pub use mesh::{MeshCa, Pki};
+pub use rotation::{Rotation, Stage, Step};
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -75,7 +79,7 @@ impl Signer {
         Ok((Self::new("new intermediate", certificate, pair)?, key))
     }
 
-    /// Signs over a public key (`SubjectPublicKeyInfo`, DER). Invariant: what is signed never outlives this certificate.
+    /// Signs over a public key (`SubjectPublicKeyInfo`, DER) and leaves the serial number in `params`. Invariant: what is signed never outlives this certificate.
     fn sign(&self, params: &mut CertificateParams, public_key: &[u8]) -> Result<CertificateDer<'static>, Error> {
         params.serial_number = Some(serial()?);
         params.use_authority_key_identifier_extension = true;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::Signer;
+use super::lists::retired_path;
 use crate::error::Error;
 use crate::files;
 use crate::fingerprint::Fingerprint;
@@ -33,6 +34,17 @@ impl Stage {
             Self::Returning => "returning",
         }
     }
+}
+
+/// What became of a step that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// The rotation stands here now.
+    At(Rotation),
+    /// That was the last one: a single root is trusted.
+    Over,
+    /// None was taken: the rotation is no longer the one that was judged.
+    Passed,
 }
 
 /// A rotation under way.
@@ -99,6 +111,19 @@ impl Files {
 
     pub fn issuing(&self) -> PathBuf {
         self.0.join("issuing.pem")
+    }
+
+    /// Puts the intermediate's key away for a new one: what it signed may have to be revoked.
+    pub fn retire(&self, key: &Fingerprint) -> Result<(), Error> {
+        let path = self.issuing();
+        match path.exists() {
+            true => files::rename(&path, &retired_path(&self.0, key)),
+            false => Ok(()),
+        }
+    }
+
+    pub fn directory(&self) -> &Path {
+        &self.0
     }
 
     fn step(&self) -> PathBuf {

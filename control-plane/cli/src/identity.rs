@@ -1,6 +1,8 @@
-//! `weft identity`: whom the mesh trusts, which certificates its sidecars have, and the rotation of its root.
+//! `weft identity`: whom the mesh trusts, which certificates its sidecars have, the rotation of its root, and what is revoked.
 //!
 //! The control plane takes the steps by itself; the command begins, watches and breaks off. Leaving it ends nothing.
+
+mod revocation;
 
 use crate::Global;
 use crate::client::Client;
@@ -26,6 +28,12 @@ enum Command {
     Show(Show),
     /// Replace the root while the mesh runs: publish both, reissue every certificate, retire the old one
     Rotate(Rotate),
+    /// Make certificates worthless from now on: every connection made with them is cut, and they cannot be renewed
+    Revoke(revocation::Revoke),
+    /// List the certificates that are revoked and have not expired
+    Revoked(Show),
+    /// Show what the authority did last: certificates, refusals, join tokens, rotations, revocations
+    Audit(revocation::Audit),
 }
 
 #[derive(clap::Args, Debug)]
@@ -96,6 +104,8 @@ struct Waiting {
 struct Certificate {
     root: String,
     not_after: i64,
+    #[serde(default)]
+    serial: String,
 }
 
 /// Does what was asked.
@@ -110,11 +120,15 @@ pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
                 Format::Name => {
                     read::<Status>(&client).await?.sidecars.keys().map(|uid| format!("sidecar/{uid}\n")).collect()
                 }
-                Format::Table | Format::Wide => render(&read(&client).await?, output::now()),
+                Format::Table => render(&read(&client).await?, output::now(), false),
+                Format::Wide => render(&read(&client).await?, output::now(), true),
             })?;
             Ok(0)
         }
         Command::Rotate(args) => rotate(&client, args).await,
+        Command::Revoke(args) => revocation::revoke(&client, args).await,
+        Command::Revoked(args) => revocation::revoked(&client, args.output).await,
+        Command::Audit(args) => revocation::audit(&client, &args).await,
     }
 }
 
@@ -190,7 +204,7 @@ fn short(fingerprint: &str) -> String {
     format!("sha256:{}…", fingerprint.get(..12).unwrap_or(fingerprint))
 }
 
-fn render(status: &Status, now: i64) -> String {
+fn render(status: &Status, now: i64, wide: bool) -> String {
     let mut text = format!("trust domain {}\n\n", status.trust_domain);
     let left = |until: Option<i64>| match until.map(|until| u64::try_from(until - now)) {
         Some(Ok(seconds)) => format!("in {}", output::age(seconds)),
@@ -210,14 +224,20 @@ fn render(status: &Status, now: i64) -> String {
     let rows: Vec<_> = status
         .sidecars
         .iter()
-        .map(|(uid, certificate)| match certificate {
-            Some(c) if c.root.is_empty() => vec![uid.clone(), "none that it trusts".into(), left(Some(c.not_after))],
-            Some(c) => vec![uid.clone(), short(&c.root), left(Some(c.not_after))],
-            None => vec![uid.clone(), "-".into(), "-".into()],
+        .map(|(uid, certificate)| {
+            let (root, expires, serial) = match certificate {
+                Some(c) if c.root.is_empty() => ("none that it trusts".into(), left(Some(c.not_after)), &*c.serial),
+                Some(c) => (short(&c.root), left(Some(c.not_after)), &*c.serial),
+                None => ("-".into(), "-".into(), "-"),
+            };
+            let mut row = vec![uid.clone(), root, expires];
+            row.extend(wide.then(|| serial.replace(':', "")));
+            row
         })
         .collect();
     text.push('\n');
-    text + &output::table(&["SIDECAR", "ROOT", "EXPIRES"], &rows, &[])
+    let headers = ["SIDECAR", "ROOT", "EXPIRES", "SERIAL"];
+    text + &output::table(&headers[..if wide { 4 } else { 3 }], &rows, &[])
 }
 
 #[cfg(test)]

@@ -32,6 +32,9 @@ pub struct Args {
     /// Fetch keys of token issuers also over plain HTTP where their address is loopback
     #[arg(long)]
     jwks_loopback_http: bool,
+    /// Certificates that one identity may have in half of their lifetime, and at once: a sidecar needs one
+    #[arg(long, default_value = "1000", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    certificates_per_identity: u32,
     /// What to log: a level, or directives such as info,weft_control=debug
     #[arg(long, env = "WEFT_LOG", default_value = "info", value_name = "FILTER")]
     log: String,
@@ -62,6 +65,7 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
         service_cidr: args.service_cidr.unwrap_or_else(|| defaults.service_cidr.clone()),
         registered_only: args.egress == Egress::RegisteredOnly,
         jwks_loopback_http: args.jwks_loopback_http,
+        certificates_per_identity: args.certificates_per_identity,
         ..defaults
     };
     weft_control::up::run(settings).await.map_err(|error| Failure::not_well(error.to_string()))?;

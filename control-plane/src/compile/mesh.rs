@@ -18,6 +18,7 @@ pub fn settings(world: &World) -> v1::MeshSettings {
         domain: world.mesh.domain.clone(),
         egress: egress.into(),
         mesh_cidrs: std::iter::once(world.mesh.service_cidr.clone()).chain(outside(world)).collect(),
+        federated_trust_domains: Vec::new(),
     }
 }
 
@@ -35,6 +36,7 @@ pub fn bundle(world: &World) -> v1::TrustBundle {
         trust_domain: world.mesh.trust_domain.clone(),
         roots: world.mesh.roots.clone(),
         reissue_after: world.mesh.reissue_after,
+        revocations: world.mesh.revocations.to_vec(),
     }
 }
 

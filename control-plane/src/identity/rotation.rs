@@ -2,19 +2,20 @@
 //! two peers ever disagree about whom to trust. What the steps are is `weft_certs::ca`'s; sidecars speak through their control streams.
 
 use super::registration::is_registered;
-use super::{Authority, Trust};
+use super::audit::Event;
+use super::{Audit, Authority, Trust};
 use crate::fleet::Fleet;
 use crate::kinds::Phase;
 use crate::world::World;
 use crate::world::reconcile::Compiled;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
+use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
-use weft_certs::ca::{MeshCa, Rotation, Stage};
+use weft_certs::ca::{MeshCa, Rotation, Stage, Step};
 use weft_certs::{CertificateInfo, Error};
 
 /// How often sidecars are looked at while there is a rotation.
@@ -32,6 +33,8 @@ pub struct Certificate {
     pub not_before: i64,
     /// End of validity, seconds since the Unix epoch.
     pub not_after: i64,
+    /// Serial number, hexadecimal.
+    pub serial: String,
 }
 
 /// A sidecar that has not taken a step.
@@ -80,18 +83,24 @@ pub struct Status {
 /// Takes the steps.
 pub struct Rotator {
     authority: Arc<Authority>,
+    audit: Arc<Audit>,
     fleet: Arc<Fleet>,
     compiled: watch::Receiver<Compiled>,
     begun: Notify,
-    /// Somebody has decided not to wait for who has not taken the present step.
-    proceed: AtomicBool,
+    /// The step of which somebody has decided not to wait for who has not taken it.
+    proceed: Mutex<Option<Rotation>>,
 }
 
 impl Rotator {
     /// For this authority and the sidecars of this fleet and of what was compiled last.
     #[must_use]
-    pub fn new(authority: Arc<Authority>, fleet: Arc<Fleet>, compiled: watch::Receiver<Compiled>) -> Arc<Self> {
-        Arc::new(Self { authority, fleet, compiled, begun: Notify::new(), proceed: AtomicBool::new(false) })
+    pub fn new(
+        authority: Arc<Authority>,
+        audit: Arc<Audit>,
+        fleet: Arc<Fleet>,
+        compiled: watch::Receiver<Compiled>,
+    ) -> Arc<Self> {
+        Arc::new(Self { authority, audit, fleet, compiled, begun: Notify::new(), proceed: Mutex::new(None) })
     }
 
     /// Begins a rotation.
@@ -99,7 +108,7 @@ impl Rotator {
     /// # Errors
     /// When one is under way, when the root is not here, or when the authority cannot write.
     pub fn start(&self) -> Result<(), Error> {
-        self.take("begun", |ca, now| ca.rotate(now).map(Some))?;
+        self.take("begun", |ca, now| ca.rotate(now).map(Step::At))?;
         self.begun.notify_one();
         Ok(())
     }
@@ -117,27 +126,30 @@ impl Rotator {
     /// # Errors
     /// When there is no rotation.
     pub fn proceed(&self) -> Result<(), Error> {
-        if self.authority.ca().rotation().is_none() {
+        let Some(rotation) = self.authority.ca().rotation() else {
             return Err(Error::Request("the root is not being rotated".into()));
-        }
-        self.proceed.store(true, Ordering::Release);
+        };
+        *self.proceed.lock() = Some(rotation);
         Ok(())
     }
 
     fn take(
         &self,
         what: &'static str,
-        step: impl FnOnce(&MeshCa, std::time::SystemTime) -> Result<Option<Rotation>, Error>,
+        step: impl FnOnce(&MeshCa, SystemTime) -> Result<Step, Error>,
     ) -> Result<(), Error> {
-        // Said of one step, it does not hold for the next.
-        self.proceed.store(false, Ordering::Release);
-        match self.authority.step(step)? {
-            Some(rotation) => {
+        let taken = self.authority.step(step)?;
+        let root = self.authority.ca().root_fingerprint()?.to_string();
+        match taken {
+            Step::At(rotation) => {
+                let stage = Some(rotation.stage.name());
+                self.audit.write(Event::Rotation { step: what, stage, root });
                 tracing::info!(stage = rotation.stage.name(), old = %rotation.old, new = %rotation.new, "root rotation {what}");
             }
-            None => {
-                let root = self.authority.ca().root_fingerprint()?;
+            Step::Passed => {}
+            Step::Over => {
                 tracing::info!(%root, "root rotation {what}: one root is trusted");
+                self.audit.write(Event::Rotation { step: what, stage: None, root });
             }
         }
         Ok(())
@@ -184,8 +196,10 @@ impl Rotator {
                 continue;
             }
             let ready = progress(rotation, &self.sidecars()).waiting_for.is_empty();
-            if (ready || self.proceed.load(Ordering::Acquire))
-                && let Err(error) = self.take("goes on", MeshCa::advance)
+            // Said of one step, it does not hold for the next.
+            let insisted = *self.proceed.lock() == Some(rotation);
+            if (ready || insisted)
+                && let Err(error) = self.take("goes on", |ca, now| ca.advance(rotation, now))
             {
                 tracing::error!(%error, "the next step of the root rotation failed; it is tried again");
                 tokio::time::sleep(LOOK * 20).await;

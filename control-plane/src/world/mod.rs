@@ -21,6 +21,7 @@ use kube::core::ObjectMeta;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use weft_proto::v1;
 
 /// What holds for the mesh as a whole, from settings and the CA.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -37,6 +38,8 @@ pub struct Mesh {
     pub roots: Vec<Vec<u8>>,
     /// Seconds since the Unix epoch; older certificates are renewed at once. Zero: none.
     pub reissue_after: i64,
+    /// What was revoked, a list for each key that signed it.
+    pub revocations: Arc<[v1::RevocationList]>,
 }
 
 /// A route of any kind, its spec as written: it is read strictly by the compiler.

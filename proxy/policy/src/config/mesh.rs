@@ -49,6 +49,17 @@ pub struct TrustBundle {
     pub roots: Vec<Vec<u8>>,
     /// Certificates issued before this (seconds since the Unix epoch) are renewed at once. `None`: none.
     pub reissue_after: Option<u64>,
+    /// What was revoked below the roots, a list for each authority.
+    pub revocations: Vec<RevocationList>,
+}
+
+/// A revocation list as it travels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevocationList {
+    /// The CRL, DER.
+    pub crl: Vec<u8>,
+    /// Certificate of the authority that signed it, DER, then those above it, without the root.
+    pub issuer: Vec<Vec<u8>>,
 }
 
 impl Settings {
@@ -144,8 +155,39 @@ impl TrustBundle {
                 u64::try_from(after).map_err(|_| Refusal::new("reissueAfter", format!("{after} is before 1970")))?,
             ),
         };
-        Ok(TrustBundle { trust_domain: wire.trust_domain.as_str().into(), roots: wire.roots.clone(), reissue_after })
+        Ok(TrustBundle {
+            trust_domain: wire.trust_domain.as_str().into(),
+            roots: wire.roots.clone(),
+            reissue_after,
+            revocations: revocations(&wire.revocations)?,
+        })
     }
+}
+
+/// Revocation lists, checked to be whole DER values; who signed them is checked where TLS is.
+fn revocations(wire: &[v1::RevocationList]) -> Result<Vec<RevocationList>, Refusal> {
+    check::bounded("revocations", wire, 16)?;
+    let mut lists = Vec::with_capacity(wire.len());
+    for (i, list) in wire.iter().enumerate() {
+        let field = format!("revocations[{i}]");
+        check::bounded(&format!("{field}.crl"), &list.crl, 1 << 20)?;
+        if !is_der_sequence(&list.crl) {
+            return Err(Refusal::new(format!("{field}.crl"), "is no revocation list in DER"));
+        }
+        check::bounded(&format!("{field}.issuer"), &list.issuer, 8)?;
+        if list.issuer.is_empty() {
+            return Err(Refusal::new(format!("{field}.issuer"), "without its issuer a list cannot be verified"));
+        }
+        for (j, issuer) in list.issuer.iter().enumerate() {
+            let field = format!("{field}.issuer[{j}]");
+            check::bounded(&field, issuer, 65_536)?;
+            if !is_der_sequence(issuer) {
+                return Err(Refusal::new(field, "is no certificate in DER"));
+            }
+        }
+        lists.push(RevocationList { crl: list.crl.clone(), issuer: list.issuer.clone() });
+    }
+    Ok(lists)
 }
 
 /// A root that says of itself only that it is the same one.

@@ -94,7 +94,11 @@ pub(super) fn inbound() -> v1::Inbound {
 }
 
 fn bundle() -> v1::TrustBundle {
-    v1::TrustBundle { trust_domain: "weft.local".into(), roots: vec![vec![0x30, 0x03, 1, 2, 3]], reissue_after: 0 }
+    v1::TrustBundle {
+        trust_domain: "weft.local".into(),
+        roots: vec![vec![0x30, 0x03, 1, 2, 3]],
+        ..Default::default()
+    }
 }
 
 fn settings() -> v1::MeshSettings {
@@ -573,6 +577,10 @@ fn inbounds_are_refused_by_field() {
     );
 }
 
+fn list(issuer: &[&[u8]]) -> v1::RevocationList {
+    v1::RevocationList { crl: vec![0x30, 0], issuer: issuer.iter().map(|der| der.to_vec()).collect() }
+}
+
 #[test]
 fn bundles_and_settings_are_refused_by_field() {
     refuse(
@@ -585,6 +593,10 @@ fn bundles_and_settings_are_refused_by_field() {
             (|b| b.roots[0].push(0), "roots[0]", "DER"),
             (|b| b.roots.push(b.roots[0].clone()), "roots[1]", "this root occurs twice"),
             (|b| b.reissue_after = -1, "reissueAfter", "before 1970"),
+            (|b| b.revocations.push(v1::RevocationList::default()), "revocations[0].crl", "DER"),
+            (|b| b.revocations.push(list(&[])), "revocations[0].issuer", "without its issuer"),
+            (|b| b.revocations.push(list(&[b"pem"])), "revocations[0].issuer[0]", "DER"),
+            (|b| b.revocations = vec![list(&[&[0x30, 0]]); 17], "revocations", "more than the 16"),
         ],
     );
     refuse(
