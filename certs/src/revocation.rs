@@ -39,9 +39,8 @@ impl RevocationList {
     /// Reads and verifies a list (DER). `issuer` is the certificate of the authority that signed it, then those above it; they must lead to
     /// one of the bundle's roots. Whether issuer or list have expired is not asked: what they revoked stays revoked.
     pub fn new(bundle: &TrustBundle, der: Vec<u8>, issuer: Vec<CertificateDer<'static>>) -> Result<Self, Error> {
-        let bad = |reason: String| {
-            Error::configuration(format!("revocation list of \"{}\"", bundle.trust_domain()), reason)
-        };
+        let bad =
+            |reason: String| Error::configuration(format!("revocation list of \"{}\"", bundle.trust_domain()), reason);
         let (rest, list) =
             CertificateRevocationList::from_der(&der).map_err(|e| bad(format!("is no CRL in DER: {e}")))?;
         if !rest.is_empty() {

@@ -28,9 +28,9 @@ fn issue(ca: &MeshCa, account: &str) -> (Svid, Revocation) {
 fn judged(bundle: &TrustBundle, svid: &Svid) -> Result<(), PeerFault> {
     let bundles = TrustBundles::from(bundle.clone());
     let now = unix_time(SystemTime::now());
-    [Side::Client, Side::Server].into_iter().try_for_each(|side| {
-        verify::chain(&bundles, svid.id(), svid.chain(), now, side)
-    })
+    [Side::Client, Side::Server]
+        .into_iter()
+        .try_for_each(|side| verify::chain(&bundles, svid.id(), svid.chain(), now, side))
 }
 
 #[test]

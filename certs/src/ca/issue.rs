@@ -12,7 +12,8 @@ use rustls_pki_types::CertificateDer;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 
-use super::{ROOT_VALIDITY, Signer, authority, store, validity};
+use super::lists::Issuing;
+use super::{ROOT_VALIDITY, Signer, Vault, authority, store, validity};
 use crate::error::Error;
 use crate::fingerprint::Fingerprint;
 use crate::key::KeyPair;
@@ -40,6 +41,35 @@ pub struct Issued {
     pub not_before: SystemTime,
     /// End of validity.
     pub not_after: SystemTime,
+}
+
+/// Signs an SVID over a public key (`SubjectPublicKeyInfo`, DER).
+pub(super) fn leaf(
+    issuing: &Issuing,
+    domain: &TrustDomain,
+    public_key: &[u8],
+    id: &SpiffeId,
+    ttl: Duration,
+    now: SystemTime,
+) -> Result<Issued, Error> {
+    if id.trust_domain() != domain {
+        return Err(Error::Request(format!("{id} is not of trust domain \"{domain}\", the only one signed here")));
+    }
+    if id.path().is_empty() {
+        return Err(Error::Request(format!("{id} names no workload")));
+    }
+    if ttl < Duration::from_secs(1) {
+        return Err(Error::Request("a certificate of less than a second was asked for".into()));
+    }
+    let mut params = svid(id, ttl, now)?;
+    let leaf = issuing.signer.sign(&mut params, public_key)?;
+    let (not_before, not_after) = (params.not_before.into(), params.not_after.into());
+    if not_after <= now {
+        return Err(Error::configuration("issuing certificate", "has expired"));
+    }
+    let chain = std::iter::once(leaf).chain(issuing.chain.iter().cloned()).collect();
+    let serial = params.serial_number.map(|serial| serial.to_bytes()).unwrap_or_default();
+    Ok(Issued { id: id.clone(), chain, serial, issuer: issuing.key, not_before, not_after })
 }
 
 /// The leaf: the authority decides every field (X509-SVID §4 and its appendix A).
@@ -86,14 +116,14 @@ pub(super) fn root(domain: &TrustDomain, now: SystemTime) -> Result<CertificateP
 pub(super) fn new_intermediate(
     domain: &TrustDomain,
     root: &Signer,
-    path: Option<&Path>,
+    place: Option<(&Path, &Vault)>,
     now: SystemTime,
 ) -> Result<Signer, Error> {
     let mut params = authority(&format!("{domain} issuing"), 0, now, INTERMEDIATE_VALIDITY);
     params.subject_alt_names = vec![SanType::URI(format!("spiffe://{domain}").try_into()?)];
     let (signer, key) = root.intermediate(params)?;
-    if let Some(path) = path {
-        store(path, &signer, &key)?;
+    if let Some((path, vault)) = place {
+        store(path, vault, &signer, &key)?;
     }
     Ok(signer)
 }

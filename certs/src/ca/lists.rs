@@ -11,7 +11,7 @@ use rcgen::{CertificateRevocationListParams, KeyIdMethod, RevocationReason, Revo
 use rustls_pki_types::CertificateDer;
 use x509_parser::extensions::ParsedExtension;
 
-use super::{BACKDATE, Signer, whole_seconds};
+use super::{BACKDATE, Signer, Vault, whole_seconds};
 use crate::bundle::TrustBundle;
 use crate::error::Error;
 use crate::fingerprint::Fingerprint;
@@ -140,12 +140,12 @@ pub(super) struct Lists {
 
 impl Lists {
     /// Keys that an earlier run retired. One that cannot be read is passed over: it only speaks against others.
-    pub fn load(directory: &Path) -> Self {
+    pub fn load(directory: &Path, vault: &Vault) -> Self {
         let names = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
         let is_retired = |path: &PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(RETIRED));
         let mut retired: Vec<_> = names
             .filter(is_retired)
-            .filter_map(|path| Signer::load(&path).ok().flatten())
+            .filter_map(|path| Signer::load(&path, vault).ok().flatten())
             .filter_map(|signer| Issuing::below_root(signer).ok().map(Arc::new))
             .collect();
         retired.sort_by_key(|issuing| std::cmp::Reverse(issuing.signer.not_before));

@@ -2,82 +2,78 @@
 //! existing PKI, an intermediate from files whose root is elsewhere. Whether an asker may have an id is decided before it comes here.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use rustls_pki_types::CertificateDer;
 
-use super::issue::{Issued, SVID_VALIDITY, new_intermediate, new_root, public_key, root, svid};
+use super::issue::{self, Issued, SVID_VALIDITY, new_intermediate, new_root, public_key, root};
 use super::lists::{Issuing, Lists, Revocation};
-use super::rotation::{Files, Rotation, Stage, Step};
-use super::{Signer, store};
+use super::pki::{self, Given, Pki, Present};
+use super::rotation::{Files, Rotation, Stage};
+use super::{Signer, Vault, store};
 use crate::bundle::TrustBundle;
-use crate::error::{Error, unix_time};
+use crate::error::Error;
 use crate::fingerprint::Fingerprint;
 use crate::identity::Svid;
 use crate::key::KeyPair;
 use crate::revocation::RevocationList;
 use crate::spiffe::{SpiffeId, TrustDomain};
-use crate::tls::verify;
-use crate::{files, leaf, pem};
-
-/// An intermediate from an existing PKI, as PEM texts.
-#[derive(Debug, Clone, Copy)]
-pub struct Pki<'a> {
-    /// The intermediate's certificate, then those above it, without the root.
-    pub chain: &'a str,
-    /// The intermediate's private key.
-    pub key: &'a str,
-    /// The roots of the trust domain; the chain must lead to one of them.
-    pub roots: &'a str,
-}
+use crate::{files, leaf};
 
 /// The certificate authority of one trust domain. Shared by reference; signing takes no lock.
 pub struct MeshCa {
-    domain: TrustDomain,
+    pub(super) domain: TrustDomain,
     max_ttl: Duration,
-    trust: ArcSwap<Trust>,
-    issuing: ArcSwap<Issuing>,
+    pub(super) trust: ArcSwap<Trust>,
+    pub(super) issuing: ArcSwap<Issuing>,
     // Locked after `keeper`.
     lists: Mutex<Lists>,
     // What `lists` has signed last.
     signed: ArcSwap<Vec<RevocationList>>,
-    // Held by an authority that has its root: not by one of an existing PKI.
-    keeper: Option<Mutex<Keeper>>,
+    keeper: Mutex<Keeper>,
 }
 
 /// Whom sidecars are to trust, and what shows that it is right.
-struct Trust {
-    bundle: TrustBundle,
+pub(super) struct Trust {
+    pub bundle: TrustBundle,
     // The root to which the chain leads: one of the bundle's.
-    root: CertificateDer<'static>,
+    pub root: CertificateDer<'static>,
     // What follows the chain where all that the asker knows is a root's key: that root, and on the way there, while there are two, the
     // one that signs, signed by the other.
-    above: Vec<CertificateDer<'static>>,
-    rotation: Option<Rotation>,
+    pub above: Vec<CertificateDer<'static>>,
+    pub rotation: Option<Rotation>,
+}
+
+/// What an authority signs by.
+pub(super) enum Keeper {
+    /// Roots of its own.
+    Own(Own),
+    /// An intermediate of an existing PKI.
+    Given(Box<Present>),
 }
 
 /// The roots with their keys.
-struct Keeper {
-    root: Signer,
+pub(super) struct Own {
+    pub root: Signer,
     // The new root while there is one.
-    next: Option<Signer>,
+    pub next: Option<Signer>,
     // None for an ephemeral authority.
-    files: Option<Files>,
+    pub files: Option<Files>,
 }
 
-impl Keeper {
+impl Own {
     /// The root that signs, and the other one that is trusted.
-    fn signing(&self, rotation: Option<Rotation>) -> (&Signer, Option<&Signer>) {
+    pub fn signing(&self, rotation: Option<Rotation>) -> (&Signer, Option<&Signer>) {
         match (&self.next, rotation.map(|r| r.stage)) {
             (Some(next), Some(Stage::Reissuing)) => (next, Some(&self.root)),
             (next, _) => (&self.root, next.as_ref()),
         }
     }
 
-    fn trust(&self, domain: &TrustDomain, rotation: Option<Rotation>, now: SystemTime) -> Result<Trust, Error> {
+    pub fn trust(&self, domain: &TrustDomain, rotation: Option<Rotation>, now: SystemTime) -> Result<Trust, Error> {
         let (signing, other) = self.signing(rotation);
         let roots = [Some(&self.root), self.next.as_ref()].into_iter().flatten().map(|root| root.certificate.clone());
         let above = match other.filter(|_| rotation.is_some_and(|r| r.stage != Stage::Publishing)) {
@@ -96,42 +92,47 @@ impl MeshCa {
     /// Opens the authority in a directory (0700), and makes root and intermediate when it is empty. Files: `root.pem` and `issuing.pem`,
     /// each a key with its certificate (0600), and while the root is rotated `next.pem` and `rotation`.
     pub fn open(directory: &Path, domain: &TrustDomain, now: SystemTime) -> Result<Self, Error> {
+        Self::open_locked(directory, &Vault::default(), domain, now)
+    }
+
+    /// The same with its keys in a vault.
+    pub fn open_locked(directory: &Path, vault: &Vault, domain: &TrustDomain, now: SystemTime) -> Result<Self, Error> {
         files::private_dir(directory)?;
-        let files = Files::of(directory);
-        let root = match Signer::load(&files.root())? {
+        let files = Files::of(directory, vault);
+        let root = match Signer::load(&files.root(), vault)? {
             Some(root) => root,
             None => {
                 let (root, key) = new_root(domain, now)?;
-                store(&files.root(), &root, &key)?;
+                store(&files.root(), vault, &root, &key)?;
                 root
             }
         };
         check_domain(&files.root(), &root, domain)?;
         let (rotation, next) = files.resume(&root)?.unzip();
-        let keeper = Keeper { root, next, files: Some(files.clone()) };
-        let signing = keeper.signing(rotation).0;
-        let issuing = match Signer::load(&files.issuing())? {
+        let own = Own { root, next, files: Some(files.clone()) };
+        let signing = own.signing(rotation).0;
+        let issuing = match Signer::load(&files.issuing(), vault)? {
             // One that another root signed is of no use.
             Some(signer) if !signer.is_ageing(now) && is_signed_by(&signer, signing, now) => signer,
             Some(signer) => {
                 files.retire(&Fingerprint::of_public_key(&signer.certificate)?)?;
-                new_intermediate(domain, signing, Some(&files.issuing()), now)?
+                new_intermediate(domain, signing, Some((&files.issuing(), vault)), now)?
             }
-            None => new_intermediate(domain, signing, Some(&files.issuing()), now)?,
+            None => new_intermediate(domain, signing, Some((&files.issuing(), vault)), now)?,
         };
-        Self::assemble(domain, keeper, rotation, issuing, Lists::load(directory), now)
+        Self::assemble(domain, own, rotation, issuing, Lists::load(directory, vault), now)
     }
 
     /// An authority that lives in memory alone: for tests and one-off meshes.
     pub fn ephemeral(domain: &TrustDomain, now: SystemTime) -> Result<Self, Error> {
         let (root, _) = new_root(domain, now)?;
         let issuing = new_intermediate(domain, &root, None, now)?;
-        Self::assemble(domain, Keeper { root, next: None, files: None }, None, issuing, Lists::default(), now)
+        Self::assemble(domain, Own { root, next: None, files: None }, None, issuing, Lists::default(), now)
     }
 
     fn assemble(
         domain: &TrustDomain,
-        keeper: Keeper,
+        own: Own,
         rotation: Option<Rotation>,
         signer: Signer,
         lists: Lists,
@@ -140,53 +141,46 @@ impl MeshCa {
         Ok(Self {
             domain: domain.clone(),
             max_ttl: SVID_VALIDITY,
-            trust: ArcSwap::from_pointee(keeper.trust(domain, rotation, now)?),
+            trust: ArcSwap::from_pointee(own.trust(domain, rotation, now)?),
             issuing: ArcSwap::from_pointee(Issuing::below_root(signer)?),
             lists: Mutex::new(lists),
             signed: ArcSwap::default(),
-            keeper: Some(Mutex::new(keeper)),
+            keeper: Mutex::new(Keeper::Own(own)),
         })
     }
 
-    /// Signs with an intermediate of an existing PKI. Proves with a throw-away leaf that what it signs is accepted by peers that hold
-    /// the given roots, so a wrong file is told now and not by every sidecar.
+    /// Signs with an intermediate of an existing PKI, which is checked first. Lives in memory alone.
     pub fn from_pki(domain: &TrustDomain, pki: Pki<'_>, now: SystemTime) -> Result<Self, Error> {
-        let chain = pem::certificates("intermediate", pki.chain)?;
-        let bundle = TrustBundle::from_pem(domain.clone(), pki.roots)?;
-        let Some(first) = chain.first().cloned() else {
-            return Err(Error::configuration("intermediate", "holds no certificate"));
-        };
-        let signer = Signer::new("intermediate", first, KeyPair::from_pem("intermediate's key", pki.key)?)?;
-        let root = signer.certificate.clone();
-        let ca = Self {
-            domain: domain.clone(),
-            max_ttl: SVID_VALIDITY,
-            issuing: ArcSwap::from_pointee(Issuing::new(signer, chain)?),
-            lists: Mutex::default(),
-            signed: ArcSwap::default(),
-            trust: ArcSwap::from_pointee(Trust { bundle, root, above: Vec::new(), rotation: None }),
-            keeper: None,
-        };
-        let root = ca.prove(now)?;
-        let bundle = ca.bundle();
-        ca.trust.store(Arc::new(Trust { bundle, above: vec![root.clone()], root, rotation: None }));
-        Ok(ca)
+        Self::given(domain, Given::check(domain, pki, &Vault::default(), now)?, None)
     }
 
-    /// Finds the root that vouches for what is signed here.
-    fn prove(&self, now: SystemTime) -> Result<CertificateDer<'static>, Error> {
-        let id = SpiffeId::workload(&self.domain, "weft-system", "self-test")?;
-        let issued = self.sign_public_key(&KeyPair::generate()?.public_der(), &id, None, now)?;
-        let mut reason = String::from("there is none");
-        for root in self.bundle().roots() {
-            let only = TrustBundle::new(self.domain.clone(), [root.clone()])?.into();
-            let accepted = |side| verify::chain(&only, &id, &issued.chain, unix_time(now), side);
-            match accepted(verify::Side::Client).and_then(|()| accepted(verify::Side::Server)) {
-                Ok(()) => return Ok(root.clone()),
-                Err(e) => reason = e.to_string(),
-            }
-        }
-        Err(Error::configuration("intermediate", format!("does not lead to any of the given roots: {reason}")))
+    /// The same, and remembers in a directory (0700) whom it told to trust: a run that begins with other roots trusts those of before too
+    /// until every sidecar has a certificate under the new ones.
+    pub fn open_pki(
+        directory: &Path,
+        vault: &Vault,
+        domain: &TrustDomain,
+        pki: Pki<'_>,
+        now: SystemTime,
+    ) -> Result<Self, Error> {
+        files::private_dir(directory)?;
+        Self::given(domain, Given::check(domain, pki, vault, now)?, Some(pki::told(directory)))
+    }
+
+    fn given(domain: &TrustDomain, given: Given, told: Option<PathBuf>) -> Result<Self, Error> {
+        let present = Present::new(given, told)?;
+        let rotation = present.old_root().map(|old| Rotation::between(Stage::Reissuing, old, &present.now.root));
+        let trust = present.trust(rotation.transpose()?)?;
+        present.remember(&trust.bundle)?;
+        Ok(Self {
+            domain: domain.clone(),
+            max_ttl: SVID_VALIDITY,
+            issuing: ArcSwap::new(present.now.issuing.clone()),
+            lists: Mutex::default(),
+            signed: ArcSwap::default(),
+            trust: ArcSwap::from_pointee(trust),
+            keeper: Mutex::new(Keeper::Given(Box::new(present))),
+        })
     }
 
     /// Caps the validity of SVIDs, and makes the cap their default; 24 h otherwise.
@@ -229,7 +223,7 @@ impl MeshCa {
     }
 
     /// After a change of what signs or of who is trusted: the lists follow, and so do the files of keys that sign no more.
-    fn follow(&self, replaced: Option<Arc<Issuing>>, files: Option<&Files>, now: SystemTime) {
+    pub(super) fn follow(&self, replaced: Option<Arc<Issuing>>, files: Option<&Files>, now: SystemTime) {
         let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(replaced) = replaced {
             lists.retire(replaced);
@@ -251,106 +245,14 @@ impl MeshCa {
         Fingerprint::of_public_key(&self.trust.load().root)
     }
 
+    /// The fingerprint of the key that signs.
+    pub fn issuer(&self) -> Fingerprint {
+        self.issuing.load().key
+    }
+
     /// The rotation of the root that is under way.
     pub fn rotation(&self) -> Option<Rotation> {
         self.trust.load().rotation
-    }
-
-    /// Begins to rotate the root: makes a new one, which is trusted from now on and signs nothing yet. Refused while a rotation is under
-    /// way, and where the root is that of an existing PKI.
-    pub fn rotate(&self, now: SystemTime) -> Result<Rotation, Error> {
-        let mut keeper = self.keeper()?;
-        if self.rotation().is_some() {
-            return Err(Error::Request("the root is being rotated already".into()));
-        }
-        let (next, key) = new_root(&self.domain, now)?;
-        let rotation = Rotation::begin(&keeper.root, &next)?;
-        if let Some(files) = &keeper.files {
-            store(&files.next(), &next, &key)?;
-            files.write(rotation)?;
-        }
-        keeper.next = Some(next);
-        self.trust.store(Arc::new(keeper.trust(&self.domain, Some(rotation), now)?));
-        Ok(rotation)
-    }
-
-    /// The next step after `judged`, of which the asker knows that every sidecar has taken it. Nothing is done where the rotation is
-    /// another by now: of that one nothing is known yet.
-    pub fn advance(&self, judged: Rotation, now: SystemTime) -> Result<Step, Error> {
-        let mut keeper = self.keeper()?;
-        // Only who holds the lock changes it.
-        let Some(rotation) = self.rotation().filter(|rotation| *rotation == judged) else { return Ok(Step::Passed) };
-        match rotation.stage {
-            Stage::Publishing => self.sign_with_the_other(&keeper, rotation.to(Stage::Reissuing, now), now),
-            Stage::Reissuing => {
-                if let Some(files) = &keeper.files {
-                    files.finish()?;
-                }
-                if let Some(next) = keeper.next.take() {
-                    keeper.root = next;
-                }
-                self.end(&keeper, now)
-            }
-            Stage::Returning => {
-                if let Some(files) = &keeper.files {
-                    files.give_up()?;
-                }
-                keeper.next = None;
-                self.end(&keeper, now)
-            }
-        }
-    }
-
-    /// Breaks the rotation under way off: at once when nothing was signed by the new root; otherwise what it signed is reissued by the old
-    /// one first.
-    pub fn abort(&self, now: SystemTime) -> Result<Step, Error> {
-        let mut keeper = self.keeper()?;
-        let rotation = self.rotation().ok_or_else(not_rotated)?;
-        match rotation.stage {
-            Stage::Publishing => {
-                if let Some(files) = &keeper.files {
-                    files.give_up()?;
-                }
-                keeper.next = None;
-                self.end(&keeper, now)
-            }
-            Stage::Reissuing => self.sign_with_the_other(&keeper, rotation.to(Stage::Returning, now), now),
-            Stage::Returning => Ok(Step::At(rotation)),
-        }
-    }
-
-    fn keeper(&self) -> Result<MutexGuard<'_, Keeper>, Error> {
-        let keeper = self.keeper.as_ref().ok_or_else(|| {
-            Error::Request("the root is that of an existing PKI: rotate it there, and give the new files here".into())
-        })?;
-        Ok(keeper.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn sign_with_the_other(&self, keeper: &Keeper, rotation: Rotation, now: SystemTime) -> Result<Step, Error> {
-        let trust = keeper.trust(&self.domain, Some(rotation), now)?;
-        let path = self.make_way(keeper)?;
-        let signer = new_intermediate(&self.domain, keeper.signing(Some(rotation)).0, path.as_deref(), now)?;
-        if let Some(files) = &keeper.files {
-            files.write(rotation)?;
-        }
-        let fresh = Arc::new(Issuing::below_root(signer)?);
-        self.trust.store(Arc::new(trust));
-        let replaced = self.issuing.swap(fresh);
-        self.follow(Some(replaced), keeper.files.as_ref(), now);
-        Ok(Step::At(rotation))
-    }
-
-    fn end(&self, keeper: &Keeper, now: SystemTime) -> Result<Step, Error> {
-        self.trust.store(Arc::new(keeper.trust(&self.domain, None, now)?));
-        self.follow(None, keeper.files.as_ref(), now);
-        Ok(Step::Over)
-    }
-
-    /// Where a new intermediate goes, the present one being out of the way.
-    fn make_way(&self, keeper: &Keeper) -> Result<Option<std::path::PathBuf>, Error> {
-        let Some(files) = &keeper.files else { return Ok(None) };
-        files.retire(&self.issuing.load().key)?;
-        Ok(Some(files.issuing()))
     }
 
     /// Issues an SVID over the public key of a certificate signing request (PKCS#10, DER). Its signature is checked, which proves that
@@ -382,51 +284,47 @@ impl MeshCa {
         ttl: Option<Duration>,
         now: SystemTime,
     ) -> Result<Issued, Error> {
-        if id.trust_domain() != &self.domain {
-            let text = format!("{id} is not of trust domain \"{}\", the only one signed here", self.domain);
-            return Err(Error::Request(text));
-        }
-        if id.path().is_empty() {
-            return Err(Error::Request(format!("{id} names no workload")));
-        }
         let ttl = ttl.unwrap_or(self.max_ttl).min(self.max_ttl);
-        if ttl < Duration::from_secs(1) {
-            return Err(Error::Request("a certificate of less than a second was asked for".into()));
-        }
-        let issuing = self.issuing(now)?;
-        let mut params = svid(id, ttl, now)?;
-        let leaf = issuing.signer.sign(&mut params, public_key)?;
-        let (not_before, not_after) = (params.not_before.into(), params.not_after.into());
-        if not_after <= now {
-            return Err(Error::configuration("issuing certificate", "has expired"));
-        }
-        let chain = std::iter::once(leaf).chain(issuing.chain.iter().cloned()).collect();
-        let serial = params.serial_number.map(|serial| serial.to_bytes()).unwrap_or_default();
-        Ok(Issued { id: id.clone(), chain, serial, issuer: issuing.key, not_before, not_after })
+        issue::leaf(&*self.issuing(now)?, &self.domain, public_key, id, ttl, now)
     }
 
     /// The intermediate that signs now: a new one when the present one ages and the root is here.
     fn issuing(&self, now: SystemTime) -> Result<Arc<Issuing>, Error> {
         let current = self.issuing.load_full();
-        let Some(keeper) = self.keeper.as_ref().filter(|_| current.signer.is_ageing(now)) else {
+        if !current.signer.is_ageing(now) {
             return Ok(current);
-        };
-        let keeper = keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        }
+        let keeper = self.keeper();
+        let Keeper::Own(own) = &*keeper else { return Ok(current) };
         let current = self.issuing.load_full();
         if !current.signer.is_ageing(now) {
             return Ok(current);
         }
-        let path = self.make_way(&keeper)?;
-        let signer = new_intermediate(&self.domain, keeper.signing(self.rotation()).0, path.as_deref(), now)?;
-        let fresh = Arc::new(Issuing::below_root(signer)?);
+        let fresh = self.new_intermediate(own, self.rotation(), now)?;
         let replaced = self.issuing.swap(fresh.clone());
-        self.follow(Some(replaced), keeper.files.as_ref(), now);
+        self.follow(Some(replaced), own.files.as_ref(), now);
         Ok(fresh)
     }
-}
 
-fn not_rotated() -> Error {
-    Error::Request("the root is not being rotated".into())
+    pub(super) fn keeper(&self) -> MutexGuard<'_, Keeper> {
+        self.keeper.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An intermediate under the root that signs at a step; the present one is put out of its way.
+    pub(super) fn new_intermediate(
+        &self,
+        own: &Own,
+        rotation: Option<Rotation>,
+        now: SystemTime,
+    ) -> Result<Arc<Issuing>, Error> {
+        let path = own.files.as_ref().map(|files| (files.issuing(), files.vault()));
+        if let Some(files) = &own.files {
+            files.retire(&self.issuing.load().key)?;
+        }
+        let place = path.as_ref().map(|(path, vault)| (path.as_path(), *vault));
+        let signer = new_intermediate(&self.domain, own.signing(rotation).0, place, now)?;
+        Ok(Arc::new(Issuing::below_root(signer)?))
+    }
 }
 
 impl fmt::Debug for MeshCa {

@@ -5,9 +5,12 @@ use std::os::unix::fs::MetadataExt;
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyUsagePurpose, SanType};
 
 use super::*;
-use crate::ca::issue::MAX_CSR_LEN;
-use crate::ca::{ROOT_VALIDITY, authority};
+use crate::ca::issue::{MAX_CSR_LEN, svid};
+use crate::ca::{ROOT_VALIDITY, Step, authority};
 use crate::describe::CertificateInfo;
+use crate::error::unix_time;
+use crate::pem;
+use crate::tls::verify;
 
 fn domain() -> TrustDomain {
     "weft.test".parse().unwrap()
@@ -302,7 +305,11 @@ fn a_rotation_that_is_broken_off_ends_with_the_old_root_alone() {
     let reissuing = at(ca.advance(rotation, now).unwrap());
     let both = ca.bundle();
     let returning = at(ca.abort(now).unwrap());
-    assert_eq!(ca.advance(reissuing, now).unwrap(), Step::Passed, "the way back is not ended by who judged the way there");
+    assert_eq!(
+        ca.advance(reissuing, now).unwrap(),
+        Step::Passed,
+        "the way back is not ended by who judged the way there"
+    );
     assert_eq!(ca.rotation(), Some(returning));
     assert_eq!(
         (returning.stage, returning.target(), ca.abort(now).unwrap()),

@@ -8,8 +8,8 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::Signer;
 use super::lists::retired_path;
+use super::{Signer, Vault};
 use crate::error::Error;
 use crate::files;
 use crate::fingerprint::Fingerprint;
@@ -69,9 +69,10 @@ impl Rotation {
         }
     }
 
-    pub(super) fn begin(old: &Signer, new: &Signer) -> Result<Self, Error> {
-        let print = |signer: &Signer| Fingerprint::of_public_key(&signer.certificate);
-        Ok(Self { stage: Stage::Publishing, old: print(old)?, new: print(new)?, reissue_after: 0 })
+    /// From the root of one certificate to that of another.
+    pub(super) fn between(stage: Stage, old: &[u8], new: &[u8]) -> Result<Self, Error> {
+        let (old, new) = (Fingerprint::of_public_key(old)?, Fingerprint::of_public_key(new)?);
+        Ok(Self { stage, old, new, reissue_after: 0 })
     }
 
     pub(super) fn to(self, stage: Stage, now: SystemTime) -> Self {
@@ -94,11 +95,11 @@ impl Rotation {
 
 /// Where an authority keeps its roots.
 #[derive(Debug, Clone)]
-pub(super) struct Files(PathBuf);
+pub(super) struct Files(PathBuf, Vault);
 
 impl Files {
-    pub fn of(directory: &Path) -> Self {
-        Self(directory.to_owned())
+    pub fn of(directory: &Path, vault: &Vault) -> Self {
+        Self(directory.to_owned(), vault.clone())
     }
 
     pub fn root(&self) -> PathBuf {
@@ -122,6 +123,10 @@ impl Files {
         }
     }
 
+    pub fn vault(&self) -> &Vault {
+        &self.1
+    }
+
     pub fn directory(&self) -> &Path {
         &self.0
     }
@@ -140,7 +145,7 @@ impl Files {
         let bad = |reason: &str| Error::configuration(self.step().display().to_string(), reason);
         let rotation = Rotation::parse(&text).ok_or_else(|| bad("is no step of a rotation"))?;
         let current = Fingerprint::of_public_key(&root.certificate)?;
-        match Signer::load(&self.next())? {
+        match Signer::load(&self.next(), &self.1)? {
             Some(next) if current == rotation.old && Fingerprint::of_public_key(&next.certificate)? == rotation.new => {
                 Ok(Some((rotation, next)))
             }

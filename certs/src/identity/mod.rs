@@ -65,7 +65,12 @@ impl LiveIdentity {
     /// Puts an identity to use.
     pub fn new(identity: Identity) -> Arc<Self> {
         let id = identity.svid.id().clone();
-        Arc::new(Self { current: ArcSwap::from_pointee(identity), generation: AtomicU64::new(0), open: Open::default(), id })
+        Arc::new(Self {
+            current: ArcSwap::from_pointee(identity),
+            generation: AtomicU64::new(0),
+            open: Open::default(),
+            id,
+        })
     }
 
     /// The id, which never changes.

@@ -105,7 +105,12 @@ impl Change {
     fn between(before: &World, world: &World) -> Self {
         // Names, identities and everything that holds some differ with the mesh: all is made anew.
         // What sidecars are to trust is a resource of its own.
-        let named = |world: &World| Mesh { roots: Vec::new(), reissue_after: 0, ..world.mesh.clone() };
+        let named = |world: &World| Mesh {
+            roots: Vec::new(),
+            reissue_after: 0,
+            revocations: Arc::default(),
+            ..world.mesh.clone()
+        };
         let all = named(before) != named(world);
         fn names<T>(all: bool, before: &Table<Arc<T>>, now: &Table<Arc<T>>) -> BTreeSet<String> {
             if all {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
-use weft_certs::ca::{Revocation, Step};
+use weft_certs::ca::{Pki, Replaced, Revocation, Step, Vault};
 use weft_certs::{Error, Identity, LiveIdentity, MeshCa, RevocationList, Svid, TrustDomain};
 use weft_proto::v1;
 
@@ -52,8 +52,21 @@ impl Authority {
     ///
     /// # Errors
     /// When the files cannot be read or written, or belong to another trust domain.
-    pub fn open(directory: &Path, trust_domain: &TrustDomain) -> Result<Arc<Self>, Error> {
-        Self::new(MeshCa::open(directory, trust_domain, SystemTime::now())?)
+    pub fn open(directory: &Path, vault: &Vault, trust_domain: &TrustDomain) -> Result<Arc<Self>, Error> {
+        Self::new(MeshCa::open_locked(directory, vault, trust_domain, SystemTime::now())?)
+    }
+
+    /// Signs with an intermediate of an existing PKI; the directory remembers whom sidecars were told to trust.
+    ///
+    /// # Errors
+    /// When sidecars would refuse what it signs.
+    pub fn open_pki(
+        directory: &Path,
+        vault: &Vault,
+        trust_domain: &TrustDomain,
+        pki: Pki<'_>,
+    ) -> Result<Arc<Self>, Error> {
+        Self::new(MeshCa::open_pki(directory, vault, trust_domain, pki, SystemTime::now())?)
     }
 
     /// The same over a CA that exists.
@@ -96,6 +109,24 @@ impl Authority {
             self.tell(|| self.ca.issue_control_plane(now));
         }
         Ok(taken)
+    }
+
+    /// Signs with another intermediate of an existing PKI.
+    ///
+    /// # Errors
+    /// When sidecars would refuse what it signs: then nothing has changed.
+    pub fn replace(&self, pki: Pki<'_>, vault: &Vault) -> Result<Replaced, Error> {
+        let now = SystemTime::now();
+        let replaced = self.ca.replace(pki, vault, now)?;
+        if replaced == Replaced::Issuer {
+            let demand = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+            let demand = i64::try_from(demand).unwrap_or(i64::MAX);
+            self.trust.send_modify(|trust| trust.reissue_after = trust.reissue_after.max(demand));
+        }
+        if replaced != Replaced::Nothing {
+            self.tell(|| self.ca.issue_control_plane(now));
+        }
+        Ok(replaced)
     }
 
     /// Tells whom to trust now, and presents a certificate that fits. The step stands whether or not there is such a certificate, so it is

@@ -119,7 +119,8 @@ impl Revoker {
             Subject::Identity(id) => {
                 let domain = self.authority.ca().trust_domain();
                 if id.trust_domain() != domain {
-                    let text = format!("{id} is not of trust domain \"{domain}\": only its own authority can revoke it");
+                    let text =
+                        format!("{id} is not of trust domain \"{domain}\": only its own authority can revoke it");
                     return Err(Refusal::Invalid(text));
                 }
                 if *id == SpiffeId::control_plane(domain) {

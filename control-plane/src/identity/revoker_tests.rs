@@ -49,7 +49,8 @@ impl Rig {
 #[tokio::test]
 async fn an_identity_loses_every_certificate_it_has_and_may_not_renew_them_but_gets_new_ones() {
     let rig = open(tempfile::tempdir().unwrap()).await;
-    let (first, second, other) = (rig.issue("cart", None).await, rig.issue("cart", None).await, rig.issue("web", None).await);
+    let (first, second, other) =
+        (rig.issue("cart", None).await, rig.issue("cart", None).await, rig.issue("web", None).await);
     let later = SystemTime::now() + Duration::from_secs(5);
     let done = rig.revoker.revoke(&Subject::Identity(id("cart")), Reason::KeyCompromise, later).await.unwrap();
     assert_eq!(done.len(), 2);
@@ -78,9 +79,14 @@ async fn one_certificate_is_revoked_by_its_serial_number_as_openssl_or_weft_writ
     let now = SystemTime::now();
     let colons = first.serial.iter().map(|b| format!("{b:02X}")).collect::<Vec<_>>().join(":");
     let done = rig.revoker.revoke(&Subject::Serial(colons.clone()), Reason::Superseded, now).await.unwrap();
-    assert_eq!((done.len(), done[0].identity.as_str(), done[0].reason.as_str()), (1, &*id("cart").to_string(), "superseded"));
+    assert_eq!(
+        (done.len(), done[0].identity.as_str(), done[0].reason.as_str()),
+        (1, &*id("cart").to_string(), "superseded")
+    );
     assert!(rig.refused(&first) && !rig.refused(&second));
-    for (serial, why) in [(colons.as_str(), "revoked already"), ("ab", "no certificate that is valid"), ("zz", "no serial")] {
+    for (serial, why) in
+        [(colons.as_str(), "revoked already"), ("ab", "no certificate that is valid"), ("zz", "no serial")]
+    {
         let error = rig.revoker.revoke(&Subject::Serial(serial.into()), Reason::Unspecified, now).await.unwrap_err();
         assert!(error.to_string().contains(why), "{error}");
     }

@@ -1,22 +1,22 @@
 //! Driving a rotation of the root: each step of the authority is taken once every sidecar says that it has taken the one before, so that no
 //! two peers ever disagree about whom to trust. What the steps are is `weft_certs::ca`'s; sidecars speak through their control streams.
 
-use super::registration::is_registered;
 use super::audit::Event;
+use super::registration::is_registered;
 use super::{Audit, Authority, Trust};
 use crate::fleet::Fleet;
 use crate::kinds::Phase;
 use crate::world::World;
 use crate::world::reconcile::Compiled;
+use parking_lot::Mutex;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
-use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
-use weft_certs::ca::{MeshCa, Rotation, Stage, Step};
-use weft_certs::{CertificateInfo, Error};
+use weft_certs::ca::{MeshCa, Pki, Replaced, Rotation, Stage, Step, Vault};
+use weft_certs::{CertificateInfo, Error, Fingerprint};
 
 /// How often sidecars are looked at while there is a rotation.
 const LOOK: Duration = Duration::from_millis(250);
@@ -111,6 +111,34 @@ impl Rotator {
         self.take("begun", |ca, now| ca.rotate(now).map(Step::At))?;
         self.begun.notify_one();
         Ok(())
+    }
+
+    /// Signs with another intermediate of an existing PKI; other roots begin a rotation.
+    ///
+    /// # Errors
+    /// When sidecars would refuse what it signs, or while the roots are being replaced: nothing has changed then.
+    pub fn replace(&self, pki: Pki<'_>, vault: &Vault) -> Result<(), Error> {
+        let replaced = self.authority.replace(pki, vault)?;
+        let root = self.authority.ca().root_fingerprint()?.to_string();
+        match replaced {
+            Replaced::Nothing => return Ok(()),
+            Replaced::Issuer => tracing::info!(%root, "another intermediate signs; certificates are reissued"),
+            Replaced::Roots(rotation) => {
+                tracing::info!(old = %rotation.old, new = %rotation.new, "other roots are given: they are published first");
+                self.audit.write(Event::Rotation { step: "begun", stage: Some(rotation.stage.name()), root });
+                self.begun.notify_one();
+            }
+        }
+        let roots = self.authority.ca().bundle();
+        let roots = roots.roots().iter().filter_map(|root| Fingerprint::of_public_key(root).ok());
+        let issuer = self.authority.ca().issuer().to_string();
+        self.audit.write(Event::Issuer { issuer, roots: roots.map(|root| root.to_string()).collect() });
+        Ok(())
+    }
+
+    /// Writes down that files were not taken.
+    pub fn refused(&self, reason: &str) {
+        self.audit.refuse("intermediate", (None, None), None, reason);
     }
 
     /// Breaks the rotation under way off.
@@ -251,7 +279,6 @@ fn progress(rotation: Rotation, sidecars: &BTreeMap<String, Option<Certificate>>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weft_certs::Fingerprint;
 
     fn said(root: &[u8], trusted: &[&[u8]]) -> Option<Certificate> {
         let print = |of: &&[u8]| Fingerprint::of(of).to_string();

@@ -1,7 +1,7 @@
 //! `weft.v1.Identity` behind tonic: certificates for who proves who they are, and registrations within what they may claim.
 
-use super::registration;
 use super::audit::{By, Event};
+use super::registration;
 use super::token::{Refusal, Tokens, hex, is_label, unix};
 use super::{Audit, Authority, Limiter, Peer, Revoker, SYSTEM_NAMESPACE};
 use crate::kinds::{Phase, Workload};
@@ -91,9 +91,9 @@ impl IdentityService {
                 let id = Tokens::id(&text).unwrap_or_default();
                 Ok(Asker { of: (claims.namespace, claims.service_account), proof: Proven::Token(id, text) })
             }
-            (None, Some(Proof::ServiceAccountToken(_))) => Err(Status::unimplemented(
-                "this control plane is not on Kubernetes: prove yourself with a join token",
-            )),
+            (None, Some(Proof::ServiceAccountToken(_))) => {
+                Err(Status::unimplemented("this control plane is not on Kubernetes: prove yourself with a join token"))
+            }
             (None, None) => {
                 Err(Status::unauthenticated("present a join token, or your current certificate to renew it"))
             }

@@ -42,20 +42,16 @@ pub async fn redeem(mesh: &Mesh, token: &str) -> Result<v1::IssueCertificateResp
     let part = |name: &str| said[name].as_str().unwrap().to_owned();
     let tls = bootstrap_client_config(part("spki").parse().unwrap(), &part("td").parse().unwrap(), &[ALPN_GRPC]);
     let (tls, control) = (TlsConnector::from(tls.unwrap()), mesh.grpc());
-    let channel = Endpoint::from_static("http://weft-control").connect_with_connector_lazy(tower::service_fn(
-        move |_: Uri| {
+    let channel =
+        Endpoint::from_static("http://weft-control").connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
             let tls = tls.clone();
             async move {
                 let stream = TcpStream::connect(control).await?;
                 tls.connect(unnamed(), stream).await.map(TokioIo::new)
             }
-        },
-    ));
+        }));
     let csr = KeyPair::generate().unwrap().csr().unwrap();
-    let request = v1::IssueCertificateRequest {
-        csr,
-        requested_ttl: None,
-        proof: Some(Proof::JoinToken(token.to_owned())),
-    };
+    let request =
+        v1::IssueCertificateRequest { csr, requested_ttl: None, proof: Some(Proof::JoinToken(token.to_owned())) };
     IdentityClient::new(channel).issue_certificate(request).await.map(tonic::Response::into_inner)
 }

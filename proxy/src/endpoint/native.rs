@@ -22,7 +22,9 @@ pub(super) const NATIVE: Alpn = &[weft_certs::tls::ALPN_NATIVE];
 /// Connects to the sidecar at `to`. Whoever calls bounds the time.
 pub(super) async fn connect(dialer: &Dialer, to: &TunnelTo, alpn: Alpn) -> Result<Connection, ProxyError> {
     let explain = |error: ProxyError| match error.kind {
-        Kind::TlsFailed | Kind::CertificateRevoked => error.detail(format!("TLS with {} at {}", to.identity.as_str(), to.addr)),
+        Kind::TlsFailed | Kind::CertificateRevoked => {
+            error.detail(format!("TLS with {} at {}", to.identity.as_str(), to.addr))
+        }
         _ => error,
     };
     let tls = dialer.tls.as_ref().ok_or_else(|| {

@@ -14,7 +14,7 @@ mod renew;
 pub use files::Files;
 pub use issue::{IdentityError, Issuer};
 pub use join::JoinToken;
-pub use mind::mind;
 pub(crate) use mind::handshake_kind;
+pub use mind::mind;
 pub use registrar::Registrar;
 pub use renew::{Renewal, Standing};

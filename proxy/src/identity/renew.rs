@@ -160,7 +160,9 @@ impl Renewal {
         let late = next.is_some_and(|next| SystemTime::now() > next);
         let revoked = self.standing.revoked.load(Ordering::Acquire) || self.live.is_revoked();
         if late && !self.said.0 {
-            tracing::warn!("the revocation list should have been replaced by now; what it names stays refused, and what was revoked since is not known here");
+            tracing::warn!(
+                "the revocation list should have been replaced by now; what it names stays refused, and what was revoked since is not known here"
+            );
         }
         if revoked && !self.said.1 {
             tracing::error!(id = %self.live.id(), "this workload's certificate was revoked: only a join token gets it another");

@@ -240,8 +240,7 @@ impl Plane {
 
     /// The trust bundle, with a demand to reissue.
     pub fn bundle(&self, reissue_after: i64) -> Resource {
-        let wire =
-            v1::TrustBundle { reissue_after, ..wire_bundle(&self.ca) };
+        let wire = v1::TrustBundle { reissue_after, ..wire_bundle(&self.ca) };
         resource(self.domain.as_str(), &wire, &[])
     }
 

@@ -59,12 +59,17 @@ fn done(answer: &Value, revoked: &[Value]) -> String {
     }
     if let Some(identity) = answer.get("identity").and_then(Value::as_str) {
         if revoked.is_empty() {
-            said.push_str(&format!("{identity} has no certificate that is valid; what it may still hold cannot be renewed\n"));
+            said.push_str(&format!(
+                "{identity} has no certificate that is valid; what it may still hold cannot be renewed\n"
+            ));
         }
         let shared = items(answer, "workloads");
         let shared: Vec<_> = shared.iter().filter_map(Value::as_str).collect();
         if !shared.is_empty() {
-            said.push_str(&format!("{identity} was the identity of {}; a new join token gets it back\n", shared.join(", ")));
+            said.push_str(&format!(
+                "{identity} was the identity of {}; a new join token gets it back\n",
+                shared.join(", ")
+            ));
         }
     }
     said
@@ -145,7 +150,9 @@ fn details(record: &Value) -> String {
     });
     let word = |value: &Value| match value {
         Value::String(text) => text.clone(),
-        Value::Object(one) => one.iter().map(|(key, value)| format!("{key}/{}", value.as_str().unwrap_or("-"))).collect(),
+        Value::Object(one) => {
+            one.iter().map(|(key, value)| format!("{key}/{}", value.as_str().unwrap_or("-"))).collect()
+        }
         Value::Array(all) => all.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","),
         other => other.to_string(),
     };

@@ -79,9 +79,10 @@ pub(super) async fn revoke(
     body: Result<Json<Revoke>, JsonRejection>,
 ) -> Result<Json<Value>, Failure> {
     let Revoke { subject, reason } = read(body)?;
-    let reason: Reason = reason.as_deref().map_or(Ok(Reason::default()), str::parse).map_err(|e: weft_certs::Error| {
-        Failure(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", e.to_string())
-    })?;
+    let reason: Reason = reason
+        .as_deref()
+        .map_or(Ok(Reason::default()), str::parse)
+        .map_err(|e: weft_certs::Error| Failure(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", e.to_string()))?;
     let world = sources.compiled.borrow().world.clone();
     let (subject, shared) = resolve(&world, &subject)?;
     let identity = match &subject {
@@ -125,7 +126,8 @@ fn resolve(world: &World, text: &str) -> Result<(Subject, Vec<String>), Failure>
         text.parse::<SpiffeId>().map_err(|e| invalid(format!("{text:?} is no SPIFFE id: {e}")))?
     } else if let Some((namespace, _)) = text.split_once('/') {
         let Some(workload) = world.workloads.get(text) else {
-            let text = format!("there is no workload {text}; an identity of one that has left is revoked by its SPIFFE id");
+            let text =
+                format!("there is no workload {text}; an identity of one that has left is revoked by its SPIFFE id");
             return Err(Failure(StatusCode::NOT_FOUND, "NotFound", text));
         };
         let domain: TrustDomain = domain.parse().map_err(|_| invalid("the mesh has no trust domain".to_owned()))?;

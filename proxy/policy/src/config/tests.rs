@@ -94,11 +94,7 @@ pub(super) fn inbound() -> v1::Inbound {
 }
 
 fn bundle() -> v1::TrustBundle {
-    v1::TrustBundle {
-        trust_domain: "weft.local".into(),
-        roots: vec![vec![0x30, 0x03, 1, 2, 3]],
-        ..Default::default()
-    }
+    v1::TrustBundle { trust_domain: "weft.local".into(), roots: vec![vec![0x30, 0x03, 1, 2, 3]], ..Default::default() }
 }
 
 fn settings() -> v1::MeshSettings {
