@@ -26,6 +26,8 @@ pub struct Args {
 enum Command {
     /// Show the roots of the mesh, the rotation under way and the certificate of each sidecar
     Show(Show),
+    /// Print the roots of this mesh in PEM, or as the object that makes another mesh believe its identities
+    Bundle(Bundle),
     /// Replace the root while the mesh runs: publish both, reissue every certificate, retire the old one
     Rotate(Rotate),
     /// Make certificates worthless from now on: every connection made with them is cut, and they cannot be renewed
@@ -39,6 +41,13 @@ enum Command {
 #[derive(clap::Args, Debug)]
 struct Show {
     /// How to print
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: Format,
+}
+
+#[derive(clap::Args, Debug)]
+struct Bundle {
+    /// How to print: the roots in PEM (table), or a FederatedTrustDomain
     #[arg(short, long, value_enum, default_value = "table")]
     output: Format,
 }
@@ -60,6 +69,7 @@ struct Rotate {
 }
 
 const IDENTITY: &str = "/weft/v1/identity";
+const BUNDLE: &str = "/weft/v1/identity/bundle";
 const ROTATION: &str = "/weft/v1/identity/rotation";
 /// How often the control plane is asked.
 const LOOK: Duration = Duration::from_millis(300);
@@ -125,10 +135,30 @@ pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
             })?;
             Ok(0)
         }
+        Command::Bundle(args) => {
+            let bundle: Value =
+                client.read(BUNDLE).await.map_err(|error| error.into_failure("ask for the mesh's roots"))?;
+            output::print(&print_bundle(&bundle, args.output)?)?;
+            Ok(0)
+        }
         Command::Rotate(args) => rotate(&client, args).await,
         Command::Revoke(args) => revocation::revoke(&client, args).await,
         Command::Revoked(args) => revocation::revoked(&client, args.output).await,
         Command::Audit(args) => revocation::audit(&client, &args).await,
+    }
+}
+
+fn print_bundle(bundle: &Value, format: Format) -> Result<String, Failure> {
+    let (domain, roots) = (&bundle["trustDomain"], &bundle["roots"]);
+    let object = json!({
+        "apiVersion": "weft.mesh/v1alpha1", "kind": "FederatedTrustDomain",
+        "metadata": {"name": domain}, "spec": {"trustDomain": domain, "roots": roots},
+    });
+    match format {
+        Format::Json => output::json(&object),
+        Format::Yaml => output::yaml(&object),
+        Format::Name => Ok(format!("{}\n", domain.as_str().unwrap_or_default())),
+        Format::Table | Format::Wide => Ok(roots.as_str().unwrap_or_default().to_owned()),
     }
 }
 

@@ -170,7 +170,7 @@ impl Compiler {
             put(&mut self.output.inbound, &uid, made, config::Inbound::from_wire);
         }
         self.output.settings = mesh::settings(world);
-        self.output.bundles = [(world.mesh.trust_domain.clone(), mesh::bundle(world))].into();
+        self.output.bundles = mesh::bundles(world);
         let of_policies = self.routes.verdicts().chain(self.traffic.verdicts()).chain(self.guards.verdicts());
         self.output.verdicts = of_policies.cloned().collect();
         self.world = world.clone();

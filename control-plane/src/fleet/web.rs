@@ -60,6 +60,7 @@ pub fn router(sources: Sources) -> Router {
         .route("/weft/v1/tokens/{id}", delete(revoke_token))
         .route("/weft/v1/explain", post(explain))
         .route("/weft/v1/identity", get(authority::status))
+        .route("/weft/v1/identity/bundle", get(authority::bundle))
         .route("/weft/v1/identity/rotation", post(authority::rotate))
         .route("/weft/v1/identity/revocations", get(authority::revoked).post(authority::revoke))
         .route("/weft/v1/identity/audit", get(authority::audit))

@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use weft_certs::ca::{MeshCa, Pki, Replaced, Rotation, Stage, Step, Vault};
-use weft_certs::{CertificateInfo, Error, Fingerprint};
+use weft_certs::{CertificateInfo, Error, Fingerprint, TrustBundle};
 
 /// How often sidecars are looked at while there is a rotation.
 const LOOK: Duration = Duration::from_millis(250);
@@ -181,6 +181,12 @@ impl Rotator {
             }
         }
         Ok(())
+    }
+
+    /// Whom sidecars are told to trust.
+    #[must_use]
+    pub fn bundle(&self) -> TrustBundle {
+        self.authority.ca().bundle()
     }
 
     /// How things are.

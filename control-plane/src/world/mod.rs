@@ -14,7 +14,8 @@ pub use table::Table;
 
 use crate::compile::Kind;
 use crate::kinds::{
-    AuthorizationPolicy, MeshTls, Phase, RateLimitPolicy, RequestAuthentication, Service, TrafficPolicy, Workload,
+    AuthorizationPolicy, FederatedTrustDomain, MeshTls, Phase, RateLimitPolicy, RequestAuthentication, Service,
+    TrafficPolicy, Workload,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::ObjectMeta;
@@ -92,6 +93,8 @@ pub struct World {
     pub traffic: Table<Arc<TrafficPolicy>>,
     /// AuthorizationPolicies.
     pub authorization: Table<Arc<AuthorizationPolicy>>,
+    /// Other trust domains that are believed.
+    pub federated: Table<Arc<FederatedTrustDomain>>,
     /// MeshTLS objects.
     pub mesh_tls: Table<Arc<MeshTls>>,
     /// RateLimitPolicies.

@@ -26,6 +26,11 @@ pub(super) async fn status(State(sources): State<Sources>) -> Result<Json<Status
     Ok(Json(sources.rotator.status()?))
 }
 
+pub(super) async fn bundle(State(sources): State<Sources>) -> Json<Value> {
+    let bundle = sources.rotator.bundle();
+    Json(json!({ "trustDomain": bundle.trust_domain().as_str(), "roots": bundle.to_pem() }))
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Rotate {

@@ -19,6 +19,8 @@ pub struct Settings {
     pub egress: Egress,
     /// Address ranges of services and workloads of the mesh.
     pub mesh_cidrs: Vec<Cidr>,
+    /// Other trust domains whose bundles are to be asked for; none but these is trusted besides the own one.
+    pub federated: Vec<Arc<str>>,
 }
 
 /// What happens to calls that leave the mesh.
@@ -80,11 +82,19 @@ impl Settings {
         for (i, text) in wire.mesh_cidrs.iter().enumerate() {
             mesh_cidrs.push(cidr(&format!("meshCidrs[{i}]"), text)?);
         }
+        check::bounded("federatedTrustDomains", &wire.federated_trust_domains, 64)?;
+        let mut seen = Unique::new();
+        for (i, domain) in wire.federated_trust_domains.iter().enumerate() {
+            let field = format!("federatedTrustDomains[{i}]");
+            check::trust_domain(&field, domain)?;
+            seen.claim(&field, domain.as_str())?;
+        }
         Ok(Settings {
             trust_domain: wire.trust_domain.as_str().into(),
             domain: check::hostname("domain", domain)?.into(),
             egress,
             mesh_cidrs,
+            federated: wire.federated_trust_domains.iter().map(|domain| domain.as_str().into()).collect(),
         })
     }
 

@@ -602,6 +602,8 @@ fn bundles_and_settings_are_refused_by_field() {
             (|s| s.trust_domain = String::new(), "trustDomain", "no trust domain"),
             (|s| s.domain = "cluster local".into(), "domain", "no host name"),
             (|s| s.egress = 4, "egress", "no egress"),
+            (|s| s.federated_trust_domains = vec!["Partner".into()], "federatedTrustDomains[0]", "no trust domain"),
+            (|s| s.federated_trust_domains = vec!["a.test".into(); 2], "federatedTrustDomains[1]", "occurs twice"),
             (|s| s.mesh_cidrs.push("198.51.100.7/24".into()), "meshCidrs[2]", "beyond its first 24"),
             (|s| s.mesh_cidrs.push("198.51.100.0/33".into()), "meshCidrs[2]", "no address range"),
             (|s| s.mesh_cidrs.push("2001:db8::1/64".into()), "meshCidrs[2]", "beyond its first 64"),
