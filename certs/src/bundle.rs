@@ -3,24 +3,28 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 
 use crate::error::Error;
+use crate::fingerprint::Fingerprint;
 use crate::leaf;
 use crate::pem;
+use crate::revocation::RevocationList;
 use crate::spiffe::TrustDomain;
 
 /// Marks, in a file of several domains, whose roots follow.
 const DOMAIN_MARK: &str = "# trust-domain: ";
 
-/// The roots of one trust domain: at least one, each a CA certificate, without duplicates.
+/// The roots of one trust domain: at least one, each a CA certificate, without duplicates; and what was revoked below them.
 #[derive(Clone, PartialEq, Eq)]
 pub struct TrustBundle {
     domain: TrustDomain,
     roots: Vec<CertificateDer<'static>>,
     // Invariant: one for each of `roots`, in their order.
     anchors: Vec<TrustAnchor<'static>>,
+    revocations: Arc<[RevocationList]>,
 }
 
 impl TrustBundle {
@@ -56,7 +60,7 @@ impl TrustBundle {
         if roots.is_empty() {
             return Err(bad("holds no root".into()));
         }
-        Ok(Self { domain, roots, anchors })
+        Ok(Self { domain, roots, anchors, revocations: Arc::default() })
     }
 
     /// The domain whose ids these roots may vouch for.
@@ -81,7 +85,29 @@ impl TrustBundle {
 
     /// Adds the roots of another bundle of the same domain: the first step of a rotation.
     pub fn with_roots_of(&self, other: &TrustBundle) -> Result<Self, Error> {
-        Self::new(self.domain.clone(), self.roots.iter().chain(&other.roots).cloned())
+        let both = Self::new(self.domain.clone(), self.roots.iter().chain(&other.roots).cloned())?;
+        Ok(both.with_revocations(self.revocations.clone()))
+    }
+
+    /// The same with these lists instead of those that it has.
+    #[must_use]
+    pub fn with_revocations(self, revocations: impl Into<Arc<[RevocationList]>>) -> Self {
+        Self { revocations: revocations.into(), ..self }
+    }
+
+    /// What was revoked, a list for each authority.
+    pub fn revocations(&self) -> &[RevocationList] {
+        &self.revocations
+    }
+
+    /// Whether the certificate with this serial number (big endian) of the issuer with this key was revoked.
+    pub fn revokes(&self, issuer: &Fingerprint, serial: &[u8]) -> bool {
+        self.revocations.iter().any(|list| list.names(issuer, serial))
+    }
+
+    /// Whether it vouches by the same roots as another.
+    pub(crate) fn has_roots_of(&self, other: &TrustBundle) -> bool {
+        self.roots == other.roots
     }
 
     pub(crate) fn anchors(&self) -> &[TrustAnchor<'static>] {

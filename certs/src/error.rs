@@ -22,6 +22,9 @@ pub enum Error {
     /// The peer broke off the handshake: it refuses what this side presented or offered.
     #[error("{0}")]
     PeerRefused(String),
+    /// The same, because the certificate that this side presented was revoked.
+    #[error("peer refused this side's certificate: certificate revoked")]
+    OwnRevoked,
     /// The peer speaks another protocol, version or set of algorithms.
     #[error("{0}")]
     PeerIncompatible(String),
@@ -77,6 +80,9 @@ pub enum PeerFault {
         /// The clock of this side.
         now: SystemTime,
     },
+    /// The certificate was revoked.
+    #[error("peer's certificate is on the revocation list of its issuer: certificate revoked")]
+    Revoked,
     /// The trust domain of the id that the peer claims is not trusted here.
     #[error("peer claims {id}, but this side trusts no trust domain \"{}\" (trusted here: {})", id.trust_domain(), list(.trusted))]
     UnknownTrustDomain {
@@ -158,6 +164,11 @@ impl Error {
         }
     }
 
+    /// Whether a certificate was revoked: the peer's, or the one that this side presented.
+    pub fn is_revocation(&self) -> bool {
+        matches!(self, Self::OwnRevoked | Self::PeerMisbehaved(PeerFault::Revoked))
+    }
+
     /// The same for an error that rustls gives directly.
     pub fn from_tls(error: &rustls::Error) -> Self {
         use rustls::Error as Tls;
@@ -169,11 +180,13 @@ impl Error {
             Tls::InvalidCertificate(CertificateError::NotValidYetContext { time, not_before }) => {
                 PeerFault::NotYetValid { not_before: system_time(not_before), now: system_time(time) }.into()
             }
+            Tls::InvalidCertificate(CertificateError::Revoked) => PeerFault::Revoked.into(),
             Tls::InvalidCertificate(CertificateError::Other(other)) => match other.0.downcast_ref::<PeerFault>() {
                 Some(fault) => fault.clone().into(),
                 None => PeerFault::Malformed(other.to_string()).into(),
             },
             Tls::InvalidCertificate(other) => PeerFault::Malformed(other.to_string()).into(),
+            Tls::AlertReceived(AlertDescription::CertificateRevoked) => Self::OwnRevoked,
             Tls::AlertReceived(alert) => Self::PeerRefused(alert_text(*alert)),
             Tls::PeerIncompatible(reason) => {
                 Self::PeerIncompatible(format!("peer is incompatible, this side speaks TLS 1.3 only: {reason:?}"))
@@ -196,7 +209,6 @@ fn alert_text(alert: AlertDescription) -> String {
         Alert::CertificateExpired => {
             "peer refused this side's certificate: expired, or not valid yet, by its clock".into()
         }
-        Alert::CertificateRevoked => "peer refused this side's certificate: revoked".into(),
         Alert::UnknownCA => "peer refused this side's certificate: it does not know the issuer".into(),
         Alert::AccessDenied | Alert::CertificateUnknown | Alert::BadCertificate | Alert::UnsupportedCertificate => {
             format!("peer refused this side's certificate ({alert:?}); its log says why")
@@ -210,13 +222,14 @@ fn alert_text(alert: AlertDescription) -> String {
 impl From<PeerFault> for rustls::Error {
     fn from(fault: PeerFault) -> Self {
         let error = match fault {
-            // These two have alerts of their own, so the peer learns its fault as well.
+            // These have alerts of their own, so the peer learns its fault as well.
             PeerFault::Expired { not_after, now } => {
                 CertificateError::ExpiredContext { time: unix_time(now), not_after: unix_time(not_after) }
             }
             PeerFault::NotYetValid { not_before, now } => {
                 CertificateError::NotValidYetContext { time: unix_time(now), not_before: unix_time(not_before) }
             }
+            PeerFault::Revoked => CertificateError::Revoked,
             other => CertificateError::Other(rustls::OtherError(std::sync::Arc::new(other))),
         };
         Self::InvalidCertificate(error)

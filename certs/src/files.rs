@@ -90,6 +90,29 @@ pub fn read_if_exists(path: &Path) -> Result<Option<String>, Error> {
     }
 }
 
+/// The same for a file that holds a secret: refused when anybody but its owner may read or write it.
+pub(crate) fn read_private_if_exists(path: &Path) -> Result<Option<String>, Error> {
+    let fail = |e| Error::storage("read", path, e);
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(fail(e)),
+    };
+    // Of the file that was opened, not of whatever has its name by now.
+    let mode = file.metadata().map_err(fail)?.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        let path = path.display().to_string();
+        let reason = format!("holds a secret and is open to others than its owner (mode {mode:o}): chmod 600 {path}");
+        return Err(Error::configuration(path, reason));
+    }
+    read_text(file).map(Some).map_err(fail)
+}
+
+/// Reads a file that holds a secret; refused when anybody but its owner may read or write it.
+pub fn read_private(path: &Path) -> Result<String, Error> {
+    read_private_if_exists(path)?.ok_or_else(|| Error::storage("read", path, io::ErrorKind::NotFound.into()))
+}
+
 /// Reads a text file of at most 4 MiB.
 pub fn read(path: &Path) -> Result<String, Error> {
     read_if_exists(path)?.ok_or_else(|| Error::storage("read", path, io::ErrorKind::NotFound.into()))

@@ -33,6 +33,7 @@ pub mod jwt;
 pub mod key;
 mod leaf;
 mod pem;
+pub mod revocation;
 pub mod spiffe;
 pub mod tls;
 
@@ -41,7 +42,8 @@ pub use ca::{ApiCa, Credential, Issued, MeshCa};
 pub use describe::CertificateInfo;
 pub use error::{Error, PeerFault};
 pub use fingerprint::Fingerprint;
-pub use identity::{Identity, LiveIdentity, Svid};
+pub use identity::{Identity, LiveIdentity, Svid, Watched};
 pub use key::KeyPair;
+pub use revocation::{Presented, RevocationList};
 pub use rustls_pki_types::CertificateDer;
 pub use spiffe::{SpiffeId, TrustDomain};

@@ -1,12 +1,13 @@
 //! `weft up`: starts the whole control plane in one process and ends it in order.
 //!
-//! Owns the data directory's layout (`weft.redb`, `identity/`, `api/`, `kubeconfig`, `ports.json`, `endpoints.json`), the listeners and
+//! Owns the data directory's layout (`weft.redb`, `identity/`, `audit/`, `api/`, `kubeconfig`, `ports.json`, `endpoints.json`), the listeners and
 //! their remembered ports, and the signals. What the parts do is theirs; this file only wires them.
 
 mod listen;
 
 use crate::fleet::{ControlService, Fleet, Leases, Life, web};
-use crate::identity::{Authority, IdentityService, Rotator, Tokens};
+use crate::identity::service::Issue;
+use crate::identity::{Audit, Authority, IdentityService, Ledger, Limiter, Revoker, Rotator, Tokens, limiter, pki};
 use crate::store::{Embedded, Options, Store};
 use crate::world::reconcile::{self, Compiled};
 use crate::world::watch::Reflectors;
@@ -21,6 +22,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use weft_certs::ca::Vault;
 use weft_certs::{ApiCa, TrustDomain, files};
 use weft_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use weft_proto::v1::control_server::ControlServer;
@@ -54,6 +56,12 @@ pub struct Settings {
     pub stream_grace: Duration,
     /// Keys of issuers are fetched over plain HTTP too where their address is loopback: false.
     pub jwks_loopback_http: bool,
+    /// Holds the passphrase with which the keys of the CAs are encrypted: none, they are kept in the clear (0600).
+    pub ca_key_passphrase_file: Option<PathBuf>,
+    /// The intermediate of an existing PKI, which signs instead of one of the control plane's own.
+    pub pki: Option<pki::Files>,
+    /// Certificates that one identity may have in half of their lifetime, and at once: 1000.
+    pub certificates_per_identity: u32,
     /// After a start of the control plane no workload is withdrawn for a lost stream during this time: 30 s.
     pub start_grace: Duration,
 }
@@ -70,6 +78,9 @@ impl Default for Settings {
             registered_only: false,
             stream_grace: Duration::from_secs(10),
             jwks_loopback_http: false,
+            ca_key_passphrase_file: None,
+            pki: None,
+            certificates_per_identity: limiter::DEFAULT,
             start_grace: Duration::from_secs(30),
         }
     }
@@ -180,6 +191,9 @@ struct Parts {
     grpc_listener: TcpListener,
     grpc_tls: Arc<rustls::ServerConfig>,
     authority: Arc<Authority>,
+    vault: Vault,
+    revoker: Arc<Revoker>,
+    audit: Arc<Audit>,
     tokens: Tokens,
     mesh: Mesh,
     reserved: weft_policy::config::Cidr,
@@ -201,8 +215,23 @@ impl Parts {
             ))
         })?;
         let store: Arc<dyn Store> = Arc::new(store);
-        let authority = Authority::open(&dir.join("identity"), &trust_domain).map_err(failed("mesh CA"))?;
+        let vault = match &settings.ca_key_passphrase_file {
+            Some(path) => Vault::from_file(path).map_err(failed("passphrase of the CA keys"))?,
+            None => Vault::default(),
+        };
+        let identity = dir.join("identity");
+        let authority = match &settings.pki {
+            Some(files) => {
+                files.read().and_then(|texts| Authority::open_pki(&identity, &vault, &trust_domain, texts.pki()))
+            }
+            None => Authority::open(&identity, &vault, &trust_domain),
+        };
+        let authority = authority.map_err(failed("mesh CA"))?;
         authority.ca().root_fingerprint().map_err(failed("mesh CA"))?;
+        let audit = Arc::new(Audit::open(&dir.join("audit")).map_err(failed("audit record"))?);
+        let ledger = Ledger::new(store.clone());
+        let revoker = Revoker::open(authority.clone(), ledger, audit.clone()).await;
+        let revoker = revoker.map_err(failed("cannot revoke what was revoked before"))?;
         let signing = authority.clone();
         let spki = move || signing.ca().root_fingerprint().map(|print| print.to_string()).unwrap_or_default();
         let tokens = Tokens::new(store.clone(), Arc::new(spki), trust_domain.to_string());
@@ -227,7 +256,7 @@ impl Parts {
             trust_domain: trust_domain.to_string(),
             pid: std::process::id(),
         };
-        let api_tls = api_credentials(dir, &endpoints.api, settings.api.ip())?;
+        let api_tls = api_credentials(dir, &vault, &endpoints.api, settings.api.ip())?;
         let grpc_tls = weft_certs::tls::server_config(
             authority.live(),
             weft_certs::tls::ClientAuth::Optional,
@@ -250,6 +279,9 @@ impl Parts {
             grpc_listener,
             grpc_tls,
             authority,
+            vault,
+            revoker,
+            audit,
             tokens,
             mesh,
             reserved,
@@ -270,13 +302,15 @@ impl Parts {
             settings.stream_grace,
             settings.start_grace,
         );
-        let rotator = Rotator::new(self.authority.clone(), fleet.clone(), compiled.clone());
+        let rotator = Rotator::new(self.authority.clone(), self.audit.clone(), fleet.clone(), compiled.clone());
         self.api.mount(web::router(web::Sources {
             fleet: fleet.clone(),
             hub: hub.clone(),
             compiled: compiled.clone(),
             tokens: self.tokens.clone(),
             rotator: rotator.clone(),
+            revoker: self.revoker.clone(),
+            audit: self.audit.clone(),
         }));
         let mut tasks = Tasks::new();
 
@@ -286,7 +320,13 @@ impl Parts {
             ("resource API", served.map_err(|e| e.to_string()))
         });
 
-        let identity = IdentityService::new(self.authority.clone(), self.tokens.clone(), client.clone(), self.reserved);
+        let issue = Issue {
+            tokens: self.tokens.clone(),
+            revoker: self.revoker.clone(),
+            limiter: Limiter::new(settings.certificates_per_identity, self.authority.ca().max_ttl()),
+            audit: self.audit,
+        };
+        let identity = IdentityService::new(self.authority.clone(), Arc::new(issue), client.clone(), self.reserved);
         let services = listen::Services {
             discovery: AggregatedDiscoveryServiceServer::new(Discovery::new(hub.clone(), shutdown.clone())),
             identity: IdentityServer::new(identity),
@@ -298,10 +338,11 @@ impl Parts {
             )),
         };
         let (listener, tls, stop, ready) = (self.grpc_listener, self.grpc_tls, shutdown.clone(), compiled.clone());
+        let live = self.authority.live().clone();
         tasks.spawn(async move {
             // Nobody is told that a service is absent before the world was read once.
             let served = match first_compilation(ready, &stop).await {
-                true => listen::serve(listener, tls, services, stop).await,
+                true => listen::serve(listener, tls, live, services, stop).await,
                 false => Ok(()),
             };
             ("gRPC server", served)
@@ -324,10 +365,22 @@ impl Parts {
             life.run(stop).await;
             ("fleet", Ok(()))
         });
-        let stop = shutdown.clone();
+        let (rotation, stop) = (rotator.clone(), shutdown.clone());
         tasks.spawn(async move {
-            rotator.run(stop).await;
+            rotation.run(stop).await;
             ("root rotation", Ok(()))
+        });
+        if let Some(files) = settings.pki.clone() {
+            let (rotator, vault, stop) = (rotator.clone(), self.vault, shutdown.clone());
+            tasks.spawn(async move {
+                files.follow(rotator, vault, stop).await;
+                ("files of the intermediate", Ok(()))
+            });
+        }
+        let (revoker, stop) = (self.revoker, shutdown.clone());
+        tasks.spawn(async move {
+            revoker.run(stop).await;
+            ("revocation", Ok(()))
         });
         let (authority, stop) = (self.authority, shutdown.clone());
         tasks.spawn(async move {
@@ -363,9 +416,9 @@ async fn sweep_tokens(tokens: Tokens, shutdown: CancellationToken) {
 }
 
 /// The API's own CA, server certificate and the administrator's kubeconfig.
-fn api_credentials(dir: &Path, server: &str, ip: IpAddr) -> Result<Arc<rustls::ServerConfig>, Error> {
+fn api_credentials(dir: &Path, vault: &Vault, server: &str, ip: IpAddr) -> Result<Arc<rustls::ServerConfig>, Error> {
     let now = SystemTime::now();
-    let ca = ApiCa::open(&dir.join("api"), now).map_err(failed("API CA"))?;
+    let ca = ApiCa::open_locked(&dir.join("api"), vault, now).map_err(failed("API CA"))?;
     let ip = ip.to_string();
     let mut names = vec!["localhost", "127.0.0.1", "::1"];
     if !names.contains(&ip.as_str()) {

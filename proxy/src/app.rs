@@ -17,7 +17,7 @@ use crate::discovery::file::{FileError, FileSource};
 use crate::discovery::{Directory, DumpRequest, Keep, Publisher, link, metrics, xds};
 use crate::drain::Drain;
 use crate::endpoint::external;
-use crate::identity::{Files, Issuer, JoinToken, Registrar, Renewal};
+use crate::identity::{Files, Issuer, JoinToken, Registrar, Renewal, Standing};
 use crate::inbound;
 use crate::intercept::{self, dns, nft};
 use crate::telemetry::Telemetry;
@@ -430,7 +430,9 @@ impl Process {
             metrics::record(&telemetry.registry, status).await;
             "discovery metrics"
         });
-        let renewal = Renewal::new(issuer, live.clone(), channel.clone(), bundles, &self.telemetry.registry);
+        let standing = Arc::new(Standing::default());
+        let watched = standing.clone();
+        let renewal = Renewal::new(issuer, live.clone(), channel.clone(), bundles, watched, &self.telemetry.registry);
         self.tasks.spawn(async move {
             renewal.run().await;
             "certificate renewal"
@@ -446,6 +448,7 @@ impl Process {
             registrations,
             dumps: self.dumps.clone(),
             live,
+            standing,
             set_log: self.set_log.clone(),
         };
         self.tasks.spawn(async move {

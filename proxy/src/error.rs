@@ -64,6 +64,8 @@ pub enum Kind {
     ConnectTimeout,
     /// The endpoint's certificate or TLS handshake is not acceptable, or it did not accept ours.
     TlsFailed,
+    /// The peer's certificate was revoked, or the peer says that of ours.
+    CertificateRevoked,
     /// The peer's sidecar refused the tunnel.
     TunnelRefused,
     /// The upstream refused the call without processing it (REFUSED_STREAM, GOAWAY above the last id, a stale pooled connection).
@@ -148,7 +150,7 @@ const fn row(
 
 impl Kind {
     /// Every kind, in the table's order.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 36] = [
         Self::BadRequest,
         Self::HeadersTooLarge,
         Self::BodyTooLarge,
@@ -175,6 +177,7 @@ impl Kind {
         Self::ConnectFailed,
         Self::ConnectTimeout,
         Self::TlsFailed,
+        Self::CertificateRevoked,
         Self::TunnelRefused,
         Self::Refused,
         Self::UpstreamReset,
@@ -224,6 +227,9 @@ impl Kind {
             Self::ConnectFailed => row(502, 14, "connect-failed", "connect_failed", Elsewhere, Upstream, true),
             Self::ConnectTimeout => row(504, 14, "connect-timeout", "connect_timeout", Elsewhere, Upstream, true),
             Self::TlsFailed => row(502, 14, "tls-failed", "tls_failed", Elsewhere, Upstream, true),
+            Self::CertificateRevoked => {
+                row(502, 14, "certificate-revoked", "certificate_revoked", Elsewhere, Upstream, true)
+            }
             Self::TunnelRefused => row(502, 14, "tunnel-refused", "tunnel_refused", Elsewhere, Upstream, true),
             Self::Refused => row(502, 14, "refused", "refused", Elsewhere, Upstream, false),
             Self::UpstreamReset => row(502, 14, "upstream-reset", "upstream_reset", Elsewhere, Upstream, true),

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose};
 use rustls_pki_types::CertificateDer;
 
-use super::{ROOT_VALIDITY, Signer, authority, host_name, store, validity};
+use super::{ROOT_VALIDITY, Signer, Vault, authority, host_name, store, validity};
 use crate::error::Error;
 use crate::key::KeyPair;
 use crate::{files, leaf, pem};
@@ -97,13 +97,18 @@ pub struct ApiCa(Signer);
 impl ApiCa {
     /// Opens the authority in a directory (0700), and makes it when there is none: `ca.pem`, key and certificate (0600).
     pub fn open(directory: &Path, now: SystemTime) -> Result<Self, Error> {
+        Self::open_locked(directory, &Vault::default(), now)
+    }
+
+    /// The same with its key in a vault.
+    pub fn open_locked(directory: &Path, vault: &Vault, now: SystemTime) -> Result<Self, Error> {
         files::private_dir(directory)?;
         let path = directory.join("ca.pem");
-        if let Some(signer) = Signer::load(&path)? {
+        if let Some(signer) = Signer::load(&path, vault)? {
             return Ok(Self(signer));
         }
         let (signer, key) = new_root(now)?;
-        store(&path, &signer, &key)?;
+        store(&path, vault, &signer, &key)?;
         Ok(Self(signer))
     }
 

@@ -2,107 +2,78 @@
 //! existing PKI, an intermediate from files whose root is elsewhere. Whether an asker may have an id is decided before it comes here.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use rcgen::{
-    CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384,
-    PKCS_ED25519, PublicKeyData, SanType,
-};
 use rustls_pki_types::CertificateDer;
-use x509_parser::certification_request::X509CertificationRequest;
-use x509_parser::prelude::FromDer;
 
+use super::issue::{self, Issued, SVID_VALIDITY, new_intermediate, new_root, public_key, root};
+use super::lists::{Issuing, Lists, Revocation};
+use super::pki::{self, Given, Pki, Present};
 use super::rotation::{Files, Rotation, Stage};
-use super::{ROOT_VALIDITY, Signer, authority, store, validity};
+use super::{Signer, Vault, store};
 use crate::bundle::TrustBundle;
-use crate::error::{Error, unix_time};
+use crate::error::Error;
 use crate::fingerprint::Fingerprint;
 use crate::identity::Svid;
 use crate::key::KeyPair;
+use crate::revocation::RevocationList;
 use crate::spiffe::{SpiffeId, TrustDomain};
-use crate::tls::verify;
-use crate::{files, leaf, pem};
-
-/// Validity of an SVID when nobody asks for less; also the most that is given unless [`MeshCa::with_max_ttl`] says otherwise.
-pub const SVID_VALIDITY: Duration = Duration::from_secs(24 * 3600);
-/// Validity of the intermediate; a new one signs when a third of it is left.
-const INTERMEDIATE_VALIDITY: Duration = Duration::from_secs(365 * 24 * 3600);
-/// A request of one key is a few hundred bytes.
-const MAX_CSR_LEN: usize = 16 << 10;
-
-/// What an authority gave out.
-#[derive(Debug, Clone)]
-pub struct Issued {
-    /// Who it is for.
-    pub id: SpiffeId,
-    /// Leaf first, then intermediates; without the root.
-    pub chain: Vec<CertificateDer<'static>>,
-    /// Begin of validity.
-    pub not_before: SystemTime,
-    /// End of validity.
-    pub not_after: SystemTime,
-}
-
-/// An intermediate from an existing PKI, as PEM texts.
-#[derive(Debug, Clone, Copy)]
-pub struct Pki<'a> {
-    /// The intermediate's certificate, then those above it, without the root.
-    pub chain: &'a str,
-    /// The intermediate's private key.
-    pub key: &'a str,
-    /// The roots of the trust domain; the chain must lead to one of them.
-    pub roots: &'a str,
-}
+use crate::{files, leaf};
 
 /// The certificate authority of one trust domain. Shared by reference; signing takes no lock.
 pub struct MeshCa {
-    domain: TrustDomain,
+    pub(super) domain: TrustDomain,
     max_ttl: Duration,
-    trust: ArcSwap<Trust>,
-    issuing: ArcSwap<Issuing>,
-    // Held by an authority that has its root: not by one of an existing PKI.
-    keeper: Option<Mutex<Keeper>>,
+    pub(super) trust: ArcSwap<Trust>,
+    pub(super) issuing: ArcSwap<Issuing>,
+    // Locked after `keeper`.
+    lists: Mutex<Lists>,
+    // What `lists` has signed last.
+    signed: ArcSwap<Vec<RevocationList>>,
+    keeper: Mutex<Keeper>,
 }
 
 /// Whom sidecars are to trust, and what shows that it is right.
-struct Trust {
-    bundle: TrustBundle,
+pub(super) struct Trust {
+    pub bundle: TrustBundle,
     // The root to which the chain leads: one of the bundle's.
-    root: CertificateDer<'static>,
+    pub root: CertificateDer<'static>,
     // What follows the chain where all that the asker knows is a root's key: that root, and on the way there, while there are two, the
     // one that signs, signed by the other.
-    above: Vec<CertificateDer<'static>>,
-    rotation: Option<Rotation>,
+    pub above: Vec<CertificateDer<'static>>,
+    pub rotation: Option<Rotation>,
 }
 
-struct Issuing {
-    signer: Signer,
-    // From the signer's certificate upwards, without the root.
-    chain: Vec<CertificateDer<'static>>,
+/// What an authority signs by.
+pub(super) enum Keeper {
+    /// Roots of its own.
+    Own(Own),
+    /// An intermediate of an existing PKI.
+    Given(Box<Present>),
 }
 
 /// The roots with their keys.
-struct Keeper {
-    root: Signer,
+pub(super) struct Own {
+    pub root: Signer,
     // The new root while there is one.
-    next: Option<Signer>,
+    pub next: Option<Signer>,
     // None for an ephemeral authority.
-    files: Option<Files>,
+    pub files: Option<Files>,
 }
 
-impl Keeper {
+impl Own {
     /// The root that signs, and the other one that is trusted.
-    fn signing(&self, rotation: Option<Rotation>) -> (&Signer, Option<&Signer>) {
+    pub fn signing(&self, rotation: Option<Rotation>) -> (&Signer, Option<&Signer>) {
         match (&self.next, rotation.map(|r| r.stage)) {
             (Some(next), Some(Stage::Reissuing)) => (next, Some(&self.root)),
             (next, _) => (&self.root, next.as_ref()),
         }
     }
 
-    fn trust(&self, domain: &TrustDomain, rotation: Option<Rotation>, now: SystemTime) -> Result<Trust, Error> {
+    pub fn trust(&self, domain: &TrustDomain, rotation: Option<Rotation>, now: SystemTime) -> Result<Trust, Error> {
         let (signing, other) = self.signing(rotation);
         let roots = [Some(&self.root), self.next.as_ref()].into_iter().flatten().map(|root| root.certificate.clone());
         let above = match other.filter(|_| rotation.is_some_and(|r| r.stage != Stage::Publishing)) {
@@ -121,88 +92,95 @@ impl MeshCa {
     /// Opens the authority in a directory (0700), and makes root and intermediate when it is empty. Files: `root.pem` and `issuing.pem`,
     /// each a key with its certificate (0600), and while the root is rotated `next.pem` and `rotation`.
     pub fn open(directory: &Path, domain: &TrustDomain, now: SystemTime) -> Result<Self, Error> {
+        Self::open_locked(directory, &Vault::default(), domain, now)
+    }
+
+    /// The same with its keys in a vault.
+    pub fn open_locked(directory: &Path, vault: &Vault, domain: &TrustDomain, now: SystemTime) -> Result<Self, Error> {
         files::private_dir(directory)?;
-        let files = Files::of(directory);
-        let root = match Signer::load(&files.root())? {
+        let files = Files::of(directory, vault);
+        let root = match Signer::load(&files.root(), vault)? {
             Some(root) => root,
             None => {
                 let (root, key) = new_root(domain, now)?;
-                store(&files.root(), &root, &key)?;
+                store(&files.root(), vault, &root, &key)?;
                 root
             }
         };
         check_domain(&files.root(), &root, domain)?;
         let (rotation, next) = files.resume(&root)?.unzip();
-        let keeper = Keeper { root, next, files: Some(files.clone()) };
-        let signing = keeper.signing(rotation).0;
-        let issuing = match Signer::load(&files.issuing())? {
+        let own = Own { root, next, files: Some(files.clone()) };
+        let signing = own.signing(rotation).0;
+        let issuing = match Signer::load(&files.issuing(), vault)? {
             // One that another root signed is of no use.
             Some(signer) if !signer.is_ageing(now) && is_signed_by(&signer, signing, now) => signer,
-            _ => new_intermediate(domain, signing, Some(&files.issuing()), now)?,
+            Some(signer) => {
+                files.retire(&Fingerprint::of_public_key(&signer.certificate)?)?;
+                new_intermediate(domain, signing, Some((&files.issuing(), vault)), now)?
+            }
+            None => new_intermediate(domain, signing, Some((&files.issuing(), vault)), now)?,
         };
-        Self::assemble(domain, keeper, rotation, issuing, now)
+        Self::assemble(domain, own, rotation, issuing, Lists::load(directory, vault), now)
     }
 
     /// An authority that lives in memory alone: for tests and one-off meshes.
     pub fn ephemeral(domain: &TrustDomain, now: SystemTime) -> Result<Self, Error> {
         let (root, _) = new_root(domain, now)?;
         let issuing = new_intermediate(domain, &root, None, now)?;
-        Self::assemble(domain, Keeper { root, next: None, files: None }, None, issuing, now)
+        Self::assemble(domain, Own { root, next: None, files: None }, None, issuing, Lists::default(), now)
     }
 
     fn assemble(
         domain: &TrustDomain,
-        keeper: Keeper,
+        own: Own,
         rotation: Option<Rotation>,
         signer: Signer,
+        lists: Lists,
         now: SystemTime,
     ) -> Result<Self, Error> {
         Ok(Self {
             domain: domain.clone(),
             max_ttl: SVID_VALIDITY,
-            trust: ArcSwap::from_pointee(keeper.trust(domain, rotation, now)?),
-            issuing: ArcSwap::from_pointee(Issuing { chain: vec![signer.certificate.clone()], signer }),
-            keeper: Some(Mutex::new(keeper)),
+            trust: ArcSwap::from_pointee(own.trust(domain, rotation, now)?),
+            issuing: ArcSwap::from_pointee(Issuing::below_root(signer)?),
+            lists: Mutex::new(lists),
+            signed: ArcSwap::default(),
+            keeper: Mutex::new(Keeper::Own(own)),
         })
     }
 
-    /// Signs with an intermediate of an existing PKI. Proves with a throw-away leaf that what it signs is accepted by peers that hold
-    /// the given roots, so a wrong file is told now and not by every sidecar.
+    /// Signs with an intermediate of an existing PKI, which is checked first. Lives in memory alone.
     pub fn from_pki(domain: &TrustDomain, pki: Pki<'_>, now: SystemTime) -> Result<Self, Error> {
-        let chain = pem::certificates("intermediate", pki.chain)?;
-        let bundle = TrustBundle::from_pem(domain.clone(), pki.roots)?;
-        let Some(first) = chain.first().cloned() else {
-            return Err(Error::configuration("intermediate", "holds no certificate"));
-        };
-        let signer = Signer::new("intermediate", first, KeyPair::from_pem("intermediate's key", pki.key)?)?;
-        let root = signer.certificate.clone();
-        let ca = Self {
-            domain: domain.clone(),
-            max_ttl: SVID_VALIDITY,
-            issuing: ArcSwap::from_pointee(Issuing { signer, chain }),
-            trust: ArcSwap::from_pointee(Trust { bundle, root, above: Vec::new(), rotation: None }),
-            keeper: None,
-        };
-        let root = ca.prove(now)?;
-        let bundle = ca.bundle();
-        ca.trust.store(Arc::new(Trust { bundle, above: vec![root.clone()], root, rotation: None }));
-        Ok(ca)
+        Self::given(domain, Given::check(domain, pki, &Vault::default(), now)?, None)
     }
 
-    /// Finds the root that vouches for what is signed here.
-    fn prove(&self, now: SystemTime) -> Result<CertificateDer<'static>, Error> {
-        let id = SpiffeId::workload(&self.domain, "weft-system", "self-test")?;
-        let issued = self.sign_public_key(&KeyPair::generate()?.public_der(), &id, None, now)?;
-        let mut reason = String::from("there is none");
-        for root in self.bundle().roots() {
-            let only = TrustBundle::new(self.domain.clone(), [root.clone()])?.into();
-            let accepted = |side| verify::chain(&only, &id, &issued.chain, unix_time(now), side);
-            match accepted(verify::Side::Client).and_then(|()| accepted(verify::Side::Server)) {
-                Ok(()) => return Ok(root.clone()),
-                Err(e) => reason = e.to_string(),
-            }
-        }
-        Err(Error::configuration("intermediate", format!("does not lead to any of the given roots: {reason}")))
+    /// The same, and remembers in a directory (0700) whom it told to trust: a run that begins with other roots trusts those of before too
+    /// until every sidecar has a certificate under the new ones.
+    pub fn open_pki(
+        directory: &Path,
+        vault: &Vault,
+        domain: &TrustDomain,
+        pki: Pki<'_>,
+        now: SystemTime,
+    ) -> Result<Self, Error> {
+        files::private_dir(directory)?;
+        Self::given(domain, Given::check(domain, pki, vault, now)?, Some(pki::told(directory)))
+    }
+
+    fn given(domain: &TrustDomain, given: Given, told: Option<PathBuf>) -> Result<Self, Error> {
+        let present = Present::new(given, told)?;
+        let rotation = present.old_root().map(|old| Rotation::between(Stage::Reissuing, old, &present.now.root));
+        let trust = present.trust(rotation.transpose()?)?;
+        present.remember(&trust.bundle)?;
+        Ok(Self {
+            domain: domain.clone(),
+            max_ttl: SVID_VALIDITY,
+            issuing: ArcSwap::new(present.now.issuing.clone()),
+            lists: Mutex::default(),
+            signed: ArcSwap::default(),
+            trust: ArcSwap::from_pointee(trust),
+            keeper: Mutex::new(Keeper::Given(Box::new(present))),
+        })
     }
 
     /// Caps the validity of SVIDs, and makes the cap their default; 24 h otherwise.
@@ -217,9 +195,44 @@ impl MeshCa {
         &self.domain
     }
 
-    /// The roots of this trust domain, as sidecars are to hold them.
+    /// The longest validity of an SVID.
+    pub fn max_ttl(&self) -> Duration {
+        self.max_ttl
+    }
+
+    /// The roots of this trust domain and what was revoked below them, as sidecars are to hold them.
     pub fn bundle(&self) -> TrustBundle {
-        self.trust.load().bundle.clone()
+        self.trust.load().bundle.clone().with_revocations(self.signed.load().as_slice())
+    }
+
+    /// From now on exactly these certificates are revoked: lists of them are signed, each by the key that signed the certificates.
+    pub fn revoke(&self, revoked: Vec<Revocation>, now: SystemTime) -> Result<(), Error> {
+        let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut lists.revoked, revoked);
+        let signed = self.sign_lists(&mut lists, now);
+        if signed.is_err() {
+            lists.revoked = before;
+        }
+        signed
+    }
+
+    fn sign_lists(&self, lists: &mut Lists, now: SystemTime) -> Result<(), Error> {
+        let signed = lists.sign(&self.trust.load().bundle, &self.issuing.load_full(), now)?;
+        self.signed.store(Arc::new(signed));
+        Ok(())
+    }
+
+    /// After a change of what signs or of who is trusted: the lists follow, and so do the files of keys that sign no more.
+    pub(super) fn follow(&self, replaced: Option<Arc<Issuing>>, files: Option<&Files>, now: SystemTime) {
+        let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(replaced) = replaced {
+            lists.retire(replaced);
+        }
+        // It fails only where a new key may not sign lists; those that were signed before still hold.
+        drop(self.sign_lists(&mut lists, now));
+        if let Some(files) = files {
+            lists.sweep(files.directory());
+        }
     }
 
     /// The root to which the chains of this authority lead.
@@ -232,94 +245,14 @@ impl MeshCa {
         Fingerprint::of_public_key(&self.trust.load().root)
     }
 
+    /// The fingerprint of the key that signs.
+    pub fn issuer(&self) -> Fingerprint {
+        self.issuing.load().key
+    }
+
     /// The rotation of the root that is under way.
     pub fn rotation(&self) -> Option<Rotation> {
         self.trust.load().rotation
-    }
-
-    /// Begins to rotate the root: makes a new one, which is trusted from now on and signs nothing yet. Refused while a rotation is under
-    /// way, and where the root is that of an existing PKI.
-    pub fn rotate(&self, now: SystemTime) -> Result<Rotation, Error> {
-        let mut keeper = self.keeper()?;
-        if self.rotation().is_some() {
-            return Err(Error::Request("the root is being rotated already".into()));
-        }
-        let (next, key) = new_root(&self.domain, now)?;
-        let rotation = Rotation::begin(&keeper.root, &next)?;
-        if let Some(files) = &keeper.files {
-            store(&files.next(), &next, &key)?;
-            files.write(rotation)?;
-        }
-        keeper.next = Some(next);
-        self.trust.store(Arc::new(keeper.trust(&self.domain, Some(rotation), now)?));
-        Ok(rotation)
-    }
-
-    /// The next step of the rotation under way; `None`: that was the last. Only for who knows that every sidecar has taken this one.
-    pub fn advance(&self, now: SystemTime) -> Result<Option<Rotation>, Error> {
-        let mut keeper = self.keeper()?;
-        let rotation = self.rotation().ok_or_else(not_rotated)?;
-        match rotation.stage {
-            Stage::Publishing => self.sign_with_the_other(&keeper, rotation.to(Stage::Reissuing, now), now).map(Some),
-            Stage::Reissuing => {
-                if let Some(files) = &keeper.files {
-                    files.finish()?;
-                }
-                if let Some(next) = keeper.next.take() {
-                    keeper.root = next;
-                }
-                self.end(&keeper, now)
-            }
-            Stage::Returning => {
-                if let Some(files) = &keeper.files {
-                    files.give_up()?;
-                }
-                keeper.next = None;
-                self.end(&keeper, now)
-            }
-        }
-    }
-
-    /// Breaks the rotation under way off: `None`: at once, since nothing was signed by the new root; otherwise what it signed is reissued
-    /// by the old one first.
-    pub fn abort(&self, now: SystemTime) -> Result<Option<Rotation>, Error> {
-        let mut keeper = self.keeper()?;
-        let rotation = self.rotation().ok_or_else(not_rotated)?;
-        match rotation.stage {
-            Stage::Publishing => {
-                if let Some(files) = &keeper.files {
-                    files.give_up()?;
-                }
-                keeper.next = None;
-                self.end(&keeper, now)
-            }
-            Stage::Reissuing => self.sign_with_the_other(&keeper, rotation.to(Stage::Returning, now), now).map(Some),
-            Stage::Returning => Ok(Some(rotation)),
-        }
-    }
-
-    fn keeper(&self) -> Result<MutexGuard<'_, Keeper>, Error> {
-        let keeper = self.keeper.as_ref().ok_or_else(|| {
-            Error::Request("the root is that of an existing PKI: rotate it there, and give the new files here".into())
-        })?;
-        Ok(keeper.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn sign_with_the_other(&self, keeper: &Keeper, rotation: Rotation, now: SystemTime) -> Result<Rotation, Error> {
-        let trust = keeper.trust(&self.domain, Some(rotation), now)?;
-        let path = keeper.files.as_ref().map(Files::issuing);
-        let signer = new_intermediate(&self.domain, keeper.signing(Some(rotation)).0, path.as_deref(), now)?;
-        if let Some(files) = &keeper.files {
-            files.write(rotation)?;
-        }
-        self.trust.store(Arc::new(trust));
-        self.issuing.store(Arc::new(Issuing { chain: vec![signer.certificate.clone()], signer }));
-        Ok(rotation)
-    }
-
-    fn end(&self, keeper: &Keeper, now: SystemTime) -> Result<Option<Rotation>, Error> {
-        self.trust.store(Arc::new(keeper.trust(&self.domain, None, now)?));
-        Ok(None)
     }
 
     /// Issues an SVID over the public key of a certificate signing request (PKCS#10, DER). Its signature is checked, which proves that
@@ -351,111 +284,53 @@ impl MeshCa {
         ttl: Option<Duration>,
         now: SystemTime,
     ) -> Result<Issued, Error> {
-        if id.trust_domain() != &self.domain {
-            let text = format!("{id} is not of trust domain \"{}\", the only one signed here", self.domain);
-            return Err(Error::Request(text));
-        }
-        if id.path().is_empty() {
-            return Err(Error::Request(format!("{id} names no workload")));
-        }
         let ttl = ttl.unwrap_or(self.max_ttl).min(self.max_ttl);
-        if ttl < Duration::from_secs(1) {
-            return Err(Error::Request("a certificate of less than a second was asked for".into()));
-        }
-        let issuing = self.issuing(now)?;
-        let mut params = svid(id, ttl, now)?;
-        let leaf = issuing.signer.sign(&mut params, public_key)?;
-        let (not_before, not_after) = (params.not_before.into(), params.not_after.into());
-        if not_after <= now {
-            return Err(Error::configuration("issuing certificate", "has expired"));
-        }
-        let chain = std::iter::once(leaf).chain(issuing.chain.iter().cloned()).collect();
-        Ok(Issued { id: id.clone(), chain, not_before, not_after })
+        issue::leaf(&*self.issuing(now)?, &self.domain, public_key, id, ttl, now)
     }
 
     /// The intermediate that signs now: a new one when the present one ages and the root is here.
     fn issuing(&self, now: SystemTime) -> Result<Arc<Issuing>, Error> {
         let current = self.issuing.load_full();
-        let Some(keeper) = self.keeper.as_ref().filter(|_| current.signer.is_ageing(now)) else {
+        if !current.signer.is_ageing(now) {
             return Ok(current);
-        };
-        let keeper = keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        }
+        let keeper = self.keeper();
+        let Keeper::Own(own) = &*keeper else { return Ok(current) };
         let current = self.issuing.load_full();
         if !current.signer.is_ageing(now) {
             return Ok(current);
         }
-        let path = keeper.files.as_ref().map(Files::issuing);
-        let signer = new_intermediate(&self.domain, keeper.signing(self.rotation()).0, path.as_deref(), now)?;
-        let fresh = Arc::new(Issuing { chain: vec![signer.certificate.clone()], signer });
-        self.issuing.store(fresh.clone());
+        let fresh = self.new_intermediate(own, self.rotation(), now)?;
+        let replaced = self.issuing.swap(fresh.clone());
+        self.follow(Some(replaced), own.files.as_ref(), now);
         Ok(fresh)
     }
-}
 
-fn not_rotated() -> Error {
-    Error::Request("the root is not being rotated".into())
+    pub(super) fn keeper(&self) -> MutexGuard<'_, Keeper> {
+        self.keeper.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An intermediate under the root that signs at a step; the present one is put out of its way.
+    pub(super) fn new_intermediate(
+        &self,
+        own: &Own,
+        rotation: Option<Rotation>,
+        now: SystemTime,
+    ) -> Result<Arc<Issuing>, Error> {
+        let path = own.files.as_ref().map(|files| (files.issuing(), files.vault()));
+        if let Some(files) = &own.files {
+            files.retire(&self.issuing.load().key)?;
+        }
+        let place = path.as_ref().map(|(path, vault)| (path.as_path(), *vault));
+        let signer = new_intermediate(&self.domain, own.signing(rotation).0, place, now)?;
+        Ok(Arc::new(Issuing::below_root(signer)?))
+    }
 }
 
 impl fmt::Debug for MeshCa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "MeshCa({})", self.domain)
     }
-}
-
-/// The leaf: the authority decides every field (X509-SVID §4 and its appendix A).
-fn svid(id: &SpiffeId, ttl: Duration, now: SystemTime) -> Result<CertificateParams, Error> {
-    let mut params = validity(now, ttl);
-    params.subject_alt_names = vec![SanType::URI(id.as_str().try_into()?)];
-    params.is_ca = IsCa::ExplicitNoCa;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    Ok(params)
-}
-
-/// The public key of a request whose signature proves possession of the private one. Nothing else of it is looked at.
-fn public_key(csr: &[u8]) -> Result<Vec<u8>, Error> {
-    let bad = |reason: String| Error::Request(format!("certificate signing request {reason}"));
-    if csr.len() > MAX_CSR_LEN {
-        return Err(bad(format!("of {} bytes; at most {MAX_CSR_LEN} are read", csr.len())));
-    }
-    let (rest, request) =
-        X509CertificationRequest::from_der(csr).map_err(|e| bad(format!("is not PKCS#10 in DER: {e}")))?;
-    if !rest.is_empty() {
-        return Err(bad("has bytes after its end".into()));
-    }
-    let der = request.certification_request_info.subject_pki.raw;
-    let key = rcgen::SubjectPublicKeyInfo::from_der(der).map_err(|e| bad(format!("has an unusable key: {e}")))?;
-    // Strong, and cheap in a handshake; RSA is neither here.
-    if ![&PKCS_ECDSA_P256_SHA256, &PKCS_ECDSA_P384_SHA384, &PKCS_ED25519].contains(&key.algorithm()) {
-        return Err(bad("has a key that is neither ECDSA P-256, ECDSA P-384 nor Ed25519".into()));
-    }
-    request.verify_signature().map_err(|_| bad("is not signed by its own key".into()))?;
-    Ok(der.to_vec())
-}
-
-fn new_root(domain: &TrustDomain, now: SystemTime) -> Result<(Signer, KeyPair), Error> {
-    Signer::root(root(domain, now)?)
-}
-
-fn root(domain: &TrustDomain, now: SystemTime) -> Result<CertificateParams, Error> {
-    let mut params = authority(&format!("{domain} root"), 1, now, ROOT_VALIDITY);
-    params.subject_alt_names = vec![SanType::URI(format!("spiffe://{domain}").try_into()?)];
-    Ok(params)
-}
-
-fn new_intermediate(
-    domain: &TrustDomain,
-    root: &Signer,
-    path: Option<&Path>,
-    now: SystemTime,
-) -> Result<Signer, Error> {
-    let mut params = authority(&format!("{domain} issuing"), 0, now, INTERMEDIATE_VALIDITY);
-    params.subject_alt_names = vec![SanType::URI(format!("spiffe://{domain}").try_into()?)];
-    let (signer, key) = root.intermediate(params)?;
-    if let Some(path) = path {
-        store(path, &signer, &key)?;
-    }
-    Ok(signer)
 }
 
 /// A root that was made for another domain must not sign for this one: its SVIDs would be refused everywhere.

@@ -2,10 +2,15 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use rcgen::DnType;
+use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyUsagePurpose, SanType};
 
 use super::*;
+use crate::ca::issue::{MAX_CSR_LEN, svid};
+use crate::ca::{ROOT_VALIDITY, Step, authority};
 use crate::describe::CertificateInfo;
+use crate::error::unix_time;
+use crate::pem;
+use crate::tls::verify;
 
 fn domain() -> TrustDomain {
     "weft.test".parse().unwrap()
@@ -248,6 +253,13 @@ fn joins(pin: &Fingerprint, ca: &MeshCa) -> bool {
     verify::pinned(pin, &domain(), leaf, above, unix_time(SystemTime::now())).is_ok()
 }
 
+fn at(step: Step) -> Rotation {
+    match step {
+        Step::At(rotation) => rotation,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn a_rotation_never_signs_what_somebody_who_took_the_step_before_refuses() {
     let dir = tempfile::tempdir().unwrap();
@@ -260,20 +272,23 @@ fn a_rotation_never_signs_what_somebody_who_took_the_step_before_refuses() {
     assert!(accepts(&before, &ca) && accepts(&both, &ca) && joins(&old, &ca), "the old one still signs");
     assert!(ca.rotate(now).is_err(), "one at a time");
 
-    let rotation = ca.advance(now).unwrap().unwrap();
+    let judged = rotation;
+    let rotation = at(ca.advance(judged, now).unwrap());
     assert_eq!((rotation.stage, rotation.target(), ca.bundle()), (Stage::Reissuing, rotation.new, both.clone()));
     assert!(rotation.reissue_after > 0);
     assert!(!accepts(&before, &ca) && accepts(&both, &ca));
     assert!(joins(&old, &ca) && joins(&rotation.new, &ca), "tokens of before and of now are good");
 
-    assert_eq!(ca.advance(now).unwrap(), None);
+    assert_eq!(ca.advance(judged, now).unwrap(), Step::Passed, "of this step nobody has judged anything");
+    assert_eq!(ca.bundle(), both);
+    assert_eq!(ca.advance(rotation, now).unwrap(), Step::Over);
     let after = ca.bundle();
     assert_eq!((after.roots().len(), ca.root_fingerprint().unwrap(), ca.rotation()), (1, rotation.new, None));
     assert!(!accepts(&before, &ca) && accepts(&both, &ca) && accepts(&after, &ca));
     assert!(joins(&rotation.new, &ca) && !joins(&old, &ca));
     let again = MeshCa::open(dir.path(), &domain(), now).unwrap();
     assert_eq!((again.bundle(), again.rotation()), (after, None));
-    assert!(ca.advance(now).is_err() && ca.abort(now).is_err(), "there is none");
+    assert!(ca.advance(rotation, now).unwrap() == Step::Passed && ca.abort(now).is_err(), "there is none");
 }
 
 #[test]
@@ -283,23 +298,29 @@ fn a_rotation_that_is_broken_off_ends_with_the_old_root_alone() {
     let ca = MeshCa::open(dir.path(), &domain(), now).unwrap();
     let before = ca.bundle();
     ca.rotate(now).unwrap();
-    assert_eq!(ca.abort(now).unwrap(), None, "nothing was signed by the new root");
+    assert_eq!(ca.abort(now).unwrap(), Step::Over, "nothing was signed by the new root");
     assert_eq!((ca.bundle(), ca.rotation()), (before.clone(), None));
 
     let rotation = ca.rotate(now).unwrap();
-    ca.advance(now).unwrap();
+    let reissuing = at(ca.advance(rotation, now).unwrap());
     let both = ca.bundle();
-    let returning = ca.abort(now).unwrap().unwrap();
+    let returning = at(ca.abort(now).unwrap());
+    assert_eq!(
+        ca.advance(reissuing, now).unwrap(),
+        Step::Passed,
+        "the way back is not ended by who judged the way there"
+    );
+    assert_eq!(ca.rotation(), Some(returning));
     assert_eq!(
         (returning.stage, returning.target(), ca.abort(now).unwrap()),
-        (Stage::Returning, rotation.old, Some(returning))
+        (Stage::Returning, rotation.old, Step::At(returning))
     );
     assert!(
         accepts(&before, &ca) && accepts(&both, &ca) && ca.bundle() == both,
         "those who have new certificates are trusted"
     );
     assert!(joins(&rotation.old, &ca) && joins(&rotation.new, &ca));
-    assert_eq!(ca.advance(now).unwrap(), None);
+    assert_eq!(ca.advance(returning, now).unwrap(), Step::Over);
     assert_eq!((ca.bundle(), ca.root_fingerprint().unwrap()), (before, rotation.old));
     assert!(!dir.path().join("next.pem").exists());
 }
@@ -320,12 +341,13 @@ fn a_crash_at_any_step_of_a_rotation_leaves_one_that_goes_on() {
         assert_eq!(again.root_fingerprint().unwrap(), if stage == Stage::Publishing { old } else { rotation.new });
         if stage == Stage::Publishing {
             // Cut between the new intermediate and the step: the old root signs again.
-            again.advance(now).unwrap();
+            again.advance(rotation, now).unwrap();
             let step = std::fs::read_to_string(path("rotation")).unwrap();
             std::fs::write(path("rotation"), step.replace("reissuing", "publishing")).unwrap();
             assert!(accepts(&TrustBundle::from_der(domain(), [open().root().to_vec()]).unwrap(), &open()));
             assert_eq!(open().root_fingerprint().unwrap(), old);
-            open().advance(now).unwrap();
+            let cut = open();
+            cut.advance(cut.rotation().unwrap(), now).unwrap();
         }
     }
     // Cut between the end and the removal of the step.
@@ -348,7 +370,7 @@ fn a_certificate_says_to_which_of_the_trusted_roots_it_leads() {
     let rotation = ca.rotate(SystemTime::now()).unwrap();
     let issue = || ca.issue(&cart(), None, SystemTime::now()).unwrap();
     assert_eq!(crate::Identity::new(issue(), ca.bundle()).root(), Some(rotation.old));
-    ca.advance(SystemTime::now()).unwrap();
+    ca.advance(rotation, SystemTime::now()).unwrap();
     assert_eq!(crate::Identity::new(issue(), ca.bundle()).root(), Some(rotation.new));
     let other = MeshCa::ephemeral(&domain(), SystemTime::now()).unwrap();
     assert_eq!(crate::Identity::new(issue(), other.bundle()).root(), None);

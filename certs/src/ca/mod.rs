@@ -3,12 +3,21 @@
 //! Here: what both need, signing keys with their certificates and fresh parameters. Who may ask for what is decided by their callers.
 
 mod api;
+mod issue;
+mod lists;
 mod mesh;
+mod pki;
 mod rotation;
+mod steps;
+mod vault;
 
 pub use api::{ApiCa, ClientName, Credential};
-pub use mesh::{Issued, MeshCa, Pki};
-pub use rotation::{Rotation, Stage};
+pub use issue::{Issued, SVID_VALIDITY};
+pub use lists::{LIST_VALIDITY, Reason, Revocation, lists_to_pem};
+pub use mesh::MeshCa;
+pub use pki::{Pki, Replaced};
+pub use rotation::{Rotation, Stage, Step};
+pub use vault::Vault;
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -75,7 +84,7 @@ impl Signer {
         Ok((Self::new("new intermediate", certificate, pair)?, key))
     }
 
-    /// Signs over a public key (`SubjectPublicKeyInfo`, DER). Invariant: what is signed never outlives this certificate.
+    /// Signs over a public key (`SubjectPublicKeyInfo`, DER) and leaves the serial number in `params`. Invariant: what is signed never outlives this certificate.
     fn sign(&self, params: &mut CertificateParams, public_key: &[u8]) -> Result<CertificateDer<'static>, Error> {
         params.serial_number = Some(serial()?);
         params.use_authority_key_identifier_extension = true;
@@ -91,8 +100,8 @@ impl Signer {
     }
 
     /// Reads what [`store`] wrote; `None` when there is no such file.
-    fn load(path: &Path) -> Result<Option<Self>, Error> {
-        let Some(text) = files::read_if_exists(path)? else { return Ok(None) };
+    fn load(path: &Path, vault: &Vault) -> Result<Option<Self>, Error> {
+        let Some(text) = vault.read(path)? else { return Ok(None) };
         let what = path.display().to_string();
         let certificate = pem::certificates(&what, &text)?.swap_remove(0);
         Self::new(&what, certificate, KeyPair::from_pem(&what, &text)?).map(Some)
@@ -100,8 +109,8 @@ impl Signer {
 }
 
 /// Key and certificate go into one file, so that a crash never leaves one without the other.
-fn store(path: &Path, signer: &Signer, key: &KeyPair) -> Result<(), Error> {
-    let text = key.to_pem() + &pem::encode("CERTIFICATE", &signer.certificate);
+fn store(path: &Path, vault: &Vault, signer: &Signer, key: &KeyPair) -> Result<(), Error> {
+    let text = vault.seal(key)? + &pem::encode("CERTIFICATE", &signer.certificate);
     files::write_private(path, text.as_bytes())
 }
 

@@ -8,7 +8,8 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::Signer;
+use super::lists::retired_path;
+use super::{Signer, Vault};
 use crate::error::Error;
 use crate::files;
 use crate::fingerprint::Fingerprint;
@@ -35,6 +36,17 @@ impl Stage {
     }
 }
 
+/// What became of a step that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// The rotation stands here now.
+    At(Rotation),
+    /// That was the last one: a single root is trusted.
+    Over,
+    /// None was taken: the rotation is no longer the one that was judged.
+    Passed,
+}
+
 /// A rotation under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rotation {
@@ -57,9 +69,10 @@ impl Rotation {
         }
     }
 
-    pub(super) fn begin(old: &Signer, new: &Signer) -> Result<Self, Error> {
-        let print = |signer: &Signer| Fingerprint::of_public_key(&signer.certificate);
-        Ok(Self { stage: Stage::Publishing, old: print(old)?, new: print(new)?, reissue_after: 0 })
+    /// From the root of one certificate to that of another.
+    pub(super) fn between(stage: Stage, old: &[u8], new: &[u8]) -> Result<Self, Error> {
+        let (old, new) = (Fingerprint::of_public_key(old)?, Fingerprint::of_public_key(new)?);
+        Ok(Self { stage, old, new, reissue_after: 0 })
     }
 
     pub(super) fn to(self, stage: Stage, now: SystemTime) -> Self {
@@ -82,11 +95,11 @@ impl Rotation {
 
 /// Where an authority keeps its roots.
 #[derive(Debug, Clone)]
-pub(super) struct Files(PathBuf);
+pub(super) struct Files(PathBuf, Vault);
 
 impl Files {
-    pub fn of(directory: &Path) -> Self {
-        Self(directory.to_owned())
+    pub fn of(directory: &Path, vault: &Vault) -> Self {
+        Self(directory.to_owned(), vault.clone())
     }
 
     pub fn root(&self) -> PathBuf {
@@ -99,6 +112,23 @@ impl Files {
 
     pub fn issuing(&self) -> PathBuf {
         self.0.join("issuing.pem")
+    }
+
+    /// Puts the intermediate's key away for a new one: what it signed may have to be revoked.
+    pub fn retire(&self, key: &Fingerprint) -> Result<(), Error> {
+        let path = self.issuing();
+        match path.exists() {
+            true => files::rename(&path, &retired_path(&self.0, key)),
+            false => Ok(()),
+        }
+    }
+
+    pub fn vault(&self) -> &Vault {
+        &self.1
+    }
+
+    pub fn directory(&self) -> &Path {
+        &self.0
     }
 
     fn step(&self) -> PathBuf {
@@ -115,7 +145,7 @@ impl Files {
         let bad = |reason: &str| Error::configuration(self.step().display().to_string(), reason);
         let rotation = Rotation::parse(&text).ok_or_else(|| bad("is no step of a rotation"))?;
         let current = Fingerprint::of_public_key(&root.certificate)?;
-        match Signer::load(&self.next())? {
+        match Signer::load(&self.next(), &self.1)? {
             Some(next) if current == rotation.old && Fingerprint::of_public_key(&next.certificate)? == rotation.new => {
                 Ok(Some((rotation, next)))
             }

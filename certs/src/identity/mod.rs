@@ -2,9 +2,11 @@
 //! live on. Connections keep what they were made with; the next handshake takes what is current. When to renew is the holder's business,
 //! and how it is kept on disk is `state`.
 
+mod open;
 mod state;
 mod svid;
 
+pub use open::Watched;
 pub use svid::Svid;
 
 use std::fmt;
@@ -12,12 +14,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
+use rustls_pki_types::CertificateDer;
 
 use crate::bundle::{TrustBundle, TrustBundles};
-use crate::error::Error;
+use crate::error::{Error, PeerFault};
 use crate::fingerprint::Fingerprint;
 use crate::leaf;
-use crate::spiffe::SpiffeId;
+use crate::revocation::Presented;
+use crate::spiffe::{SpiffeId, TrustDomain};
+use open::Open;
 
 /// A certificate with its key, and whom its holder trusts. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -51,6 +56,7 @@ impl Identity {
 pub struct LiveIdentity {
     current: ArcSwap<Identity>,
     generation: AtomicU64,
+    open: Open,
     // Invariant: the id of `current`, for ever; another id is another LiveIdentity.
     id: SpiffeId,
 }
@@ -59,7 +65,12 @@ impl LiveIdentity {
     /// Puts an identity to use.
     pub fn new(identity: Identity) -> Arc<Self> {
         let id = identity.svid.id().clone();
-        Arc::new(Self { current: ArcSwap::from_pointee(identity), generation: AtomicU64::new(0), id })
+        Arc::new(Self {
+            current: ArcSwap::from_pointee(identity),
+            generation: AtomicU64::new(0),
+            open: Open::default(),
+            id,
+        })
     }
 
     /// The id, which never changes.
@@ -77,12 +88,37 @@ impl LiveIdentity {
         self.generation.load(Ordering::Acquire)
     }
 
+    /// Whether the bundle in use says that our own certificate was revoked.
+    pub fn is_revoked(&self) -> bool {
+        let identity = self.current();
+        let bundle = identity.bundles.get(self.id.trust_domain()).filter(|bundle| !bundle.revocations().is_empty());
+        bundle.is_some_and(|bundle| Presented::of(identity.svid.chain()).is_some_and(|own| own.is_revoked(bundle)))
+    }
+
+    /// Minds an open connection whose peer presented this chain: `cut` is called, once, when the peer is no longer to be spoken with, from
+    /// within the change that says so; at once if it is so already. Ends when the value is dropped. `None`: the peer has no identity.
+    pub fn watch(
+        self: &Arc<Self>,
+        chain: &[CertificateDer<'_>],
+        cut: impl Fn(&SpiffeId, &PeerFault) + Send + 'static,
+    ) -> Option<Watched> {
+        Some(Open::watch(self, Presented::of(chain)?, Box::new(cut)))
+    }
+
     /// Swaps certificate, key and bundles as a unit. Refuses another id.
     pub fn replace(&self, identity: Identity) -> Result<(), Error> {
         self.check(&identity.svid)?;
         self.current.store(Arc::new(identity));
-        self.generation.fetch_add(1, Ordering::Release);
+        self.changed(true);
         Ok(())
+    }
+
+    /// After a swap. Only who is trusted by other roots, or is another, must be spoken with anew.
+    fn changed(&self, anew: bool) {
+        if anew {
+            self.generation.fetch_add(1, Ordering::Release);
+        }
+        self.open.judge(&self.current().bundles);
     }
 
     /// Swaps certificate and key: a renewal. Refuses another id.
@@ -101,9 +137,27 @@ impl LiveIdentity {
             bundles.insert(bundle.clone());
             Identity { svid: now.svid.clone(), bundles: Arc::new(bundles) }
         });
-        let changed = before.bundles.get(bundle.trust_domain()) != Some(bundle);
+        let before = before.bundles.get(bundle.trust_domain());
+        let changed = before != Some(bundle);
         if changed {
-            self.generation.fetch_add(1, Ordering::Release);
+            self.changed(!before.is_some_and(|before| before.has_roots_of(bundle)));
+        }
+        changed
+    }
+
+    /// Stops trusting a trust domain, and ends what is open with its members. True when it was trusted. Our own is trusted for ever.
+    pub fn remove_bundle(&self, domain: &TrustDomain) -> bool {
+        if domain == self.id.trust_domain() {
+            return false;
+        }
+        let before = self.current.rcu(|now| {
+            let mut bundles = (*now.bundles).clone();
+            bundles.remove(domain);
+            Identity { svid: now.svid.clone(), bundles: Arc::new(bundles) }
+        });
+        let changed = before.bundles.get(domain).is_some();
+        if changed {
+            self.changed(true);
         }
         changed
     }
@@ -112,7 +166,7 @@ impl LiveIdentity {
     pub fn replace_bundles(&self, bundles: TrustBundles) {
         let bundles = Arc::new(bundles);
         self.current.rcu(|now| Identity { svid: now.svid.clone(), bundles: bundles.clone() });
-        self.generation.fetch_add(1, Ordering::Release);
+        self.changed(true);
     }
 
     fn check(&self, svid: &Svid) -> Result<(), Error> {

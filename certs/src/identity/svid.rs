@@ -58,6 +58,11 @@ impl Svid {
         &self.certified.cert
     }
 
+    /// The certificate itself, without those above it.
+    pub fn leaf(&self) -> &[u8] {
+        self.chain().first().map_or(&[], |leaf| leaf)
+    }
+
     /// The chain in PEM.
     pub fn chain_pem(&self) -> String {
         pem::encode_certificates(self.chain())

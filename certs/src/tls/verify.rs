@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 
-use crate::bundle::TrustBundles;
+use crate::bundle::{TrustBundle, TrustBundles};
 use crate::error::{PeerFault, system_time};
 use crate::fingerprint::Fingerprint;
 use crate::leaf;
@@ -34,7 +34,10 @@ pub(crate) fn peer(
     let Some(bundle) = bundles.get(id.trust_domain()) else {
         return Err(PeerFault::UnknownTrustDomain { trusted: bundles.domains().cloned().collect(), id });
     };
-    path(&id, bundle.anchors(), leaf, above, now, side)?;
+    path(&id, bundle.anchors(), leaf, above, (now, side), |path| match is_revoked(bundle, path) {
+        true => Err(webpki::Error::CertRevoked),
+        false => Ok(()),
+    })?;
     Ok(id)
 }
 
@@ -74,7 +77,7 @@ pub(crate) fn pinned(
     for candidate in pinned_certificates(pin, above) {
         found = true;
         let anchor = webpki::anchor_from_trusted_cert(candidate).map_err(|e| PeerFault::Malformed(e.to_string()))?;
-        match path(&id, &[anchor], leaf, above, now, Side::Server) {
+        match path(&id, &[anchor], leaf, above, (now, Side::Server), |_| Ok(())) {
             Ok(()) => return demand(&SpiffeId::control_plane(domain), id),
             Err(e) => fault = Some(e),
         }
@@ -98,14 +101,29 @@ pub(crate) fn pinned_certificates<'a, 'b>(
     })
 }
 
-/// Path validation by webpki, with the rule on top that whoever signs may sign.
+/// Whether the issuer of the leaf, on the path that was found, has revoked it.
+fn is_revoked(bundle: &TrustBundle, path: &webpki::VerifiedPath<'_>) -> bool {
+    if bundle.revocations().is_empty() {
+        return false;
+    }
+    let issuer = match path.intermediate_certificates().next() {
+        Some(issuer) => leaf::parse(&issuer.der()).ok().map(|issuer| Fingerprint::of(issuer.public_key().raw)),
+        None => {
+            let anchored = bundle.anchors().iter().position(|anchor| anchor == path.anchor());
+            anchored.and_then(|i| Fingerprint::of_public_key(bundle.roots().get(i)?).ok())
+        }
+    };
+    issuer.is_some_and(|issuer| bundle.revokes(&issuer, path.end_entity().serial()))
+}
+
+/// Path validation by webpki, with the rule on top that whoever signs may sign, and what `judge` says of the path.
 fn path(
     id: &SpiffeId,
     anchors: &[TrustAnchor<'_>],
     leaf: &CertificateDer<'_>,
     above: &[CertificateDer<'_>],
-    now: UnixTime,
-    side: Side,
+    (now, side): (UnixTime, Side),
+    judge: impl Fn(&webpki::VerifiedPath<'_>) -> Result<(), webpki::Error>,
 ) -> Result<(), PeerFault> {
     if above.len() >= MAX_CHAIN {
         return Err(PeerFault::Malformed(format!("a chain of {} certificates", above.len() + 1)));
@@ -119,7 +137,7 @@ fn path(
         for issuer in path.intermediate_certificates() {
             leaf::check_issuer_usage(&issuer.der()).map_err(|_| webpki::Error::EndEntityUsedAsCa)?;
         }
-        Ok(())
+        judge(path)
     };
     EndEntityCert::try_from(leaf)
         .and_then(|cert| {
@@ -138,6 +156,7 @@ fn fault(id: &SpiffeId, error: webpki::Error) -> PeerFault {
         E::CertNotValidYet { time, not_before } => {
             PeerFault::NotYetValid { not_before: system_time(&not_before), now: system_time(&time) }
         }
+        E::CertRevoked => PeerFault::Revoked,
         E::CaUsedAsEndEntity => PeerFault::CertificateAuthority,
         E::EndEntityUsedAsCa => PeerFault::KeyUsage("an issuer of its chain may not sign certificates".into()),
         E::UnknownIssuer => untrusted("unknown issuer".into()),

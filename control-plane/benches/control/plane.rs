@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use weft_certs::ca::Credential;
+use weft_certs::ca::Vault;
 use weft_certs::tls::{self, ALPN_GRPC, ClientConfigs};
 use weft_certs::{Identity, LiveIdentity, SpiffeId};
 use weft_control::identity::Authority;
@@ -132,7 +133,8 @@ impl Plane {
     pub fn sidecars(&self, namespace: &str) -> (SocketAddr, Arc<rustls::ClientConfig>) {
         const ALPN: &[&[u8]] = &[ALPN_GRPC];
         let domain = self.endpoints.trust_domain.parse().expect("a trust domain");
-        let authority = Authority::open(&self.data().join("identity"), &domain).expect("the mesh CA");
+        let authority =
+            Authority::open(&self.data().join("identity"), &Vault::default(), &domain).expect("the mesh CA");
         let id = SpiffeId::workload(&domain, namespace, "default").expect("an identity");
         let svid = authority.ca().issue(&id, None, SystemTime::now()).expect("a certificate");
         let configs = ClientConfigs::new(LiveIdentity::new(Identity::new(svid, authority.ca().bundle())));

@@ -1,6 +1,8 @@
-//! `weft identity`: whom the mesh trusts, which certificates its sidecars have, and the rotation of its root.
+//! `weft identity`: whom the mesh trusts, which certificates its sidecars have, the rotation of its root, and what is revoked.
 //!
 //! The control plane takes the steps by itself; the command begins, watches and breaks off. Leaving it ends nothing.
+
+mod revocation;
 
 use crate::Global;
 use crate::client::Client;
@@ -24,13 +26,28 @@ pub struct Args {
 enum Command {
     /// Show the roots of the mesh, the rotation under way and the certificate of each sidecar
     Show(Show),
+    /// Print the roots of this mesh in PEM, or as the object that makes another mesh believe its identities
+    Bundle(Bundle),
     /// Replace the root while the mesh runs: publish both, reissue every certificate, retire the old one
     Rotate(Rotate),
+    /// Make certificates worthless from now on: every connection made with them is cut, and they cannot be renewed
+    Revoke(revocation::Revoke),
+    /// List the certificates that are revoked and have not expired
+    Revoked(Show),
+    /// Show what the authority did last: certificates, refusals, join tokens, rotations, revocations
+    Audit(revocation::Audit),
 }
 
 #[derive(clap::Args, Debug)]
 struct Show {
     /// How to print
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: Format,
+}
+
+#[derive(clap::Args, Debug)]
+struct Bundle {
+    /// How to print: the roots in PEM (table), or a FederatedTrustDomain
     #[arg(short, long, value_enum, default_value = "table")]
     output: Format,
 }
@@ -52,6 +69,7 @@ struct Rotate {
 }
 
 const IDENTITY: &str = "/weft/v1/identity";
+const BUNDLE: &str = "/weft/v1/identity/bundle";
 const ROTATION: &str = "/weft/v1/identity/rotation";
 /// How often the control plane is asked.
 const LOOK: Duration = Duration::from_millis(300);
@@ -96,6 +114,8 @@ struct Waiting {
 struct Certificate {
     root: String,
     not_after: i64,
+    #[serde(default)]
+    serial: String,
 }
 
 /// Does what was asked.
@@ -110,11 +130,35 @@ pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
                 Format::Name => {
                     read::<Status>(&client).await?.sidecars.keys().map(|uid| format!("sidecar/{uid}\n")).collect()
                 }
-                Format::Table | Format::Wide => render(&read(&client).await?, output::now()),
+                Format::Table => render(&read(&client).await?, output::now(), false),
+                Format::Wide => render(&read(&client).await?, output::now(), true),
             })?;
             Ok(0)
         }
+        Command::Bundle(args) => {
+            let bundle: Value =
+                client.read(BUNDLE).await.map_err(|error| error.into_failure("ask for the mesh's roots"))?;
+            output::print(&print_bundle(&bundle, args.output)?)?;
+            Ok(0)
+        }
         Command::Rotate(args) => rotate(&client, args).await,
+        Command::Revoke(args) => revocation::revoke(&client, args).await,
+        Command::Revoked(args) => revocation::revoked(&client, args.output).await,
+        Command::Audit(args) => revocation::audit(&client, &args).await,
+    }
+}
+
+fn print_bundle(bundle: &Value, format: Format) -> Result<String, Failure> {
+    let (domain, roots) = (&bundle["trustDomain"], &bundle["roots"]);
+    let object = json!({
+        "apiVersion": "weft.mesh/v1alpha1", "kind": "FederatedTrustDomain",
+        "metadata": {"name": domain}, "spec": {"trustDomain": domain, "roots": roots},
+    });
+    match format {
+        Format::Json => output::json(&object),
+        Format::Yaml => output::yaml(&object),
+        Format::Name => Ok(format!("{}\n", domain.as_str().unwrap_or_default())),
+        Format::Table | Format::Wide => Ok(roots.as_str().unwrap_or_default().to_owned()),
     }
 }
 
@@ -190,7 +234,7 @@ fn short(fingerprint: &str) -> String {
     format!("sha256:{}…", fingerprint.get(..12).unwrap_or(fingerprint))
 }
 
-fn render(status: &Status, now: i64) -> String {
+fn render(status: &Status, now: i64, wide: bool) -> String {
     let mut text = format!("trust domain {}\n\n", status.trust_domain);
     let left = |until: Option<i64>| match until.map(|until| u64::try_from(until - now)) {
         Some(Ok(seconds)) => format!("in {}", output::age(seconds)),
@@ -210,14 +254,20 @@ fn render(status: &Status, now: i64) -> String {
     let rows: Vec<_> = status
         .sidecars
         .iter()
-        .map(|(uid, certificate)| match certificate {
-            Some(c) if c.root.is_empty() => vec![uid.clone(), "none that it trusts".into(), left(Some(c.not_after))],
-            Some(c) => vec![uid.clone(), short(&c.root), left(Some(c.not_after))],
-            None => vec![uid.clone(), "-".into(), "-".into()],
+        .map(|(uid, certificate)| {
+            let (root, expires, serial) = match certificate {
+                Some(c) if c.root.is_empty() => ("none that it trusts".into(), left(Some(c.not_after)), &*c.serial),
+                Some(c) => (short(&c.root), left(Some(c.not_after)), &*c.serial),
+                None => ("-".into(), "-".into(), "-"),
+            };
+            let mut row = vec![uid.clone(), root, expires];
+            row.extend(wide.then(|| serial.replace(':', "")));
+            row
         })
         .collect();
     text.push('\n');
-    text + &output::table(&["SIDECAR", "ROOT", "EXPIRES"], &rows, &[])
+    let headers = ["SIDECAR", "ROOT", "EXPIRES", "SERIAL"];
+    text + &output::table(&headers[..if wide { 4 } else { 3 }], &rows, &[])
 }
 
 #[cfg(test)]

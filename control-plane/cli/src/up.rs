@@ -3,6 +3,7 @@
 use crate::failure::Failure;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use weft_control::identity::pki::Files;
 use weft_control::up::Settings;
 
 /// Flags of `weft up`.
@@ -32,6 +33,21 @@ pub struct Args {
     /// Fetch keys of token issuers also over plain HTTP where their address is loopback
     #[arg(long)]
     jwks_loopback_http: bool,
+    /// Sign with an intermediate of an existing PKI: its certificate, then those above it, without the root (PEM); watched
+    #[arg(long, value_name = "FILE", requires_all = ["ca_key", "ca_roots"])]
+    ca_chain: Option<PathBuf>,
+    /// The intermediate's private key (PEM, 0600); watched
+    #[arg(long, value_name = "FILE", requires = "ca_chain")]
+    ca_key: Option<PathBuf>,
+    /// The roots of the trust domain (PEM); watched
+    #[arg(long, value_name = "FILE", requires = "ca_chain")]
+    ca_roots: Option<PathBuf>,
+    /// File (0600) whose first line is the passphrase that the keys of the CAs are encrypted with; those in the clear are encrypted
+    #[arg(long, value_name = "FILE")]
+    ca_key_passphrase_file: Option<PathBuf>,
+    /// Certificates that one identity may have in half of their lifetime, and at once: a sidecar needs one
+    #[arg(long, default_value = "1000", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    certificates_per_identity: u32,
     /// What to log: a level, or directives such as info,weft_control=debug
     #[arg(long, env = "WEFT_LOG", default_value = "info", value_name = "FILTER")]
     log: String,
@@ -62,6 +78,12 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
         service_cidr: args.service_cidr.unwrap_or_else(|| defaults.service_cidr.clone()),
         registered_only: args.egress == Egress::RegisteredOnly,
         jwks_loopback_http: args.jwks_loopback_http,
+        ca_key_passphrase_file: args.ca_key_passphrase_file,
+        pki: match (args.ca_chain, args.ca_key, args.ca_roots) {
+            (Some(chain), Some(key), Some(roots)) => Some(Files { chain, key, roots }),
+            _ => None,
+        },
+        certificates_per_identity: args.certificates_per_identity,
         ..defaults
     };
     weft_control::up::run(settings).await.map_err(|error| Failure::not_well(error.to_string()))?;

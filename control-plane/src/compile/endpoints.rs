@@ -61,7 +61,8 @@ fn endpoint(world: &World, workload: &Workload, target: &Target, server_name: St
         port: target.port.into(),
         tunnel: tunnel.unwrap_or_default(),
         identity: if meshed {
-            names::identity(&world.mesh.trust_domain, namespace, &workload.spec.service_account)
+            let domain = workload.spec.trust_domain.as_deref().unwrap_or(&world.mesh.trust_domain);
+            names::identity(domain, namespace, &workload.spec.service_account)
         } else {
             String::new()
         },

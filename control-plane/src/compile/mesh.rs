@@ -1,11 +1,14 @@
 //! `TrustBundle` and `MeshSettings`: what holds for the whole mesh.
 
 use super::service;
-use crate::world::World;
-use std::collections::BTreeSet;
+use crate::world::{World, age};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use weft_certs::TrustBundle;
 use weft_proto::v1;
 
+/// Other trust domains that sidecars are told of.
+const FEDERATED: usize = 64;
 /// Of the registered addresses outside so many are told to every sidecar.
 const OUTSIDE: usize = 1000;
 
@@ -18,6 +21,7 @@ pub fn settings(world: &World) -> v1::MeshSettings {
         domain: world.mesh.domain.clone(),
         egress: egress.into(),
         mesh_cidrs: std::iter::once(world.mesh.service_cidr.clone()).chain(outside(world)).collect(),
+        federated_trust_domains: federated(world).into_keys().collect(),
     }
 }
 
@@ -28,13 +32,39 @@ fn outside(world: &World) -> impl Iterator<Item = String> {
     addresses.into_iter().take(OUTSIDE).map(|address| format!("{address}/{}", if address.is_ipv4() { 32 } else { 128 }))
 }
 
-/// The roots of the mesh's own trust domain.
+/// Of every trust domain that is believed, by name.
 #[must_use]
-pub fn bundle(world: &World) -> v1::TrustBundle {
+pub fn bundles(world: &World) -> BTreeMap<String, v1::TrustBundle> {
+    let mut all = federated(world);
+    all.insert(world.mesh.trust_domain.clone(), bundle(world));
+    all
+}
+
+/// Bundles of other trust domains. Of several objects for one domain the oldest counts, and none for the mesh's own.
+fn federated(world: &World) -> BTreeMap<String, v1::TrustBundle> {
+    let mut objects: Vec<_> = world.federated.values().collect();
+    objects.sort_by_key(|object| age(&object.metadata));
+    let mut all = BTreeMap::new();
+    for object in objects {
+        let name = &object.spec.trust_domain;
+        // What cannot be read was refused when it was written.
+        let bundle = name.parse().ok().and_then(|domain| TrustBundle::from_pem(domain, &object.spec.roots).ok());
+        let Some(bundle) = bundle.filter(|_| *name != world.mesh.trust_domain && all.len() < FEDERATED) else {
+            continue;
+        };
+        let wire = v1::TrustBundle { trust_domain: name.clone(), roots: bundle.to_der(), ..Default::default() };
+        all.entry(name.clone()).or_insert(wire);
+    }
+    all
+}
+
+/// The roots of the mesh's own trust domain.
+fn bundle(world: &World) -> v1::TrustBundle {
     v1::TrustBundle {
         trust_domain: world.mesh.trust_domain.clone(),
         roots: world.mesh.roots.clone(),
         reissue_after: world.mesh.reissue_after,
+        revocations: world.mesh.revocations.to_vec(),
     }
 }
 
@@ -58,5 +88,34 @@ mod tests {
         assert!(weft_policy::config::Settings::from_wire(&told).is_ok());
         world.mesh.registered_only = true;
         assert_eq!(settings(&world).egress(), v1::Egress::RegisteredOnly);
+    }
+
+    #[test]
+    fn another_trust_domain_is_told_with_its_own_roots_and_the_oldest_object_counts() {
+        use weft_certs::MeshCa;
+        let now = std::time::SystemTime::now();
+        let pem = |domain: &str| MeshCa::ephemeral(&domain.parse().unwrap(), now).unwrap().bundle().to_pem();
+        let (partner, other, own) = (pem("partner.example"), pem("partner.example"), pem("weft.local"));
+        let mut world = world("kind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 80}]}");
+        for (name, created, domain, roots) in [
+            ("b", "2026-01-01T00:00:00Z", "partner.example", &partner),
+            ("a", "2026-02-01T00:00:00Z", "partner.example", &other),
+            ("own", "2026-01-01T00:00:00Z", "weft.local", &own),
+        ] {
+            let object = serde_json::json!({
+                "apiVersion": "weft.mesh/v1alpha1", "kind": "FederatedTrustDomain",
+                "metadata": {"name": name, "creationTimestamp": created},
+                "spec": {"trustDomain": domain, "roots": roots},
+            });
+            let object = std::sync::Arc::new(serde_json::from_value(object).unwrap());
+            world.federated.insert(format!("/{name}"), object);
+        }
+        let all = bundles(&world);
+        assert_eq!(all.keys().collect::<Vec<_>>(), ["partner.example", "weft.local"]);
+        assert_eq!(all["weft.local"].roots, world.mesh.roots, "nobody adds to the mesh's own");
+        let expected = TrustBundle::from_pem("partner.example".parse().unwrap(), &partner).unwrap();
+        assert_eq!(all["partner.example"].roots, expected.to_der());
+        assert_eq!(settings(&world).federated_trust_domains, ["partner.example"]);
+        assert!(weft_policy::config::Settings::from_wire(&settings(&world)).is_ok());
     }
 }

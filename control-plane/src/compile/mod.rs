@@ -105,7 +105,12 @@ impl Change {
     fn between(before: &World, world: &World) -> Self {
         // Names, identities and everything that holds some differ with the mesh: all is made anew.
         // What sidecars are to trust is a resource of its own.
-        let named = |world: &World| Mesh { roots: Vec::new(), reissue_after: 0, ..world.mesh.clone() };
+        let named = |world: &World| Mesh {
+            roots: Vec::new(),
+            reissue_after: 0,
+            revocations: Arc::default(),
+            ..world.mesh.clone()
+        };
         let all = named(before) != named(world);
         fn names<T>(all: bool, before: &Table<Arc<T>>, now: &Table<Arc<T>>) -> BTreeSet<String> {
             if all {
@@ -165,7 +170,7 @@ impl Compiler {
             put(&mut self.output.inbound, &uid, made, config::Inbound::from_wire);
         }
         self.output.settings = mesh::settings(world);
-        self.output.bundles = [(world.mesh.trust_domain.clone(), mesh::bundle(world))].into();
+        self.output.bundles = mesh::bundles(world);
         let of_policies = self.routes.verdicts().chain(self.traffic.verdicts()).chain(self.guards.verdicts());
         self.output.verdicts = of_policies.cloned().collect();
         self.world = world.clone();

@@ -228,13 +228,14 @@ impl Membership {
     }
 
     fn certificate(&self, status: v1::CertificateStatus) {
-        let v1::CertificateStatus { root, trusted, not_before, not_after } = status;
+        let v1::CertificateStatus { root, trusted, not_before, not_after, serial } = status;
         let is_print = |text: &String| text.len() <= 64;
         let certificate = Certificate {
             root: Some(root).filter(is_print).unwrap_or_default(),
             trusted: trusted.into_iter().filter(is_print).take(MAX_ROOTS).collect(),
             not_before,
             not_after,
+            serial: Some(serial).filter(is_print).unwrap_or_default(),
         };
         self.with(|c| c.certificate = Some(certificate));
     }

@@ -2,11 +2,13 @@
 //!
 //! Mounted on the resource API's server, behind its authentication: only administrators get here. Keys are camelCase, `null` is no data.
 
+mod authority;
+
 use super::{CommandError, Fleet};
 use crate::explain::{Explanation, Question, Unexplained};
-use crate::identity::Rotator;
-use crate::identity::rotation::Status;
+use crate::identity::audit::Event;
 use crate::identity::token::{Claims, Refusal, Token, Tokens, unix};
+use crate::identity::{Audit, Revoker, Rotator};
 use crate::kinds::{Phase, Workload};
 use crate::world::World;
 use crate::world::reconcile::Compiled;
@@ -42,6 +44,10 @@ pub struct Sources {
     pub tokens: Tokens,
     /// The mesh's authority, and the rotation of its root.
     pub rotator: Arc<Rotator>,
+    /// What is revoked.
+    pub revoker: Arc<Revoker>,
+    /// What the authority did.
+    pub audit: Arc<Audit>,
 }
 
 /// The routes, all under `/weft/v1`.
@@ -53,8 +59,11 @@ pub fn router(sources: Sources) -> Router {
         .route("/weft/v1/tokens", get(tokens).post(create_token))
         .route("/weft/v1/tokens/{id}", delete(revoke_token))
         .route("/weft/v1/explain", post(explain))
-        .route("/weft/v1/identity", get(identity))
-        .route("/weft/v1/identity/rotation", post(rotate))
+        .route("/weft/v1/identity", get(authority::status))
+        .route("/weft/v1/identity/bundle", get(authority::bundle))
+        .route("/weft/v1/identity/rotation", post(authority::rotate))
+        .route("/weft/v1/identity/revocations", get(authority::revoked).post(authority::revoke))
+        .route("/weft/v1/identity/audit", get(authority::audit))
         .route("/weft/v1/fleet/{namespace}/{name}/config", get(config))
         .route("/weft/v1/fleet/{namespace}/{name}/log", axum::routing::put(log))
         .route("/weft/v1/fleet/{namespace}/{name}/drain", post(drain))
@@ -303,6 +312,14 @@ async fn create_token(
     };
     let (token, text) = sources.tokens.create(claims, now).await?;
     tracing::info!(id = %token.id, namespace = %token.claims.namespace, serviceAccount = %token.claims.service_account, "made a join token");
+    sources.audit.write(Event::TokenCreated {
+        token: &token.id,
+        namespace: &token.claims.namespace,
+        service_account: &token.claims.service_account,
+        services: &token.claims.services,
+        uses: token.claims.uses,
+        expires_at: token.claims.expires_at,
+    });
     let mut value = shown(&token);
     value["token"] = text.into();
     Ok((StatusCode::CREATED, Json(value)))
@@ -313,6 +330,7 @@ async fn revoke_token(State(sources): State<Sources>, Path(id): Path<String>) ->
         return Err(Failure(StatusCode::NOT_FOUND, "NotFound", format!("there is no join token {id:?}")));
     }
     tracing::info!(%id, "revoked a join token");
+    sources.audit.write(Event::TokenRevoked { token: &id });
     Ok(Json(json!({ "kind": "Status", "apiVersion": "v1", "status": "Success" })))
 }
 
@@ -347,37 +365,6 @@ async fn explain(
     let Json(question) = body.map_err(|e| Failure(StatusCode::BAD_REQUEST, "BadRequest", e.body_text()))?;
     let compiled = sources.compiled.borrow().clone();
     Ok(Json(crate::explain::explain(&compiled, &question)?))
-}
-
-async fn identity(State(sources): State<Sources>) -> Result<Json<Status>, Failure> {
-    Ok(Json(sources.rotator.status()?))
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Rotate {
-    action: RotateAction,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-enum RotateAction {
-    Start,
-    Abort,
-    Proceed,
-}
-
-async fn rotate(
-    State(sources): State<Sources>,
-    body: Result<Json<Rotate>, axum::extract::rejection::JsonRejection>,
-) -> Result<Json<Status>, Failure> {
-    let Json(Rotate { action }) = body.map_err(|e| Failure(StatusCode::BAD_REQUEST, "BadRequest", e.body_text()))?;
-    match action {
-        RotateAction::Start => sources.rotator.start()?,
-        RotateAction::Abort => sources.rotator.abort()?,
-        RotateAction::Proceed => sources.rotator.proceed()?,
-    }
-    Ok(Json(sources.rotator.status()?))
 }
 
 async fn config(

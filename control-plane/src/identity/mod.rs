@@ -1,16 +1,27 @@
 //! Who is who: the certificate authority's service, join tokens, and the registration of workloads.
 //!
 //! [`token`] keeps join tokens (hashed, counted, bound to claims), [`registration`] decides what a workload may say of itself (pure),
-//! [`authority`] holds the mesh CA and the control plane's own certificate, [`rotation`] changes its root under a running mesh, [`service`] puts them behind `weft.v1.Identity`. Verification
+//! [`authority`] holds the mesh CA and the control plane's own certificate, [`rotation`] changes its root under a running mesh, [`pki`] follows the files of an intermediate that is not its own, [`ledger`]
+//! knows which certificates are out, [`revoker`] makes them worthless, [`limiter`] bounds how many there are, [`audit`] writes down what was
+//! done, [`service`] puts them behind `weft.v1.Identity`. Verification
 //! of chains is `weft_certs`' business; what a registered workload means for others is the compiler's.
 
+pub mod audit;
 pub mod authority;
+pub mod ledger;
+pub mod limiter;
+pub mod pki;
 pub mod registration;
+pub mod revoker;
 pub mod rotation;
 pub mod service;
 pub mod token;
 
+pub use audit::Audit;
 pub use authority::{Authority, Trust};
+pub use ledger::Ledger;
+pub use limiter::Limiter;
+pub use revoker::Revoker;
 pub use rotation::Rotator;
 pub use service::IdentityService;
 pub use token::Tokens;

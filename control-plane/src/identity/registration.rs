@@ -155,6 +155,7 @@ fn spec(peer: &Peer, request: &v1::RegisterRequest) -> Result<WorkloadSpec, Refu
     }
     Ok(WorkloadSpec {
         service_account: peer.service_account.clone(),
+        trust_domain: None,
         address: address.to_string(),
         tunnel: Some(tunnel.to_string()),
         zone: Some(request.zone.clone()).filter(|z| !z.is_empty()),

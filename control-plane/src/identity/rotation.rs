@@ -1,21 +1,22 @@
 //! Driving a rotation of the root: each step of the authority is taken once every sidecar says that it has taken the one before, so that no
 //! two peers ever disagree about whom to trust. What the steps are is `weft_certs::ca`'s; sidecars speak through their control streams.
 
+use super::audit::Event;
 use super::registration::is_registered;
-use super::{Authority, Trust};
+use super::{Audit, Authority, Trust};
 use crate::fleet::Fleet;
 use crate::kinds::Phase;
 use crate::world::World;
 use crate::world::reconcile::Compiled;
+use parking_lot::Mutex;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
-use weft_certs::ca::{MeshCa, Rotation, Stage};
-use weft_certs::{CertificateInfo, Error};
+use weft_certs::ca::{MeshCa, Pki, Replaced, Rotation, Stage, Step, Vault};
+use weft_certs::{CertificateInfo, Error, Fingerprint, TrustBundle};
 
 /// How often sidecars are looked at while there is a rotation.
 const LOOK: Duration = Duration::from_millis(250);
@@ -32,6 +33,8 @@ pub struct Certificate {
     pub not_before: i64,
     /// End of validity, seconds since the Unix epoch.
     pub not_after: i64,
+    /// Serial number, hexadecimal.
+    pub serial: String,
 }
 
 /// A sidecar that has not taken a step.
@@ -80,18 +83,24 @@ pub struct Status {
 /// Takes the steps.
 pub struct Rotator {
     authority: Arc<Authority>,
+    audit: Arc<Audit>,
     fleet: Arc<Fleet>,
     compiled: watch::Receiver<Compiled>,
     begun: Notify,
-    /// Somebody has decided not to wait for who has not taken the present step.
-    proceed: AtomicBool,
+    /// The step of which somebody has decided not to wait for who has not taken it.
+    proceed: Mutex<Option<Rotation>>,
 }
 
 impl Rotator {
     /// For this authority and the sidecars of this fleet and of what was compiled last.
     #[must_use]
-    pub fn new(authority: Arc<Authority>, fleet: Arc<Fleet>, compiled: watch::Receiver<Compiled>) -> Arc<Self> {
-        Arc::new(Self { authority, fleet, compiled, begun: Notify::new(), proceed: AtomicBool::new(false) })
+    pub fn new(
+        authority: Arc<Authority>,
+        audit: Arc<Audit>,
+        fleet: Arc<Fleet>,
+        compiled: watch::Receiver<Compiled>,
+    ) -> Arc<Self> {
+        Arc::new(Self { authority, audit, fleet, compiled, begun: Notify::new(), proceed: Mutex::new(None) })
     }
 
     /// Begins a rotation.
@@ -99,9 +108,37 @@ impl Rotator {
     /// # Errors
     /// When one is under way, when the root is not here, or when the authority cannot write.
     pub fn start(&self) -> Result<(), Error> {
-        self.take("begun", |ca, now| ca.rotate(now).map(Some))?;
+        self.take("begun", |ca, now| ca.rotate(now).map(Step::At))?;
         self.begun.notify_one();
         Ok(())
+    }
+
+    /// Signs with another intermediate of an existing PKI; other roots begin a rotation.
+    ///
+    /// # Errors
+    /// When sidecars would refuse what it signs, or while the roots are being replaced: nothing has changed then.
+    pub fn replace(&self, pki: Pki<'_>, vault: &Vault) -> Result<(), Error> {
+        let replaced = self.authority.replace(pki, vault)?;
+        let root = self.authority.ca().root_fingerprint()?.to_string();
+        match replaced {
+            Replaced::Nothing => return Ok(()),
+            Replaced::Issuer => tracing::info!(%root, "another intermediate signs; certificates are reissued"),
+            Replaced::Roots(rotation) => {
+                tracing::info!(old = %rotation.old, new = %rotation.new, "other roots are given: they are published first");
+                self.audit.write(Event::Rotation { step: "begun", stage: Some(rotation.stage.name()), root });
+                self.begun.notify_one();
+            }
+        }
+        let roots = self.authority.ca().bundle();
+        let roots = roots.roots().iter().filter_map(|root| Fingerprint::of_public_key(root).ok());
+        let issuer = self.authority.ca().issuer().to_string();
+        self.audit.write(Event::Issuer { issuer, roots: roots.map(|root| root.to_string()).collect() });
+        Ok(())
+    }
+
+    /// Writes down that files were not taken.
+    pub fn refused(&self, reason: &str) {
+        self.audit.refuse("intermediate", (None, None), None, reason);
     }
 
     /// Breaks the rotation under way off.
@@ -117,30 +154,39 @@ impl Rotator {
     /// # Errors
     /// When there is no rotation.
     pub fn proceed(&self) -> Result<(), Error> {
-        if self.authority.ca().rotation().is_none() {
+        let Some(rotation) = self.authority.ca().rotation() else {
             return Err(Error::Request("the root is not being rotated".into()));
-        }
-        self.proceed.store(true, Ordering::Release);
+        };
+        *self.proceed.lock() = Some(rotation);
         Ok(())
     }
 
     fn take(
         &self,
         what: &'static str,
-        step: impl FnOnce(&MeshCa, std::time::SystemTime) -> Result<Option<Rotation>, Error>,
+        step: impl FnOnce(&MeshCa, SystemTime) -> Result<Step, Error>,
     ) -> Result<(), Error> {
-        // Said of one step, it does not hold for the next.
-        self.proceed.store(false, Ordering::Release);
-        match self.authority.step(step)? {
-            Some(rotation) => {
+        let taken = self.authority.step(step)?;
+        let root = self.authority.ca().root_fingerprint()?.to_string();
+        match taken {
+            Step::At(rotation) => {
+                let stage = Some(rotation.stage.name());
+                self.audit.write(Event::Rotation { step: what, stage, root });
                 tracing::info!(stage = rotation.stage.name(), old = %rotation.old, new = %rotation.new, "root rotation {what}");
             }
-            None => {
-                let root = self.authority.ca().root_fingerprint()?;
+            Step::Passed => {}
+            Step::Over => {
                 tracing::info!(%root, "root rotation {what}: one root is trusted");
+                self.audit.write(Event::Rotation { step: what, stage: None, root });
             }
         }
         Ok(())
+    }
+
+    /// Whom sidecars are told to trust.
+    #[must_use]
+    pub fn bundle(&self) -> TrustBundle {
+        self.authority.ca().bundle()
     }
 
     /// How things are.
@@ -184,8 +230,10 @@ impl Rotator {
                 continue;
             }
             let ready = progress(rotation, &self.sidecars()).waiting_for.is_empty();
-            if (ready || self.proceed.load(Ordering::Acquire))
-                && let Err(error) = self.take("goes on", MeshCa::advance)
+            // Said of one step, it does not hold for the next.
+            let insisted = *self.proceed.lock() == Some(rotation);
+            if (ready || insisted)
+                && let Err(error) = self.take("goes on", |ca, now| ca.advance(rotation, now))
             {
                 tracing::error!(%error, "the next step of the root rotation failed; it is tried again");
                 tokio::time::sleep(LOOK * 20).await;
@@ -237,7 +285,6 @@ fn progress(rotation: Rotation, sidecars: &BTreeMap<String, Option<Certificate>>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weft_certs::Fingerprint;
 
     fn said(root: &[u8], trusted: &[&[u8]]) -> Option<Certificate> {
         let print = |of: &&[u8]| Fingerprint::of(of).to_string();

@@ -1,15 +1,17 @@
 //! `weft.v1.Identity` behind tonic: certificates for who proves who they are, and registrations within what they may claim.
 
+use super::audit::{By, Event};
 use super::registration;
-use super::token::{Refusal, Tokens, is_label};
-use super::{Authority, Peer, SYSTEM_NAMESPACE};
+use super::token::{Refusal, Tokens, hex, is_label, unix};
+use super::{Audit, Authority, Limiter, Peer, Revoker, SYSTEM_NAMESPACE};
 use crate::kinds::{Phase, Workload};
 use kube::api::{Api, Patch, PatchParams, PostParams};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tonic::{Request, Response, Status};
-use weft_certs::SpiffeId;
+use weft_certs::ca::Issued;
+use weft_certs::{CertificateInfo, SpiffeId};
 use weft_proto::v1;
 use weft_proto::v1::identity_server::Identity;
 use weft_proto::v1::issue_certificate_request::Proof;
@@ -23,78 +25,178 @@ const TRIES: usize = 8;
 #[derive(Clone)]
 pub struct IdentityService {
     authority: Arc<Authority>,
-    tokens: Tokens,
+    issue: Arc<Issue>,
     client: kube::Client,
     /// Addresses in this range belong to Services: no workload may claim one.
     reserved: weft_policy::config::Cidr,
 }
 
+/// What a certificate goes through before somebody gets it.
+pub struct Issue {
+    /// Join tokens.
+    pub tokens: Tokens,
+    /// What is out, and what of it is worth nothing.
+    pub revoker: Arc<Revoker>,
+    /// How many an identity may have.
+    pub limiter: Limiter,
+    /// Where it is written down.
+    pub audit: Arc<Audit>,
+}
+
+/// Who asks for a certificate.
+struct Asker {
+    /// Namespace and service account.
+    of: (String, String),
+    proof: Proven,
+}
+
+/// How it was proved.
+enum Proven {
+    /// By the certificate with this serial number, valid since.
+    Certificate(String, SystemTime),
+    /// By the text of a join token, with its public id.
+    Token(String, String),
+}
+
+impl Proven {
+    fn by(&self) -> By<'_> {
+        match self {
+            Self::Certificate(serial, _) => By::Certificate(serial),
+            Self::Token(id, _) => By::Token(id),
+        }
+    }
+}
+
 impl IdentityService {
-    /// Serves certificates of `authority` to holders of `tokens` and writes workloads through `client`.
+    /// Serves certificates of `authority` as `issue` allows, and writes workloads through `client`.
     #[must_use]
     pub fn new(
         authority: Arc<Authority>,
-        tokens: Tokens,
+        issue: Arc<Issue>,
         client: kube::Client,
         reserved: weft_policy::config::Cidr,
     ) -> Self {
-        Self { authority, tokens, client, reserved }
+        Self { authority, issue, client, reserved }
+    }
+
+    /// Who asks, as far as it can be said without spending anything.
+    async fn asker(&self, peer: Option<(Peer, CertificateInfo)>, proof: Option<Proof>) -> Result<Asker, Status> {
+        match (peer, proof) {
+            (Some((peer, certificate)), _) => Ok(Asker {
+                of: (peer.namespace, peer.service_account),
+                proof: Proven::Certificate(certificate.serial.replace(':', ""), certificate.not_before),
+            }),
+            (None, Some(Proof::JoinToken(text))) => {
+                let claims = self.issue.tokens.claims(&text, SystemTime::now()).await.map_err(status)?;
+                let id = Tokens::id(&text).unwrap_or_default();
+                Ok(Asker { of: (claims.namespace, claims.service_account), proof: Proven::Token(id, text) })
+            }
+            (None, Some(Proof::ServiceAccountToken(_))) => {
+                Err(Status::unimplemented("this control plane is not on Kubernetes: prove yourself with a join token"))
+            }
+            (None, None) => {
+                Err(Status::unauthenticated("present a join token, or your current certificate to renew it"))
+            }
+        }
     }
 
     async fn issue(
         &self,
-        peer: Option<Peer>,
+        peer: Option<(Peer, CertificateInfo)>,
         request: v1::IssueCertificateRequest,
+        address: Option<SocketAddr>,
     ) -> Result<v1::IssueCertificateResponse, Status> {
-        let ca = self.authority.ca();
-        let (namespace, account) = match (peer, request.proof) {
-            (Some(peer), _) => (peer.namespace, peer.service_account),
-            (None, Some(Proof::JoinToken(text))) => {
-                let claims = self.tokens.redeem(&text, SystemTime::now()).await.map_err(status)?;
-                (claims.namespace, claims.service_account)
-            }
-            (None, Some(Proof::ServiceAccountToken(_))) => {
-                return Err(Status::unimplemented(
-                    "this control plane is not on Kubernetes: prove yourself with a join token",
-                ));
-            }
-            (None, None) => {
-                return Err(Status::unauthenticated("present a join token, or your current certificate to renew it"));
-            }
+        let audit = &self.issue.audit;
+        // Of a token that is not good only the id is known, and that it was this one nobody has proved.
+        let claimed = match &request.proof {
+            Some(Proof::JoinToken(text)) => Tokens::id(text),
+            _ => None,
         };
-        let id = SpiffeId::workload(ca.trust_domain(), &namespace, &account)
+        let asker = self.asker(peer, request.proof).await.inspect_err(|refusal| {
+            let by = claimed.as_deref().map(By::Token);
+            audit.refuse("certificate", (None, by), address, refusal.message());
+        })?;
+        let (namespace, account) = &asker.of;
+        let id = SpiffeId::workload(self.authority.ca().trust_domain(), namespace, account)
             .map_err(|e| Status::invalid_argument(e.to_string()))?;
-        // Sidecars know the control plane by this id alone: nobody else may ever hold it.
-        if namespace == SYSTEM_NAMESPACE || id == SpiffeId::control_plane(ca.trust_domain()) {
-            return Err(Status::permission_denied(format!("{id} is the control plane's own and is not issued")));
-        }
         let ttl = request.requested_ttl.map(Duration::try_from).transpose();
         let ttl = ttl.map_err(|_| Status::invalid_argument("requested_ttl: must not be negative"))?;
-        let issued = ca.sign(&request.csr, &id, ttl, SystemTime::now()).map_err(|e| match e {
-            weft_certs::Error::Request(text) => Status::invalid_argument(text),
-            other => {
-                tracing::error!(error = %other, "cannot sign");
-                Status::internal("the certificate authority cannot sign; its log says why")
-            }
+        let issued = self.sign(&asker, &id, &request.csr, ttl, address).await.inspect_err(|refusal| {
+            let who = (Some(id.as_str()), Some(asker.proof.by()));
+            audit.refuse("certificate", who, address, refusal.message());
         })?;
         tracing::info!(identity = %issued.id, "issued a certificate");
+        audit.write(Event::Issued {
+            identity: id.as_str(),
+            serial: &hex(&issued.serial),
+            not_before: unix(issued.not_before),
+            not_after: unix(issued.not_after),
+            issuer: issued.issuer.to_string(),
+            by: asker.proof.by(),
+            address,
+        });
         let trust = self.authority.trust().borrow().clone();
         Ok(v1::IssueCertificateResponse {
             chain: issued.chain.iter().map(|c| c.to_vec()).collect(),
             bundle: Some(v1::TrustBundle {
-                trust_domain: ca.trust_domain().to_string(),
+                trust_domain: id.trust_domain().to_string(),
                 roots: trust.roots,
                 reissue_after: trust.reissue_after,
+                revocations: trust.revocations.to_vec(),
             }),
             not_after: Some(prost_types::Timestamp::from(issued.not_after)),
             identity: issued.id.to_string(),
         })
     }
 
+    async fn sign(
+        &self,
+        asker: &Asker,
+        id: &SpiffeId,
+        csr: &[u8],
+        ttl: Option<Duration>,
+        address: Option<SocketAddr>,
+    ) -> Result<Issued, Status> {
+        let ca = self.authority.ca();
+        // Sidecars know the control plane by this id alone: nobody else may ever hold it.
+        if id.namespace() == Some(SYSTEM_NAMESPACE) || *id == SpiffeId::control_plane(ca.trust_domain()) {
+            return Err(Status::permission_denied(format!("{id} is the control plane's own and is not issued")));
+        }
+        let issuing = self.issue.revoker.issuing().await;
+        let limiter = &self.issue.limiter;
+        match &asker.proof {
+            Proven::Certificate(_, since) if !issuing.may_renew(id.as_str(), *since) => {
+                return Err(Status::permission_denied(format!(
+                    "what {id} had was revoked: only a join token gets it another certificate"
+                )));
+            }
+            Proven::Certificate(..) => {}
+            Proven::Token(token, text) => {
+                // Before a use is spent, and not yet counted: a token that is used up must not use up the identity's share.
+                limiter.ask(id.as_str(), Instant::now()).map_err(|wait| limited(id, wait))?;
+                self.issue.tokens.redeem(text, SystemTime::now()).await.map_err(status)?;
+                self.issue.audit.write(Event::TokenUsed { token, address });
+            }
+        }
+        limiter.take(id.as_str(), Instant::now()).map_err(|wait| limited(id, wait))?;
+        let issued = ca.sign(csr, id, ttl, SystemTime::now()).map_err(|e| match e {
+            weft_certs::Error::Request(text) => Status::invalid_argument(text),
+            other => {
+                tracing::error!(error = %other, "cannot sign");
+                Status::internal("the certificate authority cannot sign; its log says why")
+            }
+        })?;
+        issuing.record(&issued).await.map_err(|error| {
+            tracing::error!(%error, "cannot write a certificate down, so nobody gets it");
+            Status::unavailable("the record of certificates cannot be written now")
+        })?;
+        Ok(issued)
+    }
+
     async fn register_workload(&self, peer: Peer, request: v1::RegisterRequest) -> Result<String, Status> {
         let claims = match request.join_token.as_str() {
             "" => Err(None),
-            text => self.tokens.claims(text, SystemTime::now()).await.map_err(Some),
+            text => self.issue.tokens.claims(text, SystemTime::now()).await.map_err(Some),
         };
         if let Ok(address) = request.address.parse::<IpAddr>()
             && self.reserved.contains(address)
@@ -112,6 +214,8 @@ impl IdentityService {
                 Ok(workload) => workload,
                 Err(refusal) => {
                     tracing::warn!(peer = %peer.identity, %refusal, "refused a registration");
+                    let who = (Some(peer.identity.as_str()), None);
+                    self.issue.audit.refuse("registration", who, None, &refusal.to_string());
                     return Err(match (refusal, claims) {
                         // A token that is no longer good says more than "not registered".
                         (registration::Refusal::Denied(_), Err(Some(token))) => status(token),
@@ -171,6 +275,15 @@ fn is_same(existing: &Workload, wanted: &Workload) -> bool {
         && existing.metadata.annotations == wanted.metadata.annotations
 }
 
+/// Too many: says when there may be another, in words and for programs.
+fn limited(id: &SpiffeId, wait: Duration) -> Status {
+    let seconds = wait.as_secs().saturating_add(1);
+    let text = format!("{id} has had as many certificates as it may have for now; the next one in {seconds} s");
+    let mut status = Status::resource_exhausted(text);
+    status.metadata_mut().insert("retry-after", seconds.into());
+    status
+}
+
 fn status(refusal: Refusal) -> Status {
     match refusal {
         Refusal::Store(error) => {
@@ -193,8 +306,13 @@ impl Identity for IdentityService {
         &self,
         request: Request<v1::IssueCertificateRequest>,
     ) -> Result<Response<v1::IssueCertificateResponse>, Status> {
-        let peer = Peer::find(&request)?;
-        let issue = self.issue(peer, request.into_inner());
+        let address = request.remote_addr();
+        let certificate = request.peer_certs().and_then(|chain| CertificateInfo::of(chain.first()?).ok());
+        let refuse = |refusal: &Status| {
+            self.issue.audit.refuse("certificate", (None, None), address, refusal.message());
+        };
+        let peer = Peer::find(&request).inspect_err(refuse)?.zip(certificate);
+        let issue = self.issue(peer, request.into_inner(), address);
         let issued = tokio::time::timeout(DEADLINE, issue).await;
         issued.map_err(|_| Status::deadline_exceeded("the store did not answer in time"))?.map(Response::new)
     }

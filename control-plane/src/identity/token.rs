@@ -181,6 +181,12 @@ impl Tokens {
         Ok(())
     }
 
+    /// The public id in a token's text, whether or not it is good.
+    #[must_use]
+    pub fn id(text: &str) -> Option<String> {
+        parse(text).ok().map(|text| text.id.chars().filter(|c| !c.is_control()).collect())
+    }
+
     /// Spends one use of a token.
     ///
     /// # Errors
@@ -257,7 +263,7 @@ fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 

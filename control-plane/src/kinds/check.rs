@@ -14,7 +14,9 @@ use serde_json::Value;
 pub use self::core::{endpoint_slice, service};
 use super::Duration;
 pub use gateway::{grpc_route, http_route, tcp_route, tls_route};
-pub use policies::{authorization_policy, is_fetchable, mesh_tls, request_authentication, workload};
+pub use policies::{
+    authorization_policy, federated_trust_domain, is_fetchable, mesh_tls, request_authentication, workload,
+};
 pub use text::{is_label, is_label_key, is_label_value, is_subdomain};
 pub use traffic::{rate_limit_policy, traffic_policy};
 

@@ -166,6 +166,10 @@ pub(super) fn mesh_tls() -> Vec<Column> {
     ]
 }
 
+pub(super) fn federated_trust_domain() -> Vec<Column> {
+    vec![text("Trust-Domain", |o| string(&o["spec"]["trustDomain"])), AGE]
+}
+
 pub(super) fn traffic_policy() -> Vec<Column> {
     vec![text("Targets", targets), text("Accepted", |o| condition(o, "Accepted")), AGE]
 }

@@ -34,8 +34,8 @@ pub use refs::{PolicyStatus, TargetRef};
 pub use registry::{Kind, all, find, find_kind, metadata_schema};
 pub use security::{
     Action, AuthorizationCondition, AuthorizationPolicy, AuthorizationPolicySpec, AuthorizationRule, ClaimHeader,
-    MeshTls, MeshTlsSpec, Operation, PortTls, RequestAuthentication, RequestAuthenticationSpec, Source, TlsMode,
-    TokenHeader, TokenRule,
+    FederatedTrustDomain, FederatedTrustDomainSpec, MeshTls, MeshTlsSpec, Operation, PortTls, RequestAuthentication,
+    RequestAuthenticationSpec, Source, TlsMode, TokenHeader, TokenRule,
 };
 pub use tcproutes::TcpRoute;
 pub use tlsroutes::TlsRoute;

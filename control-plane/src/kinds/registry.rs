@@ -6,8 +6,9 @@ use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
 use super::{
-    AuthorizationPolicy, EndpointSlice, GATEWAY_GROUP, GROUP, GrpcRoute, HttpRoute, MeshTls, Namespace,
-    RateLimitPolicy, RequestAuthentication, Service, ServiceAccount, TcpRoute, TlsRoute, TrafficPolicy, Workload,
+    AuthorizationPolicy, EndpointSlice, FederatedTrustDomain, GATEWAY_GROUP, GROUP, GrpcRoute, HttpRoute, MeshTls,
+    Namespace, RateLimitPolicy, RequestAuthentication, Service, ServiceAccount, TcpRoute, TlsRoute, TrafficPolicy,
+    Workload,
     check::{self, Findings},
     column::{self, Column},
     routes, structural,
@@ -254,6 +255,20 @@ fn build() -> Vec<Kind> {
             column::authorization_policy(),
             check::authorization_policy,
         ),
+        Kind {
+            namespaced: false,
+            status: false,
+            ..weft(
+                "FederatedTrustDomain",
+                "federatedtrustdomains",
+                "federatedtrustdomain",
+                &["ftd"],
+                Naming::Subdomain,
+                structural::derived(&FederatedTrustDomain::crd()),
+                column::federated_trust_domain(),
+                check::federated_trust_domain,
+            )
+        },
         weft(
             "MeshTLS",
             "meshtlses",

@@ -1,4 +1,5 @@
-//! `AuthorizationPolicy`, `RequestAuthentication` and `MeshTLS`: who may call what, with which tokens, and whether plaintext is accepted.
+//! `AuthorizationPolicy`, `RequestAuthentication`, `MeshTLS` and `FederatedTrustDomain`: who may call what, with which tokens, whether
+//! plaintext is accepted, and whose identities are believed besides the mesh's own.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::CustomResource;
@@ -338,4 +339,27 @@ pub struct PortTls {
     pub port: u16,
     /// What it accepts.
     pub mode: TlsMode,
+}
+
+/// Another trust domain whose members are believed to be who they say they are, by its own roots alone: none of its roots vouches for this
+/// mesh, and none of this mesh's for it. What its members may do, authorization says.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "weft.mesh",
+    version = "v1alpha1",
+    kind = "FederatedTrustDomain",
+    plural = "federatedtrustdomains",
+    shortname = "ftd",
+    category = "weft",
+    derive = "Default",
+    derive = "PartialEq"
+)]
+#[serde(rename_all = "camelCase")]
+pub struct FederatedTrustDomainSpec {
+    /// The trust domain: `partner.example`. Of several objects for one domain the oldest counts; one for the mesh's own does not.
+    #[schemars(length(min = 1, max = 255))]
+    pub trust_domain: String,
+    /// Its roots: certificates in PEM, at most 64. `weft identity bundle` prints those of a mesh.
+    #[schemars(length(min = 1, max = 262_144))]
+    pub roots: String,
 }

@@ -26,6 +26,10 @@ pub struct WorkloadSpec {
     #[serde(default = "default_account")]
     #[schemars(length(min = 1, max = 253))]
     pub service_account: String,
+    /// Trust domain of its identity, where that is not the mesh's own: a workload of a federated mesh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255))]
+    pub trust_domain: Option<String>,
     /// IP address at which peers reach it.
     #[schemars(length(min = 2, max = 45))]
     pub address: String,

@@ -9,9 +9,13 @@ use crate::xds::Discovery;
 use rustls::ServerConfig;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -19,6 +23,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::server::{Connected, TcpConnectInfo};
+use weft_certs::{LiveIdentity, Watched};
 use weft_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use weft_proto::v1::control_server::ControlServer;
 use weft_proto::v1::identity_server::IdentityServer;
@@ -89,6 +95,7 @@ pub(super) struct Services {
 pub(super) async fn serve(
     listener: TcpListener,
     tls: Arc<ServerConfig>,
+    live: Arc<LiveIdentity>,
     services: Services,
     shutdown: CancellationToken,
 ) -> Result<(), String> {
@@ -103,7 +110,7 @@ pub(super) async fn serve(
         .serve_with_incoming_shutdown(ReceiverStream::new(incoming), shutdown.clone().cancelled_owned());
     let accept = async {
         tokio::select! {
-            () = accept(listener, TlsAcceptor::from(tls), accepted) => {}
+            () = accept(listener, (TlsAcceptor::from(tls), live), accepted) => {}
             () = shutdown.cancelled() => {}
         }
     };
@@ -111,7 +118,7 @@ pub(super) async fn serve(
     served.map_err(|e| e.to_string())
 }
 
-async fn accept(listener: TcpListener, tls: TlsAcceptor, accepted: mpsc::Sender<io::Result<TlsStream<TcpStream>>>) {
+async fn accept(listener: TcpListener, tls: (TlsAcceptor, Arc<LiveIdentity>), accepted: Accepted) {
     let permits = Arc::new(Semaphore::new(HANDSHAKES));
     let mut handshakes = JoinSet::new();
     loop {
@@ -132,14 +139,17 @@ async fn accept(listener: TcpListener, tls: TlsAcceptor, accepted: mpsc::Sender<
 async fn handshake(
     stream: TcpStream,
     peer: SocketAddr,
-    tls: TlsAcceptor,
-    accepted: mpsc::Sender<io::Result<TlsStream<TcpStream>>>,
+    (tls, live): (TlsAcceptor, Arc<LiveIdentity>),
+    accepted: Accepted,
     permit: OwnedSemaphorePermit,
 ) {
     drop(stream.set_nodelay(true));
-    match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
-        // The receiver is gone when the server ends: then so is the connection.
-        Ok(Ok(stream)) => drop(accepted.send(Ok(stream)).await),
+    match tokio::time::timeout(HANDSHAKE, tls.accept(Minded { tcp: stream, minds: None })).await {
+        Ok(Ok(mut stream)) => match mind(&mut stream, &live, peer) {
+            // The receiver is gone when the server ends: then so is the connection.
+            Ok(()) => drop(accepted.send(Ok(stream)).await),
+            Err(error) => tracing::warn!(%error, %peer, "a connection that could not be cut is not served"),
+        },
         Ok(Err(error)) => {
             let reason = weft_certs::Error::from_handshake(&error);
             tracing::info!(%peer, %reason, "the gRPC server refused a TLS handshake");
@@ -147,4 +157,67 @@ async fn handshake(
         Err(_) => tracing::info!(%peer, "a TLS handshake with the gRPC server took too long"),
     }
     drop(permit);
+}
+
+/// Where connections go once they are known.
+type Accepted = mpsc::Sender<io::Result<TlsStream<Minded>>>;
+
+/// A connection that ends when its peer's certificate is revoked.
+struct Minded {
+    tcp: TcpStream,
+    /// Held for its drop. None: the peer has no certificate yet.
+    minds: Option<Watched>,
+}
+
+fn mind(stream: &mut TlsStream<Minded>, live: &Arc<LiveIdentity>, peer: SocketAddr) -> io::Result<()> {
+    let (minded, session) = stream.get_mut();
+    let Some(chain) = session.peer_certificates() else { return Ok(()) };
+    // One of its own, that stays valid whoever closes first.
+    let socket = socket2::Socket::from(minded.tcp.as_fd().try_clone_to_owned()?);
+    minded.minds = live.watch(chain, move |id, fault| {
+        tracing::info!(%peer, %id, reason = %fault, "cut a connection to the gRPC server");
+        // One that has ended already is as good as cut.
+        let _ = socket.shutdown(std::net::Shutdown::Both);
+    });
+    Ok(())
+}
+
+impl Connected for Minded {
+    type ConnectInfo = TcpConnectInfo;
+
+    fn connect_info(&self) -> TcpConnectInfo {
+        self.tcp.connect_info()
+    }
+}
+
+impl AsyncRead for Minded {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().tcp).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Minded {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().tcp).poll_write(cx, data)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().tcp).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tcp.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().tcp).poll_shutdown(cx)
+    }
 }

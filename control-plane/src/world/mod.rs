@@ -14,13 +14,15 @@ pub use table::Table;
 
 use crate::compile::Kind;
 use crate::kinds::{
-    AuthorizationPolicy, MeshTls, Phase, RateLimitPolicy, RequestAuthentication, Service, TrafficPolicy, Workload,
+    AuthorizationPolicy, FederatedTrustDomain, MeshTls, Phase, RateLimitPolicy, RequestAuthentication, Service,
+    TrafficPolicy, Workload,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::ObjectMeta;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use weft_proto::v1;
 
 /// What holds for the mesh as a whole, from settings and the CA.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -37,6 +39,8 @@ pub struct Mesh {
     pub roots: Vec<Vec<u8>>,
     /// Seconds since the Unix epoch; older certificates are renewed at once. Zero: none.
     pub reissue_after: i64,
+    /// What was revoked, a list for each key that signed it.
+    pub revocations: Arc<[v1::RevocationList]>,
 }
 
 /// A route of any kind, its spec as written: it is read strictly by the compiler.
@@ -89,6 +93,8 @@ pub struct World {
     pub traffic: Table<Arc<TrafficPolicy>>,
     /// AuthorizationPolicies.
     pub authorization: Table<Arc<AuthorizationPolicy>>,
+    /// Other trust domains that are believed.
+    pub federated: Table<Arc<FederatedTrustDomain>>,
     /// MeshTLS objects.
     pub mesh_tls: Table<Arc<MeshTls>>,
     /// RateLimitPolicies.

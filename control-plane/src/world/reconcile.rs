@@ -68,7 +68,8 @@ pub async fn run(
             return Err("every watch has ended".to_owned());
         }
         let started = Instant::now();
-        Trust { roots: mesh.roots, reissue_after: mesh.reissue_after } = trust.borrow_and_update().clone();
+        Trust { roots: mesh.roots, reissue_after: mesh.reissue_after, revocations: mesh.revocations } =
+            trust.borrow_and_update().clone();
         let world = Arc::new(reflectors.world(&mesh));
         let output = Arc::new(compiler.compile(&world));
         let snapshot = hub.publish(&output);

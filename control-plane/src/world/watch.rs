@@ -7,7 +7,8 @@ use super::jwks;
 use super::{Mesh, Route, Table, World, created, status};
 use crate::compile::Kind;
 use crate::kinds::{
-    AuthorizationPolicy, MeshTls, RateLimitPolicy, RequestAuthentication, Service, TrafficPolicy, Workload,
+    AuthorizationPolicy, FederatedTrustDomain, MeshTls, RateLimitPolicy, RequestAuthentication, Service, TrafficPolicy,
+    Workload,
 };
 use futures_util::StreamExt;
 use kube::api::{Api, DynamicObject};
@@ -61,6 +62,7 @@ pub struct Reflectors {
     tcp: Arc<Cache<Arc<Route>>>,
     traffic: Arc<Cache<Arc<TrafficPolicy>>>,
     authorization: Arc<Cache<Arc<AuthorizationPolicy>>>,
+    federated: Arc<Cache<Arc<FederatedTrustDomain>>>,
     mesh_tls: Arc<Cache<Arc<MeshTls>>>,
     limits: Arc<Cache<Arc<RateLimitPolicy>>>,
     authentication: Arc<Cache<Arc<RequestAuthentication>>>,
@@ -92,6 +94,7 @@ impl Reflectors {
             tcp: routes(client, Kind::TcpRoute, &mut tasks, &dirty),
             traffic: typed(client, &mut tasks, &dirty),
             authorization: typed(client, &mut tasks, &dirty),
+            federated: typed(client, &mut tasks, &dirty),
             mesh_tls: typed(client, &mut tasks, &dirty),
             limits: typed(client, &mut tasks, &dirty),
             authentication,
@@ -120,6 +123,7 @@ impl Reflectors {
         self.tcp.ready().await?;
         self.traffic.ready().await?;
         self.authorization.ready().await?;
+        self.federated.ready().await?;
         self.mesh_tls.ready().await?;
         self.limits.ready().await?;
         self.authentication.ready().await
@@ -144,6 +148,7 @@ impl Reflectors {
             tcp_routes: self.tcp.copy(),
             traffic: self.traffic.copy(),
             authorization: self.authorization.copy(),
+            federated: self.federated.copy(),
             mesh_tls: self.mesh_tls.copy(),
             limits: self.limits.copy(),
             authentication: self.authentication.copy(),

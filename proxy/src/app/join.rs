@@ -17,6 +17,11 @@ pub(super) async fn join(issuer: &Issuer) -> Result<weft_certs::Identity, AppErr
                 return Ok(identity);
             }
             Err(IdentityError::Refused(reason)) => return Err(start(format!("no certificate: {reason}"))),
+            Err(IdentityError::Limited(reason, wait)) => {
+                tracing::warn!(?wait, "no certificate yet: {reason}");
+                // A fleet that was told to wait together must not come back together.
+                tokio::time::sleep(wait.mul_f64(1.0 + rand::random::<f64>())).await;
+            }
             Err(IdentityError::Unavailable(reason)) => {
                 if told != reason {
                     tracing::warn!("no certificate yet: {reason}; trying on");
@@ -33,7 +38,7 @@ pub(super) async fn register_first(registrar: &Registrar) -> Result<bool, AppErr
     match registrar.register().await {
         Ok(()) => Ok(true),
         Err(IdentityError::Refused(reason)) => Err(start(format!("the workload is refused: {reason}"))),
-        Err(IdentityError::Unavailable(reason)) => {
+        Err(IdentityError::Unavailable(reason) | IdentityError::Limited(reason, _)) => {
             tracing::warn!("the workload is not registered yet: {reason}");
             Ok(false)
         }

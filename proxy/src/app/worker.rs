@@ -116,7 +116,13 @@ impl Shared {
         let mark = (self.settings.transparent && self.settings.interception.exempt_uid.is_none())
             .then_some(crate::intercept::MARK);
         let connector = Connector::new(
-            connect::Settings { source: source.clone(), limits: Limits::default(), mark, own: self.own.clone() },
+            connect::Settings {
+                source: source.clone(),
+                limits: Limits::default(),
+                mark,
+                own: self.own.clone(),
+                telemetry: Some(self.telemetry.clone()),
+            },
             self.identity.clone().map(|live| Arc::new(ClientConfigs::new(live))),
         );
         let exchange = Arc::new(Exchange {

@@ -108,6 +108,16 @@ impl Io {
         }
     }
 
+    /// The TCP socket under a TLS connection.
+    #[must_use]
+    pub fn secured(&self) -> Option<&TcpStream> {
+        match &self.kind {
+            Kind::ServerTls(tls) => Some(tls.get_ref().0.get_ref()),
+            Kind::ClientTls(tls) => Some(tls.get_ref().0.get_ref()),
+            Kind::Tcp(_) | Kind::Tunnel(_) | Kind::Other(_) => None,
+        }
+    }
+
     /// Takes a plain TCP connection apart: the socket, and the bytes that were put back.
     /// A stream that holds permits is not taken apart.
     pub fn into_tcp(self) -> Result<(TcpStream, Bytes), Self> {

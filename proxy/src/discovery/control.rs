@@ -2,9 +2,10 @@
 //!
 //! It may be away for as long as it likes: nothing that serves traffic waits for it.
 
-use super::link::{Backoff, describe};
+use super::link::{self, Backoff, describe};
 use super::{Directory, DumpRequest};
 use crate::drain::{Drain, Stage};
+use crate::identity::Standing;
 use crate::inbound::Leases;
 use crate::telemetry::Telemetry;
 use crate::telemetry::report::Reporter;
@@ -15,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
-use weft_certs::{Fingerprint, LiveIdentity, TrustBundle};
+use weft_certs::{CertificateInfo, Fingerprint, LiveIdentity, TrustBundle};
 use weft_proto::v1::control_client::ControlClient;
 use weft_proto::v1::{
     CertificateStatus, Command, CommandResult, ControlDown, ControlUp, Hello, Readiness, command, control_down,
@@ -54,6 +55,8 @@ pub struct Control {
     pub dumps: mpsc::Sender<DumpRequest>,
     /// What is presented to peers, and whom it trusts.
     pub live: Arc<LiveIdentity>,
+    /// Told when the control plane takes the certificate for revoked.
+    pub standing: Arc<Standing>,
     /// Sets the process's log filter.
     pub set_log: crate::admin::SetLog,
 }
@@ -76,6 +79,7 @@ fn certificate(live: &LiveIdentity) -> CertificateStatus {
         trusted: roots.map(|root| root.to_string()).collect(),
         not_before: seconds(identity.svid.not_before()),
         not_after: seconds(identity.svid.not_after()),
+        serial: CertificateInfo::of(identity.svid.leaf()).map(|info| info.serial).unwrap_or_default(),
     }
 }
 
@@ -113,7 +117,12 @@ impl Control {
         let mut client = ControlClient::new(self.channel.clone());
         let mut down = match timeout(OPEN, client.stream(ReceiverStream::new(outgoing))).await {
             Ok(Ok(response)) => response.into_inner(),
-            Ok(Err(status)) => return describe(&status),
+            Ok(Err(status)) => {
+                if link::says_revoked(&status) {
+                    self.standing.revoked();
+                }
+                return describe(&status);
+            }
             Err(_) => return format!("not accepted within {OPEN:?}"),
         };
         self.leases.client.connected(true, Instant::now().into_std());

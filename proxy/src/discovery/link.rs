@@ -47,8 +47,28 @@ async fn dial(
     let stream = tls
         .connect(unnamed(), stream)
         .await
-        .map_err(|e| io::Error::new(e.kind(), weft_certs::Error::from_handshake(&e).to_string()))?;
+        .map_err(|e| io::Error::new(e.kind(), weft_certs::Error::from_handshake(&e)))?;
     Ok(hyper_util::rt::TokioIo::new(stream))
+}
+
+/// Whether a failure is that the control plane takes this sidecar's certificate for revoked. With TLS 1.3 that is read after the handshake,
+/// by whoever uses the connection first.
+pub(crate) fn says_revoked(status: &tonic::Status) -> bool {
+    let mut source = status.source();
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            let known = error.get_ref().and_then(|inner| inner.downcast_ref::<weft_certs::Error>());
+            let revoked = match known {
+                Some(known) => known.is_revocation(),
+                None => weft_certs::Error::from_handshake(error).is_revocation(),
+            };
+            if revoked {
+                return true;
+            }
+        }
+        source = error.source();
+    }
+    false
 }
 
 /// A gRPC failure with its causes, in one line: a transport error says only "transport error" by itself.
@@ -69,6 +89,9 @@ pub(crate) fn describe(status: &tonic::Status) -> String {
         }
         _ => format!("the control plane says {:?}: {}", status.code(), status.message()),
     };
+    if says_revoked(status) {
+        return weft_certs::Error::OwnRevoked.to_string();
+    }
     // rustls explains this one with a link to its manual.
     if text.contains("close_notify") {
         return "the control plane closed the connection".to_owned();

@@ -124,6 +124,7 @@ impl Publisher {
             settings: state.settings.held.as_ref().map_or_else(|| before.settings.clone(), |h| h.value.clone()),
         }));
         let bundles: BTreeMap<String, Arc<config::TrustBundle>> = (state.bundles.iter())
+            .filter(|(name, _)| state.believes(name))
             .filter_map(|(name, slot)| Some((name.clone(), slot.held.as_ref()?.value.clone())))
             .collect();
         let bundles_changed = self.bundles.send_if_modified(|current| {

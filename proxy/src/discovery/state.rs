@@ -247,8 +247,14 @@ impl State {
             }
             type_url::ENDPOINTS => self.slices.entry(name.to_owned()).or_default().absent(),
             type_url::INBOUND => self.inbound.absent(),
-            // Roots and settings are only ever replaced: a control plane that forgot them must not stop the mesh.
-            type_url::TRUST_BUNDLE => self.bundles.entry(name.to_owned()).or_default().answered = true,
+            // The mesh's own roots and settings are only ever replaced: a control plane that forgot them must not stop the mesh.
+            type_url::TRUST_BUNDLE => {
+                let slot = self.bundles.entry(name.to_owned()).or_default();
+                match &self.own {
+                    Some((_, own)) if own != name => slot.absent(),
+                    _ => slot.answered = true,
+                }
+            }
             type_url::MESH_SETTINGS => self.settings.answered = true,
             _ => {}
         }

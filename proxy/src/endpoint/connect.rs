@@ -11,6 +11,7 @@ use crate::codec::h1::Client;
 use crate::codec::h2::{self, Call, Tasks};
 use crate::codec::{ByteStr, Io, Limits, Upstream, UpstreamKind};
 use crate::error::{Kind, ProxyError};
+use crate::telemetry::Telemetry;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::future::Future;
@@ -71,6 +72,8 @@ pub struct Settings {
     pub mark: Option<u32>,
     /// The sidecar's own listeners, which are never dialled.
     pub own: Vec<SocketAddr>,
+    /// Where it is counted and logged that a connection was cut.
+    pub telemetry: Option<Arc<Telemetry>>,
 }
 
 /// Opens and reuses connections for one worker. Cheap to clone; the last clone closes what idles and cuts what is open.

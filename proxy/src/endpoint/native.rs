@@ -7,6 +7,8 @@ use super::connect::{Dialer, TunnelTo};
 use super::tls_io;
 use crate::codec::h2::{self, Connection};
 use crate::error::{Kind, ProxyError};
+use crate::identity;
+use crate::telemetry::Direction;
 use rustls_pki_types::ServerName;
 
 /// Application protocols, as TLS offers them.
@@ -20,7 +22,9 @@ pub(super) const NATIVE: Alpn = &[weft_certs::tls::ALPN_NATIVE];
 /// Connects to the sidecar at `to`. Whoever calls bounds the time.
 pub(super) async fn connect(dialer: &Dialer, to: &TunnelTo, alpn: Alpn) -> Result<Connection, ProxyError> {
     let explain = |error: ProxyError| match error.kind {
-        Kind::TlsFailed => error.detail(format!("TLS with {} at {}", to.identity.as_str(), to.addr)),
+        Kind::TlsFailed | Kind::CertificateRevoked => {
+            error.detail(format!("TLS with {} at {}", to.identity.as_str(), to.addr))
+        }
         _ => error,
     };
     let tls = dialer.tls.as_ref().ok_or_else(|| {
@@ -40,5 +44,11 @@ pub(super) async fn connect(dialer: &Dialer, to: &TunnelTo, alpn: Alpn) -> Resul
         let asked = String::from_utf8_lossy(alpn.first().copied().unwrap_or_default());
         return Err(ProxyError::because(Kind::TlsFailed, format!("the sidecar at {} does not speak {asked}", to.addr)));
     }
-    h2::connect(io, &dialer.settings.limits, true, &dialer.tasks).await
+    let (telemetry, addr) = (dialer.settings.telemetry.clone(), to.addr);
+    let io = identity::mind(io, tls.identity(), &handshake.peer, move |error| {
+        if let Some(telemetry) = &telemetry {
+            telemetry.refuse(Direction::Outbound, error, &addr);
+        }
+    })?;
+    h2::connect(io, &dialer.settings.limits, true, &dialer.tasks).await.map_err(explain)
 }

@@ -162,10 +162,12 @@ pub async fn connect(
     config: Arc<rustls::ClientConfig>,
     name: ServerName<'static>,
 ) -> Result<(Io, Handshake), ProxyError> {
-    let tls = tokio_rustls::TlsConnector::from(config)
-        .connect(name, Wide::new(tcp, &Bytes::new()))
-        .await
-        .map_err(|error| ProxyError::caused(Kind::TlsFailed, error))?;
+    let tls = tokio_rustls::TlsConnector::from(config).connect(name, Wide::new(tcp, &Bytes::new())).await.map_err(
+        |error| {
+            let kind = crate::identity::handshake_kind(&weft_certs::Error::from_handshake(&error));
+            ProxyError::caused(kind, error)
+        },
+    )?;
     let (_, session) = tls.get_ref();
     let handshake = Handshake {
         alpn: session.alpn_protocol().map(<[u8]>::to_vec),

@@ -10,7 +10,8 @@ use std::time::{Duration, SystemTime};
 use tokio::time::timeout;
 use tonic::transport::Channel;
 use weft_certs::tls::{ALPN_GRPC, bootstrap_client_config};
-use weft_certs::{Identity, KeyPair, LiveIdentity, SpiffeId, Svid, TrustBundle, TrustBundles, TrustDomain};
+use weft_certs::{Identity, KeyPair, LiveIdentity, SpiffeId, Svid, TrustBundles, TrustDomain};
+use weft_policy::config;
 use weft_proto::v1::identity_client::IdentityClient;
 use weft_proto::v1::issue_certificate_request::Proof;
 use weft_proto::v1::{IssueCertificateRequest, IssueCertificateResponse};
@@ -18,12 +19,20 @@ use weft_proto::v1::{IssueCertificateRequest, IssueCertificateResponse};
 /// One request, connection included.
 const ASK: Duration = Duration::from_secs(10);
 
+/// How long to wait before asking again, in seconds: with RESOURCE_EXHAUSTED.
+const RETRY_AFTER: &str = "retry-after";
+/// Nobody is made to wait longer for the next attempt.
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// Trying again may help: the control plane is away or busy.
     #[error("{0}")]
     Unavailable(String),
+    /// Too many were asked for: trying again helps after this time.
+    #[error("{0}")]
+    Limited(String, Duration),
     /// Trying again will not: the proof is refused, or something here is wrong.
     #[error("{0}")]
     Refused(String),
@@ -128,10 +137,12 @@ impl Issuer {
     /// # Errors
     /// Refused, or the control plane is away.
     pub async fn renew(&self, live: &Arc<LiveIdentity>, channel: Channel) -> Result<Identity, IdentityError> {
-        let expired = live.current().svid.is_expired(SystemTime::now());
-        let by_certificate = match expired {
-            false => self.ask(channel, None, live.id()).await,
-            true => Err(IdentityError::Refused("the current certificate has expired".to_owned())),
+        let by_certificate = if live.current().svid.is_expired(SystemTime::now()) {
+            Err(IdentityError::Refused("the current certificate has expired".to_owned()))
+        } else if live.is_revoked() {
+            Err(IdentityError::Refused("the current certificate was revoked".to_owned()))
+        } else {
+            self.ask(channel, None, live.id()).await
         };
         match by_certificate {
             Err(error) if self.token.is_some() => {
@@ -176,6 +187,13 @@ pub(super) fn refused_or_away(status: &tonic::Status) -> IdentityError {
         AlreadyExists, FailedPrecondition, InvalidArgument, PermissionDenied, Unauthenticated, Unimplemented,
     };
     let text = link::describe(status);
+    if status.code() == tonic::Code::ResourceExhausted {
+        let wait = status.metadata().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+        return IdentityError::Limited(text, Duration::from_secs(wait.unwrap_or(1)).min(LONGEST_WAIT));
+    }
+    if link::says_revoked(status) {
+        return IdentityError::Refused(text);
+    }
     match status.code() {
         PermissionDenied | Unauthenticated | InvalidArgument | FailedPrecondition | AlreadyExists | Unimplemented => {
             IdentityError::Refused(text)
@@ -193,8 +211,7 @@ fn accept(response: IssueCertificateResponse, key: &KeyPair, expected: &SpiffeId
             svid.id()
         )));
     }
-    let bundle = response.bundle.unwrap_or_default();
-    let domain: TrustDomain =
-        bundle.trust_domain.parse().map_err(|e| IdentityError::Refused(format!("the trust bundle's domain: {e}")))?;
-    Ok(Identity::new(svid, TrustBundles::from(TrustBundle::from_der(domain, bundle.roots)?)))
+    let bundle = config::TrustBundle::from_wire(&response.bundle.unwrap_or_default());
+    let bundle = bundle.map_err(|e| IdentityError::Refused(format!("the trust bundle: {}: {}", e.field, e.reason)))?;
+    Ok(Identity::new(svid, TrustBundles::from(super::bundle::bundle(&bundle)?)))
 }

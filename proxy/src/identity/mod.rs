@@ -3,14 +3,18 @@
 //! The key is made here and never leaves. Everything that uses the identity holds the one `LiveIdentity`, which is swapped in place,
 //! so nothing here touches a connection. Verification itself is `weft-certs`'; what may be trusted comes from discovery.
 
+mod bundle;
 mod files;
 mod issue;
 mod join;
+mod mind;
 mod registrar;
 mod renew;
 
 pub use files::Files;
 pub use issue::{IdentityError, Issuer};
 pub use join::JoinToken;
+pub(crate) use mind::handshake_kind;
+pub use mind::mind;
 pub use registrar::Registrar;
-pub use renew::Renewal;
+pub use renew::{Renewal, Standing};

@@ -1,19 +1,38 @@
 //! Keeping an identity valid: renewal at half life give or take a tenth, at once when the mesh demands it, with backoff while the old
 //! one lasts; and trust bundles as discovery brings them.
 
-use super::Issuer;
+use super::issue::IdentityError;
+use super::{Issuer, bundle};
 use crate::discovery::Bundles;
 use crate::discovery::link::Backoff;
 use crate::telemetry::metrics::{Counter, Gauge, Registry};
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tonic::transport::Channel;
-use weft_certs::{LiveIdentity, TrustBundle, TrustBundles};
+use weft_certs::{LiveIdentity, TrustDomain};
 
 /// The longest sleep: clocks are set, machines are suspended, and a timer knows neither.
 const LOOK: Duration = Duration::from_secs(60);
+
+/// What the control plane was heard to say of this sidecar's certificate, beside what bundles say.
+#[derive(Debug, Default)]
+pub struct Standing {
+    revoked: AtomicBool,
+    heard: Notify,
+}
+
+impl Standing {
+    /// It was refused as revoked.
+    pub fn revoked(&self) {
+        if !self.revoked.swap(true, Ordering::AcqRel) {
+            self.heard.notify_one();
+        }
+    }
+}
 
 /// Keeps one identity valid.
 pub struct Renewal {
@@ -21,7 +40,14 @@ pub struct Renewal {
     live: Arc<LiveIdentity>,
     channel: Channel,
     bundles: watch::Receiver<Bundles>,
+    standing: Arc<Standing>,
+    /// Trust domains whose bundles came from discovery.
+    discovered: BTreeSet<TrustDomain>,
     expiry: Gauge,
+    /// When the earliest revocation list is to be replaced.
+    lists: Gauge,
+    /// Whether it was said that a list is late, and that the own certificate is revoked.
+    said: (bool, bool),
     renewed: Counter,
     failed: Counter,
     /// The latest demand to reissue that the current certificate meets.
@@ -36,13 +62,23 @@ impl Renewal {
         live: Arc<LiveIdentity>,
         channel: Channel,
         bundles: watch::Receiver<Bundles>,
+        standing: Arc<Standing>,
         registry: &Registry,
     ) -> Self {
         let renewals =
             registry.counter("weft_certificate_renewals_total", "Attempts to renew the certificate.", &["result"]);
         let met = live.current().svid.not_before().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        Self {
+        let lists = registry.gauge(
+            "weft_revocation_list_expiry_seconds",
+            "When the revocation list that is due first should be replaced, in seconds since the Unix epoch; 0: there is none.",
+            &[],
+        );
+        let mut renewal = Self {
             expiry: expiry(registry),
+            lists: lists.with(&[]),
+            said: (false, false),
+            discovered: BTreeSet::new(),
+            standing,
             renewed: renewals.with(&["ok"]),
             failed: renewals.with(&["failed"]),
             issuer,
@@ -50,7 +86,10 @@ impl Renewal {
             channel,
             bundles,
             met,
-        }
+        };
+        // What is remembered counts before the first connection is made.
+        renewal.take_bundles();
+        renewal
     }
 
     /// Runs until the future is dropped.
@@ -62,8 +101,9 @@ impl Renewal {
             self.take_bundles();
             let svid = self.live.current().svid.clone();
             self.expiry.set(seconds(svid.not_after()));
+            let revoked = self.look();
             let demanded = self.demand().filter(|demand| *demand > self.met);
-            let due = demanded.is_some() || SystemTime::now() >= svid.renew_at(spread);
+            let due = revoked || demanded.is_some() || SystemTime::now() >= svid.renew_at(spread);
             if due && Instant::now() >= not_before {
                 match self.issuer.renew(&self.live, self.channel.clone()).await {
                     Ok(identity) => {
@@ -72,6 +112,7 @@ impl Renewal {
                         if let Some(Err(error)) = svid.map(|svid| self.live.replace_svid(svid)) {
                             tracing::error!(%error, "the new certificate cannot be used");
                         }
+                        self.standing.revoked.store(false, Ordering::Release);
                         self.save();
                         self.renewed.increment();
                         backoff.reset();
@@ -83,7 +124,11 @@ impl Renewal {
                     }
                     Err(error) => {
                         self.failed.increment();
-                        let wait = backoff.wait().max(Duration::from_millis(500));
+                        let mut wait = backoff.wait().max(Duration::from_millis(500));
+                        if let IdentityError::Limited(_, least) = &error {
+                            // Who was told to wait together must not come back together.
+                            wait = wait.max(least.mul_f64(1.0 + rand::random::<f64>()));
+                        }
                         not_before = Instant::now() + wait;
                         let left = svid.not_after().duration_since(SystemTime::now()).unwrap_or_default();
                         tracing::warn!(retry_in = ?wait, valid_for = ?left, "certificate not renewed: {error}");
@@ -94,6 +139,7 @@ impl Renewal {
             let wait = until.max(not_before.saturating_duration_since(Instant::now())).min(LOOK);
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
+                () = self.standing.heard.notified() => {}
                 changed = self.bundles.changed() => if changed.is_err() {
                     tokio::time::sleep(wait).await;
                 },
@@ -106,26 +152,47 @@ impl Renewal {
         self.bundles.borrow().get(self.live.id().trust_domain().as_str())?.reissue_after
     }
 
-    /// Trusts whom discovery says to trust. Domains it does not name keep the bundle they came with.
+    /// Whether the own certificate is worth nothing any more. Says so once, and that lists are late.
+    fn look(&mut self) -> bool {
+        let identity = self.live.current();
+        let next = bundle::next_update(identity.bundles.iter());
+        self.lists.set(next.map_or(0.0, seconds));
+        let late = next.is_some_and(|next| SystemTime::now() > next);
+        let revoked = self.standing.revoked.load(Ordering::Acquire) || self.live.is_revoked();
+        if late && !self.said.0 {
+            tracing::warn!(
+                "the revocation list should have been replaced by now; what it names stays refused, and what was revoked since is not known here"
+            );
+        }
+        if revoked && !self.said.1 {
+            tracing::error!(id = %self.live.id(), "this workload's certificate was revoked: only a join token gets it another");
+        }
+        self.said = (late, revoked);
+        revoked
+    }
+
+    /// Trusts whom discovery says to trust. The own domain keeps the bundle that it came with until discovery names it.
     fn take_bundles(&mut self) {
         let bundles = self.bundles.borrow_and_update().clone();
         let mut changed = false;
-        for bundle in bundles.values() {
-            let domain = match bundle.trust_domain.parse() {
-                Ok(domain) => domain,
-                Err(error) => {
-                    tracing::error!(domain = &*bundle.trust_domain, %error, "trust bundle ignored");
-                    continue;
+        let mut named = BTreeSet::new();
+        for wire in bundles.values() {
+            match bundle::bundle(wire) {
+                Ok(bundle) => {
+                    named.insert(bundle.trust_domain().clone());
+                    changed |= self.live.replace_bundle(&bundle);
                 }
-            };
-            match TrustBundle::from_der(domain, bundle.roots.iter().cloned()) {
-                Ok(bundle) => changed |= self.live.replace_bundle(&bundle),
-                Err(error) => tracing::error!(domain = &*bundle.trust_domain, %error, "trust bundle ignored"),
+                Err(error) => tracing::error!(domain = &*wire.trust_domain, %error, "trust bundle ignored"),
             }
         }
+        for gone in self.discovered.difference(&named) {
+            changed |= self.live.remove_bundle(gone);
+        }
+        self.discovered = named;
         if changed {
-            let domains: TrustBundles = (*self.live.current().bundles).clone();
-            tracing::info!(domains = ?domains.domains().collect::<Vec<_>>(), "trust bundles changed");
+            let identity = self.live.current();
+            let revoked: usize = identity.bundles.iter().flat_map(|b| b.revocations()).map(|list| list.len()).sum();
+            tracing::info!(domains = ?identity.bundles.domains().collect::<Vec<_>>(), revoked, "trust bundles changed");
             self.save();
         }
     }

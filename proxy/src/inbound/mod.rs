@@ -19,6 +19,7 @@ use crate::endpoint::Cluster;
 use crate::endpoint::connect::is_same_listener;
 use crate::error::{Kind, ProxyError};
 use crate::exchange::{Exchange, Peer, Plan, Ruling};
+use crate::identity;
 use crate::listen::detect::{self, First, Protocol, Way};
 use crate::listen::{self, Accepted};
 use crate::telemetry::Direction;
@@ -32,7 +33,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use tokio_util::sync::CancellationToken;
-use weft_certs::LiveIdentity;
+use weft_certs::{CertificateDer, LiveIdentity};
 use weft_policy::config::{InboundPort, TlsMode};
 use weft_policy::route::HeaderEdit;
 
@@ -50,6 +51,7 @@ pub struct Inbound {
     exchange: Arc<Exchange>,
     ports: Arc<Ports>,
     tls: Option<Arc<rustls::ServerConfig>>,
+    identity: Option<Arc<LiveIdentity>>,
     settings: Settings,
     drain: CancellationToken,
 }
@@ -85,7 +87,14 @@ impl Inbound {
         drain: CancellationToken,
     ) -> Result<Arc<Self>, weft_certs::Error> {
         let tls = identity.map(tunnel::server_config).transpose()?;
-        Ok(Arc::new(Self { exchange, ports, tls, settings, drain }))
+        Ok(Arc::new(Self { exchange, ports, tls, identity: identity.cloned(), settings, drain }))
+    }
+
+    /// Ends the connection when its peer must no longer be spoken with.
+    fn mind(&self, io: Io, chain: &[CertificateDer<'_>], address: SocketAddr) -> Result<Io, ProxyError> {
+        let Some(live) = &self.identity else { return Ok(io) };
+        let telemetry = Arc::clone(&self.exchange.telemetry);
+        identity::mind(io, live, chain, move |error| telemetry.refuse(Direction::Inbound, error, &address))
     }
 
     /// A connection to the mTLS listener.

@@ -40,6 +40,10 @@ pub(super) async fn serve(inbound: &Inbound, io: Io, address: SocketAddr) {
         let error = ProxyError::because(Kind::PlaintextRefused, "peer presented no certificate with a SPIFFE id");
         return inbound.refuse(io, &error, &address);
     };
+    let io = match inbound.mind(io, &handshake.peer, address) {
+        Ok(io) => io,
+        Err(error) => return inbound.exchange.telemetry.refuse(Direction::Inbound, &error, &address),
+    };
     match handshake.alpn.as_deref() {
         Some(alpn) if alpn == ALPN_HBONE => {
             let server_name = handshake.server_name.map(lower);
@@ -89,11 +93,7 @@ fn explain(error: ProxyError) -> ProxyError {
     let cause = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<std::io::Error>());
     let Some(cause) = cause else { return error };
     let fault = weft_certs::Error::from_handshake(cause);
-    let kind = match &fault {
-        weft_certs::Error::PeerMisbehaved(weft_certs::PeerFault::NoCertificate) => Kind::PlaintextRefused,
-        _ => error.kind,
-    };
-    ProxyError::caused(kind, fault).side(Side::Downstream)
+    ProxyError::caused(crate::identity::handshake_kind(&fault), fault).side(Side::Downstream)
 }
 
 /// Who calls, for metrics: what the peer's sidecar says, as long as it stays in the namespace of its identity; else its service account.

@@ -240,8 +240,7 @@ impl Plane {
 
     /// The trust bundle, with a demand to reissue.
     pub fn bundle(&self, reissue_after: i64) -> Resource {
-        let wire =
-            v1::TrustBundle { trust_domain: self.domain.to_string(), roots: self.ca.bundle().to_der(), reissue_after };
+        let wire = v1::TrustBundle { reissue_after, ..wire_bundle(&self.ca) };
         resource(self.domain.as_str(), &wire, &[])
     }
 
@@ -438,11 +437,7 @@ impl identity_server::Identity for Plane {
             .map_err(|e| Status::invalid_argument(e.to_string()))?;
         Ok(Response::new(v1::IssueCertificateResponse {
             chain: issued.chain.iter().map(|c| c.to_vec()).collect(),
-            bundle: Some(v1::TrustBundle {
-                trust_domain: self.domain.to_string(),
-                roots: self.ca.bundle().to_der(),
-                reissue_after: 0,
-            }),
+            bundle: Some(wire_bundle(&self.ca)),
             not_after: None,
             identity: id.to_string(),
         }))
@@ -489,3 +484,18 @@ impl control_server::Control for Plane {
 /// Type URLs, for short.
 pub const SERVICE: &str = type_url::SERVICE;
 pub const ENDPOINTS: &str = type_url::ENDPOINTS;
+
+/// What the authority says, as it travels.
+fn wire_bundle(ca: &weft_certs::MeshCa) -> v1::TrustBundle {
+    let bundle = ca.bundle();
+    let revocations = bundle.revocations().iter().map(|list| v1::RevocationList {
+        crl: list.der().to_vec(),
+        issuer: list.issuer().iter().map(|issuer| issuer.to_vec()).collect(),
+    });
+    v1::TrustBundle {
+        trust_domain: ca.trust_domain().to_string(),
+        roots: bundle.to_der(),
+        reissue_after: 0,
+        revocations: revocations.collect(),
+    }
+}

@@ -113,6 +113,7 @@ impl Mesh {
                 limits: Limits::default(),
                 mark: None,
                 own: own.clone(),
+                ..connect::Settings::default()
             },
             &identity,
         );

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::kinds::GROUP;
 use weft_certs::jwt::Keys;
+use weft_certs::{TrustBundle, TrustDomain};
 use weft_policy::config::{authorization_key, authorization_value};
 
 /// Addresses, names of ports, names of services.
@@ -20,6 +21,9 @@ pub fn workload(object: &Value, findings: &mut Findings) {
     }
     if has(spec, "tunnel") {
         socket(findings, "spec.tunnel", &spec["tunnel"]);
+    }
+    if has(spec, "trustDomain") && text(spec, "trustDomain").parse::<TrustDomain>().is_err() {
+        findings.invalid("spec.trustDomain", &spec["trustDomain"], "must be a trust domain");
     }
     for (path, name) in items(spec, "services", "spec") {
         if !is_label(name.as_str().unwrap_or_default()) {
@@ -111,6 +115,19 @@ pub fn is_fetchable(address: &str) -> bool {
         _ => false,
     };
     known && !host.is_empty() && !authority.as_str().contains('@') && !address.contains('#')
+}
+
+/// A trust domain, and roots that can vouch for it.
+pub fn federated_trust_domain(object: &Value, findings: &mut Findings) {
+    let spec = &object["spec"];
+    let Ok(domain) = text(spec, "trustDomain").parse::<TrustDomain>() else {
+        let why = "must be a trust domain, such as \"partner.example\"";
+        return findings.invalid("spec.trustDomain", &spec["trustDomain"], why);
+    };
+    if let Err(error) = TrustBundle::from_pem(domain, text(spec, "roots")) {
+        // The value is long, and what it says of itself is in the error.
+        findings.invalid("spec.roots", &"(PEM)".into(), error);
+    }
 }
 
 /// Targets or a selector.

@@ -341,7 +341,7 @@ fn a_range_has_no_bit_beyond_its_length_and_roots_are_whole() {
     assert!(!range("2001:db8::3", 128).contains("2001:db8::1".parse().unwrap()));
 
     let root = |der: Vec<u8>| {
-        let wire = v1::TrustBundle { trust_domain: "weft.local".into(), roots: vec![der], reissue_after: 0 };
+        let wire = v1::TrustBundle { trust_domain: "weft.local".into(), roots: vec![der], ..Default::default() };
         TrustBundle::from_wire(&wire).is_ok()
     };
     let sequence = |head: &[u8], body: usize| [head, &vec![0; body][..]].concat();

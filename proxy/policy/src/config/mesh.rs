@@ -19,6 +19,8 @@ pub struct Settings {
     pub egress: Egress,
     /// Address ranges of services and workloads of the mesh.
     pub mesh_cidrs: Vec<Cidr>,
+    /// Other trust domains whose bundles are to be asked for; none but these is trusted besides the own one.
+    pub federated: Vec<Arc<str>>,
 }
 
 /// What happens to calls that leave the mesh.
@@ -49,6 +51,17 @@ pub struct TrustBundle {
     pub roots: Vec<Vec<u8>>,
     /// Certificates issued before this (seconds since the Unix epoch) are renewed at once. `None`: none.
     pub reissue_after: Option<u64>,
+    /// What was revoked below the roots, a list for each authority.
+    pub revocations: Vec<RevocationList>,
+}
+
+/// A revocation list as it travels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevocationList {
+    /// The CRL, DER.
+    pub crl: Vec<u8>,
+    /// Certificate of the authority that signed it, DER, then those above it, without the root.
+    pub issuer: Vec<Vec<u8>>,
 }
 
 impl Settings {
@@ -69,11 +82,19 @@ impl Settings {
         for (i, text) in wire.mesh_cidrs.iter().enumerate() {
             mesh_cidrs.push(cidr(&format!("meshCidrs[{i}]"), text)?);
         }
+        check::bounded("federatedTrustDomains", &wire.federated_trust_domains, 64)?;
+        let mut seen = Unique::new();
+        for (i, domain) in wire.federated_trust_domains.iter().enumerate() {
+            let field = format!("federatedTrustDomains[{i}]");
+            check::trust_domain(&field, domain)?;
+            seen.claim(&field, domain.as_str())?;
+        }
         Ok(Settings {
             trust_domain: wire.trust_domain.as_str().into(),
             domain: check::hostname("domain", domain)?.into(),
             egress,
             mesh_cidrs,
+            federated: wire.federated_trust_domains.iter().map(|domain| domain.as_str().into()).collect(),
         })
     }
 
@@ -144,8 +165,39 @@ impl TrustBundle {
                 u64::try_from(after).map_err(|_| Refusal::new("reissueAfter", format!("{after} is before 1970")))?,
             ),
         };
-        Ok(TrustBundle { trust_domain: wire.trust_domain.as_str().into(), roots: wire.roots.clone(), reissue_after })
+        Ok(TrustBundle {
+            trust_domain: wire.trust_domain.as_str().into(),
+            roots: wire.roots.clone(),
+            reissue_after,
+            revocations: revocations(&wire.revocations)?,
+        })
     }
+}
+
+/// Revocation lists, checked to be whole DER values; who signed them is checked where TLS is.
+fn revocations(wire: &[v1::RevocationList]) -> Result<Vec<RevocationList>, Refusal> {
+    check::bounded("revocations", wire, 16)?;
+    let mut lists = Vec::with_capacity(wire.len());
+    for (i, list) in wire.iter().enumerate() {
+        let field = format!("revocations[{i}]");
+        check::bounded(&format!("{field}.crl"), &list.crl, 1 << 20)?;
+        if !is_der_sequence(&list.crl) {
+            return Err(Refusal::new(format!("{field}.crl"), "is no revocation list in DER"));
+        }
+        check::bounded(&format!("{field}.issuer"), &list.issuer, 8)?;
+        if list.issuer.is_empty() {
+            return Err(Refusal::new(format!("{field}.issuer"), "without its issuer a list cannot be verified"));
+        }
+        for (j, issuer) in list.issuer.iter().enumerate() {
+            let field = format!("{field}.issuer[{j}]");
+            check::bounded(&field, issuer, 65_536)?;
+            if !is_der_sequence(issuer) {
+                return Err(Refusal::new(field, "is no certificate in DER"));
+            }
+        }
+        lists.push(RevocationList { crl: list.crl.clone(), issuer: list.issuer.clone() });
+    }
+    Ok(lists)
 }
 
 /// A root that says of itself only that it is the same one.

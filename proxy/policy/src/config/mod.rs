@@ -35,7 +35,7 @@ use check::Unique;
 pub use check::{identity_parts, is_namespaced_name};
 pub use endpoints::{Endpoint, Endpoints, Health, Tunnel};
 pub use inbound::{Inbound, InboundPort, TlsMode};
-pub use mesh::{Cidr, Egress, Settings, TrustBundle};
+pub use mesh::{Cidr, Egress, RevocationList, Settings, TrustBundle};
 pub use service::{Fallback, FixedResponse, Frontend, Hedge, Service, ServicePort};
 
 /// Why a resource is not accepted: which field, and what is wrong with it.

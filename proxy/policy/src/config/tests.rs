@@ -94,7 +94,7 @@ pub(super) fn inbound() -> v1::Inbound {
 }
 
 fn bundle() -> v1::TrustBundle {
-    v1::TrustBundle { trust_domain: "weft.local".into(), roots: vec![vec![0x30, 0x03, 1, 2, 3]], reissue_after: 0 }
+    v1::TrustBundle { trust_domain: "weft.local".into(), roots: vec![vec![0x30, 0x03, 1, 2, 3]], ..Default::default() }
 }
 
 fn settings() -> v1::MeshSettings {
@@ -573,6 +573,10 @@ fn inbounds_are_refused_by_field() {
     );
 }
 
+fn list(issuer: &[&[u8]]) -> v1::RevocationList {
+    v1::RevocationList { crl: vec![0x30, 0], issuer: issuer.iter().map(|der| der.to_vec()).collect() }
+}
+
 #[test]
 fn bundles_and_settings_are_refused_by_field() {
     refuse(
@@ -585,6 +589,10 @@ fn bundles_and_settings_are_refused_by_field() {
             (|b| b.roots[0].push(0), "roots[0]", "DER"),
             (|b| b.roots.push(b.roots[0].clone()), "roots[1]", "this root occurs twice"),
             (|b| b.reissue_after = -1, "reissueAfter", "before 1970"),
+            (|b| b.revocations.push(v1::RevocationList::default()), "revocations[0].crl", "DER"),
+            (|b| b.revocations.push(list(&[])), "revocations[0].issuer", "without its issuer"),
+            (|b| b.revocations.push(list(&[b"pem"])), "revocations[0].issuer[0]", "DER"),
+            (|b| b.revocations = vec![list(&[&[0x30, 0]]); 17], "revocations", "more than the 16"),
         ],
     );
     refuse(
@@ -594,6 +602,8 @@ fn bundles_and_settings_are_refused_by_field() {
             (|s| s.trust_domain = String::new(), "trustDomain", "no trust domain"),
             (|s| s.domain = "cluster local".into(), "domain", "no host name"),
             (|s| s.egress = 4, "egress", "no egress"),
+            (|s| s.federated_trust_domains = vec!["Partner".into()], "federatedTrustDomains[0]", "no trust domain"),
+            (|s| s.federated_trust_domains = vec!["a.test".into(); 2], "federatedTrustDomains[1]", "occurs twice"),
             (|s| s.mesh_cidrs.push("198.51.100.7/24".into()), "meshCidrs[2]", "beyond its first 24"),
             (|s| s.mesh_cidrs.push("198.51.100.0/33".into()), "meshCidrs[2]", "no address range"),
             (|s| s.mesh_cidrs.push("2001:db8::1/64".into()), "meshCidrs[2]", "beyond its first 64"),

@@ -83,6 +83,7 @@ pub(crate) async fn connect(io: Io, limits: &Limits, pings: bool, tasks: &Tasks)
         match (read, rest) {
             (_, Poll::Ready(Err(fault))) | (Poll::Ready(Err(fault)), _) => Poll::Ready(Err(match fault {
                 Fault::Closed => ProxyError::because(Kind::ConnectFailed, "closed before the HTTP/2 SETTINGS"),
+                Fault::Revoked => ProxyError::caused(Kind::CertificateRevoked, fault),
                 fault => ProxyError::caused(Kind::ConnectFailed, fault).detail("HTTP/2 preface"),
             })),
             _ if engine.remote.known => Poll::Ready(Ok(())),

@@ -34,12 +34,23 @@ pub(super) enum Fault {
     /// The transport broke.
     #[error("the connection broke: {0}")]
     Io(io::ErrorKind),
+    /// The peer took this side's certificate for revoked: with TLS 1.3 that is read only now.
+    #[error("{}", weft_certs::Error::OwnRevoked)]
+    Revoked,
     /// The connection was closed.
     #[error("the connection was closed")]
     Closed,
 }
 
 impl Fault {
+    /// What the transport said.
+    pub(super) fn of_io(error: &io::Error) -> Self {
+        match weft_certs::Error::from_handshake(error) {
+            weft_certs::Error::OwnRevoked => Self::Revoked,
+            _ => Self::Io(error.kind()),
+        }
+    }
+
     /// RFC 9113 §8.7: REFUSED_STREAM, and streams above the last id of a GOAWAY, were not processed.
     const fn is_refusal(self) -> bool {
         matches!(self, Self::Reset(Code::REFUSED_STREAM, _) | Self::GoAway(_, By::Peer))
@@ -57,6 +68,7 @@ impl Fault {
             _ if self.is_refusal() => (Kind::Refused, Sent::NotSent),
             Self::Reset(_, By::Peer) => (Kind::UpstreamReset, Sent::Sent),
             Self::Io(_) | Self::Closed => (Kind::UpstreamClosed, reached),
+            Self::Revoked => (Kind::CertificateRevoked, reached),
             Self::Reset(_, By::Us) | Self::GoAway(..) => (Kind::UpstreamProtocol, reached),
         };
         ProxyError::caused(kind, self).sent(sent)
@@ -74,7 +86,7 @@ impl Fault {
     /// As an error of a stream of bytes.
     pub(super) fn of_bytes(self) -> io::Error {
         let kind = match self {
-            Self::Io(_) | Self::Closed => io::ErrorKind::ConnectionAborted,
+            Self::Io(_) | Self::Revoked | Self::Closed => io::ErrorKind::ConnectionAborted,
             Self::Reset(..) | Self::GoAway(..) => io::ErrorKind::ConnectionReset,
         };
         io::Error::new(kind, self)

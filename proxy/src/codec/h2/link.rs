@@ -83,7 +83,7 @@ impl Link {
                     }
                     return Poll::Ready(Ok(()));
                 }
-                Poll::Ready(Err(error)) => Fault::Io(error.kind()),
+                Poll::Ready(Err(error)) => Fault::of_io(&error),
             };
             engine.end(fault);
             return Poll::Ready(Err(fault));
@@ -116,7 +116,7 @@ impl Link {
             let flushed = engine.out.poll_flush(cx, &mut self.io);
             engine.flushed();
             if let Poll::Ready(Err(error)) = flushed {
-                let fault = Fault::Io(error.kind());
+                let fault = Fault::of_io(&error);
                 engine.end(fault);
                 return Poll::Ready(Err(fault));
             }

@@ -19,6 +19,9 @@ impl State {
         };
         if let Some((uid, trust_domain)) = &self.own {
             want(type_url::TRUST_BUNDLE, trust_domain.clone());
+            for domain in self.federated() {
+                want(type_url::TRUST_BUNDLE, domain.to_owned());
+            }
             want(type_url::MESH_SETTINGS, "mesh".to_owned());
             want(type_url::INBOUND, uid.clone());
         }
@@ -42,6 +45,17 @@ impl State {
         wanted
     }
 
+    /// Other trust domains that are to be trusted.
+    fn federated(&self) -> impl Iterator<Item = &str> {
+        self.settings.held.iter().flat_map(|held| held.value.federated.iter().map(|domain| &**domain))
+    }
+
+    /// Whether the bundle of a trust domain counts: the own one's for ever, another's while the settings name it. A file means what it says.
+    pub(in crate::discovery) fn believes(&self, domain: &str) -> bool {
+        let own = self.own.as_ref().is_none_or(|(_, own)| own == domain);
+        own || self.federated().any(|other| other == domain)
+    }
+
     /// Versions to offer when a stream begins: what is held of `type_url` and still wanted.
     #[must_use]
     pub fn versions(&self, type_url: &str) -> BTreeMap<String, String> {
@@ -62,7 +76,11 @@ impl State {
                 held.retain(|name, _| wanted.contains(name));
                 held
             }
-            type_url::TRUST_BUNDLE => of(&self.bundles),
+            type_url::TRUST_BUNDLE => {
+                let mut held = of(&self.bundles);
+                held.retain(|name, _| wanted.contains(name));
+                held
+            }
             type_url::INBOUND => {
                 let name = self.own.as_ref().map(|(uid, _)| uid.clone());
                 name.zip(self.inbound.version()).into_iter().collect()
