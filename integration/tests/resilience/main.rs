@@ -9,6 +9,7 @@ mod answers;
 mod ejection;
 mod forger;
 mod leaving;
+mod open;
 mod outage;
 mod refusal;
 mod rotation;

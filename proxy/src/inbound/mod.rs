@@ -24,13 +24,10 @@ use crate::listen::{self, Accepted};
 use crate::telemetry::Direction;
 use authorize::{Counted, connection, ruling};
 use calls::Calls;
-use revoke::Changed;
 use std::fmt::Display;
-use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use tokio_util::sync::CancellationToken;
 use weft_certs::LiveIdentity;
 use weft_policy::config::{InboundPort, TlsMode};
@@ -178,16 +175,8 @@ impl Inbound {
                 return self.refuse(io, &error, address);
             }
             let calls = Calls::new(self, key, peer);
-            let mut revoked = pin!(self.revoked(key, peer, false));
-            let mut changed = Changed::new(self);
-            let mut served = pin!(self.http(io, version, &calls));
-            let revoked = poll_fn(|cx| {
-                if let Poll::Ready(error) = changed.poll(revoked.as_mut(), cx) {
-                    return Poll::Ready(Some(error));
-                }
-                served.as_mut().poll(cx).map(|()| None)
-            });
-            if let Some(error) = revoked.await {
+            let served = pin!(self.http(io, version, &calls));
+            if let Some(error) = self.while_admitted(key, peer, served).await {
                 self.exchange.telemetry.refuse(Direction::Inbound, &error, &address.shown());
             }
         }

@@ -4,7 +4,7 @@
 
 use super::calls::Calls;
 use super::{Inbound, Key};
-use crate::codec::{self, Handler, Io, Known, Reply, RequestBody, RequestHead, ResponseHead};
+use crate::codec::{self, Handler, Io, Known, Reply, RequestBody, RequestHead, ResponseHead, Version};
 use crate::endpoint::hbone::SOURCE;
 use crate::endpoint::tls_io;
 use crate::error::{Kind, ProxyError, Side};
@@ -14,6 +14,7 @@ use crate::telemetry::Direction;
 use bytes::BytesMut;
 use http::{Method, StatusCode};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -138,15 +139,9 @@ async fn native(inbound: &Inbound, io: Io, sni: Option<String>, identity: &Spiff
         return inbound.refuse(io, &error, &address);
     }
     let calls = Calls::new(inbound, &key, &peer);
-    tokio::select! {
-        served = codec::h2::serve(io, &inbound.settings.limits, &inbound.drain, &calls) => {
-            if let Err(error) = served {
-                tracing::debug!(peer = %address, "native connection ended: {error}");
-            }
-        }
-        error = inbound.revoked(&key, &peer, false) => {
-            inbound.exchange.telemetry.refuse(Direction::Inbound, &error, &address);
-        }
+    let served = pin!(inbound.http(io, Version::Http2, &calls));
+    if let Some(error) = inbound.while_admitted(&key, &peer, served).await {
+        inbound.exchange.telemetry.refuse(Direction::Inbound, &error, &address);
     }
 }
 
