@@ -52,6 +52,8 @@ pub struct Settings {
     pub registered_only: bool,
     /// How long a workload stays in discovery after its control stream was lost: 10 s.
     pub stream_grace: Duration,
+    /// Validity of workloads' certificates, 10 s to 24 h: 24 h.
+    pub leaf_lifetime: Duration,
     /// Keys of issuers are fetched over plain HTTP too where their address is loopback: false.
     pub jwks_loopback_http: bool,
     /// After a start of the control plane no workload is withdrawn for a lost stream during this time: 30 s.
@@ -69,6 +71,7 @@ impl Default for Settings {
             service_cidr: "198.18.0.0/16".into(),
             registered_only: false,
             stream_grace: Duration::from_secs(10),
+            leaf_lifetime: weft_certs::ca::SVID_VALIDITY,
             jwks_loopback_http: false,
             start_grace: Duration::from_secs(30),
         }
@@ -183,6 +186,7 @@ struct Parts {
     tokens: Tokens,
     mesh: Mesh,
     reserved: weft_policy::config::Cidr,
+    leaf_lifetime: Duration,
     jwks: jwks::Settings,
 }
 
@@ -253,6 +257,7 @@ impl Parts {
             tokens,
             mesh,
             reserved,
+            leaf_lifetime: settings.leaf_lifetime,
             jwks: jwks::Settings { roots: Vec::new(), loopback_http: settings.jwks_loopback_http },
         })
     }
@@ -286,7 +291,8 @@ impl Parts {
             ("resource API", served.map_err(|e| e.to_string()))
         });
 
-        let identity = IdentityService::new(self.authority.clone(), self.tokens.clone(), client.clone(), self.reserved);
+        let identity = IdentityService::new(self.authority.clone(), self.tokens.clone(), client.clone(), self.reserved)
+            .lasting(self.leaf_lifetime);
         let services = listen::Services {
             discovery: AggregatedDiscoveryServiceServer::new(Discovery::new(hub.clone(), shutdown.clone())),
             identity: IdentityServer::new(identity),

@@ -7,7 +7,7 @@ mod mesh;
 mod rotation;
 
 pub use api::{ApiCa, ClientName, Credential};
-pub use mesh::{Issued, MeshCa, Pki};
+pub use mesh::{Issued, MeshCa, Pki, SVID_VALIDITY};
 pub use rotation::{Rotation, Stage};
 
 use std::net::IpAddr;

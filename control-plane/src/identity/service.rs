@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tonic::{Request, Response, Status};
 use weft_certs::SpiffeId;
+use weft_certs::ca::SVID_VALIDITY;
 use weft_proto::v1;
 use weft_proto::v1::identity_server::Identity;
 use weft_proto::v1::issue_certificate_request::Proof;
@@ -27,6 +28,8 @@ pub struct IdentityService {
     client: kube::Client,
     /// Addresses in this range belong to Services: no workload may claim one.
     reserved: weft_policy::config::Cidr,
+    /// The longest validity of a workload's certificate, and that of who asks for none.
+    lifetime: Duration,
 }
 
 impl IdentityService {
@@ -38,7 +41,13 @@ impl IdentityService {
         client: kube::Client,
         reserved: weft_policy::config::Cidr,
     ) -> Self {
-        Self { authority, tokens, client, reserved }
+        Self { authority, tokens, client, reserved, lifetime: SVID_VALIDITY }
+    }
+
+    /// The same with certificates that are valid that long.
+    #[must_use]
+    pub fn lasting(self, lifetime: Duration) -> Self {
+        Self { lifetime, ..self }
     }
 
     async fn issue(
@@ -70,6 +79,7 @@ impl IdentityService {
         }
         let ttl = request.requested_ttl.map(Duration::try_from).transpose();
         let ttl = ttl.map_err(|_| Status::invalid_argument("requested_ttl: must not be negative"))?;
+        let ttl = Some(ttl.unwrap_or(self.lifetime).min(self.lifetime));
         let issued = ca.sign(&request.csr, &id, ttl, SystemTime::now()).map_err(|e| match e {
             weft_certs::Error::Request(text) => Status::invalid_argument(text),
             other => {

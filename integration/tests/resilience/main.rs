@@ -8,6 +8,7 @@ mod access;
 mod answers;
 mod ejection;
 mod forger;
+mod leaves;
 mod leaving;
 mod open;
 mod outage;

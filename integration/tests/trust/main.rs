@@ -6,12 +6,17 @@
 
 mod api;
 mod capture;
+mod certificates;
+mod clients;
 mod discovery;
 mod frames;
 mod impostor;
+mod matrix;
 mod peer;
 mod refusal;
 mod relay;
+#[path = "../../../proxy/tests/support/mesh.rs"]
+mod sidecars;
 mod stage;
 mod tokens;
 mod tunnel;

@@ -116,7 +116,14 @@ impl Shared {
         let mark = (self.settings.transparent && self.settings.interception.exempt_uid.is_none())
             .then_some(crate::intercept::MARK);
         let connector = Connector::new(
-            connect::Settings { source: source.clone(), limits: Limits::default(), mark, own: self.own.clone() },
+            connect::Settings {
+                source: source.clone(),
+                limits: Limits::default(),
+                mark,
+                own: self.own.clone(),
+                handshakes: Some(self.telemetry.handshakes.clone()),
+                grace: self.settings.drain.expired_grace.0,
+            },
             self.identity.clone().map(|live| Arc::new(ClientConfigs::new(live))),
         );
         let exchange = Arc::new(Exchange {
@@ -146,7 +153,11 @@ impl Shared {
             exchange.clone(),
             self.ports.clone(),
             self.identity.as_ref(),
-            inbound::Settings { own: self.own.clone(), limits: Limits::default() },
+            inbound::Settings {
+                own: self.own.clone(),
+                limits: Limits::default(),
+                grace: self.settings.drain.expired_grace.0,
+            },
             self.drain.graceful(Side::Inbound),
         )
         .map_err(|e| e.to_string())?;

@@ -355,7 +355,7 @@ impl Exchange {
         // Nothing has been waited for since the call began.
         let now = seen.began();
         let propagated = headers::prepare(head, plan, seen, now);
-        let (decided, delay) = decide(plan, head, self.address, seen);
+        let (mut decided, delay) = decide(plan, head, self.address, seen);
         let limits = match &decided {
             Decided::Send(way) => limits(way, head, propagated, now),
             Decided::Answer(_) | Decided::Fail(_) => Limits::within(propagated),
@@ -363,7 +363,12 @@ impl Exchange {
         let mut at = now;
         if let Some(delay) = delay {
             // As if the upstream were slow: the limits of the call hold for it.
-            Box::pin(reply.while_open(late(delay, limits.head))).await??;
+            if let Err(error) = Box::pin(reply.while_open(late(delay, limits.head))).await? {
+                if let Decided::Send(way) = &mut decided {
+                    seen.marks = way.marks();
+                }
+                return Err(error);
+            }
             at = self::now();
         }
         let mut way = match decided {
@@ -376,6 +381,7 @@ impl Exchange {
             Decided::Fail(error) => return Err(error),
         };
         if limits.head.is_over(at) {
+            seen.marks = way.marks();
             return Err(ProxyError::because(Kind::RequestTimeout, "the deadline had passed before the call was sent"));
         }
         if let Some(rule) = way.rule {

@@ -1,4 +1,4 @@
-//! Keeping an identity valid: renewal at half life give or take a tenth, at once when the mesh demands it, with backoff while the old
+//! Keeping an identity valid: renewal at a third of its life, at once when the mesh demands it, with backoff while the old
 //! one lasts; and trust bundles as discovery brings them.
 
 use super::Issuer;
@@ -14,6 +14,9 @@ use weft_certs::{LiveIdentity, TrustBundle, TrustBundles};
 
 /// The longest sleep: clocks are set, machines are suspended, and a timer knows neither.
 const LOOK: Duration = Duration::from_secs(60);
+
+/// The shortest wait after a failure.
+const LEAST: Duration = Duration::from_millis(250);
 
 /// Keeps one identity valid.
 pub struct Renewal {
@@ -83,9 +86,10 @@ impl Renewal {
                     }
                     Err(error) => {
                         self.failed.increment();
-                        let wait = backoff.wait().max(Duration::from_millis(500));
-                        not_before = Instant::now() + wait;
                         let left = svid.not_after().duration_since(SystemTime::now()).unwrap_or_default();
+                        // Little of what is left is waited for in one go: of a short life there is soon nothing.
+                        let wait = backoff.wait().min(left / 10).max(LEAST);
+                        not_before = Instant::now() + wait;
                         tracing::warn!(retry_in = ?wait, valid_for = ?left, "certificate not renewed: {error}");
                     }
                 }
