@@ -12,9 +12,11 @@ mod discovery;
 mod frames;
 mod impostor;
 mod matrix;
+mod modes;
 mod peer;
 mod refusal;
 mod relay;
+mod secrets;
 #[path = "../../../proxy/tests/support/mesh.rs"]
 mod sidecars;
 mod stage;

@@ -7,6 +7,7 @@
 pub mod access_log;
 mod handshakes;
 pub mod metrics;
+mod redact;
 pub mod report;
 
 use crate::endpoint::Cluster;
