@@ -169,6 +169,19 @@ impl Error {
         matches!(self, Self::OwnRevoked | Self::PeerMisbehaved(PeerFault::Revoked))
     }
 
+    /// One word for a metric: what the peer did, or what it said of this side.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::PeerMisbehaved(fault) => fault.reason(),
+            Self::OwnRevoked => "own_revoked",
+            Self::PeerRefused(_) => "refused_by_peer",
+            Self::PeerIncompatible(_) => "incompatible",
+            Self::Transport(_) => "broken",
+            Self::Request(_) | Self::Configuration { .. } | Self::Storage { .. } | Self::Crypto(_) => "internal",
+        }
+    }
+
     /// The same for an error that rustls gives directly.
     pub fn from_tls(error: &rustls::Error) -> Self {
         use rustls::Error as Tls;
@@ -198,6 +211,29 @@ impl Error {
                 Self::PeerIncompatible(format!("peer does not speak TLS as expected: {error}"))
             }
             other => Self::Crypto(other.to_string()),
+        }
+    }
+}
+
+impl PeerFault {
+    /// One word for a metric.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::NoCertificate => "no_certificate",
+            Self::Expired { .. } => "expired",
+            Self::NotYetValid { .. } => "not_yet_valid",
+            Self::UnknownTrustDomain { .. } => "unknown_trust_domain",
+            Self::UntrustedChain { .. } => "untrusted_chain",
+            Self::WrongIdentity { .. } => "wrong_identity",
+            Self::UriNames { .. } => "uri_names",
+            Self::NotSpiffe { .. } => "not_spiffe",
+            Self::NoPath(_) => "no_path",
+            Self::CertificateAuthority => "certificate_authority",
+            Self::KeyUsage(_) => "key_usage",
+            Self::Revoked => "revoked",
+            Self::PinMismatch { .. } => "pin_mismatch",
+            Self::Malformed(_) => "malformed",
         }
     }
 }

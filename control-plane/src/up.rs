@@ -54,6 +54,8 @@ pub struct Settings {
     pub registered_only: bool,
     /// How long a workload stays in discovery after its control stream was lost: 10 s.
     pub stream_grace: Duration,
+    /// Validity of workloads' certificates, 10 s to 24 h: 24 h.
+    pub leaf_lifetime: Duration,
     /// Keys of issuers are fetched over plain HTTP too where their address is loopback: false.
     pub jwks_loopback_http: bool,
     /// Holds the passphrase with which the keys of the CAs are encrypted: none, they are kept in the clear (0600).
@@ -77,6 +79,7 @@ impl Default for Settings {
             service_cidr: "198.18.0.0/16".into(),
             registered_only: false,
             stream_grace: Duration::from_secs(10),
+            leaf_lifetime: weft_certs::ca::SVID_VALIDITY,
             jwks_loopback_http: false,
             ca_key_passphrase_file: None,
             pki: None,
@@ -197,6 +200,7 @@ struct Parts {
     tokens: Tokens,
     mesh: Mesh,
     reserved: weft_policy::config::Cidr,
+    leaf_lifetime: Duration,
     jwks: jwks::Settings,
 }
 
@@ -285,6 +289,7 @@ impl Parts {
             tokens,
             mesh,
             reserved,
+            leaf_lifetime: settings.leaf_lifetime,
             jwks: jwks::Settings { roots: Vec::new(), loopback_http: settings.jwks_loopback_http },
         })
     }
@@ -323,10 +328,11 @@ impl Parts {
         let issue = Issue {
             tokens: self.tokens.clone(),
             revoker: self.revoker.clone(),
-            limiter: Limiter::new(settings.certificates_per_identity, self.authority.ca().max_ttl()),
+            limiter: Limiter::new(settings.certificates_per_identity, self.leaf_lifetime),
             audit: self.audit,
         };
-        let identity = IdentityService::new(self.authority.clone(), Arc::new(issue), client.clone(), self.reserved);
+        let identity = IdentityService::new(self.authority.clone(), Arc::new(issue), client.clone(), self.reserved)
+            .lasting(self.leaf_lifetime);
         let services = listen::Services {
             discovery: AggregatedDiscoveryServiceServer::new(Discovery::new(hub.clone(), shutdown.clone())),
             identity: IdentityServer::new(identity),

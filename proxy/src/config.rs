@@ -323,11 +323,17 @@ pub struct DrainSettings {
     /// Whether outbound stays until somebody says that the application is gone. Default: with a control plane. `false` where the
     /// application ends before the sidecar is told to (native sidecars of Kubernetes).
     pub wait_for_application: Option<bool>,
+    /// A connection takes no more calls once a certificate that it was made with has ended; what is open on it is cut after this.
+    pub expired_grace: Span,
 }
 
 impl Default for DrainSettings {
     fn default() -> Self {
-        Self { deadline: Span(Duration::from_secs(30)), wait_for_application: None }
+        Self {
+            deadline: Span(Duration::from_secs(30)),
+            wait_for_application: None,
+            expired_grace: Span(Duration::from_secs(3600)),
+        }
     }
 }
 

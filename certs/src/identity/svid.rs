@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::CertificateDer;
 
+use crate::ca::BACKDATE;
 use crate::error::{Error, PeerFault};
 use crate::key::KeyPair;
 use crate::spiffe::SpiffeId;
@@ -93,16 +94,25 @@ impl Svid {
         self.not_after.duration_since(self.not_before).unwrap_or_default()
     }
 
-    /// The middle of its validity.
-    pub fn half_life(&self) -> SystemTime {
-        self.not_before + self.lifetime() / 2
+    /// When it was issued: what the mesh issues begins [`BACKDATE`] before, which of a short life is most.
+    fn issued(&self) -> SystemTime {
+        if self.lifetime() > BACKDATE { self.not_before + BACKDATE } else { self.not_before }
     }
 
-    /// When to renew: at half life, shifted by up to a tenth of the life, so that a fleet started together does not ask together.
-    /// `spread` is a random number of -1.0..=1.0.
+    /// The middle of its life, which begins when it is issued.
+    pub fn half_life(&self) -> SystemTime {
+        self.life(0.5)
+    }
+
+    /// When to renew: at a third of its life, shifted by up to a twentieth, so that a fleet started together does not ask together, and
+    /// an authority that is away for half a life is back in time for everybody. `spread` is a random number of -1.0..=1.0.
     pub fn renew_at(&self, spread: f64) -> SystemTime {
-        let fraction = 0.5 + 0.1 * if spread.is_finite() { spread.clamp(-1.0, 1.0) } else { 0.0 };
-        self.not_before + self.lifetime().mul_f64(fraction)
+        self.life(1.0 / 3.0 + 0.05 * if spread.is_finite() { spread.clamp(-1.0, 1.0) } else { 0.0 })
+    }
+
+    fn life(&self, fraction: f64) -> SystemTime {
+        let issued = self.issued();
+        issued + self.not_after.duration_since(issued).unwrap_or_default().mul_f64(fraction)
     }
 
     pub(crate) fn certified(&self) -> &Arc<CertifiedKey> {
@@ -129,15 +139,26 @@ mod tests {
     }
 
     #[test]
-    fn renewal_is_at_half_life_give_or_take_a_tenth_of_the_life() {
+    fn renewal_is_at_a_third_of_the_life_give_or_take_a_twentieth() {
         let svid = svid(SystemTime::now());
-        let life = svid.lifetime();
-        assert_eq!(life, Duration::from_secs(3660));
-        assert_eq!(svid.renew_at(0.0), svid.half_life());
-        assert_eq!(svid.renew_at(-1.0), svid.not_before() + life.mul_f64(0.4));
-        assert_eq!(svid.renew_at(7.0), svid.not_before() + life.mul_f64(0.6));
-        assert_eq!(svid.renew_at(f64::NAN), svid.half_life());
+        assert_eq!(svid.lifetime(), Duration::from_secs(3660));
+        let issued = svid.not_before() + BACKDATE;
+        assert_eq!(svid.half_life(), issued + Duration::from_secs(1800));
+        assert_eq!(svid.renew_at(0.0), issued + Duration::from_secs(1200));
+        assert_eq!(svid.renew_at(-1.0), issued + Duration::from_secs(1020));
+        assert_eq!(svid.renew_at(7.0), issued + Duration::from_secs(1380));
+        assert_eq!(svid.renew_at(f64::NAN), svid.renew_at(0.0));
         assert!(!svid.is_expired(svid.not_after() - Duration::from_secs(1)) && svid.is_expired(svid.not_after()));
+    }
+
+    #[test]
+    fn a_life_that_is_shorter_than_its_backdate_is_not_due_for_renewal_at_once() {
+        let now = SystemTime::now();
+        let domain: TrustDomain = "weft.test".parse().unwrap();
+        let id = SpiffeId::workload(&domain, "shop", "cart").unwrap();
+        let svid = MeshCa::ephemeral(&domain, now).unwrap().issue(&id, Some(Duration::from_secs(20)), now).unwrap();
+        let wait = svid.renew_at(0.0).duration_since(now).unwrap();
+        assert!((4.6..=6.7).contains(&wait.as_secs_f64()), "{wait:?}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Sockets and protocols above TLS must not be here.
 
 mod aead;
+mod agreed;
 mod api;
 mod client;
 mod server;
@@ -10,6 +11,7 @@ pub(crate) mod verify;
 mod web;
 
 pub use aead::{Aead, choose_aead};
+pub use agreed::{Agreed, expiry_of};
 pub use api::{api_client_config, api_server_config};
 pub use client::{ClientConfigs, bootstrap_client_config, bootstrap_root};
 pub use server::{ClientAuth, server_config};

@@ -159,6 +159,9 @@ fn fault(id: &SpiffeId, error: webpki::Error) -> PeerFault {
         E::CertRevoked => PeerFault::Revoked,
         E::CaUsedAsEndEntity => PeerFault::CertificateAuthority,
         E::EndEntityUsedAsCa => PeerFault::KeyUsage("an issuer of its chain may not sign certificates".into()),
+        E::RequiredEkuNotFoundContext(_) => {
+            PeerFault::KeyUsage("it is not for this side of a handshake (extended key usage)".into())
+        }
         E::UnknownIssuer => untrusted("unknown issuer".into()),
         E::InvalidSignatureForPublicKey => untrusted("a signature in it is wrong".into()),
         other => untrusted(format!("{other:?}").into()),

@@ -1,8 +1,10 @@
 //! `weft up`: flags to settings, logging, and then the control plane's own `run`. What a control plane does is not here.
 
 use crate::failure::Failure;
+use crate::output;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 use weft_control::identity::pki::Files;
 use weft_control::up::Settings;
 
@@ -30,6 +32,9 @@ pub struct Args {
     /// What programs in the mesh may call outside it, where their sidecars intercept every connection
     #[arg(long, value_enum, default_value = "pass-through", value_name = "MODE")]
     egress: Egress,
+    /// How long workloads' certificates are valid, 10s to 24h; sidecars renew them in time
+    #[arg(long, default_value = "24h", value_parser = lifetime, value_name = "DURATION")]
+    leaf_lifetime: Duration,
     /// Fetch keys of token issuers also over plain HTTP where their address is loopback
     #[arg(long)]
     jwks_loopback_http: bool,
@@ -56,6 +61,15 @@ pub struct Args {
     log_json: bool,
 }
 
+/// The mesh's own bounds: below, clocks and round trips matter; above, nobody notices in time what was stolen.
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let lifetime = output::duration(text)?;
+    if (Duration::from_secs(10)..=Duration::from_secs(24 * 3600)).contains(&lifetime) {
+        return Ok(lifetime);
+    }
+    Err("must be from 10s to 24h".to_owned())
+}
+
 /// What may be called outside the mesh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Egress {
@@ -77,6 +91,7 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
         domain: args.cluster_domain,
         service_cidr: args.service_cidr.unwrap_or_else(|| defaults.service_cidr.clone()),
         registered_only: args.egress == Egress::RegisteredOnly,
+        leaf_lifetime: args.leaf_lifetime,
         jwks_loopback_http: args.jwks_loopback_http,
         ca_key_passphrase_file: args.ca_key_passphrase_file,
         pki: match (args.ca_chain, args.ca_key, args.ca_roots) {

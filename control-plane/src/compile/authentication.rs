@@ -33,7 +33,7 @@ pub(super) fn read(
     let mut conditions = vec![accepted, Condition::resolved(&written.unresolved(world))];
     conditions.extend(fetched(world, &policy.spec.rules));
     let verdict = verdict(Kind::RequestAuthentication, &policy.metadata, conditions);
-    Some(Policy { written, reach, force, rank: (false, age(&policy.metadata)), uids: BTreeSet::new(), verdict })
+    Some(Policy { written, reach, force, rank: (0, age(&policy.metadata)), uids: BTreeSet::new(), verdict })
 }
 
 /// The addresses that a policy's keys come from.

@@ -42,7 +42,7 @@ pub(super) fn read(
     };
     let conditions = vec![accepted, Condition::resolved(&written.unresolved(world))];
     let verdict = verdict(Kind::AuthorizationPolicy, &policy.metadata, conditions);
-    Some(Policy { written, reach, force, rank: (false, age(&policy.metadata)), uids: BTreeSet::new(), verdict })
+    Some(Policy { written, reach, force, rank: (0, age(&policy.metadata)), uids: BTreeSet::new(), verdict })
 }
 
 fn wire(

@@ -3,6 +3,7 @@
 
 pub use super::members::{ALLOWED_SERVICES, is_member};
 
+use super::inbound::Guards;
 use super::members::{Members, Target};
 use super::names;
 use crate::kinds::{self, Phase, Workload};
@@ -49,10 +50,16 @@ pub fn locality(workload: &Workload) -> (String, String) {
     (label(REGION).unwrap_or_default(), zone.unwrap_or_default())
 }
 
-fn endpoint(world: &World, workload: &Workload, target: &Target, server_name: String) -> Option<v1::Endpoint> {
+fn endpoint(
+    world: &World,
+    plaintext: bool,
+    workload: &Workload,
+    target: &Target,
+    server_name: String,
+) -> Option<v1::Endpoint> {
     let address: IpAddr = workload.spec.address.parse().ok()?;
     let namespace = workload.metadata.namespace.as_deref()?;
-    let tunnel = workload.spec.tunnel.clone().filter(|t| t.parse::<SocketAddr>().is_ok());
+    let tunnel = workload.spec.tunnel.clone().filter(|t| !plaintext && t.parse::<SocketAddr>().is_ok());
     let meshed = tunnel.is_some();
     let (region, zone) = locality(workload);
     Some(v1::Endpoint {
@@ -77,7 +84,7 @@ fn endpoint(world: &World, workload: &Workload, target: &Target, server_name: St
 
 /// The slices of a service; every port has at least one, so that an empty backend is answered too. A host outside has none.
 #[must_use]
-pub fn of_service(world: &World, members: &Members, name: &str) -> Vec<v1::Endpoints> {
+pub(super) fn of_service(world: &World, members: &Members, guards: &Guards, name: &str) -> Vec<v1::Endpoints> {
     let Some(service) = world.services.get(name) else { return Vec::new() };
     if super::service::is_external_name(service) {
         return Vec::new();
@@ -90,7 +97,8 @@ pub fn of_service(world: &World, members: &Members, name: &str) -> Vec<v1::Endpo
             let Some(workload) = world.workloads.get(uid) else { continue };
             for target in targets.iter().filter(|t| t.service_port == port) {
                 let sni = names::service_sni(namespace, own, port, &world.mesh.domain);
-                endpoints.extend(endpoint(world, workload, target, sni));
+                let plaintext = guards.is_plaintext(world, members, uid, workload, target.port);
+                endpoints.extend(endpoint(world, plaintext, workload, target, sni));
             }
         }
         out.extend(sliced(name, port, endpoints));
@@ -100,15 +108,17 @@ pub fn of_service(world: &World, members: &Members, name: &str) -> Vec<v1::Endpo
 
 /// The slices of a workload's own address.
 #[must_use]
-pub fn of_address(world: &World, workload: &Workload) -> Vec<v1::Endpoints> {
+pub(super) fn of_address(world: &World, members: &Members, guards: &Guards, workload: &Workload) -> Vec<v1::Endpoints> {
     let (Some(namespace), Some(own)) = (&workload.metadata.namespace, &workload.metadata.name) else {
         return Vec::new();
     };
     let name = names::workload_service(namespace, own);
+    let uid = names::namespaced(namespace, own);
     let of_port = |port: &kinds::WorkloadPort| {
         let target = Target { service_port: port.port, port: port.port, protocol: protocol(port.protocol) };
         let sni = names::workload_sni(namespace, own, port.port, &world.mesh.domain);
-        sliced(&name, port.port, endpoint(world, workload, &target, sni).into_iter().collect())
+        let plaintext = guards.is_plaintext(world, members, &uid, workload, port.port);
+        sliced(&name, port.port, endpoint(world, plaintext, workload, &target, sni).into_iter().collect())
     };
     workload.spec.ports.iter().flat_map(of_port).collect()
 }

@@ -2,7 +2,7 @@
 //! bounds of adaptive concurrency.
 //!
 //! Between meshed workloads mutual TLS is strict unless a MeshTLS object says otherwise; a policy that names its targets wins over one that
-//! holds for the namespace, then the older one.
+//! holds for the namespace, that over one that holds for the mesh; then one that lists the port, then the older one.
 
 use super::condition::{Condition, Kind, ParentVerdict, Verdict};
 use super::limits::{self, Limits};
@@ -27,26 +27,28 @@ pub struct Guards {
 }
 
 impl Guards {
-    /// Follows the world; `touched` are the workloads that changed, or belong to what did. Returns all for which something else may hold.
+    /// Follows the world; `touched` are the workloads that changed, or belong to what did. Returns all for which something else may hold,
+    /// and those of them for which MeshTLS may.
     pub(super) fn update(
         &mut self,
         world: &World,
         members: &Members,
         change: &Change,
         touched: &BTreeSet<String>,
-    ) -> BTreeSet<String> {
+    ) -> (BTreeSet<String>, BTreeSet<String>) {
         let mut dirty = touched.clone();
         let read =
             |key: &str, before: Option<&Policy<_>>| authorization::read(world, world.authorization.get(key)?, before);
         dirty.extend(self.authorization.update(world, members, change, &change.authorization, touched, read));
         let read = |key: &str, _: Option<&Policy<_>>| read_tls(world, world.mesh_tls.get(key)?);
-        dirty.extend(self.tls.update(world, members, change, &change.mesh_tls, touched, read));
+        let tls = self.tls.update(world, members, change, &change.mesh_tls, touched, read);
+        dirty.extend(tls.iter().cloned());
         let read = |key: &str, before: Option<&Policy<_>>| limits::read(world, world.limits.get(key)?, before);
         dirty.extend(self.limits.update(world, members, change, &change.limits, touched, read));
         let read =
             |key: &str, before: Option<&Policy<_>>| authentication::read(world, world.authentication.get(key)?, before);
         dirty.extend(self.authentication.update(world, members, change, &change.authentication, touched, read));
-        dirty
+        (dirty, tls)
     }
 
     /// What the policies learn: authorization by name, MeshTLS in order of precedence, rate limits and request authentication by name.
@@ -67,10 +69,25 @@ impl Guards {
         port: &WorkloadPort,
     ) -> (v1::TlsMode, String) {
         let here = self.tls.in_force(world, members, uid, workload, port);
-        match here.min_by_key(|(_, policy, _)| &policy.rank) {
+        // Of those that are about as much, one that lists the port comes first.
+        let lists = |spec: &MeshTlsSpec| spec.ports.iter().any(|listed| listed.port == port.port);
+        match here.min_by_key(|(_, policy, spec)| (policy.rank.0, !lists(spec), &policy.rank.1)) {
             Some((name, _, spec)) => (mode(spec, port.port), name.clone()),
             None => (v1::TlsMode::Strict, String::new()),
         }
+    }
+
+    /// Whether peers are to call a port of a workload in plaintext.
+    pub(super) fn is_plaintext(
+        &self,
+        world: &World,
+        members: &Members,
+        uid: &str,
+        workload: &Workload,
+        number: u16,
+    ) -> bool {
+        let port = workload.spec.ports.iter().find(|port| port.port == number);
+        port.is_some_and(|port| self.tls_of(world, members, uid, workload, port).0 == v1::TlsMode::Disabled)
     }
 }
 
@@ -88,7 +105,7 @@ pub(super) fn verdict(kind: Kind, meta: &kube::core::ObjectMeta, conditions: Vec
 fn read_tls(world: &World, policy: &MeshTls) -> Option<Policy<MeshTlsSpec>> {
     let namespace = policy.metadata.namespace.as_ref()?;
     policy.metadata.name.as_ref()?;
-    let written = Scope::of(namespace, &policy.spec.target_refs, policy.spec.selector.as_ref());
+    let written = Scope::of(namespace, &policy.spec.target_refs, policy.spec.selector.as_ref()).or_mesh();
     let accepted = match written.check() {
         Ok(()) => Condition::accepted(),
         // What cannot be understood opens nothing: the ports stay as strict as they are without it.
@@ -97,7 +114,7 @@ fn read_tls(world: &World, policy: &MeshTls) -> Option<Policy<MeshTlsSpec>> {
     let force = accepted.status.then(|| policy.spec.clone());
     let conditions = vec![accepted, Condition::resolved(&written.unresolved(world))];
     let verdict = verdict(Kind::MeshTls, &policy.metadata, conditions);
-    let rank = (written.is_whole_namespace(), age(&policy.metadata));
+    let rank = (written.breadth(), age(&policy.metadata));
     Some(Policy { reach: Some(written.clone()), written, force, rank, uids: BTreeSet::new(), verdict })
 }
 

@@ -50,7 +50,7 @@ pub(super) fn read(world: &World, policy: &RateLimitPolicy, before: Option<&Poli
     };
     let conditions = vec![accepted, Condition::resolved(&written.unresolved(world))];
     let verdict = verdict(Kind::RateLimitPolicy, &policy.metadata, conditions);
-    Some(Policy { written, reach, force, rank: (false, age(&policy.metadata)), uids: BTreeSet::new(), verdict })
+    Some(Policy { written, reach, force, rank: (0, age(&policy.metadata)), uids: BTreeSet::new(), verdict })
 }
 
 fn limits(policy: &str, spec: &RateLimitPolicySpec) -> Result<Limits, String> {

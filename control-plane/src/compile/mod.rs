@@ -156,13 +156,17 @@ impl Compiler {
         self.recompiled = 0;
         let touched = self.members.update(world, &change.services, &change.workloads);
         let addressed = self.addresses.update(world, &change.workloads);
-        self.slices(world, &touched.services, &addressed);
+        let (mut guarded, secured) = self.guards.update(world, &self.members, &change, &touched.workloads);
+        // Whether an endpoint is called by mutual TLS is what MeshTLS says of its port.
+        let belongs =
+            secured.iter().flat_map(|uid| self.members.of_workload(uid)).map(|belongs| belongs.service.clone());
+        let sliced = touched.services.iter().cloned().chain(belongs).collect();
+        self.slices(world, &sliced, &addressed.union(&secured).cloned().collect());
         let settled = self.traffic.update(world, &self.members, &change, &touched.services);
         let mut services = touched.services;
         services.extend(settled.services);
         services.extend(self.routes.update(world, &change.services, &change.routes));
         self.services(world, &services, &addressed);
-        let mut guarded = self.guards.update(world, &self.members, &change, &touched.workloads);
         guarded.extend(settled.inbound.iter().flat_map(|s| self.members.of_service(s)).map(|(uid, _)| uid.clone()));
         for uid in guarded {
             let made = inbound::compile(world, &self.members, &self.guards, &self.traffic, &uid);
@@ -185,10 +189,14 @@ impl Compiler {
 
     fn slices(&mut self, world: &World, services: &BTreeSet<String>, addressed: &BTreeSet<String>) {
         for name in services {
-            self.of_service(name, endpoints::of_service(world, &self.members, name));
+            self.of_service(name, endpoints::of_service(world, &self.members, &self.guards, name));
         }
         for uid in addressed {
-            let made = self.addresses.alone(world, uid).map(|w| endpoints::of_address(world, w)).unwrap_or_default();
+            let made = self
+                .addresses
+                .alone(world, uid)
+                .map(|w| endpoints::of_address(world, &self.members, &self.guards, w))
+                .unwrap_or_default();
             self.of_service(&names::of_workload(uid), made);
         }
     }

@@ -4,6 +4,7 @@
 
 use super::members::{Members, Target};
 use super::{Change, Condition, Verdict, names, service};
+use crate::identity::SYSTEM_NAMESPACE;
 use crate::kinds::{TargetRef, Workload, WorkloadPort};
 use crate::world::{World, selects};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -17,6 +18,8 @@ pub(super) struct Scope {
     namespace: String,
     targets: Vec<TargetRef>,
     selector: Option<LabelSelector>,
+    /// About every namespace.
+    mesh: bool,
 }
 
 /// A policy, read; `F` is what it enforces.
@@ -29,7 +32,7 @@ pub(super) struct Policy<F> {
     /// `None`: nothing.
     pub force: Option<F>,
     /// Where one must win: the smaller.
-    pub rank: (bool, (i64, String, String)),
+    pub rank: (u8, (i64, String, String)),
     /// The workloads that it reaches.
     pub uids: BTreeSet<String>,
     pub verdict: Arc<Verdict>,
@@ -50,7 +53,18 @@ impl<F> Default for Family<F> {
 
 impl Scope {
     pub fn of(namespace: &str, targets: &[TargetRef], selector: Option<&LabelSelector>) -> Self {
-        Self { namespace: namespace.to_owned(), targets: targets.to_vec(), selector: selector.cloned() }
+        Self { namespace: namespace.to_owned(), targets: targets.to_vec(), selector: selector.cloned(), mesh: false }
+    }
+
+    /// The same, where a policy of the control plane's own namespace that names no target is about the whole mesh.
+    pub fn or_mesh(self) -> Self {
+        let mesh = self.namespace == SYSTEM_NAMESPACE && self.is_whole_namespace();
+        Self { mesh, ..self }
+    }
+
+    /// How much it is about: 0 what it names or selects, 1 a namespace, 2 the mesh.
+    pub fn breadth(&self) -> u8 {
+        u8::from(self.is_whole_namespace()) + u8::from(self.mesh)
     }
 
     pub fn is_whole_namespace(&self) -> bool {
@@ -88,6 +102,9 @@ impl Scope {
 
     /// Whether it is about this port of this workload.
     pub fn holds(&self, world: &World, members: &Members, uid: &str, workload: &Workload, port: &WorkloadPort) -> bool {
+        if self.mesh {
+            return true;
+        }
         if workload.metadata.namespace.as_deref() != Some(&self.namespace) {
             return false;
         }
@@ -125,7 +142,9 @@ impl Scope {
     /// All workloads that it is about.
     fn uids(&self, world: &World, members: &Members) -> BTreeSet<String> {
         let mut candidates: BTreeSet<&String> = BTreeSet::new();
-        if self.is_whole_namespace() || self.selector.is_some() {
+        if self.mesh {
+            candidates.extend(world.workloads.keys());
+        } else if self.is_whole_namespace() || self.selector.is_some() {
             candidates.extend(world.workloads_in(&self.namespace).map(|(uid, _)| uid));
         } else {
             for target in &self.targets {
@@ -204,8 +223,11 @@ impl<F> Family<F> {
         for namespace in namespaces {
             let prefix = format!("{namespace}/");
             let of_namespace = self.known.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix));
-            let stayed: Vec<String> =
-                of_namespace.map(|(k, _)| k).filter(|k| !policies.contains(*k)).cloned().collect();
+            let system = format!("{SYSTEM_NAMESPACE}/");
+            let of_system = self.known.range(system.clone()..).take_while(|(key, _)| key.starts_with(&system));
+            let of_mesh = of_system.filter(|(_, policy)| namespace != SYSTEM_NAMESPACE && policy.written.mesh);
+            let here = of_namespace.chain(of_mesh);
+            let stayed: Vec<String> = here.map(|(k, _)| k).filter(|k| !policies.contains(*k)).cloned().collect();
             for key in stayed {
                 let Some(known) = self.known.get_mut(&key) else { continue };
                 let named = |target: &TargetRef| {

@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tonic::{Request, Response, Status};
-use weft_certs::ca::Issued;
+use weft_certs::ca::{Issued, SVID_VALIDITY};
 use weft_certs::{CertificateInfo, SpiffeId};
 use weft_proto::v1;
 use weft_proto::v1::identity_server::Identity;
@@ -29,6 +29,8 @@ pub struct IdentityService {
     client: kube::Client,
     /// Addresses in this range belong to Services: no workload may claim one.
     reserved: weft_policy::config::Cidr,
+    /// The longest validity of a workload's certificate, and that of who asks for none.
+    lifetime: Duration,
 }
 
 /// What a certificate goes through before somebody gets it.
@@ -76,7 +78,13 @@ impl IdentityService {
         client: kube::Client,
         reserved: weft_policy::config::Cidr,
     ) -> Self {
-        Self { authority, issue, client, reserved }
+        Self { authority, issue, client, reserved, lifetime: SVID_VALIDITY }
+    }
+
+    /// The same with certificates that are valid that long.
+    #[must_use]
+    pub fn lasting(self, lifetime: Duration) -> Self {
+        Self { lifetime, ..self }
     }
 
     /// Who asks, as far as it can be said without spending anything.
@@ -121,6 +129,7 @@ impl IdentityService {
             .map_err(|e| Status::invalid_argument(e.to_string()))?;
         let ttl = request.requested_ttl.map(Duration::try_from).transpose();
         let ttl = ttl.map_err(|_| Status::invalid_argument("requested_ttl: must not be negative"))?;
+        let ttl = Some(ttl.unwrap_or(self.lifetime).min(self.lifetime));
         let issued = self.sign(&asker, &id, &request.csr, ttl, address).await.inspect_err(|refusal| {
             let who = (Some(id.as_str()), Some(asker.proof.by()));
             audit.refuse("certificate", who, address, refusal.message());

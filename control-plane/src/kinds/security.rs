@@ -283,8 +283,9 @@ pub struct ClaimHeader {
     pub claim: String,
 }
 
-/// Whether plaintext is accepted. Without `targetRefs` and `selector` it holds for every workload of its namespace; a policy that names
-/// its targets wins over one that does not.
+/// Whether plaintext is accepted. Without `targetRefs` and `selector` it holds for every workload of its namespace, in `weft-system` for
+/// those of every namespace. What names its targets wins over what holds for a namespace, that over what holds for the mesh; then one
+/// that lists the port wins, then the older one.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "weft.mesh",
@@ -326,7 +327,7 @@ pub enum TlsMode {
     Strict,
     /// Those, and plaintext.
     Permissive,
-    /// Plaintext only.
+    /// The same, and peers call in plaintext.
     Disabled,
 }
 

@@ -3,6 +3,7 @@
 
 mod api;
 mod caller;
+mod jwt;
 mod load;
 mod mesh;
 mod namespace;
@@ -13,6 +14,7 @@ mod upstream;
 
 pub use api::Papers as ApiPapers;
 pub use caller::{Answer, Caller};
+pub use jwt::Issuer;
 pub use load::{Load, assert_all_well};
 pub use mesh::{Mesh, Run, Sidecar};
 pub use namespace::Namespace;

@@ -19,7 +19,7 @@ use weft_integration::shop::proto::users_client::UsersClient;
 use weft_integration::shop::proto::{FindRequest, User};
 
 /// A service that says back what it hears, over plain TCP, whose application is the test.
-fn echo(mesh: &Mesh) -> Sidecar {
+pub fn echo(mesh: &Mesh) -> Sidecar {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {

@@ -6,12 +6,19 @@
 
 mod api;
 mod capture;
+mod certificates;
+mod clients;
 mod discovery;
 mod frames;
 mod impostor;
+mod matrix;
+mod modes;
 mod peer;
 mod refusal;
 mod relay;
+mod secrets;
+#[path = "../../../proxy/tests/support/mesh.rs"]
+mod sidecars;
 mod stage;
 mod tokens;
 mod tunnel;

@@ -122,6 +122,8 @@ impl Shared {
                 mark,
                 own: self.own.clone(),
                 telemetry: Some(self.telemetry.clone()),
+                handshakes: Some(self.telemetry.handshakes.clone()),
+                grace: self.settings.drain.expired_grace.0,
             },
             self.identity.clone().map(|live| Arc::new(ClientConfigs::new(live))),
         );
@@ -153,7 +155,11 @@ impl Shared {
             exchange.clone(),
             self.ports.clone(),
             self.identity.as_ref(),
-            inbound::Settings { own: self.own.clone(), limits: Limits::default() },
+            inbound::Settings {
+                own: self.own.clone(),
+                limits: Limits::default(),
+                grace: self.settings.drain.expired_grace.0,
+            },
             self.drain.graceful(Side::Inbound),
         )
         .map_err(|e| e.to_string())?;

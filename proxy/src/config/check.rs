@@ -72,6 +72,9 @@ impl Settings {
         if self.workers.0 == 0 || self.workers.0 > 256 {
             return Err(refuse("workers", "must be 1 to 256"));
         }
+        if self.drain.expired_grace.0 > Duration::from_secs(24 * 3600) {
+            return Err(refuse("drain.expiredGrace", "must be at most 24h"));
+        }
         if self.drain.deadline.0 > Duration::from_secs(3600) {
             return Err(refuse("drain.deadline", "must be at most 1h"));
         }

@@ -11,7 +11,7 @@ use crate::codec::h1::Client;
 use crate::codec::h2::{self, Call, Tasks};
 use crate::codec::{ByteStr, Io, Limits, Upstream, UpstreamKind};
 use crate::error::{Kind, ProxyError};
-use crate::telemetry::Telemetry;
+use crate::telemetry::{Handshakes, Telemetry};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::future::Future;
@@ -74,6 +74,10 @@ pub struct Settings {
     pub own: Vec<SocketAddr>,
     /// Where it is counted and logged that a connection was cut.
     pub telemetry: Option<Arc<Telemetry>>,
+    /// Where handshakes are counted.
+    pub handshakes: Option<Handshakes>,
+    /// What is under way on a connection whose certificates have ended has this long to end.
+    pub grace: Duration,
 }
 
 /// Opens and reuses connections for one worker. Cheap to clone; the last clone closes what idles and cuts what is open.
@@ -387,7 +391,7 @@ fn dial(dialer: Arc<Dialer>, target: Target, way: Way) -> Dial {
             let connection = match (&way, &target.tunnel) {
                 (Way::Plain(addr, _), _) => {
                     let io = dialer.application(*addr).await?;
-                    h2::connect(io, &dialer.settings.limits, false, &dialer.tasks).await
+                    h2::connect(io, &dialer.settings.limits, false, None, &dialer.tasks).await
                 }
                 (Way::Native(..), Some(to)) => native::connect(&dialer, to, native::NATIVE).await,
                 (_, Some(to)) => native::connect(&dialer, to, native::HBONE).await,

@@ -1,4 +1,4 @@
-//! Live endpoints: which one takes a call (`cluster`, of `member`s; a `pick` while the call lasts), and how it is reached (`connect`, `bound`, `pool`, `hbone`, `native`, `tls_io`).
+//! Live endpoints: which one takes a call (`cluster`, of `member`s; a `pick` while the call lasts), and how it is reached (`connect`, `bound`, `pool`, `hbone`, `native`, `tls_io`, for as long as `term` says).
 //!
 //! The cluster knows load, breakers and limits and never opens a socket; the connector opens sockets and never chooses an endpoint.
 
@@ -12,6 +12,7 @@ pub mod native;
 pub mod pick;
 pub mod pool;
 pub mod probe;
+pub mod term;
 pub mod tls_io;
 
 pub use cluster::Cluster;

@@ -4,6 +4,7 @@
 //! The serving side is `codec::h2::serve`: which port is meant is in the server name, which `inbound` looks up.
 
 use super::connect::{Dialer, TunnelTo};
+use super::term::Term;
 use super::tls_io;
 use crate::codec::h2::{self, Connection};
 use crate::error::{Kind, ProxyError};
@@ -21,12 +22,6 @@ pub(super) const NATIVE: Alpn = &[weft_certs::tls::ALPN_NATIVE];
 
 /// Connects to the sidecar at `to`. Whoever calls bounds the time.
 pub(super) async fn connect(dialer: &Dialer, to: &TunnelTo, alpn: Alpn) -> Result<Connection, ProxyError> {
-    let explain = |error: ProxyError| match error.kind {
-        Kind::TlsFailed | Kind::CertificateRevoked => {
-            error.detail(format!("TLS with {} at {}", to.identity.as_str(), to.addr))
-        }
-        _ => error,
-    };
     let tls = dialer.tls.as_ref().ok_or_else(|| {
         ProxyError::because(Kind::TlsFailed, "the endpoint has a sidecar, and this one has no certificate to show it")
     })?;
@@ -39,16 +34,52 @@ pub(super) async fn connect(dialer: &Dialer, to: &TunnelTo, alpn: Alpn) -> Resul
         _ => weft_certs::tls::unnamed(),
     };
     let tcp = dialer.tcp(to.addr).await?;
-    let (io, handshake) = tls_io::connect(tcp, config, name).await.map_err(explain)?;
-    if handshake.alpn.as_deref() != alpn.first().copied() {
-        let asked = String::from_utf8_lossy(alpn.first().copied().unwrap_or_default());
-        return Err(ProxyError::because(Kind::TlsFailed, format!("the sidecar at {} does not speak {asked}", to.addr)));
-    }
-    let (telemetry, addr) = (dialer.settings.telemetry.clone(), to.addr);
-    let io = identity::mind(io, tls.identity(), &handshake.peer, move |error| {
-        if let Some(telemetry) = &telemetry {
-            telemetry.refuse(Direction::Outbound, error, &addr);
+    let handshakes = dialer.settings.handshakes.as_ref();
+    let shaken = async {
+        let own = tls.identity().current().svid.not_after();
+        let (io, handshake) = tls_io::connect(tcp, config, name).await?;
+        let agreed = handshake.agreed;
+        if handshake.alpn.as_deref() != alpn.first().copied() {
+            let asked = String::from_utf8_lossy(alpn.first().copied().unwrap_or_default());
+            return Err(ProxyError::because(Kind::TlsFailed, format!("the peer does not speak {asked}")));
         }
-    })?;
-    h2::connect(io, &dialer.settings.limits, true, &dialer.tasks).await.map_err(explain)
+        let cut = handshakes.map(|handshakes| handshakes.expired(Direction::Outbound)).unwrap_or_default();
+        let term = Term::new(Some(own), weft_certs::tls::expiry_of(&handshake.peer), dialer.settings.grace, cut);
+        let (telemetry, addr) = (dialer.settings.telemetry.clone(), to.addr);
+        let io = identity::mind(io, tls.identity(), &handshake.peer, move |error| {
+            if let Some(telemetry) = &telemetry {
+                telemetry.refuse(Direction::Outbound, error, &addr);
+            }
+        })?;
+        // The peer's SETTINGS say that it has accepted our certificate.
+        let connection = h2::connect(io, &dialer.settings.limits, true, term, &dialer.tasks).await?;
+        Ok((connection, agreed))
+    };
+    match shaken.await {
+        Ok((connection, agreed)) => {
+            handshakes.inspect(|handshakes| handshakes.done(Direction::Outbound, agreed));
+            Ok(connection)
+        }
+        Err(error) => {
+            let error = explained(error, to);
+            handshakes.inspect(|handshakes| handshakes.failed(Direction::Outbound, &error));
+            Err(error)
+        }
+    }
+}
+
+/// Says with whom it failed, and what of it.
+fn explained(error: ProxyError, to: &TunnelTo) -> ProxyError {
+    if !matches!(error.kind, Kind::TlsFailed | Kind::CertificateRevoked) {
+        return error;
+    }
+    let with = format!("TLS with {} at {}", to.identity.as_str(), to.addr);
+    let error = tls_io::explained(error);
+    match std::error::Error::source(&error) {
+        Some(_) => error.detail(with),
+        None => {
+            let why = format!("{with}: {}", error.explanation());
+            error.detail(why)
+        }
+    }
 }

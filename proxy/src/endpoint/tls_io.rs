@@ -16,6 +16,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
+use weft_certs::tls::Agreed;
 
 /// The accepting side of a TLS connection.
 pub type ServerTls = tokio_rustls::server::TlsStream<Wide>;
@@ -132,6 +133,28 @@ pub struct Handshake {
     pub server_name: Option<String>,
     /// The peer's chain, leaf first; `weft_certs` reads the identity out of it.
     pub peer: Vec<CertificateDer<'static>>,
+    /// Version and key exchange.
+    pub agreed: Agreed,
+}
+
+impl Handshake {
+    fn of(session: &rustls::CommonState, server_name: Option<&str>) -> Self {
+        Self {
+            alpn: session.alpn_protocol().map(<[u8]>::to_vec),
+            server_name: server_name.map(str::to_owned),
+            peer: session.peer_certificates().unwrap_or_default().to_vec(),
+            agreed: Agreed::of(session),
+        }
+    }
+}
+
+/// Puts what TLS says into the mesh's words: who did what wrong.
+#[must_use]
+pub fn explained(error: ProxyError) -> ProxyError {
+    let cause = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<io::Error>());
+    let Some(cause) = cause else { return error };
+    let fault = weft_certs::Error::from_handshake(cause);
+    ProxyError::caused(crate::identity::handshake_kind(&fault), fault).side(error.side)
 }
 
 /// Accepts TLS on a plain TCP connection (which may have bytes put back) before `deadline`.
@@ -148,11 +171,7 @@ pub async fn accept(
         .map_err(|_| ProxyError::because(Kind::HeaderTimeout, "the TLS handshake took too long"))?
         .map_err(|error| ProxyError::caused(Kind::TlsFailed, error).side(Side::Downstream))?;
     let (_, session) = tls.get_ref();
-    let handshake = Handshake {
-        alpn: session.alpn_protocol().map(<[u8]>::to_vec),
-        server_name: session.server_name().map(str::to_owned),
-        peer: chain(session.peer_certificates()),
-    };
+    let handshake = Handshake::of(session, session.server_name());
     Ok((Io::from(tls), handshake))
 }
 
@@ -162,21 +181,9 @@ pub async fn connect(
     config: Arc<rustls::ClientConfig>,
     name: ServerName<'static>,
 ) -> Result<(Io, Handshake), ProxyError> {
-    let tls = tokio_rustls::TlsConnector::from(config).connect(name, Wide::new(tcp, &Bytes::new())).await.map_err(
-        |error| {
-            let kind = crate::identity::handshake_kind(&weft_certs::Error::from_handshake(&error));
-            ProxyError::caused(kind, error)
-        },
-    )?;
+    let connecting = tokio_rustls::TlsConnector::from(config).connect(name, Wide::new(tcp, &Bytes::new()));
+    let tls = connecting.await.map_err(|error| ProxyError::caused(Kind::TlsFailed, error))?;
     let (_, session) = tls.get_ref();
-    let handshake = Handshake {
-        alpn: session.alpn_protocol().map(<[u8]>::to_vec),
-        server_name: None,
-        peer: chain(session.peer_certificates()),
-    };
+    let handshake = Handshake::of(session, None);
     Ok((Io::from(tls), handshake))
-}
-
-fn chain(certificates: Option<&[CertificateDer<'static>]>) -> Vec<CertificateDer<'static>> {
-    certificates.unwrap_or_default().to_vec()
 }

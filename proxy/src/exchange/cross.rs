@@ -44,9 +44,9 @@ impl Crossing {
         native: bool,
     ) -> Result<Option<Box<Self>>, ProxyError> {
         if head.is_websocket() {
-            // Between two sides of HTTP/1.1 the handshake is their own.
             if !native && head.version != Version::Http2 {
-                return Ok(None);
+                let passes = Handshake::between(head);
+                return Ok(passes.map(|it| Box::new(Self { head: head.clone(), kind: Kind::Websocket(it) })));
             }
             let mut head = head.clone();
             let handshake = Handshake::begin(&mut head, native)?;

@@ -164,12 +164,19 @@ pub(super) fn decide<'p>(
         }
         Decision::NoRoute => {}
     }
+    // What the sidecar answers itself a browser is to read as well.
+    let marks = |rule: &Rule, backend| rule.cors(backend).map(|cors| Box::new(cors.response(&call)));
     let mut delay = None;
     // A preflight asks the mesh, not the application: it is answered before any fault.
     if !frontend.faults.is_empty() && !matches!(decision, Decision::Preflight { .. }) {
         let injected = frontend.faults.draw(&call, random);
         delay = injected.and_then(|injected| injected.delay);
         if let Some(abort) = injected.and_then(|injected| injected.abort) {
+            seen.marks = match &decision {
+                Decision::Forward { rule, backend, .. } => marks(rule, Some(backend)),
+                Decision::Redirect { rule, .. } | Decision::Unresolved { rule, .. } => marks(rule, None),
+                Decision::Preflight { .. } | Decision::NoRoute => None,
+            };
             return (Decided::Answer(Box::new(Answer::fault(abort))), delay);
         }
     }
@@ -189,12 +196,19 @@ pub(super) fn decide<'p>(
                 Some(cluster) => way(cluster, Some(backend), more),
                 None => match instead(snapshot, frontend) {
                     Some(Instead::Cluster(cluster)) => way(cluster, None, more.map(More::elsewhere)),
-                    Some(Instead::Answer(answer)) => Decided::Answer(answer),
-                    None => Decided::Fail(unknown(name)),
+                    Some(Instead::Answer(answer)) => {
+                        seen.marks = marks(rule, Some(backend));
+                        Decided::Answer(answer)
+                    }
+                    None => {
+                        seen.marks = marks(rule, Some(backend));
+                        Decided::Fail(unknown(name))
+                    }
                 },
             }
         }
-        Decision::Redirect { redirect, prefix, .. } => {
+        Decision::Redirect { rule, redirect, prefix } => {
+            seen.marks = marks(rule, None);
             let https = head.scheme == Some(Scheme::HTTPS);
             let addressed = Addressed {
                 scheme: if https { route::Scheme::Https } else { route::Scheme::Http },
@@ -206,7 +220,8 @@ pub(super) fn decide<'p>(
             Decided::Answer(Box::new(Answer::redirect(redirect.status, &redirect.location(&addressed, prefix))))
         }
         Decision::Preflight { cors, .. } => Decided::Answer(Box::new(Answer::preflight(cors.preflight(&call)))),
-        Decision::Unresolved { reason, .. } => {
+        Decision::Unresolved { rule, reason, .. } => {
+            seen.marks = marks(rule, None);
             Decided::Fail(ProxyError::because(Kind::UnresolvedBackend, reason.to_owned()))
         }
         Decision::NoRoute => {

@@ -35,8 +35,11 @@ use body::Replay;
 use decide::{Decided, Instead, More, Way, decide};
 use http::HeaderValue;
 use observe::Observation;
+use std::future::{Future, poll_fn};
 use std::net::IpAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 use stream::Flow;
 use weft_policy::authorize::Connection;
@@ -216,19 +219,36 @@ impl Limits {
 
 impl Exchange {
     /// Answers one call. Every path out of here sends a reply or breaks the call off, and leaves one observation.
+    /// It is broken off with what `revoked` says once that is ready.
     pub async fn call<'c>(
         &self,
         plan: Plan<'_>,
         mut head: RequestHead,
         mut body: RequestBody<'c>,
         mut reply: Reply<'c>,
+        mut revoked: Pin<&mut impl Future<Output = ProxyError>>,
     ) -> Ended {
         let flow = Flow::default();
         let mut seen = Observation::begin(self, &plan, &head, &flow);
-        let result = self.run(&plan, &mut seen, &mut head, &mut body, &mut reply).await;
+        let mut cut = false;
+        let result = {
+            let mut run = pin!(self.run(&plan, &mut seen, &mut head, &mut body, &mut reply));
+            poll_fn(|cx| match revoked.as_mut().poll(cx) {
+                Poll::Ready(error) => {
+                    cut = true;
+                    Poll::Ready(Err(error))
+                }
+                Poll::Pending => run.as_mut().poll(cx),
+            })
+            .await
+        };
+        if cut {
+            // What let it in does not hold any more, and the error names what does.
+            seen.ruled(Ruling::default());
+        }
         match result {
             Ok(None) => {}
-            Ok(Some(upgraded)) => match Box::pin(upgraded.join(reply, body, &flow)).await {
+            Ok(Some(upgraded)) => match Box::pin(upgraded.join(reply, body, &flow, revoked)).await {
                 Ok(()) => seen.completed(),
                 Err(error) => seen.failed(&error),
             },
@@ -336,7 +356,7 @@ impl Exchange {
         // Nothing has been waited for since the call began.
         let now = seen.began();
         let propagated = headers::prepare(head, plan, seen, now);
-        let (decided, delay) = decide(plan, head, self.address, seen);
+        let (mut decided, delay) = decide(plan, head, self.address, seen);
         let limits = match &decided {
             Decided::Send(way) => limits(way, head, propagated, now),
             Decided::Answer(_) | Decided::Fail(_) => Limits::within(propagated),
@@ -344,7 +364,12 @@ impl Exchange {
         let mut at = now;
         if let Some(delay) = delay {
             // As if the upstream were slow: the limits of the call hold for it.
-            Box::pin(reply.while_open(late(delay, limits.head))).await??;
+            if let Err(error) = Box::pin(reply.while_open(late(delay, limits.head))).await? {
+                if let Decided::Send(way) = &mut decided {
+                    seen.marks = way.marks();
+                }
+                return Err(error);
+            }
             at = self::now();
         }
         let mut way = match decided {
@@ -357,6 +382,7 @@ impl Exchange {
             Decided::Fail(error) => return Err(error),
         };
         if limits.head.is_over(at) {
+            seen.marks = way.marks();
             return Err(ProxyError::because(Kind::RequestTimeout, "the deadline had passed before the call was sent"));
         }
         if let Some(rule) = way.rule {

@@ -1,8 +1,8 @@
 //! The opening handshake of a websocket between two versions of HTTP: `Upgrade` (RFC 6455 §4) and extended CONNECT (RFC 8441 §5).
 //!
 //! Both codecs give and take the same head, a GET that asks to switch to `websocket`, so that routes and policies see one kind of call.
-//! What HTTP/1.1 proves with `Sec-WebSocket-Key` and `Sec-WebSocket-Accept`, HTTP/2 has no need of; here the proofs are made and checked
-//! where one side asks for them. What follows the handshake is bytes and no business of this module.
+//! What HTTP/1.1 proves with `Sec-WebSocket-Key` and `Sec-WebSocket-Accept`, HTTP/2 has no need of; here the proofs are made where one side
+//! asks for them, and an upstream of HTTP/1.1 is held to its own. What follows the handshake is bytes and no business of this module.
 
 use crate::codec::{RequestHead, ResponseHead, Value, Version};
 use crate::error::{Kind, ProxyError, Sent};
@@ -25,6 +25,9 @@ pub(super) enum Handshake {
     Owes(HeaderValue),
     /// HTTP/2 to HTTP/1.1: the upstream owes this one.
     Expects(HeaderValue),
+    /// HTTP/1.1 on both sides: the upstream owes the caller this one, and a server that does not speak websocket must not get bytes that
+    /// the caller masks for one.
+    Passes(HeaderValue),
     /// HTTP/2 on both sides.
     Native,
 }
@@ -61,6 +64,13 @@ impl Handshake {
         Ok(Self::Expects(expected))
     }
 
+    /// Between two sides of HTTP/1.1 nothing is changed. `None`: the caller's part is none that a server may accept (RFC 6455 §4.2.1), which
+    /// is for the server to say.
+    pub fn between(head: &RequestHead) -> Option<Self> {
+        let key = head.headers.only(&header::SEC_WEBSOCKET_KEY).map(Value::as_bytes).filter(|key| is_key(key))?;
+        accept(key).map(Self::Passes)
+    }
+
     /// Makes the upstream's answer one for the caller; whether the connection now carries a websocket.
     ///
     /// # Errors
@@ -72,6 +82,9 @@ impl Handshake {
                 proven(head, expected).map_err(broken)?;
                 head.status = StatusCode::OK;
                 head.headers.remove(&header::UPGRADE);
+            }
+            Self::Passes(expected) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
+                return proven(head, expected).map(|()| true).map_err(broken);
             }
             // To a caller of HTTP/2 it would be consent.
             Self::Expects(_) if success => {

@@ -93,6 +93,31 @@ fn an_upstream_of_http1_has_to_prove_that_it_understood() {
 }
 
 #[test]
+fn between_two_sides_of_http1_nothing_is_changed_and_the_proof_is_held_to() {
+    let head = request(Version::Http11, &[VERSION, SAMPLE]);
+    let handshake = Handshake::between(&head).unwrap();
+    let parts =
+        [(header::UPGRADE, "websocket"), (header::CONNECTION, "Upgrade"), (header::SEC_WEBSOCKET_ACCEPT, PROOF)];
+    let mut good = answer(101, &parts);
+    assert!(handshake.finish(&mut good).unwrap());
+    assert_eq!((good.status, good.headers.len()), (StatusCode::SWITCHING_PROTOCOLS, 3));
+    for missing in 0..parts.len() {
+        let some: Vec<_> =
+            parts.iter().enumerate().filter(|(at, _)| *at != missing).map(|(_, part)| part.clone()).collect();
+        let error = handshake.finish(&mut answer(101, &some)).expect_err("not believed");
+        assert_eq!((error.kind, error.sent), (Kind::UpstreamProtocol, Sent::Sent), "{some:?}");
+    }
+    let wrong = [parts[0].clone(), parts[1].clone(), (header::SEC_WEBSOCKET_ACCEPT, "s3pPLMBiTxaQ9kYGzzhZRbK+xOO=")];
+    handshake.finish(&mut answer(101, &wrong)).expect_err("another key's proof");
+    for status in [200, 403, 426] {
+        assert!(!handshake.finish(&mut answer(status, &[])).unwrap(), "{status} is the caller's to read");
+    }
+    for fields in [&[VERSION][..], &[VERSION, SAMPLE, SAMPLE], &[VERSION, (header::SEC_WEBSOCKET_KEY, "short")]] {
+        assert!(Handshake::between(&request(Version::Http11, fields)).is_none(), "the server's to refuse: {fields:?}");
+    }
+}
+
+#[test]
 fn between_two_sides_of_http2_nothing_is_proven() {
     let mut head = request(Version::Http2, &[SAMPLE]);
     let handshake = Handshake::begin(&mut head, true).unwrap();

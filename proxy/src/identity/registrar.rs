@@ -14,11 +14,18 @@ use weft_proto::v1::{self, RegisterRequest, WorkloadPort};
 const ASK: Duration = Duration::from_secs(10);
 
 /// Registers one workload.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Registrar {
     channel: Channel,
     request: RegisterRequest,
     uid: String,
+}
+
+impl std::fmt::Debug for Registrar {
+    // Without the request, in which the join token is.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Registrar({})", self.uid)
+    }
 }
 
 impl Registrar {

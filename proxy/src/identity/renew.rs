@@ -1,4 +1,4 @@
-//! Keeping an identity valid: renewal at half life give or take a tenth, at once when the mesh demands it, with backoff while the old
+//! Keeping an identity valid: renewal at a third of its life, at once when the mesh demands it, with backoff while the old
 //! one lasts; and trust bundles as discovery brings them.
 
 use super::issue::IdentityError;
@@ -18,6 +18,8 @@ use weft_certs::{LiveIdentity, TrustDomain};
 /// The longest sleep: clocks are set, machines are suspended, and a timer knows neither.
 const LOOK: Duration = Duration::from_secs(60);
 
+/// The shortest wait after a failure.
+const LEAST: Duration = Duration::from_millis(250);
 /// What the control plane was heard to say of this sidecar's certificate, beside what bundles say.
 #[derive(Debug, Default)]
 pub struct Standing {
@@ -124,13 +126,14 @@ impl Renewal {
                     }
                     Err(error) => {
                         self.failed.increment();
-                        let mut wait = backoff.wait().max(Duration::from_millis(500));
+                        let left = svid.not_after().duration_since(SystemTime::now()).unwrap_or_default();
+                        // Little of what is left is waited for in one go: of a short life there is soon nothing.
+                        let mut wait = backoff.wait().min(left / 10).max(LEAST);
                         if let IdentityError::Limited(_, least) = &error {
                             // Who was told to wait together must not come back together.
                             wait = wait.max(least.mul_f64(1.0 + rand::random::<f64>()));
                         }
                         not_before = Instant::now() + wait;
-                        let left = svid.not_after().duration_since(SystemTime::now()).unwrap_or_default();
                         tracing::warn!(retry_in = ?wait, valid_for = ?left, "certificate not renewed: {error}");
                     }
                 }

@@ -1,6 +1,7 @@
 //! The calls of one inbound connection: what the port is now, who may call and with which token, what is limited; then the exchange.
 
 use super::authorize::{Counted, refused, ruling, verdict};
+use super::token::Token;
 use super::{Inbound, Key, admit, plan, ports, tunnel};
 use crate::codec::{Handler, Reply, RequestBody, RequestHead};
 use crate::error::ProxyError;
@@ -8,15 +9,18 @@ use crate::exchange::{Peer, Ruling, View, WEFT_AUTHORIZATION};
 use crate::telemetry::Direction;
 use http::Method;
 use parking_lot::Mutex;
+use std::future::Future;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use weft_policy::authorize::Token;
+use weft_certs::jwt::Reason;
+use weft_policy::authorize::{self, Decision};
 use weft_policy::config::InboundPort;
 use weft_policy::limit::adaptive::Outcome;
 use weft_policy::route::HeaderEdit;
 
 /// The calls of one inbound connection.
 pub(super) struct Calls<'i> {
-    inbound: &'i Inbound,
+    pub(super) inbound: &'i Inbound,
     key: &'i Key,
     peer: &'i Peer,
     counted: Counted,
@@ -67,24 +71,54 @@ impl Calls<'_> {
         peer: &Peer,
         head: &mut RequestHead,
     ) -> (Ruling<'p>, Result<(), ProxyError>) {
-        let token = match made.tokens.as_ref().map(|tokens| tokens.find(head)) {
-            None => None,
-            Some(Ok(token)) => token,
-            Some(Err((policy, reason))) => {
+        let (token, decision) = match judge(port, made, peer, head) {
+            Ok(judged) => judged,
+            Err((policy, reason)) => {
                 self.inbound.count_token(port, peer, policy, reason);
                 let shown = port.authorization_header;
                 let ruling = Ruling { verdict: "deny", policy, rule: reason.name(), shown };
                 return (ruling, Err(refused(policy, reason)));
             }
         };
-        let said = token.as_ref().map(|token| -> &dyn Token { token });
-        let decision = port.authorization.request(&peer.connection(), &View::new(head), said);
         self.inbound.count(port, peer, &decision, &self.counted);
         if let Some(tokens) = &made.tokens {
             tokens.apply(head, token.as_ref());
         }
         (ruling(port, &decision), verdict(&decision, peer))
     }
+
+    /// Whether a call that was admitted, and began with `head`, would still be. Counted only where it would not.
+    pub(super) fn still(&self, peer: &Peer, head: &RequestHead) -> Result<(), ProxyError> {
+        let (port, made) = self.find()?;
+        match judge(&port, &made, peer, head) {
+            Ok((_, decision)) => {
+                if !decision.is_allowed() {
+                    self.inbound.count(&port, peer, &decision, &self.counted);
+                }
+                verdict(&decision, peer)
+            }
+            Err((policy, reason)) => {
+                self.inbound.count_token(&port, peer, policy, reason);
+                Err(refused(policy, reason))
+            }
+        }
+    }
+}
+
+/// What policy says of a request, and the token that it brought; or which policy refuses that token, and why.
+fn judge<'p>(
+    port: &'p InboundPort,
+    made: &'p ports::Port,
+    peer: &Peer,
+    head: &RequestHead,
+) -> Result<(Option<Token>, Decision<'p>), (&'p str, Reason)> {
+    let token = match &made.tokens {
+        Some(tokens) => tokens.find(head)?,
+        None => None,
+    };
+    let said = token.as_ref().map(|token| -> &dyn authorize::Token { token });
+    let decision = port.authorization.request(&peer.connection(), &View::new(head), said);
+    Ok((token, decision))
 }
 
 /// What the answer carries besides what the application says: the limits that it counted for, and the rule that admitted it.
@@ -97,6 +131,8 @@ fn marks(ruling: &Ruling<'_>, admitted: &admit::Admitted) -> Option<HeaderEdit> 
 impl Handler for Calls<'_> {
     async fn call<'c>(&'c self, mut head: RequestHead, body: RequestBody<'c>, mut reply: Reply<'c>) {
         let (inbound, exchange) = (self.inbound, &self.inbound.exchange);
+        // Before configuration is looked at: a change that comes meanwhile is one of an open call.
+        let changes = exchange.directory.inbound_changes();
         let native;
         let peer = match tunnel::source(&head, self.peer) {
             Some(named) => {
@@ -112,22 +148,26 @@ impl Handler for Calls<'_> {
                 return Box::pin(away).await;
             }
         };
+        // As it came: rules may ask about what the application is not to see. The copy lies in what earlier messages left.
+        let began = head.clone();
         let (ruling, admitted) = self.admit(&port, &made, peer, &mut head);
         if let Err(error) = admitted {
             let away = exchange.turn_away_by(ruling, Direction::Inbound, Some(peer), &error, &head, &mut reply);
             return Box::pin(away).await;
         }
+        let revoked = pin!(self.revoked(peer, began, changes));
         if made.rates.is_none() && made.adaptive.is_none() {
             if !ruling.shown {
-                exchange.call(plan(&made.cluster, &port, peer, ruling, None), head, body, reply).await;
+                let plan = plan(&made.cluster, &port, peer, ruling, None);
+                exchange.call(plan, head, body, reply, revoked).await;
                 return;
             }
             let marks = marks(&ruling, &admit::Admitted::default());
             let plan = plan(&made.cluster, &port, peer, ruling, marks.as_ref());
-            Box::pin(exchange.call(plan, head, body, reply)).await;
+            Box::pin(exchange.call(plan, head, body, reply, revoked)).await;
             return;
         }
-        Box::pin(inbound.limited(&made, &port, (peer, ruling), head, body, reply)).await;
+        Box::pin(inbound.limited(&made, &port, (peer, ruling), (head, body, reply), revoked)).await;
     }
 
     fn rejected(&self, error: &ProxyError) {
@@ -142,9 +182,8 @@ impl Inbound {
         made: &ports::Port,
         port: &InboundPort,
         (peer, ruling): (&Peer, Ruling<'_>),
-        head: RequestHead,
-        body: RequestBody<'_>,
-        mut reply: Reply<'_>,
+        (head, body, mut reply): (RequestHead, RequestBody<'_>, Reply<'_>),
+        revoked: Pin<&mut impl Future<Output = ProxyError>>,
     ) {
         let now = || tokio::time::Instant::now().into_std();
         let exchange = &self.exchange;
@@ -161,7 +200,8 @@ impl Inbound {
         let marks = marks(&ruling, &admitted);
         // A stream says nothing of how fast calls are answered.
         let timed = !head.upgrade && head.method != Method::CONNECT;
-        let ended = exchange.call(plan(&made.cluster, port, peer, ruling, marks.as_ref()), head, body, reply).await;
+        let plan = plan(&made.cluster, port, peer, ruling, marks.as_ref());
+        let ended = exchange.call(plan, head, body, reply, revoked).await;
         if let Some(place) = admitted.place.filter(|_| timed) {
             place.finish(if ended.overloaded() { Outcome::Dropped } else { Outcome::Answered }, now());
         }

@@ -25,13 +25,11 @@ use crate::listen::{self, Accepted};
 use crate::telemetry::Direction;
 use authorize::{Counted, connection, ruling};
 use calls::Calls;
-use revoke::Changed;
 use std::fmt::Display;
-use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use weft_certs::{CertificateDer, LiveIdentity};
 use weft_policy::config::{InboundPort, TlsMode};
@@ -44,6 +42,8 @@ pub struct Settings {
     pub own: Vec<SocketAddr>,
     /// Bounds on what peers may send.
     pub limits: Limits,
+    /// What is open on a connection whose certificates have ended has this long to end.
+    pub grace: Duration,
 }
 
 /// The inbound side of one worker.
@@ -119,7 +119,7 @@ impl Inbound {
         if port.tls == TlsMode::Strict {
             return self.insist(io, &port, peer).await;
         }
-        self.serve(io, &key, &port, &anyone, &peer).await;
+        self.serve(io, &key, &port, &anyone, &peer, &self.drain).await;
     }
 
     /// Without a redirect a port can only be meant when there is just one.
@@ -141,7 +141,7 @@ impl Inbound {
             Some(First::Http(io, version)) => {
                 self.exchange.telemetry.refuse(Direction::Inbound, &error, &peer);
                 let refusal = Refusal { inbound: self, error: &error };
-                self.http(io, version, &refusal).await;
+                self.http(io, version, &self.drain, &refusal).await;
             }
             Some(First::Opaque(io) | First::Silent(io)) => self.refuse(io, &error, &peer),
             None => self.exchange.telemetry.refuse(Direction::Inbound, &error, &peer),
@@ -170,7 +170,15 @@ impl Inbound {
     }
 
     /// Bytes for a port of the application, from a peer that is known.
-    async fn serve(&self, io: Io, key: &Key, port: &Arc<InboundPort>, peer: &Peer, address: &dyn PeerAddress) {
+    async fn serve(
+        &self,
+        io: Io,
+        key: &Key,
+        port: &Arc<InboundPort>,
+        peer: &Peer,
+        address: &dyn PeerAddress,
+        leaving: &CancellationToken,
+    ) {
         let way = Way::of(port.protocol, &[port.port, port.local.port()]);
         let first = detect::first(io, way, Direction::Inbound, &self.exchange.telemetry).await;
         let served = match first {
@@ -187,16 +195,8 @@ impl Inbound {
                 return self.refuse(io, &error, address);
             }
             let calls = Calls::new(self, key, peer);
-            let mut revoked = pin!(self.revoked(key, peer, false));
-            let mut changed = Changed::new(self);
-            let mut served = pin!(self.http(io, version, &calls));
-            let revoked = poll_fn(|cx| {
-                if let Poll::Ready(error) = changed.poll(revoked.as_mut(), cx) {
-                    return Poll::Ready(Some(error));
-                }
-                served.as_mut().poll(cx).map(|()| None)
-            });
-            if let Some(error) = revoked.await {
+            let served = pin!(self.http(io, version, leaving, &calls));
+            if let Some(error) = self.while_admitted(key, peer, served).await {
                 self.exchange.telemetry.refuse(Direction::Inbound, &error, &address.shown());
             }
         }
@@ -241,12 +241,13 @@ impl Inbound {
         Some((io, if protocol == Protocol::Http2 { Version::Http2 } else { Version::Http11 }))
     }
 
-    async fn http<H: Handler>(&self, io: Io, version: Version, handler: &H) {
+    /// Serves calls until the connection ends; told to leave, with those that are under way.
+    async fn http<H: Handler>(&self, io: Io, version: Version, leaving: &CancellationToken, handler: &H) {
         let served = match version {
             // Boxed: it needs more room than a connection of the other kinds.
-            Version::Http2 => Box::pin(codec::h2::serve(io, &self.settings.limits, &self.drain, handler)).await,
+            Version::Http2 => Box::pin(codec::h2::serve(io, &self.settings.limits, leaving, handler)).await,
             Version::Http10 | Version::Http11 => {
-                codec::h1::serve(io, &self.settings.limits, &self.exchange.quiet, &self.drain, handler).await
+                codec::h1::serve(io, &self.settings.limits, &self.exchange.quiet, leaving, handler).await
             }
         };
         if let Err(error) = served {

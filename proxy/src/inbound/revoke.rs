@@ -1,11 +1,17 @@
-//! Open connections when configuration changes: they end once it no longer admits them.
+//! Open connections and open calls when configuration changes: they end once it no longer admits them.
+//!
+//! A connection is asked about by its peer, a call by its peer, the head that began it and the token that this brought. What is open learns of
+//! a change by itself; nothing is kept of it elsewhere.
 
 use super::authorize::{connection, refused, verdict};
+use super::calls::Calls;
 use super::{Inbound, Key};
+use crate::codec::RequestHead;
 use crate::error::{Kind, ProxyError};
 use crate::exchange::Peer;
-use std::future::{Future, pending};
-use std::pin::Pin;
+use crate::telemetry::Direction;
+use std::future::{Future, pending, poll_fn};
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 use tokio::sync::watch;
 use weft_certs::jwt::Reason;
@@ -31,6 +37,47 @@ impl Inbound {
             }
             if changes.changed().await.is_err() {
                 return pending().await;
+            }
+        }
+    }
+
+    /// Serves calls to the connection's end; or until configuration admits no call of its peer any more, which is the answer.
+    pub(super) async fn while_admitted(
+        &self,
+        key: &Key,
+        peer: &Peer,
+        mut served: Pin<&mut impl Future<Output = ()>>,
+    ) -> Option<ProxyError> {
+        let mut revoked = pin!(self.revoked(key, peer, false));
+        let mut changed = Changed::new(self);
+        poll_fn(|cx| {
+            // Calls first: each of them is told why it ends, which the end of their connection says nothing of.
+            if served.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            changed.poll(revoked.as_mut(), cx).map(Some)
+        })
+        .await
+    }
+}
+
+impl Calls<'_> {
+    /// Ready once configuration no longer admits an open call: its port is gone, its policies deny it, or its token is not good any more.
+    /// `head` is what the call began with, `changes` is from before it was admitted.
+    pub(super) async fn revoked(&self, peer: &Peer, head: RequestHead, changes: watch::Receiver<u64>) -> ProxyError {
+        let mut changed = Changed { changes: changes.clone(), waker: None };
+        let mut revoked = pin!(self.no_longer(peer, head, changes));
+        poll_fn(|cx| changed.poll(revoked.as_mut(), cx)).await
+    }
+
+    async fn no_longer(&self, peer: &Peer, head: RequestHead, mut changes: watch::Receiver<u64>) -> ProxyError {
+        loop {
+            if changes.changed().await.is_err() {
+                return pending().await;
+            }
+            if let Err(error) = self.still(peer, &head) {
+                self.inbound.exchange.telemetry.refuse(Direction::Inbound, &error, &peer.source);
+                return error;
             }
         }
     }

@@ -4,19 +4,22 @@
 
 use super::calls::Calls;
 use super::{Inbound, Key};
-use crate::codec::{self, Handler, Io, Known, Reply, RequestBody, RequestHead, ResponseHead};
+use crate::codec::{self, Handler, Io, Known, Reply, RequestBody, RequestHead, ResponseHead, Version};
 use crate::endpoint::hbone::SOURCE;
+use crate::endpoint::term::Term;
 use crate::endpoint::tls_io;
-use crate::error::{Kind, ProxyError, Side};
+use crate::error::{Kind, ProxyError};
 use crate::exchange::Peer;
 use crate::listen::detect::{self, Detected, Protocol};
 use crate::telemetry::Direction;
 use bytes::BytesMut;
 use http::{Method, StatusCode};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use weft_certs::tls::{ALPN_HBONE, ALPN_NATIVE, ClientAuth};
 use weft_certs::{LiveIdentity, SpiffeId};
 
@@ -30,12 +33,37 @@ pub(super) fn server_config(identity: &Arc<LiveIdentity>) -> Result<Arc<rustls::
 
 /// Serves one connection to its end.
 pub(super) async fn serve(inbound: &Inbound, io: Io, address: SocketAddr) {
+    let telemetry = &inbound.exchange.telemetry;
     let deadline = Instant::now() + HANDSHAKE;
+    // Before the handshake, which may meet a newer one: then the connection leaves early.
+    let own = inbound.identity.as_ref().map(|live| live.current().svid.not_after());
     let (io, handshake) = match terminate(inbound, io, deadline).await {
         Ok(Some(terminated)) => terminated,
         Ok(None) => return,
-        Err(error) => return inbound.exchange.telemetry.refuse(Direction::Inbound, &error, &address),
+        Err(error) => {
+            telemetry.handshakes.failed(Direction::Inbound, &error);
+            return telemetry.refuse(Direction::Inbound, &error, &address);
+        }
     };
+    telemetry.handshakes.done(Direction::Inbound, handshake.agreed);
+    let (peer, cut) = (weft_certs::tls::expiry_of(&handshake.peer), telemetry.handshakes.expired(Direction::Inbound));
+    let term = Term::new(own, peer, inbound.settings.grace, cut);
+    let leaving = inbound.drain.child_token();
+    let served = pin!(speak(inbound, io, handshake, address, &leaving));
+    match term {
+        Some(term) => term.limit(served, || leaving.cancel()).await,
+        None => served.await,
+    }
+}
+
+/// Serves a connection whose handshake is over, until it ends or has been told to leave.
+async fn speak(
+    inbound: &Inbound,
+    io: Io,
+    handshake: tls_io::Handshake,
+    address: SocketAddr,
+    leaving: &CancellationToken,
+) {
     let Some(identity) = weft_certs::tls::peer_identity_of(&handshake.peer) else {
         let error = ProxyError::because(Kind::PlaintextRefused, "peer presented no certificate with a SPIFFE id");
         return inbound.refuse(io, &error, &address);
@@ -47,13 +75,14 @@ pub(super) async fn serve(inbound: &Inbound, io: Io, address: SocketAddr) {
     match handshake.alpn.as_deref() {
         Some(alpn) if alpn == ALPN_HBONE => {
             let server_name = handshake.server_name.map(lower);
-            let hbone = Hbone { inbound, identity, address, server_name };
-            let (limits, drain) = (&inbound.settings.limits, &inbound.drain);
-            if let Err(error) = codec::h2::serve(io, limits, drain, &hbone).await {
+            let hbone = Hbone { inbound, identity, address, server_name, leaving };
+            if let Err(error) = codec::h2::serve(io, &inbound.settings.limits, leaving, &hbone).await {
                 tracing::debug!(peer = %address, "tunnel ended: {error}");
             }
         }
-        Some(alpn) if alpn == ALPN_NATIVE => native(inbound, io, handshake.server_name, &identity, address).await,
+        Some(alpn) if alpn == ALPN_NATIVE => {
+            native(inbound, io, handshake.server_name, (&identity, address), leaving).await;
+        }
         _ => {
             let error = ProxyError::because(Kind::BadRequest, "peer offers neither h2 nor weft-h2")
                 .detail(format!("{identity} speaks neither HBONE (h2) nor native HTTP/2 (weft-h2)"));
@@ -85,15 +114,7 @@ async fn terminate(
         }
     }
     let accepted = tls_io::accept(io.with_prefix(buffer.freeze()), Arc::clone(tls), deadline).await;
-    accepted.map(Some).map_err(explain)
-}
-
-/// Puts what TLS says into the mesh's words: who did what wrong.
-fn explain(error: ProxyError) -> ProxyError {
-    let cause = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<std::io::Error>());
-    let Some(cause) = cause else { return error };
-    let fault = weft_certs::Error::from_handshake(cause);
-    ProxyError::caused(crate::identity::handshake_kind(&fault), fault).side(Side::Downstream)
+    accepted.map(Some).map_err(tls_io::explained)
 }
 
 /// Who calls, for metrics: what the peer's sidecar says, as long as it stays in the namespace of its identity; else its service account.
@@ -124,7 +145,13 @@ fn lower(server_name: String) -> Arc<str> {
     server_name.to_ascii_lowercase().into()
 }
 
-async fn native(inbound: &Inbound, io: Io, sni: Option<String>, identity: &SpiffeId, address: SocketAddr) {
+async fn native(
+    inbound: &Inbound,
+    io: Io,
+    sni: Option<String>,
+    (identity, address): (&SpiffeId, SocketAddr),
+    leaving: &CancellationToken,
+) {
     let server_name = sni.map(lower);
     let key = Key::ServerName(server_name.as_deref().unwrap_or_default().into());
     let peer = Peer {
@@ -138,15 +165,9 @@ async fn native(inbound: &Inbound, io: Io, sni: Option<String>, identity: &Spiff
         return inbound.refuse(io, &error, &address);
     }
     let calls = Calls::new(inbound, &key, &peer);
-    tokio::select! {
-        served = codec::h2::serve(io, &inbound.settings.limits, &inbound.drain, &calls) => {
-            if let Err(error) = served {
-                tracing::debug!(peer = %address, "native connection ended: {error}");
-            }
-        }
-        error = inbound.revoked(&key, &peer, false) => {
-            inbound.exchange.telemetry.refuse(Direction::Inbound, &error, &address);
-        }
+    let served = pin!(inbound.http(io, Version::Http2, leaving, &calls));
+    if let Some(error) = inbound.while_admitted(&key, &peer, served).await {
+        inbound.exchange.telemetry.refuse(Direction::Inbound, &error, &address);
     }
 }
 
@@ -156,6 +177,8 @@ struct Hbone<'i> {
     identity: SpiffeId,
     address: SocketAddr,
     server_name: Option<Arc<str>>,
+    /// Cancelled when the connection is to end with what is open on it.
+    leaving: &'i CancellationToken,
 }
 
 impl Handler for Hbone<'_> {
@@ -178,7 +201,7 @@ impl Handler for Hbone<'_> {
             return;
         }
         if let Ok(io) = reply.into_io(body).await {
-            self.inbound.serve(io, &key, &port, &peer, &self.address).await;
+            self.inbound.serve(io, &key, &port, &peer, &self.address, self.leaving).await;
         }
     }
 

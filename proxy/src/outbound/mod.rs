@@ -22,6 +22,7 @@ use crate::telemetry::Direction;
 use bytes::BytesMut;
 use std::future::pending;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
@@ -320,7 +321,9 @@ impl Outbound {
             let away = self.exchange.turn_away(Direction::Outbound, None, &error, &head, &mut reply);
             return Box::pin(away).await;
         }
-        self.exchange.call(destination.plan(&snapshot, &service), head, body, reply).await;
+        // Who may call is the business of the other side.
+        let revoked = pin!(pending());
+        self.exchange.call(destination.plan(&snapshot, &service), head, body, reply, revoked).await;
     }
 }
 

@@ -5,6 +5,7 @@
 //! Bodies, `Authorization` and cookies never get here.
 
 use super::metrics::Counter;
+use super::redact;
 use parking_lot::{Condvar, Mutex};
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -138,7 +139,7 @@ impl Record<'_> {
         let _ = write!(out, " - - [{day:02}/{month}/{year:04}:{h:02}:{m:02}:{s:02} +0000] \"");
         or_dash(out, self.method.as_bytes());
         out.push(b' ');
-        or_dash(out, self.path);
+        or_dash(out, &redact::target(self.path));
         let _ = writeln!(out, "\" {} {} \"-\" \"-\"", self.status.unwrap_or_default(), self.bytes_sent);
     }
 
@@ -161,7 +162,7 @@ impl Record<'_> {
         text(out, b",\"destinationIdentity\":\"", self.destination_identity.as_bytes());
         text(out, b",\"method\":\"", self.method.as_bytes());
         text(out, b",\"authority\":\"", self.authority);
-        text(out, b",\"path\":\"", self.path);
+        text(out, b",\"path\":\"", &redact::target(self.path));
         if self.kind != "tcp" || self.attempts > 1 {
             number(out, b",\"attempts\":", self.attempts.into());
         }

@@ -5,12 +5,15 @@
 //! unknown host, ever becomes a label.
 
 pub mod access_log;
+mod handshakes;
 pub mod metrics;
+mod redact;
 pub mod report;
 
 use crate::endpoint::Cluster;
 use access_log::AccessLog;
 use foldhash::HashMap;
+pub use handshakes::Handshakes;
 use metrics::{Counter, Family, Gauge, Histogram, Registry};
 use parking_lot::{Mutex, RwLock};
 use std::fmt::Write as _;
@@ -309,6 +312,8 @@ pub struct Telemetry {
     pub authz: Family<Counter>,
     /// `weft_refused_total{direction,reason}`: connections and tunnels that were refused before there was a call.
     pub refused: Family<Counter>,
+    /// TLS handshakes with peers.
+    pub handshakes: Handshakes,
     /// `weft_detections_total{direction,outcome}`; the outcome `timeout` is a client that said nothing within the deadline.
     pub detections: Family<Counter>,
     /// `weft_connections{direction,kind}`: accepted connections that are open now.
@@ -389,6 +394,7 @@ impl Telemetry {
                 "Connections and tunnels refused before there was a call.",
                 &["direction", "reason"],
             ),
+            handshakes: Handshakes::new(&registry),
             detections: registry.counter(
                 "weft_detections_total",
                 "Connections whose protocol was detected, by outcome.",

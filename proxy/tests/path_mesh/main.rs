@@ -5,8 +5,10 @@
 
 mod authorize;
 mod calls;
+mod cors;
 mod grpc;
 mod grpc_web;
+mod lifetime;
 mod rig;
 mod tcp;
 mod tokens;

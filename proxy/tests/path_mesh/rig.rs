@@ -35,13 +35,20 @@ pub struct Mesh {
     domain: TrustDomain,
     dir: tempfile::TempDir,
     sidecars: AtomicUsize,
+    /// Validity of certificates; `None`: the default.
+    pub leaf: Option<Duration>,
+    /// What outlives its certificates has this long.
+    pub grace: Duration,
+    /// Of the sidecars.
+    live: parking_lot::Mutex<Vec<Arc<LiveIdentity>>>,
 }
 
 impl Mesh {
     pub fn new() -> Self {
         let domain: TrustDomain = "weft.local".parse().unwrap();
         let ca = MeshCa::ephemeral(&domain, SystemTime::now()).unwrap();
-        Self { ca, domain, dir: tempfile::tempdir().unwrap(), sidecars: AtomicUsize::new(0) }
+        let (dir, sidecars) = (tempfile::tempdir().unwrap(), AtomicUsize::new(0));
+        Self { ca, domain, dir, sidecars, leaf: None, grace: Duration::from_secs(3600), live: Default::default() }
     }
 
     pub fn id(&self, account: &str) -> String {
@@ -50,8 +57,15 @@ impl Mesh {
 
     pub fn identity(&self, account: &str) -> Arc<LiveIdentity> {
         let id = SpiffeId::workload(&self.domain, "shop", account).unwrap();
-        let svid = self.ca.issue(&id, None, SystemTime::now()).unwrap();
+        let svid = self.ca.issue(&id, self.leaf, SystemTime::now()).unwrap();
         LiveIdentity::new(Identity::new(svid, self.ca.bundle()))
+    }
+
+    /// Gives every sidecar a new certificate.
+    pub fn renew(&self) {
+        for live in self.live.lock().iter() {
+            live.replace_svid(self.ca.issue(live.id(), self.leaf, SystemTime::now()).unwrap()).unwrap();
+        }
     }
 
     /// Starts a sidecar beside a workload of `shop`.
@@ -107,12 +121,15 @@ impl Mesh {
         let telemetry = Arc::new(Telemetry::new(&Options::all(Output::File(log.clone()))).unwrap());
         let drain = Drain::new();
         let identity = self.identity(account);
+        self.live.lock().push(Arc::clone(&identity));
         let connector = connector(
             connect::Settings {
                 source: format!("shop/{account}"),
                 limits: Limits::default(),
                 mark: None,
                 own: own.clone(),
+                handshakes: Some(telemetry.handshakes.clone()),
+                grace: self.grace,
                 ..connect::Settings::default()
             },
             &identity,
@@ -138,7 +155,7 @@ impl Mesh {
             exchange,
             Ports::new(),
             Some(&identity),
-            inbound::Settings { own, ..Default::default() },
+            inbound::Settings { own, grace: self.grace, ..Default::default() },
             drain.graceful(Side::Inbound),
         )
         .unwrap();
@@ -341,7 +358,15 @@ pub async fn pair(app: SocketAddr, protocol: v1::Protocol) -> Pair {
 }
 
 pub async fn pair_with(app: SocketAddr, protocol: v1::Protocol, edit: impl FnOnce(&mut v1::ServicePort)) -> Pair {
-    let mesh = Mesh::new();
+    pair_in(Mesh::new(), app, protocol, edit).await
+}
+
+pub async fn pair_in(
+    mesh: Mesh,
+    app: SocketAddr,
+    protocol: v1::Protocol,
+    edit: impl FnOnce(&mut v1::ServicePort),
+) -> Pair {
     let server = mesh.sidecar("orders", inbound(&mesh, "orders", app, protocol, |_| {})).await;
     let endpoint = meshed("orders-1", app, server.tunnel, mesh.id("orders"));
     let resources = v1::Resources {

@@ -228,7 +228,7 @@ impl Refs<'_> {
             (None, Some(fraction)) => (fraction.numerator, fraction.denominator.unwrap_or(100)),
             (None, None) => (0, 0),
         };
-        let unresolved = missing.as_ref().map(|(reason, _)| (*reason).to_owned()).unwrap_or_default();
+        let unresolved = missing.as_ref().map(named).unwrap_or_default();
         self.unresolved.extend(missing);
         v1::Mirror { service, port: port.into(), unresolved, numerator, denominator }
     }
@@ -236,7 +236,7 @@ impl Refs<'_> {
     fn backend(&mut self, written: &BackendRef) -> v1::WeightedBackend {
         let (service, port, missing) = self.resolve(&written.object());
         let weight = u32::try_from(written.weight.unwrap_or(1)).unwrap_or(0);
-        let unresolved = missing.as_ref().map(|(reason, _)| (*reason).to_owned()).unwrap_or_default();
+        let unresolved = missing.as_ref().map(named).unwrap_or_default();
         // What gets no calls may name what does not exist yet.
         self.unresolved.extend(missing.filter(|_| weight > 0));
         v1::WeightedBackend { service, port: port.into(), weight, unresolved, filters: self.filters(&written.filters) }
@@ -256,6 +256,11 @@ impl Refs<'_> {
         };
         (name, port, missing)
     }
+}
+
+/// What callers and `weft explain` read of a reference that does not resolve: `BackendNotFound: there is no Service shop/nobody`.
+fn named((reason, text): &Unresolved) -> String {
+    format!("{reason}: {text}")
 }
 
 /// Whether the mesh knows the port of a Service ("namespace/name").

@@ -10,9 +10,10 @@ use super::link::Link;
 use super::stream::{self, From, Reader};
 use super::tunnel::Tunnel;
 use crate::codec::{Frame, Headers, Hold, Io, Limits, RequestHead, ResponseHead};
+use crate::endpoint::term::Term;
 use crate::error::{Kind, ProxyError, Sent};
 use bytes::Bytes;
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -72,8 +73,15 @@ impl Drop for Active {
 }
 
 /// Opens a connection on `io` and waits for the peer's SETTINGS, which prove that it has accepted our certificate. Whoever calls
-/// bounds the time. `pings` is off towards applications: many gRPC servers take frequent PINGs for abuse.
-pub(crate) async fn connect(io: Io, limits: &Limits, pings: bool, tasks: &Tasks) -> Result<Connection, ProxyError> {
+/// bounds the time. `pings` is off towards applications: many gRPC servers take frequent PINGs for abuse. At the end of its `term` the
+/// connection takes no more calls.
+pub(crate) async fn connect(
+    io: Io,
+    limits: &Limits,
+    pings: bool,
+    term: Option<Term>,
+    tasks: &Tasks,
+) -> Result<Connection, ProxyError> {
     let mut link = Link::new(io, Role::Client, limits, pings);
     poll_fn(|cx| {
         link.begin();
@@ -83,8 +91,13 @@ pub(crate) async fn connect(io: Io, limits: &Limits, pings: bool, tasks: &Tasks)
         match (read, rest) {
             (_, Poll::Ready(Err(fault))) | (Poll::Ready(Err(fault)), _) => Poll::Ready(Err(match fault {
                 Fault::Closed => ProxyError::because(Kind::ConnectFailed, "closed before the HTTP/2 SETTINGS"),
-                Fault::Revoked => ProxyError::caused(Kind::CertificateRevoked, fault),
-                fault => ProxyError::caused(Kind::ConnectFailed, fault).detail("HTTP/2 preface"),
+                fault => match link.broke.take() {
+                    // With TLS 1.3 the peer's refusal of our certificate comes after the handshake.
+                    Some(error) if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
+                        ProxyError::caused(Kind::TlsFailed, error)
+                    }
+                    _ => ProxyError::caused(Kind::ConnectFailed, fault).detail("HTTP/2 preface"),
+                },
             })),
             _ if engine.remote.known => Poll::Ready(Ok(())),
             _ => Poll::Pending,
@@ -99,7 +112,7 @@ pub(crate) async fn connect(io: Io, limits: &Limits, pings: bool, tasks: &Tasks)
         idle_since: parking_lot::Mutex::new(tokio::time::Instant::now()),
         leaving: tasks.leaving.clone(),
     });
-    let driver = Driver { link, told: false, state: Arc::downgrade(&state), unwanted: state.unwanted.clone() };
+    let driver = Driver { link, term, told: false, state: Arc::downgrade(&state), unwanted: state.unwanted.clone() };
     let stop = tasks.stop.clone();
     tasks.tracker.spawn(async move { stop.run_until_cancelled(driver.run()).await });
     Ok(Connection(state))
@@ -107,6 +120,7 @@ pub(crate) async fn connect(io: Io, limits: &Limits, pings: bool, tasks: &Tasks)
 
 struct Driver {
     link: Link,
+    term: Option<Term>,
     /// The handles know that no new call may be made.
     told: bool,
     state: std::sync::Weak<State>,
@@ -117,9 +131,32 @@ impl Driver {
     async fn run(mut self) {
         let unwanted = self.unwanted.clone();
         {
+            let term = self.term.take();
             let mut unwanted = pin!(unwanted.notified());
+            let mut leave = pin!(async {
+                match &term {
+                    Some(term) => term.leave().await,
+                    None => pending().await,
+                }
+            });
+            let mut over = pin!(async {
+                match &term {
+                    Some(term) => term.over().await,
+                    None => pending().await,
+                }
+            });
+            let mut left = false;
             poll_fn(|cx| {
                 if self.poll_once(cx).is_ready() {
+                    return Poll::Ready(());
+                }
+                if !left && leave.as_mut().poll(cx).is_ready() {
+                    left = true;
+                    self.closing();
+                }
+                if left && over.as_mut().poll(cx).is_ready() {
+                    // What is still under way learns of it from its stream.
+                    self.link.shared.lock().end(Fault::Io(std::io::ErrorKind::TimedOut));
                     return Poll::Ready(());
                 }
                 unwanted.as_mut().poll(cx)

@@ -39,13 +39,15 @@ pub(super) struct Link {
     alive: Option<KeepAlive>,
     /// Reads that brought bytes: a sign of life of the peer.
     reads: u64,
+    /// What the transport said when it broke.
+    pub(super) broke: Option<io::Error>,
 }
 
 impl Link {
     pub(super) fn new(io: Io, role: Role, limits: &Limits, pings: bool) -> Self {
         let shared = Shared::new(Engine::new(role, Local::new(limits)));
         let alive = pings.then(|| KeepAlive::new(limits.ping_interval, limits.ping_timeout));
-        Self { shared, io, input: BytesMut::new(), alive, reads: 0 }
+        Self { shared, io, input: BytesMut::new(), alive, reads: 0, broke: None }
     }
 
     /// A turn begins: until [`Link::poll_rest`] nothing that is queued wakes the task.
@@ -83,7 +85,11 @@ impl Link {
                     }
                     return Poll::Ready(Ok(()));
                 }
-                Poll::Ready(Err(error)) => Fault::of_io(&error),
+                Poll::Ready(Err(error)) => {
+                    let fault = Fault::of_io(&error);
+                    self.broke = Some(error);
+                    fault
+                }
             };
             engine.end(fault);
             return Poll::Ready(Err(fault));
