@@ -193,7 +193,7 @@ async fn a_leaf_that_is_an_authority_or_may_sign_is_refused() {
     both_sides_refuse(&forge, || usages(&[KeyEncipherment]), "it may not sign handshakes").await;
     both_sides_refuse(&forge, || usages(&[]), "it states none").await;
     let other = || forge.leaf(&id, |p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::CodeSigning]);
-    both_sides_refuse(&forge, other, "does not lead to a root").await;
+    both_sides_refuse(&forge, other, "it is not for this side of a handshake").await;
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ const EARLY: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct Term {
     /// End of the first certificate.
-    ends: SystemTime,
+    ends: Moment,
     /// For what is under way then.
     grace: Duration,
     /// Connections that were cut.
@@ -29,17 +29,17 @@ impl Term {
     #[must_use]
     pub fn new(own: Option<SystemTime>, peer: Option<SystemTime>, grace: Duration, cut: Counter) -> Option<Self> {
         let ends = [own, peer].into_iter().flatten().min()?;
-        Some(Self { ends, grace, cut })
+        Some(Self { ends: Moment::new(ends), grace, cut })
     }
 
     /// Ready when whoever dialled is to take no more calls to the connection.
     pub(crate) async fn leave(&self) {
-        until(self.ends.checked_sub(EARLY).unwrap_or(self.ends)).await;
+        self.ends.earlier(EARLY).reached().await;
     }
 
     /// Ready when the connection is to be cut. Counted.
     pub(crate) async fn over(&self) {
-        until(self.ends.checked_add(self.grace).unwrap_or(self.ends)).await;
+        self.ends.later(self.grace).reached().await;
         self.cut.increment();
     }
 
@@ -48,7 +48,7 @@ impl Term {
         tokio::select! {
             biased;
             () = served.as_mut() => return,
-            () = until(self.ends) => leave(),
+            () = self.ends.reached() => leave(),
         }
         tokio::select! {
             biased;
@@ -58,12 +58,35 @@ impl Term {
     }
 }
 
-/// Waits for a moment, by whichever clock reaches it first.
-async fn until(moment: SystemTime) {
-    let left = moment.duration_since(SystemTime::now()).unwrap_or_default();
-    let Some(end) = Instant::now().checked_add(left) else { return std::future::pending().await };
-    while Instant::now() < end && SystemTime::now() < moment {
-        tokio::time::sleep_until(end.min(Instant::now() + LOOK)).await;
+/// A moment by the clock that certificates go by, and by the one that cannot be set. Whichever reaches it first counts.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    told: SystemTime,
+    /// `None`: never.
+    measured: Option<Instant>,
+}
+
+impl Moment {
+    fn new(told: SystemTime) -> Self {
+        let left = told.duration_since(SystemTime::now()).unwrap_or_default();
+        Self { told, measured: Instant::now().checked_add(left) }
+    }
+
+    fn earlier(self, by: Duration) -> Self {
+        let measured = self.measured.map(|at| at.checked_sub(by).unwrap_or(at));
+        Self { told: self.told.checked_sub(by).unwrap_or(self.told), measured }
+    }
+
+    fn later(self, by: Duration) -> Self {
+        let measured = self.measured.and_then(|at| at.checked_add(by));
+        Self { told: self.told.checked_add(by).unwrap_or(self.told), measured }
+    }
+
+    async fn reached(self) {
+        let Some(end) = self.measured else { return std::future::pending().await };
+        while Instant::now() < end && SystemTime::now() < self.told {
+            tokio::time::sleep_until(end.min(Instant::now() + LOOK)).await;
+        }
     }
 }
 
