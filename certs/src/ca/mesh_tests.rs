@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyUsagePurpose, SanType};
+use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyUsagePurpose, PublicKeyData, SanType};
 
 use super::*;
 use crate::ca::issue::{MAX_CSR_LEN, svid};

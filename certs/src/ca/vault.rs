@@ -94,7 +94,7 @@ impl Vault {
         let (salt, iv) = (random::<16>()?, random::<16>()?);
         let (log_n, r, p) = SCRYPT;
         let params = scrypt::Params::new(log_n, r, p).map_err(|e| failed(&e))?;
-        let params = pbes2::Parameters::scrypt_aes256cbc(params, &salt, iv).map_err(|e| failed(&e))?;
+        let params = pbes2::Parameters::generate_scrypt_aes256cbc(params, &salt, iv).map_err(|e| failed(&e))?;
         let info = PrivateKeyInfoRef::try_from(der.secret_pkcs8_der()).map_err(|e| failed(&e))?;
         let sealed = info.encrypt_with_params(params, passphrase.as_bytes()).map_err(|e| failed(&e))?;
         Ok(pem::encode(ENCRYPTED, sealed.as_bytes()))

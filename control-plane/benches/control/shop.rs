@@ -202,7 +202,7 @@ pub fn nothing() -> World {
             service_cidr: "198.18.0.0/16".into(),
             registered_only: false,
             roots: vec![vec![0x30; 600]],
-            reissue_after: 0,
+            ..Mesh::default()
         },
         ..World::default()
     }

@@ -23,8 +23,7 @@ pub(crate) fn world(yaml: &str) -> World {
             domain: "cluster.local".into(),
             service_cidr: "198.18.0.0/16".into(),
             registered_only: false,
-            roots: Vec::new(),
-            reissue_after: 0,
+            ..Mesh::default()
         },
         ..World::default()
     };

@@ -181,5 +181,6 @@ fn unset() -> config::Settings {
         domain: "".into(),
         egress: config::Egress::PassThrough,
         mesh_cidrs: Vec::new(),
+        federated: Vec::new(),
     }
 }
