@@ -123,7 +123,7 @@ async fn pair(limits: Limits) -> Pair {
     let (server_app, token, server_limits) = (app.clone(), drain.clone(), limits.clone());
     let server = tokio::spawn(async move { serve(Io::from(accepted), &server_limits, &token, &*server_app).await });
     let tasks = Tasks::default();
-    let connection = connect(Io::from(tcp), &limits, true, &tasks).await.expect("settled");
+    let connection = connect(Io::from(tcp), &limits, true, None, &tasks).await.expect("settled");
     Pair { app, connection, drain, server, _tasks: tasks }
 }
 
@@ -278,7 +278,7 @@ async fn a_peer_that_falls_silent_is_given_up() {
     // An empty SETTINGS frame, and nothing more: not even the acknowledgement of a PING.
     tokio::io::AsyncWriteExt::write_all(&mut accepted, &[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.expect("written");
     let tasks = Tasks::default();
-    let connection = connect(Io::from(tcp), &limits, true, &tasks).await.expect("settled");
+    let connection = connect(Io::from(tcp), &limits, true, None, &tasks).await.expect("settled");
     let mut upstream = Upstream(UpstreamKind::H2(Box::new(connection.call())));
     upstream.send_head(&RequestHead::new(Method::GET, "c", "/"), true).await.expect("sent");
     let error = final_head(&mut upstream).await.expect_err("silence");

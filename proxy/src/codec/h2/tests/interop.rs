@@ -214,7 +214,7 @@ async fn to_h2(setup: Setup, plans: Vec<Plan>) {
     let mut server = JoinSet::new();
     server.spawn(h2_echo(far, setup));
     let tasks = Tasks::default();
-    let connection = connect(Io::other(near), &limits, true, &tasks).await.expect("settled");
+    let connection = connect(Io::other(near), &limits, true, None, &tasks).await.expect("settled");
     let calls = plans.iter().map(|plan| async {
         let mut upstream = Upstream(UpstreamKind::H2(Box::new(connection.call())));
         let mut head = RequestHead::new(Method::POST, "catalog.shop", "/orders");
