@@ -234,6 +234,7 @@ pub fn server(folder: &Path, name: &str, papers: &Papers, tls12: bool) -> Server
         let mut command = Command::new(program("openssl"));
         command.args([
             "s_server",
+            "-www",
             "-tls1_2",
             "-alpn",
             "h2",

@@ -58,7 +58,8 @@ impl Door {
         let _ = stream.read_to_end(&mut answer);
         let answer = String::from_utf8_lossy(&answer);
         let admitted = answer.starts_with("HTTP/1.1 200");
-        assert!(admitted || answer.contains("weft-error: plaintext-refused"), "{answer}");
+        // Open while the port becomes strict, it is cut.
+        assert!(admitted || answer.is_empty() || answer.contains("weft-error: plaintext-refused"), "{answer}");
         let count = |tls: &str| {
             self.caller.sidecar.metric("weft_requests_total", &["direction=\"outbound\"", "code=\"200\"", tls])
         };
