@@ -45,7 +45,7 @@ pub enum BalancerPolicy {
     Random,
     /// The next on a ring of points (Ketama), by `hash`.
     RingHash,
-    /// By a table of slots (Maglev, NSDI 2016), by `hash`.
+    /// By a table of slots (as Maglev's, but each slot goes to the winner of a weighted rendezvous), by `hash`.
     Maglev,
 }
 

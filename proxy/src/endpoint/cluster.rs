@@ -198,7 +198,7 @@ impl Cluster {
         } else {
             Arc::new(Balancer::new(backend.balancer))
         };
-        let roster = roster(&backend, &sources.own, &members, now);
+        let roster = roster(&before.roster, &backend, &sources.own, &members, now);
         self.state.store(Arc::new(State { backend, members, roster, balancer }));
     }
 
@@ -211,7 +211,7 @@ impl Cluster {
         // Whoever holds the lock makes a new one anyway.
         if let Some(sources) = self.sources.try_lock() {
             let before = self.state.load_full();
-            let roster = roster(&before.backend, &sources.own, &before.members, now);
+            let roster = roster(&before.roster, &before.backend, &sources.own, &before.members, now);
             let (backend, balancer) = (Arc::clone(&before.backend), Arc::clone(&before.balancer));
             self.state.store(Arc::new(State { backend, members: before.members.clone(), roster, balancer }));
         }

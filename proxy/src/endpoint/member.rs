@@ -156,8 +156,8 @@ impl View for Slot {
     }
 }
 
-/// Who takes calls, and how many: by readiness, weight, locality and age.
-pub(super) fn roster(backend: &Backend, own: &Place, members: &[Slot], now: Instant) -> Roster {
+/// Who takes calls, and how many: by readiness, weight, locality and age. `before` is what has been in force.
+pub(super) fn roster(before: &Roster, backend: &Backend, own: &Place, members: &[Slot], now: Instant) -> Roster {
     let seats: Vec<Seat<'_>> = (members.iter())
         .map(|member| Seat {
             id: &member.endpoint.uid,
@@ -173,5 +173,5 @@ pub(super) fn roster(backend: &Backend, own: &Place, members: &[Slot], now: Inst
         panic_percent: backend.panic_percent,
         slow_start: backend.slow_start,
     };
-    Roster::plan(&plan, &seats, now)
+    before.replan(&plan, &seats, now)
 }

@@ -103,11 +103,6 @@ impl Policies {
         Policies { trust_domain, reads_paths, reads_namespaces, deny, allow, audit }
     }
 
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.deny.is_empty() && self.allow.is_empty() && self.audit.is_empty()
-    }
-
     /// An HTTP connection, before its first request: denied only if every request on it would be.
     pub fn connection(&self, connection: &Connection<'_>) -> Decision<'_> {
         self.decide(connection, Stage::Connection, "", None)
@@ -132,9 +127,6 @@ impl Policies {
     }
 
     fn decide(&self, connection: &Connection<'_>, stage: Stage<'_>, path: &str, normal: Option<&str>) -> Decision<'_> {
-        if self.is_empty() {
-            return Decision { verdict: Verdict::Unrestricted, audit: None };
-        }
         let namespace = connection.identity.filter(|_| self.reads_namespaces).and_then(|id| self.namespace(id));
         let facts = Facts { connection, namespace, stage };
         let suspects = |rule: &Rule| rule.holds(&facts, path, normal, Stance::Suspect);

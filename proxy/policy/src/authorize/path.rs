@@ -88,10 +88,8 @@ impl PathPattern {
 fn fits(segments: &[Segment], body: &str) -> bool {
     let parts = body.bytes().filter(|b| *b == b'/').count() + 1;
     let rest = segments.iter().position(|s| *s == Segment::Rest);
-    let (head, tail) = match rest {
-        Some(at) => (segments.get(..at).unwrap_or_default(), segments.get(at + 1..).unwrap_or_default()),
-        None => (segments, &[][..]),
-    };
+    // `Rest` itself takes whatever the tail leaves.
+    let (head, tail) = segments.split_at(rest.unwrap_or(segments.len()));
     let enough = if rest.is_some() { parts >= segments.len() } else { parts == segments.len() };
     enough
         && head.iter().zip(body.split('/')).all(|(segment, part)| segment.takes(part))
@@ -108,16 +106,16 @@ impl Segment {
     }
 }
 
-/// Whether a path has no reading but its own.
+/// Whether a path has no reading but its own. The asterisk of `OPTIONS` might be read as the root.
 pub(super) fn is_plain(path: &str) -> bool {
     let suspicious = path.bytes().any(|b| matches!(b, b'%' | b'\\' | b';'));
-    !suspicious && !path.contains("//") && !path.contains("/.")
+    path.starts_with('/') && !suspicious && !path.contains("//") && !path.contains("/.")
 }
 
 /// Whether the literal part of a pattern is what [`normalize`] leaves of a path: otherwise no normal path would ever
 /// begin with it.
 fn is_normal(literal: &str) -> bool {
-    literal.is_empty() || is_plain(literal) || normalize(literal) == literal
+    normalize(literal) == literal
 }
 
 /// The path as an application might read it: percent-decoded once, backslashes as slashes, path parameters dropped, dot
@@ -178,6 +176,16 @@ mod tests {
             ("", "/"),
         ] {
             assert_eq!(normalize(path), normal, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_plain_path_is_its_own_normal_form() {
+        for path in ["/", "/a", "/a/b.c/", "/a..b/c.", "/~a!$&'()*+,=:@"] {
+            assert!(is_plain(path) && normalize(path) == path, "{path}");
+        }
+        for path in ["", "*", "//", "/a//b", "/.", "/a/..", "/.a", "/%61", "/a;b", "/a\\b"] {
+            assert!(!is_plain(path), "{path}");
         }
     }
 

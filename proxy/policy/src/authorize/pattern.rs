@@ -110,7 +110,8 @@ impl HostPattern {
 }
 
 fn split_port(text: &str) -> (&str, Option<&str>) {
-    let from = text.rfind(']').map_or(0, |at| at + 1);
+    // The colons of an IPv6 address are inside its brackets.
+    let from = text.rfind(']').unwrap_or(0);
     match text.get(from..).and_then(|rest| rest.find(':')) {
         Some(at) => (text.get(..from + at).unwrap_or_default(), text.get(from + at + 1..)),
         None => (text, None),
@@ -118,7 +119,7 @@ fn split_port(text: &str) -> (&str, Option<&str>) {
 }
 
 fn split_authority(authority: &[u8]) -> (&[u8], Option<&[u8]>) {
-    let from = authority.iter().rposition(|b| *b == b']').map_or(0, |at| at + 1);
+    let from = authority.iter().rposition(|b| *b == b']').unwrap_or(0);
     let colon = authority.iter().skip(from).position(|b| *b == b':').map(|at| from + at);
     let (name, port) = match colon {
         Some(at) => (authority.get(..at).unwrap_or_default(), authority.get(at + 1..)),
@@ -158,7 +159,11 @@ mod tests {
         assert!(holds("shop.test:80", "shop.test:80") && holds("shop.test:80", "shop.test:0080"));
         assert!(!holds("shop.test:80", "shop.test:81") && !holds("shop.test:80", "shop.test"));
         assert!(holds("*:80", "a:80") && !holds("*:80", ":80"));
-        assert!(holds("[2001:db8::1]", "[2001:DB8::1]:80") && holds("[2001:db8::1]:80", "[2001:db8::1]:80"));
+        for address in ["[2001:db8::1]", "[2001:db8::]"] {
+            let with = |port: &str| format!("{address}{port}");
+            assert!(holds(address, &with(":80")) && holds(address, address), "{address}");
+            assert!(holds(&with(":80"), &with(":80").to_uppercase()) && !holds(&with(":80"), address), "{address}");
+        }
         assert!(!holds("*", "") && !holds("*.test", ".tes"));
     }
 

@@ -39,7 +39,7 @@ pub enum Algorithm {
     Random,
     /// By the call's key on a ring of points (Ketama).
     RingHash,
-    /// By the call's key in a Maglev table (NSDI 2016).
+    /// By the call's key in a table of slots, as Maglev has it (NSDI 2016), filled by weighted rendezvous.
     Maglev,
 }
 

@@ -158,6 +158,29 @@ fn a_key_keeps_its_endpoint_and_while_that_is_away_one_other() {
     }
 }
 
+#[test]
+fn keys_of_endpoints_that_are_ready_stay_and_in_a_panic_all_are_where_they_were_at_first() {
+    let now = Instant::now();
+    let ids: Vec<String> = (0..40).map(|i| format!("shop/orders-{i}")).collect();
+    for algorithm in [Algorithm::RingHash, Algorithm::Maglev] {
+        let plan = Plan { algorithm, panic_percent: PANIC_PERCENT, ..Plan::default() };
+        let (balancer, views, mut random) = (Balancer::new(algorithm), views(40, now), random(9));
+        let mut roster = Roster::default();
+        let mut homes = |unready: usize| -> Vec<usize> {
+            let health = |i: usize| if i < unready { Health::NotReady } else { Health::Ready };
+            let seat = |(i, id)| Seat { id, weight: 1, health: health(i), ..Seat::default() };
+            let seats: Vec<Seat<'_>> = ids.iter().map(String::as_str).enumerate().map(seat).collect();
+            roster = roster.replan(&plan, &seats, now);
+            assert_eq!(roster.is_panicking(), unready > 20);
+            let pick = |key| balancer.pick_keyed(&roster, &views, now, |_| false, Some(key), &mut random).unwrap();
+            (0..2_000_u64).map(|key| hash_key(&key.to_le_bytes())).map(pick).collect()
+        };
+        let (all, fewer, panic) = (homes(0), homes(15), homes(21));
+        assert!(all.iter().zip(&fewer).all(|(before, after)| *after >= 15 && (before == after || *before < 15)));
+        assert_eq!(all, panic);
+    }
+}
+
 proptest! {
     #[test]
     fn whoever_is_picked_by_key_in_any_place_may_be_called(

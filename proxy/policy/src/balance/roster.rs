@@ -92,15 +92,20 @@ impl Roster {
             endpoints.into_iter().map(|(health, weight)| Seat { health, weight, ..Seat::default() }).collect();
         let plan = Plan { panic_percent: PANIC_PERCENT, ..Plan::default() };
         // Nothing is warming up, so that no moment is any different.
-        Self::build(&plan, &seats, None)
+        Self::build(&plan, &seats, None, &[])
     }
 
     /// From every endpoint, in the order of the views that will be passed to [`super::Balancer::pick`].
     pub fn plan(plan: &Plan<'_>, seats: &[Seat<'_>], now: Instant) -> Self {
-        Self::build(plan, seats, Some(now))
+        Self::build(plan, seats, Some(now), &[])
     }
 
-    fn build(plan: &Plan<'_>, seats: &[Seat<'_>], now: Option<Instant>) -> Self {
+    /// What [`Self::plan`] makes of these, sooner: a ring is made from the one of this roster, whose endpoints may be others.
+    pub fn replan(&self, plan: &Plan<'_>, seats: &[Seat<'_>], now: Instant) -> Self {
+        Self::build(plan, seats, Some(now), &self.tiers)
+    }
+
+    fn build(plan: &Plan<'_>, seats: &[Seat<'_>], now: Option<Instant>, before: &[Tier]) -> Self {
         let ready = seats.iter().filter(|seat| is_ready(seat.health)).count() as u64;
         let candidates = seats.iter().filter(|seat| seat.health != Health::Draining).count() as u64;
         let panic = ready * 100 < candidates * u64::from(plan.panic_percent);
@@ -130,7 +135,8 @@ impl Roster {
         for (members, share) in nearness.into_iter().zip(shares) {
             until += share;
             if !members.is_empty() {
-                tiers.push(Tier::new(&members, seats, plan.algorithm, until));
+                let table = before.get(tiers.len()).and_then(|tier| tier.table.as_ref());
+                tiers.push(Tier::new(&members, seats, plan.algorithm, until, table));
             }
         }
         let next = |(seat, warmth): (&Seat<'_>, &Warmth)| warmth.next.filter(|_| is_ready(seat.health));
@@ -241,7 +247,13 @@ impl Warmth {
 }
 
 impl Tier {
-    fn new(members: &[(u32, u64)], seats: &[Seat<'_>], algorithm: Algorithm, until: u64) -> Self {
+    fn new(
+        members: &[(u32, u64)],
+        seats: &[Seat<'_>],
+        algorithm: Algorithm,
+        until: u64,
+        before: Option<&Table>,
+    ) -> Self {
         let mut tier = Tier { even: true, until, ..Tier::default() };
         let (mut sum, mut one) = (0, None);
         for (index, weight) in members {
@@ -253,11 +265,11 @@ impl Tier {
         tier.stride = stride(sum);
         let node = |(index, weight): &(u32, u64)| Node {
             id: hash_key(seats.get(*index as usize).map_or("", |seat| seat.id).as_bytes()),
-            weight: *weight,
+            weight: u32::try_from(*weight).unwrap_or(u32::MAX),
         };
         tier.table = match algorithm {
-            Algorithm::RingHash => Some(Table::ring(&members.iter().map(node).collect::<Vec<_>>())),
-            Algorithm::Maglev => Some(Table::maglev(&members.iter().map(node).collect::<Vec<_>>())),
+            Algorithm::RingHash => Some(Table::ring(members.iter().map(node).collect(), before)),
+            Algorithm::Maglev => Some(Table::maglev(members.iter().map(node).collect())),
             _ => None,
         };
         tier

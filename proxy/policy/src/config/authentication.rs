@@ -196,6 +196,24 @@ mod tests {
     }
 
     #[test]
+    fn tokens_are_looked_for_in_headers_parameters_and_cookies_as_listed() {
+        let mut wire = with();
+        rule(&mut wire).from_headers = vec![v1::TokenHeader { name: "X-Token".into(), prefix: "JWT ".into() }];
+        rule(&mut wire).from_params = vec!["token".into()];
+        rule(&mut wire).from_cookies = vec!["sid".into()];
+        rule(&mut wire).clock_skew = Some(prost_types::Duration { seconds: 5, nanos: 0 });
+        let claim = v1::ClaimHeader { header: "X-Roles".into(), claim: "realm.roles".into() };
+        rule(&mut wire).output_claim_to_headers = vec![claim];
+        let port = Inbound::from_wire(&wire).unwrap().ports[0].authentication.clone();
+        let rule = &port.as_ref().unwrap().rules[0];
+        let header = TokenPlace::Header("x-token".parse().unwrap(), "JWT ".into());
+        let places = [header, TokenPlace::Parameter("token".into()), TokenPlace::Cookie("sid".into())];
+        assert_eq!((rule.places.as_slice(), rule.skew), (&places[..], Some(Duration::from_secs(5))));
+        let claim: Box<[Box<str>]> = ["realm".into(), "roles".into()].into();
+        assert_eq!(rule.outputs, [ClaimHeader { header: "x-roles".parse().unwrap(), claim }]);
+    }
+
+    #[test]
     fn mistakes_are_refused_by_field() {
         let mistakes: [(Change<v1::Inbound>, &str, &str); 9] = [
             (|i| rule(i).issuer.clear(), "issuer", "required"),

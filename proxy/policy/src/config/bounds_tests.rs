@@ -238,11 +238,17 @@ fn what_a_workload_is_told_is_bounded() {
         rule(wire).from = vec![v1::AuthorizationSource::default()];
         &mut rule(wire).from[0]
     }
+    fn when(wire: &mut v1::Inbound, key: String, value: String) {
+        rule(wire).when = vec![v1::AuthorizationCondition { key, values: vec![value], ..Default::default() }];
+    }
     let at = |inner: &str| -> &'static str { format!("ports[0].authorization[0].rules[0].{inner}").leak() };
     bounds(
         &inbound(),
         Inbound::from_wire,
         &[
+            (|i, n| when(i, "connection.sni".into(), a(n)), 254, at("when[0].values[0]")),
+            (|i, n| when(i, format!("request.auth.claims{}", "[a]".repeat(n)), a(1)), 8, at("when[0].key")),
+            (|i, n| when(i, format!("request.auth.claims[{}]", a(n)), a(1)), 256, at("when[0].key")),
             (|i, n| to(i).paths = vec![format!("/{}", a(n - 1))], 1024, at("to[0].paths[0]")),
             (|i, n| from(i).identities = vec![format!("spiffe://{}*", a(n - 10))], 2048, at("from[0].identities[0]")),
         ],
@@ -260,6 +266,32 @@ fn what_a_workload_is_told_is_bounded() {
     assert!(inbound.by_server_name(&name(25).to_uppercase()).is_some());
     assert!(inbound.by_authority(&format!("{}:12345", name(25).to_uppercase())).is_some());
     assert!(inbound.by_authority("192.0.2.1:1").is_none() && inbound.by_port(1).is_none());
+}
+
+#[test]
+fn what_is_said_of_tokens_is_bounded() {
+    fn token(wire: &mut v1::Inbound) -> &mut v1::TokenRule {
+        let rule = v1::TokenRule { issuer: "https://id.test".into(), ..Default::default() };
+        let object = v1::RequestAuthentication { name: "shop/login".into(), rules: vec![rule], optional: false };
+        wire.ports[0].request_authentication = vec![object];
+        &mut wire.ports[0].request_authentication[0].rules[0]
+    }
+    fn claim(wire: &mut v1::Inbound, claim: String) {
+        token(wire).output_claim_to_headers = vec![v1::ClaimHeader { header: "x-a".into(), claim }];
+    }
+    let at = |inner: &str| -> &'static str { format!("ports[0].requestAuthentication[0].rules[0].{inner}").leak() };
+    bounds(
+        &inbound(),
+        Inbound::from_wire,
+        &[
+            (|i, n| token(i).issuer = a(n), 2048, at("issuer")),
+            (|i, n| token(i).jwks = a(n), 1 << 20, at("jwks")),
+            (|i, n| token(i).audiences = vec![a(n)], 2048, at("audiences[0]")),
+            (|i, n| token(i).clock_skew = seconds(n as i64), 3600, at("clockSkew")),
+            (|i, n| claim(i, a(n)), 1024, at("outputClaimToHeaders[0].claim")),
+            (|i, n| claim(i, vec!["a"; n].join(".")), 8, at("outputClaimToHeaders[0].claim")),
+        ],
+    );
 }
 
 #[test]

@@ -464,6 +464,61 @@ fn policies_become_what_they_say() {
 }
 
 #[test]
+fn a_breaker_becomes_what_it_is_told_and_a_default_gives_way_to_what_was_chosen() {
+    let settings = |breaker: v1::CircuitBreaker| {
+        let mut wire = service();
+        backend(&mut wire).breaker = Some(breaker);
+        Service::from_wire(&wire).unwrap().ports[0].backend.breaker.clone()
+    };
+    let told = settings(v1::CircuitBreaker {
+        disabled: Some(true),
+        consecutive_failures: Some(2),
+        success_percent: Some(33),
+        minimum_calls: Some(7),
+        window: seconds(3),
+        base_open: seconds(4),
+        max_open: seconds(5),
+    });
+    let default = breaker::Settings::default();
+    let wanted = breaker::Settings {
+        enabled: false,
+        consecutive_failures: 2,
+        success_percent: 33,
+        minimum_calls: 7,
+        window: Duration::from_secs(3),
+        base_open: Duration::from_secs(4),
+        max_open: Duration::from_secs(5),
+        ..default.clone()
+    };
+    assert_eq!(told, wanted);
+    let tenth = Duration::from_millis(100);
+    let short = prost_types::Duration { seconds: 0, nanos: 100_000_000 };
+    let told = settings(v1::CircuitBreaker { max_open: Some(short), ..Default::default() });
+    assert_eq!(told, breaker::Settings { base_open: tenth, max_open: tenth, ..default });
+}
+
+#[test]
+fn the_targets_of_a_port_are_those_of_its_rules_and_of_its_fallback() {
+    let targets = |wire: &v1::Service| -> Vec<String> {
+        let service = Service::from_wire(wire).unwrap();
+        service.ports[0].frontend.targets().map(ToString::to_string).collect()
+    };
+    let mut wire = service();
+    assert_eq!(targets(&wire), ["shop/orders:80"]);
+    let to = v1::FallbackBackend { service: "shop/cache".into(), port: 81, ..Default::default() };
+    frontend(&mut wire).fallback = Some(v1::Fallback { to: Some(v1::fallback::To::Backend(to)) });
+    assert_eq!(targets(&wire), ["shop/orders:80", "shop/cache:81"]);
+}
+
+#[test]
+fn http_2_and_grpc_are_what_travels_as_streams() {
+    use Protocol::{Detect, Grpc, Http1, Http2, Tcp};
+    for (protocol, streams) in [(Detect, false), (Http1, false), (Http2, true), (Grpc, true), (Tcp, false)] {
+        assert_eq!(protocol.is_http2(), streams, "{protocol:?}");
+    }
+}
+
+#[test]
 fn endpoints_become_what_they_say_and_are_refused_by_field() {
     let slice = Endpoints::from_wire(&endpoints()).unwrap();
     let endpoint = &slice.endpoints[0];
@@ -475,6 +530,11 @@ fn endpoints_become_what_they_say_and_are_refused_by_field() {
         &*Endpoints::from_wire(&six).unwrap().endpoints[0].tunnel.as_ref().unwrap().authority,
         "[2001:db8::1]:8080"
     );
+
+    let mut plain = endpoints();
+    let endpoint = &mut plain.endpoints[0];
+    (endpoint.tunnel, endpoint.identity, endpoint.server_name) = Default::default();
+    assert_eq!(Endpoints::from_wire(&plain).unwrap().endpoints[0].tunnel, None);
 
     refuse(
         &endpoints(),
@@ -491,6 +551,11 @@ fn endpoints_become_what_they_say_and_are_refused_by_field() {
             (|e| e.endpoints[0].tunnel = "192.0.2.10:0".into(), "endpoints[0].tunnel", "port 0"),
             (|e| e.endpoints[0].identity = String::new(), "endpoints[0].identity", "required with a tunnel"),
             (|e| e.endpoints[0].tunnel = String::new(), "endpoints[0].identity", "without a tunnel"),
+            (
+                |e| (e.endpoints[0].tunnel, e.endpoints[0].identity) = Default::default(),
+                "endpoints[0].serverName",
+                "no tunnel",
+            ),
             (
                 |e| e.endpoints[0].identity = "spiffe://weft.local/shop/orders".into(),
                 "endpoints[0].identity",
@@ -511,6 +576,16 @@ fn endpoints_become_what_they_say_and_are_refused_by_field() {
             (|e| e.endpoints[0].weight = 1001, "endpoints[0].weight", "between 1 and 1000"),
         ],
     );
+}
+
+#[test]
+fn an_authority_is_found_in_its_one_spelling() {
+    let mut wire = inbound();
+    wire.ports[0].authorities = vec!["[2001:0DB8::0:1]:8080".into(), "Orders.Shop:8080".into()];
+    let inbound = Inbound::from_wire(&wire).unwrap();
+    for authority in ["[2001:db8::1]:8080", "[2001:DB8::1]:8080", "orders.shop:8080", "ORDERS.SHOP:8080"] {
+        assert!(inbound.by_authority(authority).is_some(), "{authority}");
+    }
 }
 
 #[test]
@@ -563,6 +638,7 @@ fn inbounds_are_refused_by_field() {
             ),
             (|i| i.ports[0].authorities.push("192.0.2.10".into()), "ports[0].authorities[1]", "<address>:<port>"),
             (|i| i.ports[0].authorities.push("orders:0".into()), "ports[0].authorities[1]", "<address>:<port>"),
+            (|i| i.ports[0].authorities.push("192.0.2.10:0".into()), "ports[0].authorities[1]", "<address>:<port>"),
             (|i| i.ports[0].local = "8080".into(), "ports[0].local", "<ip>:<port>"),
             (|i| i.ports[0].port = 0, "ports[0].port", "is not a port"),
             (|i| i.ports[0].tls = 5, "ports[0].tls", "no TLS mode"),

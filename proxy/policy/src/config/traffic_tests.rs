@@ -195,6 +195,7 @@ fn an_inbound_port_becomes_what_its_policies_say() {
     assert_eq!(bounds(None, None), Some((4, 1024)));
     assert_eq!(bounds(None, Some(2)), Some((2, 2)), "a default gives way");
     assert_eq!(bounds(Some(2000), None), Some((2000, 2000)));
+    assert_eq!(bounds(Some(7), Some(7)), Some((7, 7)), "equal bounds do not disagree");
 }
 
 #[test]

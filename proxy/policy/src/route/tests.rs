@@ -412,6 +412,7 @@ fn a_port_without_routes_sends_everything_to_itself() {
 fn opaque_connections_meet_tcp_routes_and_pass_by_http_routes() {
     let tcp = table(v1::RouteKind::Tcp, &[("shop/b", 2, &[""]), ("shop/a", 1, &[""])]);
     let http = table(v1::RouteKind::Http, &[("shop/a", 1, &["=/only"])]);
+    assert_eq!((tcp.kind(), http.kind()), (Kind::Tcp, Kind::Http));
     let route = |table: &Table| match table.decide_tcp(0) {
         Decision::Forward { rule, .. } => rule.route.to_string(),
         other => panic!("{other:?}"),

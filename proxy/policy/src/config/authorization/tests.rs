@@ -1,6 +1,7 @@
 //! What is refused, and by which name; what ports decide once for all.
 
 use super::super::tests::{Change, inbound, refuse};
+use super::{authorization_key, authorization_value};
 use crate::authorize::{Connection, Verdict};
 use crate::config::Inbound;
 use crate::route::Head;
@@ -97,6 +98,49 @@ fn what_can_be_read_is_accepted() {
         vec!["0.0.0.0/0".into(), "::/0".into(), "192.0.2.7".into(), "::ffff:192.0.2.0/120".into()];
     when(&mut wire, "request.auth.claims[realm_access][roles]", "admin");
     Inbound::from_wire(&wire).unwrap();
+}
+
+#[test]
+fn each_list_takes_values_of_its_own_kind_where_they_are_checked_one_by_one() {
+    for (lists, good, bad) in [
+        (&["identities", "notIdentities", "source.principal"][..], "spiffe://weft.local/ns/shop/sa/cart", "cart"),
+        (&["namespaces", "notNamespaces", "source.namespace"], "shop", "Shop"),
+        (&["serviceAccounts", "notServiceAccounts"], "shop/cart", "cart"),
+        (&["ipBlocks", "notIpBlocks", "source.ip"], "192.0.2.0/24", "cart"),
+        (&["hosts", "notHosts"], "*.shop.test:80", "a b"),
+        (&["methods", "notMethods"], "GET", "Get"),
+        (&["paths", "notPaths"], "/cart", "cart"),
+        (&["destination.port"], "80", "http"),
+        (&["connection.sni"], "*.shop.test", "a/b"),
+        (&["requestPrincipals", "request.headers[x-tenant]"], "anything at all", "a*b"),
+    ] {
+        for list in lists {
+            assert_eq!(authorization_value(list, good), Ok(()), "{list}: {good}");
+            let refusal = authorization_value(list, bad).unwrap_err();
+            assert_eq!(refusal.field, "", "{list}: {refusal}");
+        }
+    }
+}
+
+#[test]
+fn a_key_is_judged_without_its_values() {
+    for key in [
+        "source.ip",
+        "source.namespace",
+        "source.principal",
+        "destination.port",
+        "connection.sni",
+        "request.headers[x-tenant]",
+        "request.auth.principal",
+        "request.auth.audiences",
+        "request.auth.presenter",
+        "request.auth.claims[realm][roles]",
+    ] {
+        assert_eq!(authorization_key(key), Ok(()), "{key}");
+    }
+    for key in ["", "remote.ip", "request.headers", "request.auth.claims[]"] {
+        assert_eq!(authorization_key(key).map_err(|refusal| refusal.field), Err("key".to_owned()), "{key}");
+    }
 }
 
 #[test]

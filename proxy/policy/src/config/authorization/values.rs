@@ -73,8 +73,9 @@ pub(super) fn block(text: &str) -> Result<Cidr, Refusal> {
         Ok(IpAddr::V6(address)) => Cidr { network: address.into(), length: 128 },
         Err(_) => mesh::cidr("", text)?,
     };
+    // Of an IPv4 range the length is less than 96 anyway.
     match (range.network.to_canonical(), range.length.checked_sub(96)) {
-        (network @ IpAddr::V4(_), Some(length)) if range.network.is_ipv6() => Ok(Cidr { network, length }),
+        (network @ IpAddr::V4(_), Some(length)) => Ok(Cidr { network, length }),
         _ => Ok(range),
     }
 }
