@@ -76,6 +76,7 @@ fn attempts_count_retries_and_zero_means_none() {
     assert_eq!(judge(&Policy::default(), &get(2)), Verdict::Stop(Stop::Exhausted));
     let none = Policy { attempts: 0, ..Policy::default() };
     assert_eq!(judge(&none, &get(0)), Verdict::Stop(Stop::NotRetryable));
+    assert!(!none.replays(&Method::GET), "no body is kept for it");
 }
 
 #[test]
