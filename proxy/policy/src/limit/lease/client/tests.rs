@@ -158,6 +158,19 @@ fn the_share_fills_from_when_the_stream_went_down() {
 }
 
 #[test]
+fn what_was_not_spent_goes_back_after_an_outage_however_long() {
+    let start = Instant::now();
+    let client = leasing(&limit(NAME, 100, 1, 100), 40, start);
+    client.connected(false, start);
+    let later = start + 60 * SECOND;
+    client.sweep(later);
+    assert!(!client.is_empty() && !client.wants(), "there is nobody to return it to");
+    client.connected(true, later);
+    client.sweep(later);
+    assert_eq!(ask(&client, later).returned, 40);
+}
+
+#[test]
 fn an_answer_that_does_not_say_how_many_enforce_a_limit_leaves_it_as_before() {
     let now = Instant::now();
     let limit = limit(NAME, 100, 1, 100);
