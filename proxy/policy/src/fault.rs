@@ -5,6 +5,10 @@ use std::time::Duration;
 
 use crate::route::{Match, Request, Share, nth_draw};
 
+/// Which draws of a call decide: far from the indices that mirrors draw by.
+const DELAYS: u64 = 0xFFFF_FFFF_FFFF_FFFE;
+const ABORTS: u64 = 0xFFFF_FFFF_FFFF_FFFD;
+
 /// The faults of a port, in order.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
@@ -56,11 +60,10 @@ impl Faults {
     pub fn draw<R: Request + ?Sized>(&self, request: &R, random: u64) -> Option<Injection> {
         let holds = |fault: &&Fault| fault.matches.is_empty() || fault.matches.iter().any(|m| m.holds(request));
         let fault = self.faults.iter().find(holds)?;
-        // Far from the indices that mirrors draw by.
         let hit = |share: Share, index| share.hits(nth_draw(random, index));
         let injection = Injection {
-            delay: fault.delay.filter(|(_, share)| hit(*share, u64::MAX - 1)).map(|(delay, _)| delay),
-            abort: fault.abort.filter(|(_, share)| hit(*share, u64::MAX - 2)).map(|(abort, _)| abort),
+            delay: fault.delay.filter(|(_, share)| hit(*share, DELAYS)).map(|(delay, _)| delay),
+            abort: fault.abort.filter(|(_, share)| hit(*share, ABORTS)).map(|(abort, _)| abort),
         };
         (injection.delay.is_some() || injection.abort.is_some()).then_some(injection)
     }

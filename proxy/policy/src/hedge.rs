@@ -98,10 +98,10 @@ impl Seen {
         if past < WINDOW {
             return;
         }
-        self.previous = if past < 2 * WINDOW { self.current } else { NOTHING };
-        self.current = NOTHING;
         // Windows follow each other without a gap while there are calls.
-        self.began = if past < 2 * WINDOW { self.began + WINDOW } else { now };
+        (self.previous, self.began) =
+            if past < 2 * WINDOW { (self.current, self.began + WINDOW) } else { (NOTHING, now) };
+        self.current = NOTHING;
     }
 
     fn counts(&self) -> impl Iterator<Item = u64> {

@@ -33,15 +33,15 @@ pub enum Transition {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Admission {
     pub(super) epoch: u64,
-    /// Which probe of its epoch; `None`: an ordinary call.
-    pub(super) probe: Option<u32>,
+    /// Whether it is the probe of its epoch. There is one at a time: its permit has reported, or was dropped, when the next begins.
+    pub(super) is_probe: bool,
 }
 
 #[derive(Debug)]
 enum Phase {
     Closed { since: Option<Instant>, consecutive: u32, window: Window },
     Open { until: Instant },
-    HalfOpen { probe: Option<Probe>, probes: u32 },
+    HalfOpen { probe: Option<Probe> },
 }
 
 #[derive(Debug)]
@@ -86,7 +86,7 @@ impl Machine {
         match &self.phase {
             Phase::Closed { .. } => true,
             Phase::Open { .. } => false,
-            Phase::HalfOpen { probe, .. } => probe.is_none(),
+            Phase::HalfOpen { probe } => probe.is_none(),
         }
     }
 
@@ -99,7 +99,7 @@ impl Machine {
             }
             self.enter(Phase::closed(Some(now)));
         }
-        if let Phase::HalfOpen { probe: Some(probe), .. } = &self.phase
+        if let Phase::HalfOpen { probe: Some(probe) } = &self.phase
             && probe.deadline <= now
         {
             // Since its deadline, whenever somebody looks: a breaker nobody calls does not stay out longer.
@@ -109,19 +109,18 @@ impl Machine {
         if let Phase::Open { until } = self.phase
             && until <= now
         {
-            self.enter(Phase::HalfOpen { probe: None, probes: 0 });
+            self.enter(Phase::HalfOpen { probe: None });
         }
     }
 
     /// Admits a call; as the probe, when half-open. Call [`settle`](Self::settle) first.
     pub(super) fn admit(&mut self, settings: &Settings, now: Instant, jitter: f64) -> Option<Admission> {
         match &mut self.phase {
-            Phase::Closed { .. } => Some(Admission { epoch: self.epoch, probe: None }),
-            Phase::HalfOpen { probe: place @ None, probes } => {
+            Phase::Closed { .. } => Some(Admission { epoch: self.epoch, is_probe: false }),
+            Phase::HalfOpen { probe: place @ None } => {
                 let deadline = now.checked_add(settings.probe_deadline).unwrap_or(now);
                 *place = Some(Probe { deadline, jitter });
-                *probes = probes.wrapping_add(1);
-                Some(Admission { epoch: self.epoch, probe: Some(*probes) })
+                Some(Admission { epoch: self.epoch, is_probe: true })
             }
             Phase::Open { .. } | Phase::HalfOpen { .. } => None,
         }
@@ -163,20 +162,17 @@ impl Machine {
                 self.open(settings, now, jitter);
                 Some(Transition::Opened)
             }
-            (Phase::HalfOpen { probe: Some(_), probes }, outcome) if admission.probe == Some(*probes) => {
-                match outcome {
-                    Outcome::Success => {
-                        cap.release();
-                        self.enter(Phase::closed(Some(now)));
-                        Some(Transition::Closed)
-                    }
-                    Outcome::Failure => {
-                        self.open(settings, now, jitter);
-                        Some(Transition::Reopened)
-                    }
-                }
+            // Whatever else was sent, was sent in another epoch: this is the probe.
+            (Phase::HalfOpen { .. }, Outcome::Success) => {
+                cap.release();
+                self.enter(Phase::closed(Some(now)));
+                Some(Transition::Closed)
             }
-            _ => None,
+            (Phase::HalfOpen { .. }, Outcome::Failure) => {
+                self.open(settings, now, jitter);
+                Some(Transition::Reopened)
+            }
+            (Phase::Open { .. }, _) => None,
         }
     }
 
@@ -187,9 +183,8 @@ impl Machine {
 
     /// The call ended without saying anything about the endpoint: a probe's place is free again.
     pub(super) fn abandon(&mut self, admission: Admission) {
-        if let Phase::HalfOpen { probe, probes } = &mut self.phase
+        if let Phase::HalfOpen { probe } = &mut self.phase
             && admission.epoch == self.epoch
-            && admission.probe == Some(*probes)
         {
             *probe = None;
         }

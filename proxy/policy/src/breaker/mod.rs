@@ -122,7 +122,7 @@ impl Breaker {
     /// never answers.
     pub fn admit(self: &Arc<Self>, now: Instant, jitter: f64) -> Option<Permit> {
         let admission = match self.closed_epoch() {
-            Some(epoch) => Some(Admission { epoch, probe: None }),
+            Some(epoch) => Some(Admission { epoch, is_probe: false }),
             None => self.settled(now, |inner| inner.machine.admit(&inner.settings, now, jitter)),
         };
         admission.map(|admission| Permit { breaker: Arc::clone(self), admission })
@@ -197,7 +197,7 @@ impl Drop for Breaker {
 impl Permit {
     /// Whether this call is the probe of a half-open breaker.
     pub fn is_probe(&self) -> bool {
-        self.admission.probe.is_some()
+        self.admission.is_probe
     }
 
     /// Reports how the call ended. `jitter` is uniform in `[0, 1)`. A report from before the state last changed is

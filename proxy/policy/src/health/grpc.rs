@@ -87,6 +87,12 @@ mod tests {
             (&[0x12, 9, 8, 1], false),
             (&[0xFF; 12], false),
             (&[0x0B, 8, 1], false),
+            // Fields that nobody here knows, of every type that may be skipped.
+            (&[0x10, 0x80, 9, 8, 1], true),
+            (&[0x11, 1, 2, 3, 4, 5, 6, 7, 8, 8, 1], true),
+            (&[0x15, 1, 2, 3, 4, 8, 1], true),
+            (&[8, 0x81, 0], true),
+            (&[8, 0x81, 1], false),
         ] {
             let mut body = vec![0, 0, 0, 0, message.len() as u8];
             body.extend(message);

@@ -308,6 +308,18 @@ mod tests {
     }
 
     #[test]
+    fn a_probe_is_waited_for_until_its_deadline_and_that_moment_is_in_time() {
+        let start = Instant::now();
+        let deadline = start + Duration::from_secs(1);
+        let mut probe = probe(start);
+        assert_eq!(probe.next(start, 0.5), Action::Probe { deadline });
+        assert_eq!(probe.next(deadline - Duration::from_nanos(1), 0.5), Action::Wait(deadline));
+        assert_eq!(probe.next(deadline, 0.5), Action::GiveUp);
+        probe.observe(Outcome::Well, deadline);
+        assert_eq!(probe.latest, Outcome::Well);
+    }
+
+    #[test]
     fn a_verdict_outlives_new_times_but_not_a_new_question() {
         let mut now = Instant::now();
         let mut probe = probe(now);

@@ -145,6 +145,7 @@ mod tests {
     #[test]
     fn a_smaller_limit_throws_nobody_out_but_lets_nobody_in() {
         let limits = Limits::new(Settings { requests: 3, ..Settings::default() });
+        assert_eq!(limits.requests.limit(), 3);
         let mut held: Vec<Permit> = (0..3).map(|_| limits.requests.enter().unwrap()).collect();
         limits.update(Settings { requests: 1, ..Settings::default() });
         assert_eq!((limits.requests.used(), limits.requests.limit()), (3, 1));

@@ -118,11 +118,10 @@ impl Ledger {
             self.slot(now).by_percent += 1;
             return true;
         }
-        // Both together too: what the percentage paid out may have outlived the calls that it was paid out for.
+        // Both together: what the percentage paid out may have outlived the calls that it was paid out for.
         let floor = settings.window.as_secs_f64() * f64::from(settings.min_per_second);
         let most = originals as f64 * f64::from(settings.percent) / 100.0 + floor;
-        let room = (by_floor + 1) as f64 <= floor && (by_percent + by_floor + 1) as f64 <= most;
-        if room && self.floor.take(1, now).is_ok() {
+        if (by_percent + by_floor + 1) as f64 <= most && self.floor.take(1, now).is_ok() {
             self.slot(now).by_floor += 1;
             return true;
         }
@@ -136,12 +135,8 @@ impl Ledger {
         let elapsed = now.saturating_duration_since(self.origin).as_nanos();
         let number = u64::try_from(elapsed / width).unwrap_or(u64::MAX);
         let count = SLOTS + 1;
-        if number > self.current.saturating_add(count) {
-            self.slots = Default::default();
-        } else {
-            for passed in self.current + 1..=number {
-                self.slots[(passed % count) as usize] = Slot::default();
-            }
+        for passed in (self.current + 1..=number).take(self.slots.len()) {
+            self.slots[(passed % count) as usize] = Slot::default();
         }
         self.current = self.current.max(number);
         &mut self.slots[(self.current % count) as usize]

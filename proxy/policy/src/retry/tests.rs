@@ -76,6 +76,7 @@ fn attempts_count_retries_and_zero_means_none() {
     assert_eq!(judge(&Policy::default(), &get(2)), Verdict::Stop(Stop::Exhausted));
     let none = Policy { attempts: 0, ..Policy::default() };
     assert_eq!(judge(&none, &get(0)), Verdict::Stop(Stop::NotRetryable));
+    assert!(!none.replays(&Method::GET), "no body is kept for it");
 }
 
 #[test]
@@ -255,6 +256,58 @@ fn when_everything_fails_retries_settle_at_the_percentage_and_the_floor() {
     }
     assert!(retries <= 12_000 + 610, "{retries}");
     assert!(retries >= 11_500, "{retries}");
+}
+
+/// Of percent, floor and window in seconds.
+fn settings(percent: u32, min_per_second: u32, window: u64) -> BudgetSettings {
+    BudgetSettings { percent, min_per_second, window: Duration::from_secs(window) }
+}
+
+/// Retries that are granted of a hundred.
+fn granted(budget: &Budget, now: Instant) -> usize {
+    (0..100).filter(|_| budget.withdraw(now)).count()
+}
+
+#[test]
+fn a_window_pays_out_all_of_its_percentage_and_its_floor() {
+    let start = Instant::now();
+    let budget = Budget::new(settings(50, 2, 10), start);
+    (0..10).for_each(|_| budget.deposit(start));
+    assert_eq!(granted(&budget, start), 5 + 2);
+    let rest: usize = (1..100).map(|tenth| granted(&budget, start + Duration::from_millis(100 * tenth))).sum();
+    assert_eq!(rest, 20 - 2);
+}
+
+#[test]
+fn a_call_counts_until_its_window_is_over() {
+    let start = Instant::now();
+    for (millis, retries) in (0..100).map(|tenth| (100 * tenth, 20)).chain([(10_000, 0), (1_000_000, 0)]) {
+        let budget = Budget::new(settings(20, 0, 10), start);
+        (0..100).for_each(|_| budget.deposit(start));
+        assert_eq!(granted(&budget, start + Duration::from_millis(millis)), retries, "after {millis} ms");
+    }
+}
+
+#[test]
+fn new_settings_count_at_once_and_what_was_spent_stays_spent() {
+    let start = Instant::now();
+    let budget = Budget::new(settings(0, 10, 10), start);
+    assert_eq!(granted(&budget, start), 10);
+    budget.update(settings(0, 5, 10), start);
+    assert_eq!(granted(&budget, start), 0);
+    assert_eq!(granted(&budget, start + Duration::from_secs(1)), 5);
+
+    let budget = Budget::new(settings(20, 0, 10), start);
+    let deposit = || (0..100).for_each(|_| budget.deposit(start));
+    deposit();
+    assert_eq!(granted(&budget, start), 20);
+    budget.update(settings(50, 0, 10), start);
+    assert_eq!(granted(&budget, start), 30, "of the same calls");
+    budget.update(settings(50, 0, 20), start);
+    deposit();
+    assert_eq!(granted(&budget, start), 0, "in another window calls count from now on, and retries as before");
+    deposit();
+    assert_eq!(granted(&budget, start), 50);
 }
 
 #[test]

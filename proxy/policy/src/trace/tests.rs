@@ -148,8 +148,11 @@ fn a_traceparent_alone_is_read_as_among_others() {
     let child = incoming(&[("traceparent", W3C)]).proceed(RANDOM, false);
     assert_eq!(&*traceparent(&child), written(&child, Formats::default())["traceparent"]);
     assert_eq!(&*trace_id_text(TRACE), "4bf92f3577b34da6a3ce929d0e0e4736");
-    let undecided = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-02";
-    assert_eq!(incoming(&[("traceparent", undecided)]).context.unwrap().sampled, Some(false), "another flag");
+    for (flags, sampled) in [("00", false), ("01", true), ("02", false), ("03", true), ("fe", false), ("ff", true)] {
+        let value = format!("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-{flags}");
+        let context = incoming(&[("traceparent", &value)]).context.unwrap();
+        assert_eq!(context.sampled, Some(sampled), "{flags}: the other flags say nothing of it");
+    }
 }
 
 #[test]
@@ -305,6 +308,11 @@ fn digits_are_read_as_they_are_written_and_nothing_else_is() {
         let text = digits::<32>(number);
         assert_eq!(text, format!("{number:032x}").as_bytes());
         assert_eq!(hex(&text), Some(number));
+    }
+    let all = "fedcba9876543210aaff00990123456789";
+    for length in 0..=all.len() {
+        let expected = u128::from_str_radix(&all[..length], 16).ok();
+        assert_eq!(hex(all[..length].as_bytes()), expected, "{length} digits");
     }
     for at in 0..16 {
         for byte in 0..=u8::MAX {

@@ -127,6 +127,23 @@ fn rounds(limiter: &Arc<Limiter>, now: &mut Instant, at_once: u32, times: u32) {
 }
 
 #[test]
+fn a_limit_that_turns_calls_away_was_tried_however_few_it_let_in() {
+    for (tries, rises) in [(8, false), (9, true)] {
+        let mut now = Instant::now();
+        let limiter = Arc::new(Limiter::new(Settings { min: 17, max: 1024 }, now));
+        // As many as make a window.
+        for _ in 0..5 {
+            // Half of seventeen, rounded down, is what they may use.
+            let permits: Vec<Permit> = (0..tries).filter_map(|_| limiter.enter(Priority::Low, now).ok()).collect();
+            assert_eq!((permits.len(), limiter.in_flight()), (8, 8));
+            now += Duration::from_millis(60);
+            permits.into_iter().for_each(|permit| permit.finish(Outcome::Answered, now));
+        }
+        assert_eq!(limiter.limit() > 17, rises, "{} after {tries} at once", limiter.limit());
+    }
+}
+
+#[test]
 fn half_of_the_limit_at_once_is_near_enough_to_raise_it() {
     for (at_once, rises) in [(7, false), (8, true)] {
         let mut now = Instant::now();

@@ -107,7 +107,7 @@ impl Allocator {
         let there = pool.bucket.tokens(now).max(0.0).floor();
         // A bucket that fills slowly never holds one for everybody: whoever comes first has it.
         let mut tokens = if there < 1.0 { 0 } else { wanted.min((there * share).floor().max(1.0) as u32) };
-        if tokens > 0 && pool.bucket.take(tokens, now).is_err() {
+        if pool.bucket.take(tokens, now).is_err() {
             tokens = 0;
         }
         if let Some(asker) = pool.askers.get_mut(&client) {

@@ -1,5 +1,8 @@
 //! The sidecar's side: spends leases, asks for more, and knows what to admit without one.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -166,7 +169,7 @@ impl Client {
         let mut state = self.state.lock();
         for lease in &grant.leases {
             let name = lease.limit.as_str();
-            if lease.instances > 0 && !state.limits.contains_key(name) && state.limits.len() < MOST_LIMITS {
+            if !state.limits.contains_key(name) && state.limits.len() < MOST_LIMITS {
                 state.limits.insert(name.into(), Account { instances: 1, buckets: HashMap::default() });
             }
             let Some(account) = state.limits.get_mut(name) else { continue };

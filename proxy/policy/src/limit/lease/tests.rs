@@ -74,6 +74,76 @@ fn what_comes_back_is_leased_again_and_no_more_than_went_out() {
 }
 
 #[test]
+fn a_token_comes_back_once() {
+    let now = Instant::now();
+    let mut allocator = allocator(&limit(1, 3600, 50), 1);
+    assert_eq!(allocator.ask(1, &ask(20, 0), now).unwrap().tokens, 20);
+    for _ in 0..2 {
+        assert_eq!(allocator.ask(1, &ask(0, 15), now).unwrap().tokens, 0);
+    }
+    assert_eq!(allocator.outstanding(NAME, b"", 1), 0);
+}
+
+#[test]
+fn the_last_token_goes_to_whoever_comes_first() {
+    let now = Instant::now();
+    let mut allocator = allocator(&limit(1, 3600, 1), 2);
+    assert_eq!(allocator.ask(1, &ask(5, 0), now).unwrap().tokens, 1);
+    let next = allocator.ask(2, &ask(5, 0), now).unwrap();
+    assert_eq!((next.tokens, next.retry_ms), (0, 30_000));
+}
+
+#[test]
+fn who_has_been_silent_for_three_seconds_has_no_part_but_may_still_return_what_it_had() {
+    let start = Instant::now();
+    let limit = limit(1, 3600, 100);
+    for (millis, tokens) in [(2999, 20), (3000, 40)] {
+        let mut allocator = allocator(&limit, 2);
+        assert_eq!(allocator.ask(1, &ask(60, 0), start).unwrap().tokens, 60);
+        let later = start + Duration::from_millis(millis);
+        // Half of the forty that are left, or all of it.
+        assert_eq!(allocator.ask(2, &ask(60, 0), later).unwrap().tokens, tokens, "after {millis} ms");
+    }
+    let mut allocator = allocator(&limit, 2);
+    assert_eq!(allocator.ask(1, &ask(60, 0), start).unwrap().tokens, 60);
+    let later = start + Duration::from_secs(10);
+    assert_eq!(allocator.ask(1, &ask(0, 60), later).unwrap().tokens, 0);
+    assert_eq!(allocator.ask(1, &ask(200, 0), later).unwrap().tokens, 100, "all of it is there again");
+}
+
+#[test]
+fn a_bucket_is_forgotten_when_it_is_full_and_nobody_has_asked_for_three_seconds() {
+    let start = Instant::now();
+    let at = |millis| start + Duration::from_millis(millis);
+    for (seconds, wanted, kept) in
+        [(1, 0, &[0, 2999][..]), (3600, 0, &[0, 2999]), (3600, 5, &[0, 2999, 3000, 17_999_000])]
+    {
+        let mut allocator = allocator(&limit(1, seconds, 5), 1);
+        allocator.ask(1, &ask(wanted, 0), start);
+        for millis in kept {
+            allocator.sweep(at(*millis));
+            assert!(!allocator.is_empty() && allocator.len() == 1, "{wanted} of {seconds} s, after {millis} ms");
+        }
+        allocator.sweep(at(18_001_000));
+        assert!(allocator.is_empty());
+    }
+    let mut full = allocator(&limit(1, 1, 5), 1);
+    full.ask(1, &ask(0, 0), start);
+    full.sweep(at(3000));
+    assert!(full.is_empty());
+}
+
+#[test]
+fn a_key_has_at_most_eight_values() {
+    let now = Instant::now();
+    let mut allocator = allocator(&limit(10, 1, 10), 1);
+    let longest = encode(|see| (0..8).for_each(|_| see(&[b'x'; LONGEST_VALUE])));
+    let longer = [&longest[..], &[0]].concat();
+    assert!(allocator.ask(1, &v1::LeaseAsk { key: longest, ..ask(1, 0) }, now).is_some());
+    assert!(allocator.ask(1, &v1::LeaseAsk { key: longer, ..ask(1, 0) }, now).is_none());
+}
+
+#[test]
 fn what_is_not_a_limit_is_not_answered_and_full_buckets_are_forgotten() {
     let start = Instant::now();
     let mut allocator = allocator(&limit(10, 1, 10), 1);
@@ -244,6 +314,11 @@ fn keys_are_encoded_so_that_values_do_not_run_into_each_other() {
     assert_eq!(key(&[&long]).len(), 17);
     assert_ne!(key(&[&long]), key(&[&"x".repeat(1001)]));
     assert!(key(&[&long]) != OVERFLOW && key(&[&"x".repeat(128)]).len() == 129);
+    // A byte that is no length of a value that is written out, and sixteen of hash.
+    for value in ["x".repeat(129), "x".repeat(255), "x".repeat(256)] {
+        let hashed = key(&[&value]);
+        assert_eq!((hashed.len(), hashed[0]), (17, 129), "{} bytes", value.len());
+    }
 }
 
 proptest! {

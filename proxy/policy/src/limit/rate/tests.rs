@@ -109,6 +109,36 @@ fn each_combination_of_keys_has_its_own_bucket() {
 }
 
 #[test]
+fn a_header_that_is_missing_has_its_place_among_the_keys() {
+    let now = Instant::now();
+    let keys = ["x-tenant", "x-user"].map(|name| Key::Header(name.parse().unwrap())).to_vec();
+    let limits = limits(&[Limit { keys, ..limit("each", 1, 60) }]);
+    for (tenant, user) in [(None, None), (Some("7"), None), (None, Some("7")), (Some("7"), Some("7"))] {
+        let mut call = get("/");
+        for (name, value) in [("x-tenant", tenant), ("x-user", user)] {
+            call = value.into_iter().fold(call, |call, value| call.header(name, value));
+        }
+        assert!(call.is_admitted(&limits, now), "{tenant:?} {user:?} has a bucket of its own");
+        assert!(!call.is_admitted(&limits, now));
+    }
+}
+
+#[test]
+fn of_limits_that_refuse_the_one_to_wait_for_longest_is_named() {
+    let now = Instant::now();
+    let (minute, hour) = (limit("minute", 1, 60), limit("hour", 1, 3600));
+    for order in [[&minute, &hour], [&hour, &minute]] {
+        let limits = limits(&order.map(Limit::clone));
+        assert!(!limits.is_empty() && get("/").is_admitted(&limits, now));
+        let Decision::Limited { limit, retry_after: wait, .. } = get("/").under(&limits, now) else {
+            panic!("both are used up")
+        };
+        assert_eq!((&*limit, wait), ("shop/policy/hour", Duration::from_secs(3600)));
+    }
+    assert!(limits(&[]).is_empty());
+}
+
+#[test]
 fn where_one_limit_refuses_nothing_is_taken_from_the_others() {
     let now = Instant::now();
     let limits = limits(&[limit("wide", 10, 60), limit("narrow", 1, 60), limit("also-wide", 10, 60)]);
@@ -135,13 +165,14 @@ fn other_limits_keep_what_was_counted_under_the_same_names() {
 fn full_buckets_make_room_and_without_any_keys_share_one() {
     let start = Instant::now();
     let store = Store::bounded(160);
+    assert!(store.is_empty());
     let limit = limit("keyed", 2, 2);
     let key = |i: u32| store.key(&limit.name, |see| see(&i.to_be_bytes()));
     let mut shared = 0;
     for i in 0..1000 {
         shared += u32::from(store.take(key(i), &limit, start).is_err());
     }
-    assert!(store.len() <= 160 && store.evicted() == 0, "{} buckets", store.len());
+    assert!(!store.is_empty() && store.len() <= 160 && store.evicted() == 0, "{} buckets", store.len());
     // One shared bucket of two in each shard; what found room is counted for itself.
     assert_eq!(store.overflowed(), u64::from(1000 - store.len() as u32));
     assert!(shared >= 1000 - 160 - 32, "{shared} were refused");
