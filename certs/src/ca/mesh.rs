@@ -50,7 +50,7 @@ pub(super) struct Trust {
 /// What an authority signs by.
 pub(super) enum Keeper {
     /// Roots of its own.
-    Own(Own),
+    Own(Box<Own>),
     /// An intermediate of an existing PKI.
     Given(Box<Present>),
 }
@@ -145,7 +145,7 @@ impl MeshCa {
             issuing: ArcSwap::from_pointee(Issuing::below_root(signer)?),
             lists: Mutex::new(lists),
             signed: ArcSwap::default(),
-            keeper: Mutex::new(Keeper::Own(own)),
+            keeper: Mutex::new(Keeper::Own(Box::new(own))),
         })
     }
 

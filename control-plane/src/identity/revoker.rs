@@ -115,7 +115,8 @@ impl Revoker {
     pub async fn revoke(&self, subject: &Subject, reason: Reason, now: SystemTime) -> Result<Vec<Shown>, Refusal> {
         let mut state = self.state.write().await;
         let at = unix(now);
-        let (matches, identity): (Box<dyn Fn(&str, &Entry) -> bool + Send>, _) = match subject {
+        // One of the two.
+        let (identity, serial) = match subject {
             Subject::Identity(id) => {
                 let domain = self.authority.ca().trust_domain();
                 if id.trust_domain() != domain {
@@ -126,14 +127,13 @@ impl Revoker {
                 if *id == SpiffeId::control_plane(domain) {
                     return Err(Refusal::Invalid(format!("{id} is the control plane itself")));
                 }
-                let id = id.to_string();
-                let wanted = id.clone();
-                (Box::new(move |_, entry| entry.identity == wanted), Some(id))
+                (Some(id.to_string()), None)
             }
-            Subject::Serial(serial) => {
-                let serial = normal(serial)?;
-                (Box::new(move |name, _| name == serial), None)
-            }
+            Subject::Serial(serial) => (None, Some(normal(serial)?)),
+        };
+        let matches = |name: &str, entry: &Entry| {
+            identity.as_ref().is_none_or(|id| entry.identity == *id)
+                && serial.as_ref().is_none_or(|serial| name == serial)
         };
         let mut writes = Vec::new();
         let mut revoked = state.revoked.clone();

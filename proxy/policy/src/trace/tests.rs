@@ -312,7 +312,7 @@ fn digits_are_read_as_they_are_written_and_nothing_else_is() {
     let all = "fedcba9876543210aaff00990123456789";
     for length in 0..=all.len() {
         let expected = u128::from_str_radix(&all[..length], 16).ok();
-        assert_eq!(hex(all[..length].as_bytes()), expected, "{length} digits");
+        assert_eq!(hex(&all.as_bytes()[..length]), expected, "{length} digits");
     }
     for at in 0..16 {
         for byte in 0..=u8::MAX {
