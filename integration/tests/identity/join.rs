@@ -12,7 +12,7 @@ use tonic::Status;
 use tonic::transport::{Endpoint, Uri};
 use weft_certs::KeyPair;
 use weft_certs::tls::{ALPN_GRPC, bootstrap_client_config, unnamed};
-use weft_integration::rig::Mesh;
+use weft_integration::rig::{Mesh, Sidecar};
 use weft_proto::v1;
 use weft_proto::v1::identity_client::IdentityClient;
 use weft_proto::v1::issue_certificate_request::Proof;
@@ -28,6 +28,11 @@ pub fn block<T>(future: impl Future<Output = T>) -> T {
 #[track_caller]
 pub fn token(mesh: &Mesh, name: &str) -> String {
     mesh.weft(&["token", "create", "-n", "shop", "--service-account", name]).ok().trim().to_owned()
+}
+
+/// What a sidecar has logged.
+pub fn log(sidecar: &Sidecar) -> String {
+    std::fs::read_to_string(sidecar.state.join("sidecar.log")).unwrap_or_default()
 }
 
 /// What the text of a token says.

@@ -1,5 +1,6 @@
 //! Certificates that are revoked while they are in use.
 
+use crate::join::log;
 use serde_json::Value;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -94,11 +95,11 @@ fn who_is_revoked_loses_every_connection_within_a_second_and_nobody_else_loses_o
         let told = attempts.lines().any(|line| line.contains("certificate_revoked") && !line.ends_with(" 0"));
         if refused > 0.0 && told { Ok(()) } else { Err(format!("{refused} {told}")) }
     });
-    assert!(catalog.sidecar.process.log().contains("certificate revoked"));
+    assert!(log(&catalog.sidecar).contains("certificate revoked"));
     assert!(thief.sidecar.access().iter().any(|line| line["reason"] == "certificate_revoked"));
     wait_for("the thief's sidecar knows it", || {
-        let log = thief.sidecar.process.log();
-        if log.contains("this workload's certificate was revoked") { Ok(()) } else { Err(log) }
+        let said = log(&thief.sidecar);
+        if said.contains("this workload's certificate was revoked") { Ok(()) } else { Err(said) }
     });
 
     let listed = revoked(&mesh);
