@@ -137,4 +137,10 @@ fn an_intermediate_from_files_signs_and_is_replaced_under_load_and_a_wrong_one_i
     assert_all_well(&load.stop());
     let audit = mesh.weft(&["identity", "audit"]).ok();
     assert!(audit.contains("issuer") && audit.contains("refused") && audit.contains("rotation"), "{audit}");
+
+    // Revocation works with keys of others too.
+    mesh.weft(&["identity", "revoke", "shop/caller"]).ok();
+    caller.until("who is revoked is refused", "http://catalog/items", |answer| {
+        answer.header("weft-error") == Some("certificate-revoked")
+    });
 }

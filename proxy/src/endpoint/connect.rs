@@ -117,20 +117,22 @@ enum Way {
 }
 
 /// Which HTTP/1.1 connections are alike. Backends that have an endpoint in common have no connections in common: with a connection of another
-/// one would hold more than its own bound allows, and the other could be without one though none of its calls is under way.
+/// one would hold more than its own bound allows, and the other could be without one though none of its calls is under way. Virtual ones are
+/// alike while they are of one generation of the identity: what was made before trust changed carries no further call.
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Place {
     Plain(SocketAddr, Bound),
-    Virtual(SocketAddr, SpiffeId, ByteStr, Bound),
+    Virtual(SocketAddr, SpiffeId, ByteStr, Bound, u64),
 }
 
 impl Place {
-    /// Whether this is where connections to `target` wait.
-    fn is(&self, target: &Target) -> bool {
+    /// Whether this is where connections of this generation to `target` wait.
+    fn is(&self, target: &Target, generation: u64) -> bool {
         match (self, &target.tunnel) {
             (Self::Plain(addr, bound), None) => *addr == target.addr && bound.is(&target.connections),
-            (Self::Virtual(addr, identity, authority, bound), Some(to)) => {
-                *authority == to.authority
+            (Self::Virtual(addr, identity, authority, bound, made), Some(to)) => {
+                *made == generation
+                    && *authority == to.authority
                     && *addr == to.addr
                     && *identity == to.identity
                     && bound.is(&target.connections)
@@ -230,15 +232,17 @@ impl Connector {
 
     /// Where connections to `target` wait for their next exchange.
     fn rack(&self, target: &Target) -> Arc<Rack> {
-        let pools = &self.0.pools;
+        let (pools, generation) = (&self.0.pools, self.generation(target));
         if let Some((place, rack)) = &*pools.last.lock()
-            && place.is(target)
+            && place.is(target, generation)
         {
             return rack.clone();
         }
         let place = match &target.tunnel {
             None => Place::Plain(target.addr, Bound::of(target)),
-            Some(to) => Place::Virtual(to.addr, to.identity.clone(), to.authority.clone(), Bound::of(target)),
+            Some(to) => {
+                Place::Virtual(to.addr, to.identity.clone(), to.authority.clone(), Bound::of(target), generation)
+            }
         };
         let idle = if target.tunnel.is_some() { IDLE_VIRTUAL } else { IDLE_PLAIN };
         let rack = pools.racks.lock().entry(place.clone()).or_insert_with(|| Rack::new(IDLE_MOST, idle)).clone();
@@ -304,10 +308,7 @@ impl Connector {
 
     /// Of the identity that connections to `target` are made with.
     fn generation(&self, target: &Target) -> u64 {
-        match &self.0.dialer.tls {
-            Some(tls) if target.tunnel.is_some() => tls.identity().generation(),
-            _ => 0,
-        }
+        if target.tunnel.is_some() { self.0.dialer.generation() } else { 0 }
     }
 
     fn permit(&self, target: &Target) -> Result<ConnectionPermit, ProxyError> {
@@ -332,7 +333,7 @@ impl Connector {
                     // A peer that said GOAWAY waits for what idles on its connections.
                     let _ = tokio::time::timeout(SWEEP, leaving.notified()).await;
                     let Some(inner) = inner.upgrade() else { return };
-                    inner.pools.sweep();
+                    inner.pools.sweep(inner.dialer.generation());
                 }
             };
             stop.run_until_cancelled(sweeping).await
@@ -341,13 +342,17 @@ impl Connector {
 }
 
 impl Pools {
-    fn sweep(&self) {
+    /// Drops what idles too long, or was made by another generation of the identity.
+    fn sweep(&self, generation: u64) {
         // Before racks are counted that nobody holds.
         drop(self.last.lock().take());
         // Dropping a connection runs its own code: not under the lock of the map.
         let racks: Vec<_> = self.racks.lock().iter().map(|(place, rack)| (place.clone(), rack.clone())).collect();
         let mut gone = Vec::new();
         for (place, rack) in racks {
+            if matches!(place, Place::Virtual(.., made) if made != generation) {
+                rack.clear();
+            }
             if rack.sweep() && Arc::strong_count(&rack) == 2 {
                 gone.push(place);
             }
@@ -404,6 +409,11 @@ fn dial(dialer: Arc<Dialer>, target: Target, way: Way) -> Dial {
 }
 
 impl Dialer {
+    /// Of the identity that sidecars are shown.
+    fn generation(&self) -> u64 {
+        self.tls.as_ref().map_or(0, |tls| tls.identity().generation())
+    }
+
     /// A plaintext connection to an application, never to the sidecar itself.
     async fn application(&self, addr: SocketAddr) -> Result<Io, ProxyError> {
         if self.settings.own.iter().any(|own| is_same_listener(*own, addr)) {

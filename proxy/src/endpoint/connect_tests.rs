@@ -120,7 +120,7 @@ async fn a_connection_that_was_closed_while_it_idled_is_not_used_again() {
     drop(upstream);
     assert_eq!(connector.open().0, 1);
     drop(tcp);
-    connector.0.pools.sweep();
+    connector.0.pools.sweep(connector.0.dialer.generation());
     assert_eq!((connector.open().0, target.connections.open()), (0, 0), "swept");
     let mut upstream = connector.http(&target, Protocol::Http1).await.expect("connected anew");
     let (mut tcp, _) = listener.accept().await.expect("accepted");
