@@ -24,9 +24,10 @@ fn a_member_of_another_trust_domain_is_believed_by_its_own_roots_while_it_is_fed
         &two,
         &format!(
             "apiVersion: v1\nkind: Service\nmetadata: {{name: catalog, namespace: shop}}\n\
-             spec: {{ports: [{{name: http, port: 80, appProtocol: http}}]}}\n\
+             spec: {{ports: [{{name: http, port: 80, targetPort: http, appProtocol: http}}]}}\n\
              ---\napiVersion: weft.mesh/v1alpha1\nkind: Workload\nmetadata: {{name: catalog-of-one, namespace: shop}}\n\
-             spec: {{trustDomain: one.test, serviceAccount: catalog, address: 127.0.0.1, tunnel: '{tunnel}', services: [catalog], ports: [{{name: http, port: 80, protocol: http}}]}}\n"
+             spec: {{trustDomain: one.test, serviceAccount: catalog, address: 127.0.0.1, tunnel: '{tunnel}', services: [catalog], ports: [{{name: http, port: {port}, protocol: http}}]}}\n",
+            port = catalog.port
         ),
     );
     let url = "http://catalog/items";

@@ -96,7 +96,11 @@ fn who_is_revoked_loses_every_connection_within_a_second_and_nobody_else_loses_o
         if refused > 0.0 && told { Ok(()) } else { Err(format!("{refused} {told}")) }
     });
     assert!(log(&catalog.sidecar).contains("certificate revoked"));
-    assert!(thief.sidecar.access().iter().any(|line| line["reason"] == "certificate_revoked"));
+    wait_for("the access log says why", || {
+        let lines = thief.sidecar.access();
+        let said = lines.iter().any(|line| line["reason"] == "certificate_revoked");
+        if said { Ok(()) } else { Err(format!("{:?}", lines.last())) }
+    });
     wait_for("the thief's sidecar knows it", || {
         let said = log(&thief.sidecar);
         if said.contains("this workload's certificate was revoked") { Ok(()) } else { Err(said) }

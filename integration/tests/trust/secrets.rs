@@ -37,12 +37,13 @@ impl Secrets {
         let (_, rest) = all.split_once("PRIVATE KEY-----\n").expect("a key in PEM");
         let body = rest.split("-----END").next().unwrap();
         let name = file.display();
-        for line in body.lines().filter(|line| line.len() >= 32) {
-            self.text(&format!("a line of {name}"), line);
-        }
         let der = STANDARD.decode(body.replace('\n', "")).unwrap();
         // ECPrivateKey (RFC 5915 §3): version 1, then the octets of the key.
         let at = der.windows(5).position(|w| w == [2, 1, 1, 4, 32]).expect("a P-256 key") + 5;
+        // What follows is the public key, which certificates have too.
+        for line in body.lines().take((at + 32).div_ceil(48)) {
+            self.text(&format!("a line of {name}"), line);
+        }
         let octets = &der[at..at + 32];
         self.0.push((format!("the octets of {name}"), octets.to_vec()));
         let hex: String = octets.iter().map(|byte| format!("{byte:02x}")).collect();

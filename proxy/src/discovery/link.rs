@@ -54,8 +54,13 @@ async fn dial(
 /// Whether a failure is that the control plane takes this sidecar's certificate for revoked. With TLS 1.3 that is read after the handshake,
 /// by whoever uses the connection first.
 pub(crate) fn says_revoked(status: &tonic::Status) -> bool {
+    // HTTP/2 keeps no more than the words of what its transport said.
+    let alert = rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRevoked).to_string();
     let mut source = status.source();
     while let Some(error) = source {
+        if error.to_string().ends_with(&alert) {
+            return true;
+        }
         if let Some(error) = error.downcast_ref::<io::Error>() {
             let known = error.get_ref().and_then(|inner| inner.downcast_ref::<weft_certs::Error>());
             let revoked = match known {
