@@ -22,15 +22,6 @@ def ratio(name, limit, found, better="≤"):
     return row(name, limit, figure, low if better == "≥" else high, f"{figure:.2f} ({low:.2f}–{high:.2f})", better)
 
 
-def unchanged(name, limit, found):
-    """A ratio to the same thing left alone. Where the interval reaches 1 no change can be told from the machine's noise, and the median must keep the limit; where it does not, the
-    upper bound must."""
-    if not found:
-        return row(name, limit, None, None, "not measured")
-    figure, (low, high) = found
-    return row(name, limit, figure, figure if low <= 1.0 else high, f"{figure:.2f} ({low:.2f}–{high:.2f})")
-
-
 def absolute(name, limit, figure, unit, better="≤", digits=1):
     return row(name, limit, figure, figure, "not measured" if figure is None else f"{figure:.{digits}f} {unit}", better)
 
@@ -94,11 +85,11 @@ def fairness(results, keys, out):
             continue
         found = results.get(key, {}).get("weft")
         for phase, words, limit in (("stalled", "a stalled receiver", 1.10), ("slow", "a slow receiver", 1.10), ("bulk", "bulk", 1.5)):
-            title, judged = f"calls' p50 beside {words}, × alone, {name}", ratio if phase == "bulk" else unchanged
+            title = f"calls' p50 beside {words}, × alone, {name}"
             if found and found[phase]["p50"] is None:
                 out.append({**row(title, limit, None, None, "no call answered in time"), "pass": False})
             else:
-                out.append(judged(title, limit, (found[phase]["p50"], found[phase]["interval"]) if found else None))
+                out.append(ratio(title, limit, (found[phase]["p50"], found[phase]["interval"]) if found else None))
         # Two sidecars, each at most a connection's windows of 16 MiB a direction.
         out.append(absolute(f"memory grown meanwhile, both sidecars, {name}", 64.0, found["grownMiB"] if found else None, "MiB"))
 
