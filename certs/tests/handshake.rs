@@ -447,6 +447,19 @@ async fn bootstrap_refuses_other_roots_and_everybody_but_the_control_plane() {
 }
 
 #[tokio::test]
+async fn given_roots_verify_the_control_plane_and_nobody_else() {
+    let (ca, other) = (mesh(), mesh());
+    let rooted = || tls::rooted_client_config(ca.bundle(), &[tls::ALPN_GRPC]).unwrap();
+    let (_, client) = handshake(control_plane(&ca), rooted()).await.good();
+    assert_eq!(peer_identity(client.get_ref().1), Some(SpiffeId::control_plane(ca.trust_domain())));
+
+    let text = handshake(control_plane(&other), rooted()).await.refused_by_client();
+    assert!(text.contains("does not lead to a root"), "{text}");
+    let text = handshake(strict(&live(&ca, "payments")), rooted()).await.refused_by_client();
+    assert!(text.contains("peer is spiffe://weft.test/ns/shop/sa/payments"), "{text}");
+}
+
+#[tokio::test]
 async fn a_renewal_proves_itself_to_the_control_plane_and_demands_exactly_it() {
     let ca = mesh();
     let cart = live(&ca, "cart");

@@ -7,7 +7,9 @@ mod listen;
 
 use crate::fleet::{ControlService, Fleet, Leases, Life, web};
 use crate::identity::service::Issue;
-use crate::identity::{Audit, Authority, IdentityService, Ledger, Limiter, Revoker, Rotator, Tokens, limiter, pki};
+use crate::identity::{
+    Audit, Authority, IdentityService, Ledger, Limiter, Reviewer, Revoker, Rotator, Tokens, limiter, pki,
+};
 use crate::store::{Embedded, Options, Store};
 use crate::world::reconcile::{self, Compiled};
 use crate::world::watch::Reflectors;
@@ -62,6 +64,8 @@ pub struct Settings {
     pub ca_key_passphrase_file: Option<PathBuf>,
     /// The intermediate of an existing PKI, which signs instead of one of the control plane's own.
     pub pki: Option<pki::Files>,
+    /// The API server that says what service-account tokens are worth: the control plane's own, where none is named.
+    pub token_review: Option<Cluster>,
     /// Certificates that one identity may have in half of their lifetime, and at once: 1000.
     pub certificates_per_identity: u32,
     /// After a start of the control plane no workload is withdrawn for a lost stream during this time: 30 s.
@@ -83,11 +87,41 @@ impl Default for Settings {
             jwks_loopback_http: false,
             ca_key_passphrase_file: None,
             pki: None,
+            token_review: None,
             certificates_per_identity: limiter::DEFAULT,
             start_grace: Duration::from_secs(30),
         }
     }
 }
+
+/// A Kubernetes cluster, and how it is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cluster {
+    /// The one whose pod this process is in.
+    Own,
+    /// The current context of a kubeconfig.
+    Kubeconfig(PathBuf),
+}
+
+impl Cluster {
+    async fn client(&self) -> Result<kube::Client, Error> {
+        use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+        let mut config = match self {
+            Self::Own => Config::incluster().map_err(failed("this process is in no pod of a cluster"))?,
+            Self::Kubeconfig(path) => {
+                let at = || format!("kubeconfig {}", path.display());
+                let read = Kubeconfig::read_from(path).map_err(failed(at()))?;
+                Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await.map_err(failed(at()))?
+            }
+        };
+        config.connect_timeout = Some(CLUSTER);
+        config.read_timeout = Some(CLUSTER);
+        kube::Client::try_from(config).map_err(failed("Kubernetes client"))
+    }
+}
+
+/// How long the API server of a cluster may take to answer.
+const CLUSTER: Duration = Duration::from_secs(5);
 
 /// Why the control plane did not start, or ended badly. The text says what to do next.
 #[derive(Debug, thiserror::Error)]
@@ -202,6 +236,7 @@ struct Parts {
     reserved: weft_policy::config::Cidr,
     leaf_lifetime: Duration,
     jwks: jwks::Settings,
+    reviewer: Reviewer,
 }
 
 impl Parts {
@@ -245,6 +280,11 @@ impl Parts {
             ..api::Settings::default()
         };
         let api = api::Api::open(store.clone(), api_settings).await.map_err(failed("resource API"))?;
+
+        let reviewing = match &settings.token_review {
+            Some(cluster) => cluster.client().await?,
+            None => api::client(&api),
+        };
 
         let ports = dir.join("ports.json");
         let remembered = listen::Ports::load(&ports);
@@ -291,6 +331,7 @@ impl Parts {
             reserved,
             leaf_lifetime: settings.leaf_lifetime,
             jwks: jwks::Settings { roots: Vec::new(), loopback_http: settings.jwks_loopback_http },
+            reviewer: Reviewer::new(reviewing),
         })
     }
 
@@ -327,6 +368,7 @@ impl Parts {
 
         let issue = Issue {
             tokens: self.tokens.clone(),
+            reviewer: self.reviewer,
             revoker: self.revoker.clone(),
             limiter: Limiter::new(settings.certificates_per_identity, self.leaf_lifetime),
             audit: self.audit,

@@ -17,11 +17,11 @@ use crate::discovery::file::{FileError, FileSource};
 use crate::discovery::{Directory, DumpRequest, Keep, Publisher, link, metrics, xds};
 use crate::drain::Drain;
 use crate::endpoint::external;
-use crate::identity::{Files, Issuer, JoinToken, Registrar, Renewal, Standing};
+use crate::identity::{Enrolment, Files, Issuer, Registrar, Renewal, Standing};
 use crate::inbound;
 use crate::intercept::{self, dns, nft};
 use crate::telemetry::Telemetry;
-use host::{access_log_options, join_token, own_state_dir, raise_descriptors};
+use host::{access_log_options, enrolment, own_state_dir, raise_descriptors};
 use join::{join, register_first};
 use sockets::Sockets;
 use std::path::Path;
@@ -92,12 +92,12 @@ pub fn check(settings: &Settings) -> Result<(), AppError> {
             }
         }
         Source::ControlPlane(control, workload) => {
-            let token = join_token(settings)?;
+            let enrolment = enrolment(settings)?;
             println!(
-                "control plane {}, workload {}, join token {}",
+                "control plane {}, workload {}, enrolment by {}",
                 control.address,
                 workload.uid(),
-                if token.is_some() { "given" } else { "none" }
+                enrolment.map_or_else(|| "nothing".to_owned(), |e| e.to_string())
             );
         }
     }
@@ -118,7 +118,7 @@ pub fn run(mut settings: Settings) -> Result<(), AppError> {
     let filter = settings.log.clone().or_else(|| std::env::var("WEFT_LOG").ok()).unwrap_or_else(|| "info".to_owned());
     let set_log = log::init(&filter).map_err(|e| crate::config::refuse("log", e))?;
     let aead = weft_certs::tls::choose_aead(settings.aead.wanted());
-    let token = join_token(&settings)?;
+    let enrolment = enrolment(&settings)?;
     let _lock = settings.state_dir.as_deref().map(own_state_dir).transpose()?;
     let descriptors = raise_descriptors();
     let source = settings.source()?;
@@ -149,7 +149,7 @@ pub fn run(mut settings: Settings) -> Result<(), AppError> {
     );
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(start)?;
     let socket_path = sockets.socket.as_ref().map(|(path, _)| path.clone());
-    let outcome = runtime.block_on(Process::new(settings, telemetry, set_log).run(source, sockets, token));
+    let outcome = runtime.block_on(Process::new(settings, telemetry, set_log).run(source, sockets, enrolment));
     // Whoever reads these after the end would look for a process that is gone.
     for path in ready_file.iter().chain(&socket_path) {
         let _ = std::fs::remove_file(path);
@@ -192,7 +192,7 @@ impl Process {
         }
     }
 
-    async fn run(mut self, source: Source, mut sockets: Sockets, token: Option<JoinToken>) -> Result<(), AppError> {
+    async fn run(mut self, source: Source, mut sockets: Sockets, enrolment: Option<Enrolment>) -> Result<(), AppError> {
         let (directory, publisher, asks) = Publisher::new();
         let own = sockets.own();
         self.open_doors(&mut sockets, &directory)?;
@@ -204,7 +204,7 @@ impl Process {
             Source::File(path) => self.start_file(&path, publisher).map(Some),
             Source::ControlPlane(control, workload) => {
                 let tunnel = sockets.tunnel.as_ref().map_or(self.settings.inbound.tunnel, |bound| bound.address);
-                let plan = Plan { control, workload, tunnel, token };
+                let plan = Plan { control, workload, tunnel, enrolment };
                 tokio::select! {
                     sourced = self.start_xds(plan, publisher, asks, &directory) => sourced.map(Some),
                     // Asked to end before there was anything to serve.
@@ -382,9 +382,9 @@ impl Process {
         asks: mpsc::Receiver<crate::discovery::Alias>,
         directory: &Directory,
     ) -> Result<(), AppError> {
-        let Plan { control, workload, tunnel, token } = plan;
+        let Plan { control, workload, tunnel, enrolment } = plan;
         let state_dir = self.settings.state_dir.clone().unwrap_or_default();
-        let issuer = Issuer::new(control.address, &workload, token, state_dir.clone());
+        let issuer = Issuer::new(control.address, &workload, enrolment, state_dir.clone());
         let (identity, remembered) = match issuer.remembered().map_err(start)? {
             Some(identity) => (identity, true),
             None => (join(&issuer).await?, false),
@@ -393,7 +393,7 @@ impl Process {
         let _ = self.identity.set(live.clone());
         let tls = ClientConfigs::new(live.clone()).to_control_plane(&[ALPN_GRPC]).map_err(start)?;
         let channel = link::channel(control.address, tls);
-        let registrar = Registrar::new(channel.clone(), &workload, tunnel, issuer.token());
+        let registrar = Registrar::new(channel.clone(), &workload, tunnel, issuer.enrolment());
         // A workload that nobody knows must be told why it is not let in, rather than wait for ever.
         let registered = AtomicBool::new(!remembered && register_first(&registrar).await?);
         let uid = workload.uid();
@@ -492,7 +492,7 @@ struct Plan {
     control: ControlPlane,
     workload: Box<Workload>,
     tunnel: std::net::SocketAddr,
-    token: Option<JoinToken>,
+    enrolment: Option<Enrolment>,
 }
 
 /// The interception rules; dropping removes them.

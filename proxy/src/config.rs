@@ -28,6 +28,9 @@ pub struct Settings {
     pub control_plane: Option<ControlPlane>,
     /// File with a join token; `WEFT_JOIN_TOKEN` in the environment is the alternative. Never a flag.
     pub join_token_file: Option<PathBuf>,
+    /// File with a service-account token that Kubernetes projects for the audience of the mesh; read anew whenever it is needed. Needs
+    /// `controlPlane.rootsFile`. Exclusive with a join token.
+    pub service_account_token_file: Option<PathBuf>,
     /// Directory of the key, certificate, last-known-good resources, `ready.json` and the socket; made with mode 0700.
     pub state_dir: Option<PathBuf>,
     /// A file of `weft.v1.Resources`, watched, instead of a control plane.
@@ -156,6 +159,24 @@ pub struct ControlPlane {
     /// SHA-256 of the root CA's public key (SPKI), hexadecimal. A join token that says otherwise is refused.
     #[serde(default)]
     pub ca_fingerprint: Option<String>,
+    /// PEM file with the roots of the mesh, for a workload that has no join token to tell it whom to trust.
+    #[serde(default)]
+    pub roots_file: Option<PathBuf>,
+    /// Trust domain of the roots: `weft.local`.
+    #[serde(default = "default_trust_domain")]
+    pub trust_domain: String,
+}
+
+impl ControlPlane {
+    /// The control plane at an address, with the defaults of everything else.
+    #[must_use]
+    pub fn at(address: SocketAddr) -> Self {
+        Self { address, ca_fingerprint: None, roots_file: None, trust_domain: default_trust_domain() }
+    }
+}
+
+fn default_trust_domain() -> String {
+    "weft.local".to_owned()
 }
 
 /// Listeners for the application's calls.

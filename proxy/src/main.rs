@@ -41,6 +41,15 @@ struct Flags {
     /// File with a join token (never pass the token itself on a command line)
     #[arg(long, value_name = "FILE", help_heading = "Configuration source")]
     join_token_file: Option<PathBuf>,
+    /// File with the service-account token that Kubernetes projects for the audience weft.mesh; needs --roots-file
+    #[arg(long, value_name = "FILE", help_heading = "Configuration source")]
+    service_account_token_file: Option<PathBuf>,
+    /// File with the roots of the mesh (PEM), for a workload without a join token
+    #[arg(long, value_name = "FILE", help_heading = "Configuration source")]
+    roots_file: Option<PathBuf>,
+    /// Trust domain of these roots [default: weft.local]
+    #[arg(long, value_name = "DOMAIN", help_heading = "Configuration source")]
+    trust_domain: Option<String>,
     /// Where key, certificate and last-known-good configuration are kept
     #[arg(long, value_name = "DIR", help_heading = "Configuration source")]
     state_dir: Option<PathBuf>,
@@ -141,9 +150,14 @@ impl Flags {
         settings.state_dir = self.state_dir.or(settings.state_dir);
         settings.log = self.log.or(settings.log);
         if let Some(address) = self.control_plane {
-            let ca_fingerprint = settings.control_plane.take().and_then(|c| c.ca_fingerprint);
-            settings.control_plane = Some(ControlPlane { address, ca_fingerprint });
+            let control = settings.control_plane.get_or_insert_with(|| ControlPlane::at(address));
+            control.address = address;
         }
+        if let Some(control) = &mut settings.control_plane {
+            control.roots_file = self.roots_file.or(control.roots_file.take());
+            over(&mut control.trust_domain, self.trust_domain);
+        }
+        settings.service_account_token_file = self.service_account_token_file.or(settings.service_account_token_file);
         if let (Some(namespace), Some(name)) = (&self.namespace, &self.name)
             && settings.workload.is_none()
         {

@@ -13,6 +13,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::verify::{self, Side};
 use super::{protocols, provider};
+use crate::bundle::{TrustBundle, TrustBundles};
 use crate::error::Error;
 use crate::fingerprint::Fingerprint;
 use crate::identity::LiveIdentity;
@@ -102,6 +103,18 @@ pub fn bootstrap_client_config(
     Ok(Arc::new(config))
 }
 
+/// The same for a sidecar that was given the mesh's roots themselves.
+///
+/// # Errors
+/// rustls'.
+pub fn rooted_client_config(roots: TrustBundle, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, Error> {
+    let expected = SpiffeId::control_plane(roots.trust_domain());
+    let verifier = Servers(Demand::Rooted { bundles: TrustBundles::from(roots), expected });
+    let mut config = builder(verifier)?.with_no_client_auth();
+    finish(&mut config, alpn);
+    Ok(Arc::new(config))
+}
+
 /// The root that a bootstrap connection was verified with, from the chain that the control plane presented.
 pub fn bootstrap_root(chain: &[CertificateDer<'_>], root: &Fingerprint) -> Option<CertificateDer<'static>> {
     verify::pinned_certificates(root, chain.get(1..)?).next().map(|der| der.clone().into_owned())
@@ -147,6 +160,7 @@ struct Servers(Demand);
 enum Demand {
     Peer { live: Arc<LiveIdentity>, expected: SpiffeId },
     ControlPlane { root: Fingerprint, domain: TrustDomain },
+    Rooted { bundles: TrustBundles, expected: SpiffeId },
 }
 
 impl ServerCertVerifier for Servers {
@@ -164,6 +178,9 @@ impl ServerCertVerifier for Servers {
                 verify::demand(expected, presented)?;
             }
             Demand::ControlPlane { root, domain } => verify::pinned(root, domain, leaf, above, now)?,
+            Demand::Rooted { bundles, expected } => {
+                verify::demand(expected, verify::peer(bundles, leaf, above, now, Side::Server)?)?;
+            }
         }
         Ok(ServerCertVerified::assertion())
     }

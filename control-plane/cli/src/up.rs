@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use weft_control::identity::pki::Files;
-use weft_control::up::Settings;
+use weft_control::up::{Cluster, Settings};
 
 /// Flags of `weft up`.
 #[derive(clap::Args, Debug)]
@@ -50,6 +50,9 @@ pub struct Args {
     /// File (0600) whose first line is the passphrase that the keys of the CAs are encrypted with; those in the clear are encrypted
     #[arg(long, value_name = "FILE")]
     ca_key_passphrase_file: Option<PathBuf>,
+    /// Have a Kubernetes API server review service-account tokens: a kubeconfig, or in-cluster [default: the control plane's own API]
+    #[arg(long, value_name = "FILE|in-cluster", value_parser = cluster)]
+    token_review: Option<Cluster>,
     /// Certificates that one identity may have in half of their lifetime, and at once: a sidecar needs one
     #[arg(long, default_value = "1000", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     certificates_per_identity: u32,
@@ -68,6 +71,11 @@ fn lifetime(text: &str) -> Result<Duration, String> {
         return Ok(lifetime);
     }
     Err("must be from 10s to 24h".to_owned())
+}
+
+/// `in-cluster`, or the path of a kubeconfig.
+fn cluster(text: &str) -> Result<Cluster, std::convert::Infallible> {
+    Ok(if text == "in-cluster" { Cluster::Own } else { Cluster::Kubeconfig(text.into()) })
 }
 
 /// What may be called outside the mesh.
@@ -98,6 +106,7 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
             (Some(chain), Some(key), Some(roots)) => Some(Files { chain, key, roots }),
             _ => None,
         },
+        token_review: args.token_review,
         certificates_per_identity: args.certificates_per_identity,
         ..defaults
     };

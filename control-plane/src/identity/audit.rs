@@ -32,6 +32,8 @@ pub enum By<'a> {
     Token(&'a str),
     /// The certificate with this serial number.
     Certificate(&'a str),
+    /// A service-account token, by the pod that it is bound to or the uid of the account.
+    ServiceAccount(&'a str),
 }
 
 /// Something that the authority did, or refused. Times are seconds since the Unix epoch, serial numbers hexadecimal.

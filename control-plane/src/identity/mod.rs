@@ -1,6 +1,6 @@
 //! Who is who: the certificate authority's service, join tokens, and the registration of workloads.
 //!
-//! [`token`] keeps join tokens (hashed, counted, bound to claims), [`registration`] decides what a workload may say of itself (pure),
+//! [`token`] keeps join tokens (hashed, counted, bound to claims), [`review`] has an API server say whose a service-account token is, [`registration`] decides what a workload may say of itself (pure),
 //! [`authority`] holds the mesh CA and the control plane's own certificate, [`rotation`] changes its root under a running mesh, [`pki`] follows the files of an intermediate that is not its own, [`ledger`]
 //! knows which certificates are out, [`revoker`] makes them worthless, [`limiter`] bounds how many there are, [`audit`] writes down what was
 //! done, [`service`] puts them behind `weft.v1.Identity`. Verification
@@ -12,6 +12,7 @@ pub mod ledger;
 pub mod limiter;
 pub mod pki;
 pub mod registration;
+pub mod review;
 pub mod revoker;
 pub mod rotation;
 pub mod service;
@@ -21,6 +22,7 @@ pub use audit::Audit;
 pub use authority::{Authority, Trust};
 pub use ledger::Ledger;
 pub use limiter::Limiter;
+pub use review::Reviewer;
 pub use revoker::Revoker;
 pub use rotation::Rotator;
 pub use service::IdentityService;

@@ -1,10 +1,11 @@
 //! `weft.v1.Identity` behind tonic: certificates for who proves who they are, and registrations within what they may claim.
 
 use super::audit::{By, Event};
-use super::registration;
-use super::token::{Refusal, Tokens, hex, is_label, unix};
-use super::{Audit, Authority, Limiter, Peer, Revoker, SYSTEM_NAMESPACE};
+use super::token::{Claims, Refusal, Tokens, hex, is_label, unix};
+use super::{Audit, Authority, Limiter, Peer, Reviewer, Revoker, SYSTEM_NAMESPACE};
+use super::{registration, review};
 use crate::kinds::{Phase, Workload};
+use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -37,6 +38,8 @@ pub struct IdentityService {
 pub struct Issue {
     /// Join tokens.
     pub tokens: Tokens,
+    /// Service-account tokens.
+    pub reviewer: Reviewer,
     /// What is out, and what of it is worth nothing.
     pub revoker: Arc<Revoker>,
     /// How many an identity may have.
@@ -58,6 +61,8 @@ enum Proven {
     Certificate(String, SystemTime),
     /// By the text of a join token, with its public id.
     Token(String, String),
+    /// By the token of a service account that was made then, with what a record may name it by.
+    ServiceAccount(String, SystemTime),
 }
 
 impl Proven {
@@ -65,6 +70,7 @@ impl Proven {
         match self {
             Self::Certificate(serial, _) => By::Certificate(serial),
             Self::Token(id, _) => By::Token(id),
+            Self::ServiceAccount(bearer, _) => By::ServiceAccount(bearer),
         }
     }
 }
@@ -99,12 +105,19 @@ impl IdentityService {
                 let id = Tokens::id(&text).unwrap_or_default();
                 Ok(Asker { of: (claims.namespace, claims.service_account), proof: Proven::Token(id, text) })
             }
-            (None, Some(Proof::ServiceAccountToken(_))) => {
-                Err(Status::unimplemented("this control plane is not on Kubernetes: prove yourself with a join token"))
+            (None, Some(Proof::ServiceAccountToken(text))) => {
+                let account = self.issue.reviewer.review(&text).await.map_err(|refusal| match refusal {
+                    review::Refusal::NotGood(_) => Status::unauthenticated(refusal.to_string()),
+                    review::Refusal::Away(_) => Status::unavailable(refusal.to_string()),
+                })?;
+                Ok(Asker {
+                    of: (account.namespace, account.name),
+                    proof: Proven::ServiceAccount(account.bearer, account.issued_at),
+                })
             }
-            (None, None) => {
-                Err(Status::unauthenticated("present a join token, or your current certificate to renew it"))
-            }
+            (None, None) => Err(Status::unauthenticated(
+                "present a join token, a service-account token, or your current certificate to renew it",
+            )),
         }
     }
 
@@ -176,10 +189,15 @@ impl IdentityService {
         match &asker.proof {
             Proven::Certificate(_, since) if !issuing.may_renew(id.as_str(), *since) => {
                 return Err(Status::permission_denied(format!(
-                    "what {id} had was revoked: only a join token gets it another certificate"
+                    "what {id} had was revoked: only a join token, or a service-account token made after that, gets it another certificate"
                 )));
             }
-            Proven::Certificate(..) => {}
+            Proven::ServiceAccount(_, since) if !issuing.may_renew(id.as_str(), *since) => {
+                return Err(Status::permission_denied(format!(
+                    "what {id} had was revoked, after this service-account token was made: delete the pod, or wait for its next token"
+                )));
+            }
+            Proven::Certificate(..) | Proven::ServiceAccount(..) => {}
             Proven::Token(token, text) => {
                 // Before a use is spent, and not yet counted: a token that is used up must not use up the identity's share.
                 limiter.ask(id.as_str(), Instant::now()).map_err(|wait| limited(id, wait))?;
@@ -206,6 +224,10 @@ impl IdentityService {
         let claims = match request.join_token.as_str() {
             "" => Err(None),
             text => self.issue.tokens.claims(text, SystemTime::now()).await.map_err(Some),
+        };
+        let claims = match claims {
+            Err(refusal) => self.of_account(&peer).await?.ok_or(refusal),
+            good => good,
         };
         if let Ok(address) = request.address.parse::<IpAddr>()
             && self.reserved.contains(address)
@@ -267,6 +289,13 @@ impl IdentityService {
 }
 
 impl IdentityService {
+    /// What the object of the peer's service account lets its workloads register as.
+    async fn of_account(&self, peer: &Peer) -> Result<Option<Claims>, Status> {
+        let api: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &peer.namespace);
+        let account = api.get_opt(&peer.service_account).await.map_err(unavailable)?;
+        Ok(account.as_ref().and_then(review::claims))
+    }
+
     /// A workload that registers differently has started anew: what was known of its predecessor's readiness says nothing of it.
     async fn begin_again(&self, api: &Api<Workload>, name: &str) -> Result<(), Status> {
         let status = serde_json::json!({ "status": { "phase": Phase::Pending, "conditions": [] } });

@@ -1,14 +1,34 @@
-//! What the process takes from its host: token, state directory, descriptors, the place of the access log.
+//! What the process takes from its host: the proof of who it is, state directory, descriptors, the place of the access log.
 
 use super::{AppError, start};
 use crate::config::Settings;
-use crate::identity::JoinToken;
+use crate::identity::{Enrolment, JoinToken, ServiceAccount};
 use crate::telemetry::access_log;
 use std::path::{Path, PathBuf};
 use weft_certs::files;
 
+/// How a first certificate is come by, if the settings say so: the join token of the file or the environment, or files of a pod.
+pub(super) fn enrolment(settings: &Settings) -> Result<Option<Enrolment>, AppError> {
+    let token = join_token(settings)?;
+    let Some(file) = &settings.service_account_token_file else { return Ok(token.map(Enrolment::JoinToken)) };
+    if token.is_some() {
+        let text = "cannot be used together with a join token; remove one of them";
+        return Err(crate::config::refuse("serviceAccountTokenFile", text).into());
+    }
+    let control = settings.control_plane.as_ref();
+    let Some((control, roots)) = control.and_then(|c| Some((c, c.roots_file.as_ref()?))) else {
+        let text = "needs controlPlane.rootsFile: the roots by which the control plane is known";
+        return Err(crate::config::refuse("serviceAccountTokenFile", text).into());
+    };
+    let domain = control
+        .trust_domain
+        .parse()
+        .map_err(|e| crate::config::refuse("controlPlane.trustDomain", format!("{:?}: {e}", control.trust_domain)))?;
+    Ok(Some(Enrolment::ServiceAccount(ServiceAccount::new(file.clone(), roots.clone(), domain))))
+}
+
 /// The join token of the file or the environment, if there is one.
-pub(super) fn join_token(settings: &Settings) -> Result<Option<JoinToken>, AppError> {
+fn join_token(settings: &Settings) -> Result<Option<JoinToken>, AppError> {
     let (text, field) = match &settings.join_token_file {
         Some(path) => (
             Some(files::read(path).map_err(|e| crate::config::refuse("joinTokenFile", e.to_string()))?),

@@ -1,6 +1,6 @@
-//! Asking the control plane for a certificate: with a join token over a connection that pins the CA, or with the current certificate.
+//! Asking the control plane for a certificate: by enrolment over a connection that trusts its CA alone, or with the current certificate.
 
-use super::JoinToken;
+use super::Enrolment;
 use crate::config::Workload;
 use crate::discovery::link;
 use std::net::SocketAddr;
@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::time::timeout;
 use tonic::transport::Channel;
-use weft_certs::tls::{ALPN_GRPC, bootstrap_client_config};
 use weft_certs::{Identity, KeyPair, LiveIdentity, SpiffeId, Svid, TrustBundles, TrustDomain};
 use weft_policy::config;
 use weft_proto::v1::identity_client::IdentityClient;
@@ -50,58 +49,59 @@ pub struct Issuer {
     control: SocketAddr,
     namespace: String,
     account: String,
-    token: Option<JoinToken>,
+    enrolment: Option<Enrolment>,
     state_dir: PathBuf,
 }
 
 impl Issuer {
-    /// An issuer for a workload; `token` is needed until there is a certificate.
+    /// An issuer for a workload; `enrolment` is needed until there is a certificate.
     #[must_use]
-    pub fn new(control: SocketAddr, workload: &Workload, token: Option<JoinToken>, state_dir: PathBuf) -> Self {
+    pub fn new(control: SocketAddr, workload: &Workload, enrolment: Option<Enrolment>, state_dir: PathBuf) -> Self {
         Self {
             control,
             namespace: workload.namespace.clone(),
             account: workload.service_account.clone(),
-            token,
+            enrolment,
             state_dir,
         }
     }
 
-    /// The token, if there is one.
+    /// How a first certificate is come by, if at all.
     #[must_use]
-    pub fn token(&self) -> Option<&JoinToken> {
-        self.token.as_ref()
+    pub fn enrolment(&self) -> Option<&Enrolment> {
+        self.enrolment.as_ref()
     }
 
     /// What an earlier run left, if it is this workload's and still valid.
     ///
     /// # Errors
-    /// When there is state that cannot be used and no token to start afresh with.
+    /// When there is state that cannot be used and no proof to start afresh with.
     pub fn remembered(&self) -> Result<Option<Identity>, IdentityError> {
         let found = match Identity::load_any(&self.state_dir) {
             Ok(Some(identity)) => identity,
             Ok(None) => return Ok(None),
-            Err(error) if self.token.is_some() => {
+            Err(error) if self.enrolment.is_some() => {
                 tracing::warn!(%error, "the remembered identity is unusable; a new one will be asked for");
                 return Ok(None);
             }
             Err(error) => return Err(error.into()),
         };
-        let expected = self.id(self.token.as_ref().map_or(found.svid.id().trust_domain(), |t| &t.trust_domain))?;
+        let expected =
+            self.id(self.enrolment.as_ref().map_or(found.svid.id().trust_domain(), Enrolment::trust_domain))?;
         if found.svid.id() != &expected {
             let text = format!(
                 "{} holds the identity {}, but this workload is {expected}",
                 self.state_dir.display(),
                 found.svid.id()
             );
-            if self.token.is_none() {
+            if self.enrolment.is_none() {
                 return Err(IdentityError::Refused(format!("{text}; use another --state-dir or give a join token")));
             }
             tracing::warn!("{text}; a new one will be asked for");
             return Ok(None);
         }
         if found.svid.is_expired(SystemTime::now()) {
-            if self.token.is_none() {
+            if self.enrolment.is_none() {
                 return Err(IdentityError::Refused(format!(
                     "the certificate in {} has expired and there is no join token to ask for another; make one with `weft token create`",
                     self.state_dir.display()
@@ -116,23 +116,22 @@ impl Issuer {
         SpiffeId::workload(domain, &self.namespace, &self.account).map_err(|e| IdentityError::Refused(e.to_string()))
     }
 
-    /// A first certificate, with the join token.
+    /// A first certificate, by enrolment.
     ///
     /// # Errors
-    /// Without a token, when it is refused, or when the control plane is away.
+    /// Without a proof, when it is refused, or when the control plane is away.
     pub async fn join(&self) -> Result<Identity, IdentityError> {
-        let token = self.token.as_ref().ok_or_else(|| {
+        let enrolment = self.enrolment.as_ref().ok_or_else(|| {
             IdentityError::Refused(
-                "there is neither a certificate nor a join token; make one with `weft token create` and pass it with --join-token-file or WEFT_JOIN_TOKEN"
+                "there is neither a certificate nor a proof to get one with; make a join token with `weft token create` and pass it with --join-token-file or WEFT_JOIN_TOKEN (in a pod: --service-account-token-file)"
                     .to_owned(),
             )
         })?;
-        let tls = bootstrap_client_config(token.root, &token.trust_domain, &[ALPN_GRPC])?;
-        let proof = Proof::JoinToken(token.secret().to_owned());
-        self.ask(link::channel(self.control, tls), Some(proof), &self.id(&token.trust_domain)?).await
+        let (proof, tls) = enrolment.begin()?;
+        self.ask(link::channel(self.control, tls), Some(proof), &self.id(enrolment.trust_domain())?).await
     }
 
-    /// The next certificate, proved by the current one; by the token where the current one is not accepted any more.
+    /// The next certificate, proved by the current one; by enrolment where the current one is not accepted any more.
     ///
     /// # Errors
     /// Refused, or the control plane is away.
@@ -145,10 +144,10 @@ impl Issuer {
             self.ask(channel, None, live.id()).await
         };
         match by_certificate {
-            Err(error) if self.token.is_some() => {
-                tracing::debug!(%error, "renewal by certificate failed; trying the join token");
-                self.join().await.map_err(|by_token| match by_token {
-                    // The token may long be used up: what the certificate met is the better explanation.
+            Err(error) if self.enrolment.is_some() => {
+                tracing::debug!(%error, "renewal by certificate failed; enrolling anew");
+                self.join().await.map_err(|anew| match anew {
+                    // A join token may long be used up: what the certificate met is the better explanation.
                     IdentityError::Refused(_) => error,
                     other => other,
                 })

@@ -1,9 +1,10 @@
-//! Who this sidecar is: key, certificate and trust, from the first join token to the last renewal.
+//! Who this sidecar is: key, certificate and trust, from the first proof to the last renewal.
 //!
 //! The key is made here and never leaves. Everything that uses the identity holds the one `LiveIdentity`, which is swapped in place,
 //! so nothing here touches a connection. Verification itself is `weft-certs`'; what may be trusted comes from discovery.
 
 mod bundle;
+mod enrolment;
 mod files;
 mod issue;
 mod join;
@@ -11,6 +12,7 @@ mod mind;
 mod registrar;
 mod renew;
 
+pub use enrolment::{Enrolment, ServiceAccount};
 pub use files::Files;
 pub use issue::{IdentityError, Issuer};
 pub use join::JoinToken;

@@ -1,7 +1,8 @@
 //! Telling the control plane of the workload: at the start, and whenever a stream to it begins anew, since it may have lost what it
-//! knew. Which services a workload may join is decided by the claims of its token, over there.
+//! knew. Which services a workload may join is decided over there: by the claims of its join
+//! token, or by what its service account may.
 
-use super::JoinToken;
+use super::Enrolment;
 use super::issue::{IdentityError, refused_or_away};
 use crate::config::{Protocol, Workload};
 use std::net::SocketAddr;
@@ -31,7 +32,7 @@ impl std::fmt::Debug for Registrar {
 impl Registrar {
     /// A registrar over a channel that presents the workload's certificate. `tunnel` is where the mTLS listener is bound.
     #[must_use]
-    pub fn new(channel: Channel, workload: &Workload, tunnel: SocketAddr, token: Option<&JoinToken>) -> Self {
+    pub fn new(channel: Channel, workload: &Workload, tunnel: SocketAddr, enrolment: Option<&Enrolment>) -> Self {
         // Peers cannot dial "any address": they dial the workload's own.
         let ip = if tunnel.ip().is_unspecified() { workload.address } else { tunnel.ip() };
         let ports = workload.ports.iter().map(|port| WorkloadPort {
@@ -48,7 +49,7 @@ impl Registrar {
             local: port.local.map(|l| l.to_string()).unwrap_or_default(),
         });
         let request = RegisterRequest {
-            join_token: token.map(|t| t.secret().to_owned()).unwrap_or_default(),
+            join_token: enrolment.and_then(Enrolment::join_token).unwrap_or_default().to_owned(),
             name: workload.name.clone(),
             services: workload.services.clone(),
             ports: ports.collect(),
