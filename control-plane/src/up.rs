@@ -152,6 +152,7 @@ pub struct Endpoints {
 /// When it cannot start (data directory, ports, keys, store) or a part of it died.
 pub async fn run(settings: Settings) -> Result<(), Error> {
     use tokio::signal::unix::{SignalKind, signal};
+    raise_descriptors();
     let mut term = signal(SignalKind::terminate()).map_err(failed("cannot listen for SIGTERM"))?;
     let mut int = signal(SignalKind::interrupt()).map_err(failed("cannot listen for SIGINT"))?;
     let shutdown = CancellationToken::new();
@@ -164,6 +165,15 @@ pub async fn run(settings: Settings) -> Result<(), Error> {
     }
     shutdown.cancel();
     running.await
+}
+
+/// As many descriptors as the system allows: one for each connection, of which a sidecar has two.
+pub fn raise_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
 }
 
 /// As [`run`], but ends when `shutdown` is cancelled; `started` is called once with the bound addresses.

@@ -1,10 +1,11 @@
 //! What the control plane costs: compiling and encoding, memory, and the way of a change to its sidecars.
 //!
-//! `cargo bench -p weft-control --bench control -- [quick|full] [compile] [sessions] [scale] [streams]`; without sections: all of them.
+//! `cargo bench -p weft-control --bench control -- [quick|full] [compile] [sessions] [scale] [streams] [fleet]`; without sections: all of them
+//! but `fleet`.
 //! Results go to stdout, and as `control.md` and `control.json` to `$WEFT_BENCH_OUT` (default `target/bench`).
 //!
 //! [`shop`] makes the mesh that is measured, [`offline`] runs compiler and encoder alone, [`sessions`] the protocol of many streams without
-//! a network, [`sidecars`] real streams to a control plane in a process of its own ([`plane`]).
+//! a network, [`fleet`] and [`sidecars`] real streams to a control plane in a process of its own ([`plane`]).
 #![allow(
     missing_docs,
     clippy::expect_used,
@@ -12,6 +13,7 @@
     reason = "a measurement that cannot be made ends the program"
 )]
 
+mod fleet;
 mod memory;
 mod offline;
 mod plane;
@@ -40,8 +42,8 @@ fn main() {
     let mut report = Report::default();
     report.text("# What the control plane costs");
     report.text(&format!("\n{}", machine()));
-    let many = |services| Size { services, in_namespace: 100 };
-    let alone = |services| Size { services, in_namespace: services };
+    let many = |services| Size { services, in_namespace: 100, endpoints: 0 };
+    let alone = |services| Size { services, in_namespace: services, endpoints: 0 };
     let rounds = if quick { 5 } else { 15 };
     if wanted("compile") {
         let sizes = [many(100), many(1_000), alone(1_000), many(10_000)];
@@ -57,7 +59,11 @@ fn main() {
     }
     if wanted("streams") {
         let steps: &[usize] = if quick { &[100, 500] } else { &[100, 1_000] };
-        sidecars::run(&mut report, Size { services: 1_000, in_namespace: 500 }, steps, rounds);
+        sidecars::run(&mut report, Size { services: 1_000, in_namespace: 500, endpoints: 0 }, steps, rounds);
+    }
+    // By its name alone: it takes minutes, and a core for each side.
+    if sections.iter().any(|s| *s == "fleet") {
+        fleet::run(&mut report, quick);
     }
     let out = std::env::var_os("WEFT_BENCH_OUT")
         .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bench")), PathBuf::from);

@@ -48,7 +48,8 @@ impl Report {
 pub struct Rounds(pub Vec<f64>);
 
 impl Rounds {
-    fn at(&self, share: f64) -> f64 {
+    /// The value below which this share of the rounds is.
+    pub fn at(&self, share: f64) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
         let last = sorted.len().saturating_sub(1);

@@ -16,6 +16,8 @@ const WEFT: &str = "weft.mesh/v1alpha1";
 pub struct Size {
     pub services: usize,
     pub in_namespace: usize,
+    /// Of each service; zero: 3 to 10.
+    pub endpoints: usize,
 }
 
 impl Size {
@@ -34,6 +36,11 @@ impl Size {
         format!("{}/item-{i}-{endpoint}", self.namespace(i))
     }
 
+    /// Endpoints of the service of this number.
+    pub fn endpoints(self, i: usize) -> usize {
+        if self.endpoints == 0 { 3 + i * 5 % 8 } else { self.endpoints }
+    }
+
     pub fn has_route(self, i: usize) -> bool {
         i.is_multiple_of(3)
     }
@@ -47,11 +54,6 @@ impl Size {
     }
 }
 
-/// Endpoints of the service of this number.
-pub fn endpoints(i: usize) -> usize {
-    3 + i * 5 % 8
-}
-
 /// Every object, in the order in which people would create them.
 pub fn documents(size: Size) -> Vec<Value> {
     let mut all = Vec::new();
@@ -61,7 +63,7 @@ pub fn documents(size: Size) -> Vec<Value> {
     for i in 0..size.services {
         let namespace = size.namespace(i);
         all.push(service(&namespace, i));
-        for e in 0..endpoints(i) {
+        for e in 0..size.endpoints(i) {
             address += 1;
             all.push(workload(&namespace, i, e, address));
         }

@@ -1,7 +1,7 @@
 //! `weft.v1.Endpoints`: which workloads are endpoints of which service ports, in slices of at most 100. Who belongs to what is
 //! [`super::members`]' business.
 
-pub use super::members::{ALLOWED_SERVICES, is_member};
+pub use super::members::{ALLOWED_SERVICES, is_member, memberships};
 
 use super::inbound::Guards;
 use super::members::{Members, Target};

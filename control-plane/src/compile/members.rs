@@ -165,6 +165,21 @@ impl<'w> Candidates<'w> {
     }
 }
 
+/// Every service that a workload of the world belongs to, with that workload. Workloads are in order of uid.
+pub fn memberships(world: &World, mut each: impl FnMut(&str, &Workload)) {
+    let mut candidates: Option<Candidates<'_>> = None;
+    for (uid, workload) in &world.workloads {
+        let namespace = namespace_of(uid);
+        let of_namespace = match &mut candidates {
+            Some(found) if found.namespace == namespace => found,
+            other => other.insert(Candidates::of(world, namespace)),
+        };
+        for belongs in of_namespace.belongs(workload) {
+            each(&belongs.service, workload);
+        }
+    }
+}
+
 /// Whether the workload is an endpoint of the service. Both are of one namespace.
 #[must_use]
 pub fn is_member(service: &Service, workload: &Workload) -> bool {

@@ -1,155 +1,131 @@
-//! An hour of golden metrics in memory: what sidecars reported, by (direction, source, destination, endpoint, route). Pure.
+//! An hour of golden metrics in memory: what sidecars reported, by service, by edge, by endpoint and by route. Pure.
 //!
-//! Two resolutions: seconds for the last two minutes, minutes for the last hour. Series and samples are bounded; what does not fit is
-//! counted. Latencies are the buckets of `weft_proto::LATENCY_BOUNDS_US`; a percentile is interpolated within its bucket.
+//! Two resolutions: steps of five seconds for the last two minutes, minutes for the last hour. Rows and samples are bounded. In a mesh so large that the
+//! samples of its edges and endpoints would not fit, these go back less far, and the answer says how far; rows that do not fit are counted.
+//! Latencies are the buckets of `weft_proto::LATENCY_BOUNDS_US`; a percentile is interpolated within its bucket.
+
+mod counts;
 
 use super::Breaker;
+use counts::{Counts, Samples};
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use weft_proto::{LATENCY_BOUNDS_US, v1};
+use weft_proto::v1;
 
-/// Series kept; a report of a further one is only counted.
-pub const MAX_SERIES: usize = 20_000;
-const FINE: Duration = Duration::from_secs(1);
-const FINE_KEPT: u64 = 120;
+/// Rows kept; a report of a further one is only counted.
+pub const MAX_SERIES: usize = 100_000;
+/// Samples kept of edges and endpoints together, of some hundred bytes each.
+const MAX_SAMPLES: usize = 320_000;
+const FINE: Duration = Duration::from_secs(5);
+const FINE_KEPT: u64 = 24;
 const COARSE: Duration = Duration::from_secs(60);
 const COARSE_KEPT: u64 = 60;
+/// Of edges and endpoints, however many there are.
+const LEAST_KEPT: (u64, u64) = (3, 2);
 /// Longer names are no names of services, workloads or routes.
 const MAX_NAME: usize = 512;
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// What a row is about, besides its destination. A service's own numbers are the sums of its routes'.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum About {
+    /// By source.
+    Edge,
+    /// By endpoint.
+    Endpoint,
+    /// By route.
+    Route,
+}
+
+impl About {
+    /// Whether there may be so many of them that they cannot all go back an hour.
+    const fn is_detail(self) -> bool {
+        matches!(self, Self::Edge | Self::Endpoint)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Key {
+    about: About,
     inbound: bool,
-    source: String,
-    destination: String,
-    endpoint: String,
-    route: String,
+    destination: Arc<str>,
+    /// Source, endpoint or route.
+    other: Arc<str>,
 }
 
-#[derive(Clone, Debug, Default)]
-struct Counts {
-    calls: u64,
-    failures: u64,
-    attempts: u64,
-    failed_attempts: u64,
-    retries: u64,
-    mtls: u64,
-    tcp_connections: u64,
-    bytes_sent: u64,
-    bytes_received: u64,
-    /// Sparse: index of the bucket, count; ordered by index.
-    latency: Vec<(u8, u64)>,
-}
-
-impl Counts {
-    fn of(stats: &v1::CallStats) -> Self {
-        let buckets = stats.latency_buckets.iter().take(LATENCY_BOUNDS_US.len() + 1).enumerate();
-        let latency = buckets.filter(|(_, n)| **n > 0).map(|(i, n)| (u8::try_from(i).unwrap_or(u8::MAX), *n));
-        Self {
-            calls: stats.calls,
-            failures: stats.failures.min(stats.calls),
-            attempts: stats.attempts,
-            failed_attempts: stats.failed_attempts.min(stats.attempts),
-            retries: stats.retries,
-            mtls: stats.mtls.min(stats.calls),
-            tcp_connections: stats.tcp_connections,
-            bytes_sent: stats.bytes_sent,
-            bytes_received: stats.bytes_received,
-            latency: latency.collect(),
-        }
-    }
-
-    fn add(&mut self, other: &Self) {
-        let sums = [
-            (&mut self.calls, other.calls),
-            (&mut self.failures, other.failures),
-            (&mut self.attempts, other.attempts),
-            (&mut self.failed_attempts, other.failed_attempts),
-            (&mut self.retries, other.retries),
-            (&mut self.mtls, other.mtls),
-            (&mut self.tcp_connections, other.tcp_connections),
-            (&mut self.bytes_sent, other.bytes_sent),
-            (&mut self.bytes_received, other.bytes_received),
-        ];
-        for (sum, more) in sums {
-            *sum = sum.saturating_add(more);
-        }
-        for (bucket, count) in &other.latency {
-            match self.latency.binary_search_by_key(bucket, |(b, _)| *b) {
-                Ok(i) => self.latency[i].1 = self.latency[i].1.saturating_add(*count),
-                Err(i) => self.latency.insert(i, (*bucket, *count)),
-            }
-        }
-    }
-
-    /// The latency below which a share of calls stayed, in milliseconds.
-    fn percentile(&self, share: f64) -> Option<f64> {
-        let total: u64 = self.latency.iter().map(|(_, n)| n).sum();
-        if total == 0 {
-            return None;
-        }
-        let rank = (total as f64 * share).max(1.0);
-        let mut before = 0.0;
-        for (bucket, count) in &self.latency {
-            let here = *count as f64;
-            if before + here >= rank {
-                let upper = LATENCY_BOUNDS_US.get(usize::from(*bucket)).copied();
-                let lower =
-                    usize::from(*bucket).checked_sub(1).and_then(|i| LATENCY_BOUNDS_US.get(i)).copied().unwrap_or(0);
-                // Beyond the last bound nothing is known but that it was exceeded.
-                let upper = upper.unwrap_or(lower);
-                let micros = lower as f64 + (upper - lower) as f64 * ((rank - before) / here);
-                return Some((micros / 10.0).round() / 100.0);
-            }
-            before += here;
-        }
-        None
-    }
-}
-
-/// Samples of one series at one resolution: slot number since the beginning, counts.
-#[derive(Clone, Debug, Default)]
-struct Ring(VecDeque<(u64, Counts)>);
-
-impl Ring {
-    fn add(&mut self, slot: u64, kept: u64, counts: &Counts) {
-        match self.0.back_mut() {
-            Some((last, sum)) if *last == slot => sum.add(counts),
-            _ => self.0.push_back((slot, counts.clone())),
-        }
-        while self.0.front().is_some_and(|(s, _)| s + kept <= slot) {
-            self.0.pop_front();
-        }
-    }
-
-    fn sum(&self, from: u64, into: &mut Counts) {
-        for (_, counts) in self.0.iter().rev().take_while(|(slot, _)| *slot >= from) {
-            into.add(counts);
-        }
-    }
-}
-
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Series {
-    fine: Ring,
-    coarse: Ring,
-    last: u64,
+    key: Key,
+    samples: Samples,
 }
 
-/// All series.
+/// What a sidecar has reported of before, in the order of its reports, and the rows that it counts in: nothing is looked up twice.
+#[derive(Debug, Default)]
+pub struct Known {
+    epoch: u64,
+    all: Vec<Of>,
+}
+
+#[derive(Debug)]
+struct Of {
+    inbound: bool,
+    /// Destination, endpoint, source, route: as reports are sorted.
+    names: [Arc<str>; 4],
+    rows: [Option<u32>; 3],
+}
+
+impl Of {
+    fn cmp(&self, stats: &v1::CallStats, inbound: bool) -> Ordering {
+        let theirs = [&stats.destination, &stats.endpoint, &stats.source, &stats.route];
+        let names = self.names.iter().map(|n| n.as_ref()).cmp(theirs.into_iter().map(String::as_str));
+        names.then(self.inbound.cmp(&inbound))
+    }
+}
+
+/// All rows.
 #[derive(Debug)]
 pub struct Golden {
     began: Instant,
-    series: BTreeMap<Key, Series>,
+    index: HashMap<Key, u32>,
+    rows: Vec<Option<Series>>,
+    free: Vec<u32>,
+    /// Grows when rows go: then nobody may rely on what is known of theirs.
+    epoch: u64,
+    /// Every name in use, once.
+    names: HashSet<Arc<str>>,
     /// Source → sidecars that report calls of it: whose breakers belong to an edge.
     speakers: BTreeMap<String, BTreeSet<String>>,
+    /// Destination → an edge towards it, of which a caller's sidecar reports.
+    called: HashMap<Arc<str>, u32>,
+    /// Samples of edges and endpoints, and how many there may be.
+    samples: usize,
+    most: usize,
+    /// How often the time that these go back was halved.
+    depth: u32,
+    /// The coarse slot in which the rows were last looked through.
+    swept: u64,
     dropped: u64,
 }
 
 impl Default for Golden {
     fn default() -> Self {
-        Self { began: Instant::now(), series: BTreeMap::new(), speakers: BTreeMap::new(), dropped: 0 }
+        Self {
+            began: Instant::now(),
+            index: HashMap::new(),
+            rows: Vec::new(),
+            free: Vec::new(),
+            epoch: 0,
+            names: HashSet::new(),
+            speakers: BTreeMap::new(),
+            called: HashMap::new(),
+            samples: 0,
+            most: MAX_SAMPLES,
+            depth: 0,
+            swept: 0,
+            dropped: 0,
+        }
     }
 }
 
@@ -217,8 +193,10 @@ pub struct Row {
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Stat {
-    /// Seconds that the numbers cover.
+    /// Seconds that the numbers of services and routes cover.
     pub window_seconds: f64,
+    /// Seconds that the numbers of edges and endpoints cover: fewer where there are so many that not all of the window is kept.
+    pub detail_seconds: f64,
     /// By destination, as callers' sidecars saw it (as its own sidecar did, where no caller has one).
     pub services: Vec<Row>,
     /// By source and destination.
@@ -234,39 +212,168 @@ pub struct Stat {
 }
 
 impl Golden {
-    /// Takes a report of a sidecar.
-    pub fn add(&mut self, now: Instant, sidecar: &str, report: v1::Report) {
+    /// Takes a report of a sidecar; `known` is what earlier ones of the same sidecar have left.
+    pub fn add(&mut self, now: Instant, sidecar: &str, known: &mut Known, report: v1::Report) {
         let since = now.saturating_duration_since(self.began);
         let (fine, coarse) = (slot(since, FINE), slot(since, COARSE));
+        if self.swept != coarse {
+            self.sweep(fine, coarse);
+        }
+        if known.epoch != self.epoch || known.all.len() > 2 * report.calls.len() + 256 {
+            *known = Known { epoch: self.epoch, all: Vec::new() };
+        }
+        let mut at = 0;
         for stats in report.calls {
             let inbound = stats.direction == i32::from(v1::Direction::Inbound);
-            let counts = Counts::of(&stats);
-            let names = [&stats.source, &stats.destination, &stats.endpoint, &stats.route];
-            if names.iter().any(|n| n.len() > MAX_NAME) {
-                self.dropped += 1;
+            // A call is in the report of its caller and in that of its callee: the caller's word counts, where there is one.
+            if inbound && self.is_called(&stats.destination, fine) {
                 continue;
             }
-            if !inbound && (self.speakers.len() < MAX_SERIES || self.speakers.contains_key(&stats.source)) {
-                let speakers = self.speakers.entry(stats.source.clone()).or_default();
-                if speakers.len() < MAX_SERIES && !speakers.contains(sidecar) {
-                    speakers.insert(sidecar.to_owned());
-                }
+            while known.all.get(at).is_some_and(|of| of.cmp(&stats, inbound) == Ordering::Less) {
+                at += 1;
             }
-            let endpoint = if inbound { sidecar.to_owned() } else { stats.endpoint };
-            let key =
-                Key { inbound, source: stats.source, destination: stats.destination, endpoint, route: stats.route };
-            if self.series.len() >= MAX_SERIES && !self.series.contains_key(&key) {
-                self.series.retain(|_, s| s.last + COARSE_KEPT > coarse);
-                if self.series.len() >= MAX_SERIES {
-                    self.dropped += 1;
-                    continue;
-                }
+            if known.all.get(at).is_none_or(|of| of.cmp(&stats, inbound) != Ordering::Equal) {
+                let Some(of) = self.begin(sidecar, &stats, inbound) else { continue };
+                known.all.insert(at, of);
             }
-            let series = self.series.entry(key).or_default();
-            series.fine.add(fine, FINE_KEPT, &counts);
-            series.coarse.add(coarse, COARSE_KEPT, &counts);
-            series.last = coarse;
+            let Some(of) = known.all.get(at) else { continue };
+            let counts = Counts::of(&stats);
+            for row in of.rows {
+                self.count(row, fine, &counts);
+            }
+            at += 1;
         }
+        while self.samples > self.most && self.kept(About::Edge) > LEAST_KEPT {
+            self.depth += 1;
+            self.sweep(fine, coarse);
+        }
+    }
+
+    /// Whether a caller's sidecar reports calls of this destination.
+    fn is_called(&self, destination: &str, fine: u64) -> bool {
+        let row = self.called.get(destination).and_then(|row| self.rows.get(*row as usize)?.as_ref());
+        row.and_then(|row| row.samples.last()).is_some_and(|last| last + FINE_KEPT > fine)
+    }
+
+    /// The rows of what a sidecar reports for the first time; `None`: its names are no names.
+    fn begin(&mut self, sidecar: &str, stats: &v1::CallStats, inbound: bool) -> Option<Of> {
+        let names = [&stats.destination, &stats.endpoint, &stats.source, &stats.route];
+        if names.iter().any(|n| n.len() > MAX_NAME) {
+            self.dropped += 1;
+            return None;
+        }
+        let names = names.map(|text| self.name(text));
+        let [destination, endpoint, source, route] = &names;
+        let endpoint = if inbound { self.name(sidecar) } else { endpoint.clone() };
+        let rows = [(About::Edge, source.clone()), (About::Endpoint, endpoint), (About::Route, route.clone())];
+        let rows = rows.map(|(about, other)| self.row(Key { about, inbound, destination: destination.clone(), other }));
+        if !inbound {
+            if let Some(edge) = rows[0] {
+                self.called.insert(destination.clone(), edge);
+            }
+            self.speaks(&stats.source, sidecar);
+        }
+        Some(Of { inbound, names, rows })
+    }
+
+    fn row(&mut self, key: Key) -> Option<u32> {
+        if let Some(row) = self.index.get(&key) {
+            return Some(*row);
+        }
+        if self.index.len() >= MAX_SERIES {
+            return None;
+        }
+        let series = Series { key: key.clone(), samples: Samples::default() };
+        let row = match self.free.pop() {
+            Some(row) => {
+                self.rows[row as usize] = Some(series);
+                row
+            }
+            None => {
+                self.rows.push(Some(series));
+                u32::try_from(self.rows.len() - 1).ok()?
+            }
+        };
+        self.index.insert(key, row);
+        Some(row)
+    }
+
+    fn count(&mut self, row: Option<u32>, fine: u64, counts: &Counts) {
+        let kept = [About::Edge, About::Route].map(|about| self.kept(about));
+        let Some(series) = row.and_then(|row| self.rows.get_mut(row as usize)?.as_mut()) else {
+            self.dropped += 1;
+            return;
+        };
+        let detail = series.key.about.is_detail();
+        let before = series.samples.len();
+        series.samples.add(fine, kept[usize::from(!detail)], counts);
+        if detail {
+            self.samples = self.samples + series.samples.len() - before;
+        }
+    }
+
+    fn speaks(&mut self, source: &str, sidecar: &str) {
+        if self.speakers.get(source).is_some_and(|speakers| speakers.contains(sidecar)) {
+            return;
+        }
+        if self.speakers.len() < MAX_SERIES || self.speakers.contains_key(source) {
+            let speakers = self.speakers.entry(source.to_owned()).or_default();
+            if speakers.len() < MAX_SERIES {
+                speakers.insert(sidecar.to_owned());
+            }
+        }
+    }
+
+    /// The one copy of a name.
+    fn name(&mut self, text: &str) -> Arc<str> {
+        if let Some(known) = self.names.get(text) {
+            return known.clone();
+        }
+        let name: Arc<str> = text.into();
+        self.names.insert(name.clone());
+        name
+    }
+
+    /// Fine and coarse slots that rows of a kind go back.
+    fn kept(&self, about: About) -> (u64, u64) {
+        if about.is_detail() {
+            ((FINE_KEPT >> self.depth).max(LEAST_KEPT.0), (COARSE_KEPT >> self.depth).max(LEAST_KEPT.1))
+        } else {
+            (FINE_KEPT, COARSE_KEPT)
+        }
+    }
+
+    /// Lets go of what is too old, of rows without samples, and of names that no row has.
+    fn sweep(&mut self, fine: u64, coarse: u64) {
+        if self.swept != coarse && self.samples < self.most / 4 {
+            self.depth = self.depth.saturating_sub(1);
+        }
+        self.swept = coarse;
+        let kept = [About::Edge, About::Route].map(|about| self.kept(about));
+        let mut samples = 0;
+        for (row, place) in (0_u32..).zip(&mut self.rows) {
+            let Some(series) = place else { continue };
+            let detail = series.key.about.is_detail();
+            series.samples.forget((fine, coarse), kept[usize::from(!detail)]);
+            let left = series.samples.len();
+            samples += if detail { left } else { 0 };
+            if left == 0 {
+                self.index.remove(&series.key);
+                *place = None;
+                self.free.push(row);
+                self.epoch += 1;
+            }
+        }
+        self.samples = samples;
+        let rows = &self.rows;
+        let of = |row: &u32| rows.get(*row as usize)?.as_ref().map(|series| &series.key);
+        self.called
+            .retain(|destination, row| of(row).is_some_and(|key| key.destination == *destination && !key.inbound));
+        // Whatever a row holds has a second owner.
+        self.names.retain(|name| Arc::strong_count(name) > 1);
+        let edges: HashSet<&str> =
+            self.index.keys().filter(|k| k.about == About::Edge).map(|k| k.other.as_ref()).collect();
+        self.speakers.retain(|source, _| edges.contains(source.as_str()));
     }
 
     /// Sums up the last `window`.
@@ -276,96 +383,87 @@ impl Golden {
         let window = window.clamp(FINE, COARSE * COARSE_KEPT as u32);
         let is_fine = window <= FINE * FINE_KEPT as u32;
         let step = if is_fine { FINE } else { COARSE };
-        // Slots wholly or partly within the window; no longer than the process has run.
-        let from = slot(since.saturating_sub(window), step) + u64::from(is_fine && since > window);
-        let covered = window.min(since).max(FINE).as_secs_f64();
-        let mut tables: [BTreeMap<Key, Counts>; 4] = Default::default();
-        let mut seen_outbound: BTreeSet<&str> = BTreeSet::new();
+        // Whole slots: of the oldest, all or nothing, whichever is nearer to the window.
+        let from = slot(since.saturating_sub(window) + step / 2, step);
+        let reach = |about: About| {
+            let (fine, coarse) = self.kept(about);
+            let oldest = (slot(since, step) + 1).saturating_sub(if is_fine { fine } else { coarse });
+            let from = from.max(oldest);
+            // No longer than the process has run, and not so short that a rate means nothing.
+            (from, since.saturating_sub(step * u32::try_from(from).unwrap_or(u32::MAX)).as_secs_f64().max(1.0))
+        };
+        let breakers_of = by_destination(breakers);
+        let mut called: HashSet<&str> = HashSet::new();
         let mut sums: Vec<(&Key, Counts)> = Vec::new();
-        for (key, series) in &self.series {
+        for series in self.rows.iter().flatten() {
+            let key = &series.key;
             let mut counts = Counts::default();
-            let ring = if is_fine { &series.fine } else { &series.coarse };
-            ring.sum(from, &mut counts);
-            if counts.calls + counts.attempts + counts.tcp_connections + counts.bytes_sent > 0 {
-                if !key.inbound {
-                    seen_outbound.insert(&key.destination);
-                }
-                sums.push((key, counts));
-            }
-        }
-        for (key, counts) in &sums {
-            // A call is in the report of its caller and in that of its callee: count it once.
-            if key.inbound && seen_outbound.contains(key.destination.as_str()) {
+            series.samples.sum(is_fine, reach(key.about).0, &mut counts);
+            if counts.is_empty() {
                 continue;
             }
-            let none = String::new;
-            let base = Key { inbound: false, source: none(), endpoint: none(), route: none(), ..(*key).clone() };
-            let keys = [
-                base.clone(),
-                Key { source: key.source.clone(), ..base.clone() },
-                Key { endpoint: key.endpoint.clone(), ..base.clone() },
-                Key { route: key.route.clone(), ..base },
-            ];
-            for (table, key) in tables.iter_mut().zip(keys) {
-                table.entry(key).or_default().add(counts);
+            if !key.inbound {
+                called.insert(&key.destination);
             }
+            sums.push((key, counts));
         }
-        let [services, edges, endpoints, routes] = tables;
+        // Its own sidecar's word of what callers have told of, too, before their first report.
+        sums.retain(|(key, _)| !key.inbound || !called.contains(key.destination.as_ref()));
+        sums.sort_unstable_by_key(|(key, _)| *key);
         let row = |key: &Key, counts: &Counts| {
-            let concerns = |b: &&Breaker| {
-                b.backend.rsplit_once(':').map_or(b.backend.as_str(), |(s, _)| s) == key.destination
-                    && (key.endpoint.is_empty() || b.endpoint == key.endpoint)
-                    && (key.source.is_empty() || self.speakers.get(&key.source).is_some_and(|s| s.contains(&b.sidecar)))
+            let concerns = |b: &&&Breaker| match key.about {
+                About::Endpoint => b.endpoint == *key.other,
+                About::Edge => self.speakers.get(key.other.as_ref()).is_some_and(|s| s.contains(&b.sidecar)),
+                About::Route => true,
             };
-            let of_it: Vec<&Breaker> = breakers.iter().filter(concerns).collect();
+            let of_it = breakers_of.get(key.destination.as_ref()).map(Vec::as_slice).unwrap_or_default();
+            let other = |about| (key.about == about).then(|| key.other.to_string());
             Row {
-                service: key.destination.clone(),
-                numbers: numbers(counts, covered),
-                open_breakers: of_it.iter().filter(|b| b.state != "closed").count(),
-                breaker_openings: of_it.iter().map(|b| b.opened).sum(),
-                ..Row::default()
+                service: key.destination.to_string(),
+                source: other(About::Edge),
+                endpoint: other(About::Endpoint),
+                route: other(About::Route),
+                numbers: counts.numbers(reach(key.about).1),
+                open_breakers: of_it.iter().filter(concerns).filter(|b| b.state != "closed").count(),
+                breaker_openings: of_it.iter().filter(concerns).map(|b| b.opened).sum(),
             }
         };
+        let mut services: BTreeMap<&str, (&Key, Counts)> = BTreeMap::new();
+        for (key, counts) in sums.iter().filter(|(key, _)| key.about == About::Route) {
+            services.entry(&key.destination).or_insert_with(|| (key, Counts::default())).1.add(counts);
+        }
+        let table = |about| sums.iter().filter(|(k, _)| k.about == about).map(|(k, c)| row(k, c)).collect();
         Stat {
-            window_seconds: covered,
-            services: services.iter().map(|(k, c)| row(k, c)).collect(),
-            edges: edges.iter().map(|(k, c)| Row { source: Some(k.source.clone()), ..row(k, c) }).collect(),
-            endpoints: endpoints.iter().map(|(k, c)| Row { endpoint: Some(k.endpoint.clone()), ..row(k, c) }).collect(),
-            routes: routes.iter().map(|(k, c)| Row { route: Some(k.route.clone()), ..row(k, c) }).collect(),
+            window_seconds: reach(About::Route).1,
+            detail_seconds: reach(About::Edge).1,
+            services: services.values().map(|(key, counts)| Row { route: None, ..row(key, counts) }).collect(),
+            edges: table(About::Edge),
+            endpoints: table(About::Endpoint),
+            routes: table(About::Route),
             breakers: breakers.to_vec(),
             dropped: self.dropped,
         }
     }
 }
 
-fn slot(since: Duration, step: Duration) -> u64 {
-    since.as_secs() / step.as_secs()
+/// Breakers by the service that they guard.
+fn by_destination(breakers: &[Breaker]) -> HashMap<&str, Vec<&Breaker>> {
+    let mut all: HashMap<&str, Vec<&Breaker>> = HashMap::new();
+    for breaker in breakers {
+        let of = breaker.backend.rsplit_once(':').map_or(breaker.backend.as_str(), |(service, _)| service);
+        all.entry(of).or_default().push(breaker);
+    }
+    all
 }
 
-fn numbers(counts: &Counts, seconds: f64) -> Numbers {
-    let share = |good: u64, all: u64| (all > 0).then(|| good as f64 / all as f64);
-    Numbers {
-        rps: (counts.calls as f64 / seconds * 100.0).round() / 100.0,
-        calls: counts.calls,
-        failures: counts.failures,
-        success: share(counts.calls - counts.failures, counts.calls),
-        success_before_retries: share(counts.attempts - counts.failed_attempts, counts.attempts),
-        attempts: counts.attempts,
-        failed_attempts: counts.failed_attempts,
-        retries: counts.retries,
-        p50_ms: counts.percentile(0.50),
-        p95_ms: counts.percentile(0.95),
-        p99_ms: counts.percentile(0.99),
-        mtls: share(counts.mtls, counts.calls),
-        tcp_connections: counts.tcp_connections,
-        bytes_sent: counts.bytes_sent,
-        bytes_received: counts.bytes_received,
-    }
+fn slot(since: Duration, step: Duration) -> u64 {
+    since.as_secs() / step.as_secs()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use weft_proto::LATENCY_BOUNDS_US;
 
     fn stats(source: &str, destination: &str, endpoint: &str, calls: u64, failures: u64) -> v1::CallStats {
         let mut latency_buckets = vec![0; LATENCY_BOUNDS_US.len() + 1];
@@ -390,16 +488,27 @@ mod tests {
         v1::Report { interval_ms: 1000, calls, breakers: Vec::new() }
     }
 
+    /// A report of a sidecar of which nothing is known.
+    fn add(golden: &mut Golden, now: Instant, sidecar: &str, report: v1::Report) {
+        golden.add(now, sidecar, &mut Known::default(), report);
+    }
+
     #[test]
     fn a_window_sums_its_reports_and_forgets_older_ones() {
         let mut golden = Golden::default();
         let start = golden.began;
         let at = |s: u64| start + Duration::from_secs(s);
         for second in 0..100 {
-            golden.add(at(second), "shop/web-1", report(vec![stats("shop/web", "shop/cart", "shop/cart-1", 10, 1)]));
+            add(
+                &mut golden,
+                at(second),
+                "shop/web-1",
+                report(vec![stats("shop/web", "shop/cart", "shop/cart-1", 10, 1)]),
+            );
         }
-        let stat = golden.stat(at(99), Duration::from_secs(10), &[]);
+        let stat = golden.stat(at(100), Duration::from_secs(10), &[]);
         let cart = &stat.services[0].numbers;
+        assert_eq!(stat.window_seconds, 10.0);
         assert_eq!((cart.calls, cart.failures, cart.rps), (100, 10, 10.0));
         assert_eq!(cart.success, Some(0.9));
         assert_eq!(cart.mtls, Some(1.0));
@@ -418,13 +527,13 @@ mod tests {
         let now = golden.began + Duration::from_secs(1);
         let mut inbound = stats("shop/web", "shop/cart", "", 10, 0);
         inbound.direction = v1::Direction::Inbound.into();
-        golden.add(now, "shop/web-1", report(vec![stats("shop/web", "shop/cart", "shop/cart-1", 10, 0)]));
-        golden.add(now, "shop/cart-1", report(vec![inbound.clone()]));
+        add(&mut golden, now, "shop/web-1", report(vec![stats("shop/web", "shop/cart", "shop/cart-1", 10, 0)]));
+        add(&mut golden, now, "shop/cart-1", report(vec![inbound.clone()]));
         let stat = golden.stat(now, Duration::from_secs(10), &[]);
         assert_eq!(stat.services[0].numbers.calls, 10);
         // Where no caller has a sidecar, the callee's word counts.
         let mut alone = Golden::default();
-        alone.add(now, "shop/cart-1", report(vec![inbound]));
+        add(&mut alone, now, "shop/cart-1", report(vec![inbound]));
         let stat = alone.stat(now, Duration::from_secs(10), &[]);
         assert_eq!(stat.services[0].numbers.calls, 10);
         assert_eq!(stat.endpoints[0].endpoint.as_deref(), Some("shop/cart-1"));
@@ -434,7 +543,7 @@ mod tests {
     fn open_breakers_are_counted_by_service_and_endpoint() {
         let mut golden = Golden::default();
         let now = golden.began;
-        golden.add(now, "shop/web-1", report(vec![stats("shop/web", "shop/cart", "shop/cart-1", 1, 0)]));
+        add(&mut golden, now, "shop/web-1", report(vec![stats("shop/web", "shop/cart", "shop/cart-1", 1, 0)]));
         let breaker = Breaker {
             sidecar: "shop/web-1".into(),
             backend: "shop/cart:80".into(),
@@ -449,11 +558,100 @@ mod tests {
     }
 
     #[test]
-    fn series_are_bounded_and_what_does_not_fit_is_counted() {
+    fn a_rate_is_of_the_time_that_its_samples_cover() {
+        let mut golden = Golden::default();
+        for second in 0..60 {
+            let now = golden.began + Duration::from_secs(second);
+            add(&mut golden, now, "shop/web-1", report(vec![stats("shop/web", "shop/cart", "shop/cart-1", 10, 0)]));
+            let stat = golden.stat(now + Duration::from_millis(999), Duration::from_secs(10), &[]);
+            if second >= 20 {
+                assert!((7.0..=13.0).contains(&stat.window_seconds), "{second}: {}", stat.window_seconds);
+            }
+            let rps = stat.services[0].numbers.rps;
+            assert!((9.9..=11.5).contains(&rps), "{second}: {rps}");
+        }
+    }
+
+    #[test]
+    fn what_callers_have_told_of_is_not_kept_of_the_callee() {
         let mut golden = Golden::default();
         let now = golden.began;
-        let many = (0..MAX_SERIES + 3).map(|i| stats("a", &format!("shop/s-{i}"), "", 1, 0)).collect();
-        golden.add(now, "shop/web-1", report(many));
-        assert_eq!(golden.stat(now, Duration::from_secs(1), &[]).dropped, 3);
+        let mut inbound = stats("shop/web", "shop/cart", "", 10, 0);
+        inbound.direction = v1::Direction::Inbound.into();
+        add(&mut golden, now, "shop/web-1", report(vec![stats("shop/web", "shop/cart", "shop/cart-1", 10, 0)]));
+        let rows = golden.index.len();
+        add(&mut golden, now, "shop/cart-1", report(vec![inbound.clone()]));
+        assert_eq!(golden.index.len(), rows);
+        // Once they are silent it is.
+        add(&mut golden, now + FINE * FINE_KEPT as u32, "shop/cart-1", report(vec![inbound]));
+        assert!(golden.index.keys().any(|k| k.inbound));
+    }
+
+    #[test]
+    fn rows_are_bounded_and_what_does_not_fit_is_counted() {
+        let mut golden = Golden::default();
+        let now = golden.began;
+        // Edge, endpoint and route of each; of the last one its first row alone.
+        let many = (0..MAX_SERIES / 3 + 1).map(|i| stats("a", &format!("shop/s-{i:06}"), "", 1, 0)).collect();
+        add(&mut golden, now, "shop/web-1", report(many));
+        assert_eq!(golden.index.len(), MAX_SERIES);
+        assert_eq!(golden.stat(now, Duration::from_secs(1), &[]).dropped, 2);
+    }
+
+    #[test]
+    fn what_is_known_of_a_sidecar_saves_looking_up_and_changes_nothing() {
+        let (mut with, mut without) = (Golden::default(), Golden::default());
+        let began = with.began;
+        without.began = began;
+        let mut known = Known::default();
+        for second in 0..400_u64 {
+            // Series come and go, for so long at times that their rows are forgotten.
+            let names = (0..8).filter(|i| (second / 7 + i * second / 90) % 3 != 0);
+            let one = |i| stats("shop/web", &format!("shop/s-{i}"), &format!("shop/s-{i}-1"), 1 + second % 3, 0);
+            let calls: Vec<v1::CallStats> = names.map(one).collect();
+            let now = began + Duration::from_secs(second * 20);
+            with.add(now, "shop/web-1", &mut known, report(calls.clone()));
+            add(&mut without, now, "shop/web-1", report(calls));
+            for window in [10, 120, 3600].map(Duration::from_secs) {
+                assert_eq!(with.stat(now, window, &[]), without.stat(now, window, &[]), "{second}");
+            }
+        }
+        assert!(known.all.len() <= 8);
+    }
+
+    #[test]
+    fn a_large_mesh_keeps_less_of_its_edges_and_says_so_and_a_small_one_all() {
+        let mut golden = Golden { most: 3_200, ..Golden::default() };
+        let began = golden.began;
+        let at = |s: u64| began + Duration::from_secs(s);
+        let edges = 200;
+        for second in (0..150).step_by(5) {
+            let calls = (0..edges).map(|i| stats(&format!("shop/a-{i}"), "shop/cart", "shop/cart-1", 1, 0)).collect();
+            add(&mut golden, at(second), "shop/web-1", report(calls));
+            assert!(golden.samples <= golden.most, "{} at {second}", golden.samples);
+        }
+        let stat = golden.stat(at(149), Duration::from_secs(120), &[]);
+        assert!(
+            stat.window_seconds > 110.0 && stat.detail_seconds < 70.0,
+            "{} {}",
+            stat.window_seconds,
+            stat.detail_seconds
+        );
+        assert_eq!(stat.services[0].numbers.calls, edges * 24);
+        let rate = stat.edges[0].numbers.rps;
+        assert!((0.15..0.30).contains(&rate), "a call in five seconds, of the time that is kept: {rate}");
+        // When most of them have gone, the others go back as far as ever.
+        for minute in 3..120 {
+            add(
+                &mut golden,
+                at(minute * 60),
+                "shop/web-1",
+                report(vec![stats("shop/web", "shop/cart", "shop/cart-1", 1, 0)]),
+            );
+        }
+        assert_eq!(golden.depth, 0);
+        assert!(golden.names.len() < 10 && golden.speakers.len() == 1, "{} names", golden.names.len());
+        let stat = golden.stat(at(7199), Duration::from_secs(3600), &[]);
+        assert_eq!((stat.edges[0].numbers.calls, stat.edges.len()), (60, 1));
     }
 }

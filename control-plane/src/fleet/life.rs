@@ -12,7 +12,7 @@ use crate::xds::Convergence;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use parking_lot::Mutex;
 use serde_json::json;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -32,6 +32,15 @@ const GOODBYE: Duration = Duration::from_secs(2);
 const FORGOTTEN: Duration = Duration::from_secs(600);
 /// How often a status is tried against concurrent writers.
 const TRIES: usize = 5;
+
+/// What becomes of a workload without a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// It takes no calls until it is back.
+    Lost,
+    /// Its object goes.
+    Forgotten,
+}
 
 /// The rules of life, and what they need to see and to write.
 pub struct Life {
@@ -140,54 +149,61 @@ impl Life {
     async fn sweep(&self) {
         let world = self.compiled.borrow().world.clone();
         let now = Instant::now();
-        let mut due = Vec::new();
-        let mut unsaid = Vec::new();
-        let connected: BTreeMap<String, bool> =
-            self.fleet.sidecars().into_iter().map(|s| (s.workload, s.ready && !s.draining)).collect();
-        {
+        let (mut due, mut unsaid) = (Vec::new(), Vec::new());
+        self.fleet.visit(|connected| {
             let mut missing = self.missing.lock();
             missing.retain(|uid, _| world.workloads.contains_key(uid));
             for (uid, workload) in &world.workloads {
-                let ready = connected.get(uid);
+                let phase = workload.status.as_ref().and_then(|s| s.phase);
+                let ready = connected(uid);
                 // Its readiness may have come before its registration, which begins anew, or could not be written.
-                if ready == Some(&true) && workload.status.as_ref().and_then(|s| s.phase) != Some(Phase::Ready) {
+                if ready == Some(true) && phase != Some(Phase::Ready) {
                     unsaid.push(uid.clone());
                 }
                 if workload.spec.tunnel.is_none() || ready.is_some() {
-                    missing.remove(uid);
+                    if !missing.is_empty() {
+                        missing.remove(uid);
+                    }
                     continue;
                 }
-                let since = *missing.entry(uid.clone()).or_insert(now);
-                due.push((uid.clone(), workload.clone(), now.saturating_duration_since(since)));
+                // Most of those that have no stream have had none for long: nothing of them is copied.
+                let since = match missing.get(uid) {
+                    Some(since) => *since,
+                    None => *missing.entry(uid.clone()).or_insert(now),
+                };
+                let gone = now.saturating_duration_since(since);
+                if let Some(fate) = self.fate(phase, is_registered(workload), gone, now) {
+                    due.push((uid.clone(), workload.clone(), fate));
+                }
             }
-        }
+        });
         for uid in unsaid {
             // Asked again: it may have begun to drain while the others were written.
-            if self.fleet.sidecars().iter().any(|s| s.workload == uid && s.ready && !s.draining) {
+            if self.fleet.is_ready(&uid) {
                 self.ready(&uid, true).await;
             }
         }
-        for (uid, workload, gone) in due {
-            self.without_stream(&uid, &workload, gone, now).await;
+        for (uid, workload, fate) in due {
+            match fate {
+                Fate::Forgotten => self.delete(&uid, &workload).await,
+                Fate::Lost => {
+                    tracing::warn!(workload = uid, "its control stream has been lost: it is withdrawn");
+                    self.set(&uid, Phase::Lost, "StreamLost", "its sidecar's control stream was lost").await;
+                }
+            }
         }
     }
 
-    async fn without_stream(&self, uid: &str, workload: &Workload, gone: Duration, now: Instant) {
-        let registered = is_registered(workload);
+    /// What becomes of a workload that has been without a stream for so long.
+    fn fate(&self, phase: Option<Phase>, registered: bool, gone: Duration, now: Instant) -> Option<Fate> {
         let young = now.saturating_duration_since(self.started) < self.start_grace;
-        match workload.status.as_ref().and_then(|s| s.phase) {
+        match phase {
             // It said goodbye, and its process has gone: nothing is left of it.
-            Some(Phase::Draining) if registered && gone >= GOODBYE && !young => self.delete(uid, workload).await,
+            Some(Phase::Draining) if registered && gone >= GOODBYE && !young => Some(Fate::Forgotten),
             Some(Phase::Ready | Phase::NotReady | Phase::Draining) => {
-                if gone >= self.stream_grace && !young {
-                    tracing::warn!(workload = uid, "its control stream has been lost: it is withdrawn");
-                    self.set(uid, Phase::Lost, "StreamLost", "its sidecar's control stream was lost").await;
-                }
+                (gone >= self.stream_grace && !young).then_some(Fate::Lost)
             }
-            Some(Phase::Lost | Phase::Pending) | None if registered && gone >= FORGOTTEN => {
-                self.delete(uid, workload).await;
-            }
-            Some(Phase::Lost | Phase::Pending) | None => {}
+            Some(Phase::Lost | Phase::Pending) | None => (registered && gone >= FORGOTTEN).then_some(Fate::Forgotten),
         }
     }
 

@@ -61,6 +61,12 @@ struct Connected {
     waiting: HashMap<u64, oneshot::Sender<v1::CommandResult>>,
 }
 
+impl Connected {
+    const fn takes_calls(&self) -> bool {
+        self.ready && !self.draining
+    }
+}
+
 /// A connected sidecar as it is shown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -126,6 +132,18 @@ impl Fleet {
         self.sidecars.lock().contains_key(uid)
     }
 
+    /// Whether the sidecar of the workload is connected, says that its application is ready, and does not leave.
+    #[must_use]
+    pub fn is_ready(&self, uid: &str) -> bool {
+        self.sidecars.lock().get(uid).is_some_and(Connected::takes_calls)
+    }
+
+    /// Looks at all sidecars as they are at one time: whether that of a workload takes calls; `None`: it is not connected.
+    pub fn visit(&self, look: impl FnOnce(&dyn Fn(&str) -> Option<bool>)) {
+        let sidecars = self.sidecars.lock();
+        look(&|uid| sidecars.get(uid).map(Connected::takes_calls));
+    }
+
     /// What connected sidecars said of their certificates; `None`: nothing yet.
     #[must_use]
     pub fn certificates(&self) -> BTreeMap<String, Option<Certificate>> {
@@ -188,7 +206,7 @@ impl Fleet {
         };
         // A newer stream of the same workload replaces the older one, whose end then says nothing.
         self.sidecars.lock().insert(uid.to_owned(), connected);
-        Membership { fleet: self.clone(), uid: uid.to_owned(), stream }
+        Membership { fleet: self.clone(), uid: uid.to_owned(), stream, known: Mutex::default() }
     }
 }
 
@@ -198,6 +216,8 @@ struct Membership {
     fleet: Arc<Fleet>,
     uid: String,
     stream: u64,
+    /// Of its reports.
+    known: Mutex<golden::Known>,
 }
 
 impl Membership {
@@ -224,7 +244,7 @@ impl Membership {
             c.reported = Some(Instant::now());
             c.breakers = breakers;
         });
-        self.fleet.golden.lock().add(Instant::now(), &self.uid, report);
+        self.fleet.golden.lock().add(Instant::now(), &self.uid, &mut self.known.lock(), report);
     }
 
     fn certificate(&self, status: v1::CertificateStatus) {

@@ -20,7 +20,7 @@ use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
@@ -126,13 +126,15 @@ async fn stat(State(sources): State<Sources>, Query(query): Query<Window>) -> Re
     let mut answer = serde_json::to_value(&stat).unwrap_or_default();
     // Services that nobody called are rows too: their numbers are null, not missing.
     if let Some(rows) = answer["services"].as_array_mut() {
-        for name in world.services.keys().filter(|n| !stat.services.iter().any(|r| r.service == **n)) {
+        let called: HashSet<&str> = stat.services.iter().map(|row| row.service.as_str()).collect();
+        let instances = instances(&world);
+        for name in world.services.keys().filter(|name| !called.contains(name.as_str())) {
             let row = super::golden::Row { service: name.clone(), ..Default::default() };
             rows.push(serde_json::to_value(row).unwrap_or_default());
         }
         for row in rows.iter_mut() {
-            let name = row["service"].as_str().unwrap_or_default().to_owned();
-            let (ready, all) = instances(&world, &name);
+            let (ready, all) =
+                row["service"].as_str().and_then(|name| instances.get(name)).copied().unwrap_or_default();
             row["readyEndpoints"] = ready.into();
             row["endpoints"] = all.into();
         }
@@ -141,18 +143,21 @@ async fn stat(State(sources): State<Sources>, Query(query): Query<Window>) -> Re
     Ok(Json(answer))
 }
 
-/// Ready and all members of a service.
-fn instances(world: &World, service: &str) -> (usize, usize) {
-    let Some(found) = world.services.get(service) else { return (0, 0) };
-    let namespace = service.split('/').next().unwrap_or_default();
-    let members = world.workloads_in(namespace).filter(|(_, w)| crate::compile::endpoints::is_member(found, w));
-    let phases: Vec<_> = members
-        .map(|(_, w)| match w.status.as_ref().and_then(|s| s.phase) {
-            None if w.spec.tunnel.is_none() => Phase::Ready,
+/// Ready and all members of each service that has any.
+fn instances(world: &World) -> HashMap<String, (usize, usize)> {
+    let mut found: HashMap<String, (usize, usize)> = HashMap::new();
+    crate::compile::endpoints::memberships(world, |service, workload| {
+        let phase = match workload.status.as_ref().and_then(|s| s.phase) {
+            None if workload.spec.tunnel.is_none() => Phase::Ready,
             phase => phase.unwrap_or(Phase::Pending),
-        })
-        .collect();
-    (phases.iter().filter(|p| **p == Phase::Ready).count(), phases.len())
+        };
+        let ready = usize::from(phase == Phase::Ready);
+        match found.get_mut(service) {
+            Some((of_ready, all)) => (*of_ready, *all) = (*of_ready + ready, *all + 1),
+            None => drop(found.insert(service.to_owned(), (ready, 1))),
+        }
+    });
+    found
 }
 
 async fn fleet(State(sources): State<Sources>) -> Json<Value> {
@@ -212,13 +217,10 @@ async fn check(State(sources): State<Sources>) -> Json<Value> {
             n => format!("{n} without a control stream: {}", named(&lost)),
         },
     });
-    let down: Vec<_> = compiled
-        .world
-        .services
-        .keys()
-        .filter(|name| matches!(instances(&compiled.world, name), (0, 1..)))
-        .map(String::as_str)
-        .collect();
+    let instances = instances(&compiled.world);
+    let mut down: Vec<_> =
+        instances.iter().filter(|(_, of)| matches!(of, (0, 1..))).map(|(name, _)| name.as_str()).collect();
+    down.sort_unstable();
     checks.push(Check {
         name: "services have ready endpoints",
         ok: down.is_empty(),

@@ -136,7 +136,9 @@ pub async fn run(
     convergence: Arc<Convergence>,
     shutdown: CancellationToken,
 ) {
-    let mut held = convergence.changes();
+    let mut held = convergence.changes_of_shaped();
+    let mut verdicts: Vec<Arc<Verdict>> = Vec::new();
+    let mut seen = 0;
     let mut written: HashMap<Object, Told> = HashMap::new();
     loop {
         tokio::select! {
@@ -149,13 +151,24 @@ pub async fn run(
             () = shutdown.cancelled() => return,
         }
         let latest = compiled.borrow_and_update().clone();
+        let newest = *held.borrow();
+        // Most compilations are of endpoints that came and went: no object learns anything from them.
+        let same = verdicts.len() == latest.output.verdicts.len()
+            && verdicts.iter().zip(&latest.output.verdicts).all(|(was, is)| Arc::ptr_eq(was, is));
+        if same && newest == seen {
+            continue;
+        }
+        (seen, verdicts) = (newest, latest.output.verdicts.clone());
         let failed = tokio::select! {
             failed = write_all(&client, &latest, &convergence, &mut written) => failed,
             () = shutdown.cancelled() => return,
         };
         if failed {
             tokio::select! {
-                () = tokio::time::sleep(AGAIN) => held.mark_changed(),
+                () = tokio::time::sleep(AGAIN) => {
+                    verdicts.clear();
+                    held.mark_changed();
+                }
                 () = shutdown.cancelled() => return,
             }
         }

@@ -70,11 +70,22 @@ pub struct Convergence {
     sidecars: Mutex<BTreeMap<u64, Sidecar>>,
     next: std::sync::atomic::AtomicU64,
     changed: watch::Sender<u64>,
+    shaped: watch::Sender<u64>,
+}
+
+/// Endpoints come and go all the time, and no object that people wrote shapes them: who asks after objects is not told of them.
+fn is_shaped(type_url: &str) -> bool {
+    type_url != weft_proto::type_url::ENDPOINTS
 }
 
 impl Default for Convergence {
     fn default() -> Self {
-        Self { sidecars: Mutex::default(), next: 0.into(), changed: watch::Sender::new(0) }
+        Self {
+            sidecars: Mutex::default(),
+            next: 0.into(),
+            changed: watch::Sender::new(0),
+            shaped: watch::Sender::new(0),
+        }
     }
 }
 
@@ -84,7 +95,7 @@ impl Convergence {
     pub fn join(self: &Arc<Self>, client: Client) -> Guard {
         let id = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         self.sidecars.lock().insert(id, Sidecar { client, uid: None, held: HashMap::new() });
-        self.touch();
+        self.touch(true);
         Guard { all: self.clone(), id }
     }
 
@@ -94,19 +105,25 @@ impl Convergence {
         self.changed.subscribe()
     }
 
+    /// Changes whenever what is held of anything but endpoints may have.
+    #[must_use]
+    pub fn changes_of_shaped(&self) -> watch::Receiver<u64> {
+        self.shaped.subscribe()
+    }
+
     /// Sidecars connected now.
     #[must_use]
     pub fn connected(&self) -> usize {
         self.sidecars.lock().len()
     }
 
-    /// For each set of resources: how many sidecars need any of it, and how many of those hold the newest version of all they need.
+    /// For each set of resources, none of them endpoints: how many sidecars need any of it, and how many of those hold the newest version of all they need.
     #[must_use]
     pub fn held<'a>(&self, snapshot: &Snapshot, sets: impl Iterator<Item = &'a BTreeSet<Key>>) -> Vec<Progress> {
         let sidecars = self.sidecars.lock();
         let mut by_key: HashMap<(&str, &str), Vec<Holder<'_>>> = HashMap::new();
         for (id, sidecar) in sidecars.iter() {
-            for ((url, name), held) in &sidecar.held {
+            for ((url, name), held) in sidecar.held.iter().filter(|((url, _), _)| is_shaped(url)) {
                 by_key.entry((url, name)).or_default().push((*id, sidecar, held));
             }
         }
@@ -152,8 +169,11 @@ impl Convergence {
         sidecars.values().filter(behind).count()
     }
 
-    fn touch(&self) {
+    fn touch(&self, shaped: bool) {
         self.changed.send_modify(|n| *n += 1);
+        if shaped {
+            self.shaped.send_modify(|n| *n += 1);
+        }
     }
 }
 
@@ -182,7 +202,7 @@ impl Guard {
                 sidecar.held.entry((type_url, name)).or_default();
             }
         }
-        self.all.touch();
+        self.all.touch(is_shaped(type_url));
     }
 
     /// What a request said.
@@ -190,8 +210,10 @@ impl Guard {
         if events.is_empty() {
             return;
         }
+        let mut shaped = false;
         if let Some(sidecar) = self.all.sidecars.lock().get_mut(&self.id) {
             for event in events {
+                shaped |= is_shaped(event.type_url());
                 match event {
                     Event::Holds { type_url, name, version } => {
                         sidecar.name(type_url, &name);
@@ -207,14 +229,14 @@ impl Guard {
                 }
             }
         }
-        self.all.touch();
+        self.all.touch(shaped);
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
         self.all.sidecars.lock().remove(&self.id);
-        self.all.touch();
+        self.all.touch(true);
     }
 }
 

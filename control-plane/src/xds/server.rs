@@ -4,26 +4,29 @@
 //! send, so a slow sidecar holds up nobody and holds no backlog here. Dropping the stream is its whole cleanup.
 
 use super::convergence::{Convergence, Guard};
-use super::session::{Client, Counts, Session};
+use super::interest::{Interest, Interests};
+use super::session::{self, Client, Counts, Session};
 use super::snapshot::Snapshot;
 use crate::compile::Output;
 use crate::identity::Peer;
 use futures_util::Stream;
+use parking_lot::RwLock;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use weft_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryService;
 use weft_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse};
+use weft_proto::type_url;
 
 /// What is offered now, and who holds what: the meeting point of the compiler and the streams.
 #[derive(Debug)]
 pub struct Hub {
-    snapshot: watch::Sender<Arc<Snapshot>>,
+    snapshot: RwLock<Arc<Snapshot>>,
     convergence: Arc<Convergence>,
+    interests: Arc<Interests>,
     totals: Totals,
 }
 
@@ -40,8 +43,9 @@ pub struct Totals {
 impl Default for Hub {
     fn default() -> Self {
         Self {
-            snapshot: watch::Sender::new(Arc::new(Snapshot::default())),
+            snapshot: RwLock::default(),
             convergence: Arc::new(Convergence::default()),
+            interests: Arc::default(),
             totals: Totals::default(),
         }
     }
@@ -51,20 +55,16 @@ impl Hub {
     /// Offers what was compiled; streams take it when they can.
     pub fn publish(&self, output: &Output) -> Arc<Snapshot> {
         let next = Arc::new(Snapshot::next(&self.snapshot(), output));
-        self.snapshot.send_replace(next.clone());
+        *self.snapshot.write() = next.clone();
+        // After it: who wakes finds it.
+        self.interests.tell(next.topics());
         next
     }
 
     /// What is offered now.
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.snapshot.borrow().clone()
-    }
-
-    /// Changes with every publication.
-    #[must_use]
-    pub fn changes(&self) -> watch::Receiver<Arc<Snapshot>> {
-        self.snapshot.subscribe()
+        self.snapshot.read().clone()
     }
 
     /// Who holds what.
@@ -123,7 +123,7 @@ const FIRST_REQUEST: Duration = Duration::from_secs(30);
 struct Live {
     session: Session,
     requests: Streaming<DeltaDiscoveryRequest>,
-    snapshots: watch::Receiver<Arc<Snapshot>>,
+    interest: Interest,
     hub: Arc<Hub>,
     guard: Guard,
     shutdown: CancellationToken,
@@ -134,7 +134,7 @@ impl Live {
     /// Waits for the next response to send; `None` ends the stream.
     async fn next(&mut self) -> Option<Result<DeltaDiscoveryResponse, Status>> {
         loop {
-            let snapshot = self.snapshots.borrow_and_update().clone();
+            let snapshot = self.hub.snapshot();
             let before = self.session.counts();
             if let Some(response) = self.session.response(&snapshot) {
                 self.hub.count(before, self.session.counts());
@@ -151,10 +151,7 @@ impl Live {
             };
             let message = tokio::select! {
                 message = self.requests.message() => message,
-                changed = self.snapshots.changed() => match changed {
-                    Ok(()) => continue,
-                    Err(_) => return None,
-                },
+                () = self.interest.changed() => continue,
                 () = self.shutdown.cancelled() => {
                     return Some(Err(Status::unavailable("the control plane is shutting down")));
                 }
@@ -172,6 +169,14 @@ impl Live {
             if let Some(detail) = &request.error_detail {
                 let peer = &self.session.client().identity;
                 tracing::warn!(%peer, url = %request.type_url, message = %detail.message, "a sidecar refused resources");
+            }
+            // Before the newest snapshot is looked at again: what is published in between wakes it.
+            if let Some(url) = session::known(&request.type_url) {
+                self.interest.add(url, request.resource_names_subscribe.iter().map(String::as_str));
+                self.interest.remove(url, request.resource_names_unsubscribe.iter().map(String::as_str));
+                if url == type_url::MESH_SETTINGS {
+                    self.interest.add(url, std::iter::once("mesh"));
+                }
             }
             let before = self.session.counts();
             match self.session.request(request, &snapshot) {
@@ -211,7 +216,7 @@ impl AggregatedDiscoveryService for Discovery {
         let live = Live {
             session: Session::new(client.clone()),
             requests: request.into_inner(),
-            snapshots: self.hub.changes(),
+            interest: self.hub.interests.join(),
             guard: self.hub.convergence.join(client),
             hub: self.hub.clone(),
             shutdown: self.shutdown.clone(),

@@ -53,6 +53,16 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// Type URL of the resource that it is about.
+    #[must_use]
+    pub const fn type_url(&self) -> &'static str {
+        match self {
+            Self::Holds { type_url, .. } | Self::Refused { type_url, .. } | Self::Dropped { type_url, .. } => type_url,
+        }
+    }
+}
+
 /// Why a stream ends: what the peer did that the protocol or this server does not allow.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PeerMisbehaved {
@@ -356,7 +366,8 @@ impl Session {
     }
 }
 
-fn known(url: &str) -> Option<&'static str> {
+/// The type URL, if it is of a type that is served.
+pub(super) fn known(url: &str) -> Option<&'static str> {
     ORDER.into_iter().find(|known| *known == url)
 }
 

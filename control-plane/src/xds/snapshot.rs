@@ -4,6 +4,7 @@
 //! here on behalf of its [`Client`]; which variant of a service that client sees, and whether it may have an `Inbound`, is decided here and
 //! nowhere else.
 
+use super::interest::Topic;
 use super::session::Client;
 use super::shards::{Claims, Shards};
 use crate::compile::{Output, Variants};
@@ -65,23 +66,32 @@ pub struct Snapshot {
     /// Variants beyond the default ones.
     variants: usize,
     encoded: usize,
+    /// Names whose resource is another than in the snapshot before, or came, or went.
+    topics: Vec<Topic>,
 }
 
 impl Snapshot {
     /// Encodes what differs in `output` from what `previous` was made of; all else is taken over.
     #[must_use]
     pub fn next(previous: &Self, output: &Output) -> Self {
-        let mut next = Self { encoded: 0, ..previous.clone() };
+        let mut next = Self { encoded: 0, topics: Vec::new(), ..previous.clone() };
         for (name, _, is) in output.services.changes(&previous.source.services, Arc::ptr_eq) {
             next.service(name, is.map(|v| &**v));
         }
         for (name, _, is) in output.endpoints.changes(&previous.source.endpoints, Arc::ptr_eq) {
             match is {
                 Some(message) => {
-                    let encoded = next.keep(name, &**message, Vec::new(), previous.endpoints.get(name));
+                    let before = previous.endpoints.get(name);
+                    let encoded = next.keep(name, &**message, Vec::new(), before);
+                    if before.is_none_or(|before| !Arc::ptr_eq(before, &encoded)) {
+                        next.topics.push((type_url::ENDPOINTS, encoded.name.clone()));
+                    }
                     next.endpoints.insert(encoded.name.clone(), encoded);
                 }
-                None => next.endpoints.remove(name),
+                None => {
+                    next.topics.push((type_url::ENDPOINTS, name.as_str().into()));
+                    next.endpoints.remove(name);
+                }
             }
         }
         for (uid, _, is) in output.inbound.changes(&previous.source.inbound, Arc::ptr_eq) {
@@ -89,9 +99,13 @@ impl Snapshot {
                 Some(message) => {
                     let encoded = next.keep(uid, &**message, Vec::new(), previous.inbound.get(uid).map(|i| &i.encoded));
                     let identity = message.identity.clone();
+                    next.topics.push((type_url::INBOUND, encoded.name.clone()));
                     next.inbound.insert(encoded.name.clone(), Arc::new(Inbound { identity, encoded }));
                 }
-                None => next.inbound.remove(uid),
+                None => {
+                    next.topics.push((type_url::INBOUND, uid.as_str().into()));
+                    next.inbound.remove(uid);
+                }
             }
         }
         let mesh = (output.bundles.clone(), output.settings.clone());
@@ -100,6 +114,9 @@ impl Snapshot {
                 (name.clone(), next.keep(name, message, Vec::new(), previous.bundles.get(name)))
             });
             next.bundles = bundles.collect();
+            let bundles = previous.bundles.keys().chain(next.bundles.keys());
+            let topics = bundles.map(|name| (type_url::TRUST_BUNDLE, Arc::from(name.as_str())));
+            next.topics.extend(topics.chain([(type_url::MESH_SETTINGS, "mesh".into())]));
             next.settings = Some(next.keep("mesh", &output.settings, Vec::new(), previous.settings.as_ref()));
         }
         next.source = Source {
@@ -130,6 +147,9 @@ impl Snapshot {
             let Some(service) = &is else { continue };
             self.name(*namespace, alias, &service.default.name);
         }
+        let aliases: BTreeSet<&str> = before.union(&now).map(|(_, alias)| *alias).collect();
+        let topics = aliases.into_iter().chain([name]).map(|name| (type_url::SERVICE, Arc::from(name)));
+        self.topics.extend(topics.collect::<Vec<_>>());
         self.variants -= was.as_ref().map_or(0, |s| s.by_namespace.len());
         self.variants += is.as_ref().map_or(0, |s| s.by_namespace.len());
         match is {
@@ -211,6 +231,12 @@ impl Snapshot {
             + self.inbound.len()
             + self.bundles.len()
             + usize::from(self.settings.is_some())
+    }
+
+    /// Names, aliases among them, whose resource is another than in the snapshot before, or came, or went.
+    #[must_use]
+    pub fn topics(&self) -> &[Topic] {
+        &self.topics
     }
 
     /// Whether nothing was compiled yet.

@@ -24,7 +24,7 @@ use weft_proto::v1::{
 };
 
 /// How often a report goes up.
-const REPORT: Duration = Duration::from_secs(1);
+const REPORT: Duration = Duration::from_secs(2);
 /// How often one that says nothing does: an idle sidecar costs neither side a message a second.
 const NOTHING_NEW: Duration = Duration::from_secs(10);
 /// How long the control plane may take to accept the stream.

@@ -1,0 +1,146 @@
+//! Which streams want to hear of which names, so that a change wakes those that it concerns and nobody else: the cost of a change does not
+//! grow with the number of sidecars that it has nothing to do with.
+//!
+//! A name is what a client subscribed to: a resource's own, or an alias of it.
+
+use parking_lot::Mutex;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::Notify;
+
+/// A type URL and a name.
+pub type Topic = (&'static str, Arc<str>);
+
+/// A stream that waits, by its number.
+type Waiting = (u64, Arc<Notify>);
+
+/// All streams' interests. Cheap to share.
+#[derive(Debug, Default)]
+pub struct Interests {
+    by_name: Mutex<HashMap<&'static str, HashMap<Arc<str>, Vec<Waiting>>>>,
+    next: AtomicU64,
+}
+
+impl Interests {
+    /// A stream that is interested in nothing yet.
+    #[must_use]
+    pub fn join(self: &Arc<Self>) -> Interest {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        Interest { all: self.clone(), number, notify: Arc::default(), topics: HashSet::new() }
+    }
+
+    /// Wakes every stream that is interested in one of these.
+    pub fn tell(&self, topics: &[Topic]) {
+        let by_name = self.by_name.lock();
+        for (url, name) in topics {
+            for (_, notify) in by_name.get(url).and_then(|names| names.get(name)).into_iter().flatten() {
+                // A stream that is told twice before it looks wakes once.
+                notify.notify_one();
+            }
+        }
+    }
+}
+
+/// One stream's interests; dropping it ends them.
+#[derive(Debug)]
+pub struct Interest {
+    all: Arc<Interests>,
+    number: u64,
+    notify: Arc<Notify>,
+    topics: HashSet<Topic>,
+}
+
+impl Interest {
+    /// From now on a change of these names wakes it.
+    pub fn add<'a>(&mut self, url: &'static str, names: impl Iterator<Item = &'a str>) {
+        let mut by_name = self.all.by_name.lock();
+        let of_type = by_name.entry(url).or_default();
+        for name in names {
+            let name = of_type.get_key_value(name).map_or_else(|| Arc::from(name), |(known, _)| known.clone());
+            if self.topics.insert((url, name.clone())) {
+                of_type.entry(name).or_default().push((self.number, self.notify.clone()));
+            }
+        }
+    }
+
+    /// It no longer cares.
+    pub fn remove<'a>(&mut self, url: &'static str, names: impl Iterator<Item = &'a str>) {
+        let mut by_name = self.all.by_name.lock();
+        for name in names {
+            if self.topics.remove(&(url, Arc::from(name))) {
+                forget(&mut by_name, url, name, self.number);
+            }
+        }
+    }
+
+    /// Waits until something that it is interested in may have changed since the last time. Cancel-safe.
+    pub async fn changed(&self) {
+        self.notify.notified().await;
+    }
+}
+
+impl Drop for Interest {
+    fn drop(&mut self) {
+        let mut by_name = self.all.by_name.lock();
+        for (url, name) in &self.topics {
+            forget(&mut by_name, url, name, self.number);
+        }
+    }
+}
+
+fn forget(
+    by_name: &mut HashMap<&'static str, HashMap<Arc<str>, Vec<Waiting>>>,
+    url: &'static str,
+    name: &str,
+    number: u64,
+) {
+    let Some(of_type) = by_name.get_mut(url) else { return };
+    let Some(waiting) = of_type.get_mut(name) else { return };
+    if let Some(at) = waiting.iter().position(|(of, _)| *of == number) {
+        waiting.swap_remove(at);
+    }
+    if waiting.is_empty() {
+        of_type.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt as _;
+    use weft_proto::type_url::{ENDPOINTS, SERVICE};
+
+    #[test]
+    fn a_change_wakes_who_is_interested_and_nobody_else() {
+        let all = Arc::new(Interests::default());
+        let (mut cart, mut web) = (all.join(), all.join());
+        cart.add(SERVICE, ["shop/payments", "host:payments.shop"].into_iter());
+        web.add(SERVICE, ["shop/cart"].into_iter());
+        web.add(ENDPOINTS, ["shop/payments"].into_iter());
+        all.tell(&[(SERVICE, "host:payments.shop".into()), (SERVICE, "shop/payments".into())]);
+        assert!(cart.changed().now_or_never().is_some());
+        assert!(cart.changed().now_or_never().is_none(), "told twice, woken once");
+        assert!(web.changed().now_or_never().is_none(), "a name of another type");
+        cart.remove(SERVICE, ["shop/payments"].into_iter());
+        all.tell(&[(SERVICE, "shop/payments".into())]);
+        assert!(cart.changed().now_or_never().is_none());
+        all.tell(&[(SERVICE, "host:payments.shop".into())]);
+        assert!(cart.changed().now_or_never().is_some());
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_stream_that_ends() {
+        let all = Arc::new(Interests::default());
+        let mut one = all.join();
+        one.add(SERVICE, ["shop/cart", "shop/cart", "shop/web"].into_iter());
+        let mut other = all.join();
+        other.add(SERVICE, ["shop/cart"].into_iter());
+        drop(one);
+        assert_eq!(all.by_name.lock()[SERVICE].len(), 1);
+        all.tell(&[(SERVICE, "shop/cart".into())]);
+        assert!(other.changed().now_or_never().is_some());
+        drop(other);
+        assert!(all.by_name.lock()[SERVICE].is_empty());
+    }
+}
