@@ -33,7 +33,7 @@ const OPENING: usize = 128;
 /// Endpoints that change in a second.
 const CHANGES: u32 = 10;
 /// How often a sidecar with calls reports.
-const REPORT: Duration = Duration::from_secs(1);
+const REPORT: Duration = Duration::from_secs(2);
 /// What an endpoint that was changed weighs; all others weigh 1.
 const CHANGED: u32 = 7;
 
@@ -296,7 +296,7 @@ async fn reporting(
         bytes_received: 9000,
         ..Default::default()
     });
-    let report = v1::Report { interval_ms: 1000, calls: calls.collect(), breakers: Vec::new() };
+    let report = v1::Report { interval_ms: 2000, calls: calls.collect(), breakers: Vec::new() };
     Some(async move {
         // Not all at the same time.
         let offset = REPORT.mul_f64((number % 997) as f64 / 997.0);
@@ -472,6 +472,10 @@ async fn measure(report: &mut Report, size: Size, sidecars: usize, quick: bool) 
     ));
     let lasting = Duration::from_secs(if quick { 5 } else { 30 });
     let mut fleet = Fleet::start(size, sidecars).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let memory =
+        |plane: &mut Plane| format!("{}; {}", figure(plane.resident() / 1048576.0), figure(plane.heap() / 1048576.0));
+    let alone = memory(&mut fleet.plane);
     let (used, began) = (fleet.plane.cpu(), Instant::now());
     fleet.grow(sidecars).await;
     let mut rows = Vec::new();
@@ -479,9 +483,11 @@ async fn measure(report: &mut Report, size: Size, sidecars: usize, quick: bool) 
         eprintln!("{what}: {value}");
         rows.push(vec![what.to_owned(), value]);
     };
+    row("memory before anybody joins, MiB: resident; on the heap", alone);
     let joined = (began.elapsed().as_secs_f64(), fleet.plane.cpu() - used);
     row("all joined one after another: seconds; CPU seconds", format!("{}; {}", figure(joined.0), figure(joined.1)));
     tokio::time::sleep(Duration::from_secs(3)).await;
+    row("memory with all of them, MiB: resident; on the heap", memory(&mut fleet.plane));
 
     let share = |used: f64, began: Instant| used / began.elapsed().as_secs_f64() * 100.0;
     let (used, began) = (fleet.plane.cpu(), Instant::now());
@@ -496,7 +502,7 @@ async fn measure(report: &mut Report, size: Size, sidecars: usize, quick: bool) 
     let sent = (fleet.world.received.load(Ordering::Relaxed) - received) as f64 / began.elapsed().as_secs_f64();
     let resident = fleet.plane.resident() / 1048576.0;
     row(&format!("{CHANGES} endpoints a second change: CPU, % of a core"), figure(busy));
-    row("resident memory, MiB", figure(resident));
+    row("memory, MiB: resident; on the heap", memory(&mut fleet.plane));
     row("sent, KiB a second", figure(sent / 1024.0));
     let way = |changes: &Changes| {
         format!("{}; {}", figure(changes.milliseconds.at(0.5)), figure(changes.milliseconds.at(0.99)))

@@ -7,10 +7,10 @@ use super::Fleet;
 use crate::identity::registration::is_registered;
 use crate::identity::{Peer, SYSTEM_NAMESPACE};
 use crate::kinds::{Phase, Workload};
+use crate::world::Table;
 use crate::world::reconcile::Compiled;
 use crate::xds::Convergence;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
-use parking_lot::Mutex;
 use serde_json::json;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -33,13 +33,25 @@ const FORGOTTEN: Duration = Duration::from_secs(600);
 /// How often a status is tried against concurrent writers.
 const TRIES: usize = 5;
 
-/// What becomes of a workload without a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    /// It takes no calls until it is back.
-    Lost,
-    /// Its object goes.
-    Forgotten,
+/// What was seen of the workloads: only what changes is looked at again.
+#[derive(Default)]
+struct Seen {
+    workloads: Table<Arc<Workload>>,
+    /// Since when a workload that should have a stream has none.
+    missing: HashMap<String, Instant>,
+    /// When something becomes of those, in order, and by uid.
+    due: BTreeSet<(Instant, String)>,
+    due_of: HashMap<String, Instant>,
+    /// What was written may not have been.
+    again: BTreeSet<String>,
+}
+
+impl Seen {
+    fn forget_due(&mut self, uid: &str) {
+        if let Some(at) = self.due_of.remove(uid) {
+            self.due.remove(&(at, uid.to_owned()));
+        }
+    }
 }
 
 /// The rules of life, and what they need to see and to write.
@@ -51,8 +63,6 @@ pub struct Life {
     started: Instant,
     stream_grace: Duration,
     start_grace: Duration,
-    /// Since when a workload that should have a stream has none.
-    missing: Mutex<HashMap<String, Instant>>,
 }
 
 impl Life {
@@ -66,9 +76,8 @@ impl Life {
         stream_grace: Duration,
         start_grace: Duration,
     ) -> Arc<Self> {
-        let missing = Mutex::default();
         let started = Instant::now();
-        Arc::new(Self { client, compiled, convergence, fleet, started, stream_grace, start_grace, missing })
+        Arc::new(Self { client, compiled, convergence, fleet, started, stream_grace, start_grace })
     }
 
     /// Whether a peer may speak for a workload: it is registered, under the peer's own identity.
@@ -134,76 +143,81 @@ impl Life {
     pub async fn run(&self, shutdown: CancellationToken) {
         let mut tick = tokio::time::interval(SWEEP);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut seen = Seen::default();
         loop {
             tokio::select! {
                 _ = tick.tick() => {}
                 () = shutdown.cancelled() => return,
             }
             tokio::select! {
-                () = self.sweep() => {}
+                () = self.sweep(&mut seen) => {}
                 () = shutdown.cancelled() => return,
             }
         }
     }
 
-    async fn sweep(&self) {
+    /// Looks at what has changed since the last time, and at those whose time has come.
+    async fn sweep(&self, seen: &mut Seen) {
         let world = self.compiled.borrow().world.clone();
         let now = Instant::now();
-        let (mut due, mut unsaid) = (Vec::new(), Vec::new());
-        self.fleet.visit(|connected| {
-            let mut missing = self.missing.lock();
-            missing.retain(|uid, _| world.workloads.contains_key(uid));
-            for (uid, workload) in &world.workloads {
-                let phase = workload.status.as_ref().and_then(|s| s.phase);
-                let ready = connected(uid);
-                // Its readiness may have come before its registration, which begins anew, or could not be written.
-                if ready == Some(true) && phase != Some(Phase::Ready) {
-                    unsaid.push(uid.clone());
-                }
-                if workload.spec.tunnel.is_none() || ready.is_some() {
-                    if !missing.is_empty() {
-                        missing.remove(uid);
-                    }
-                    continue;
-                }
-                // Most of those that have no stream have had none for long: nothing of them is copied.
-                let since = match missing.get(uid) {
-                    Some(since) => *since,
-                    None => *missing.entry(uid.clone()).or_insert(now),
-                };
-                let gone = now.saturating_duration_since(since);
-                if let Some(fate) = self.fate(phase, is_registered(workload), gone, now) {
-                    due.push((uid.clone(), workload.clone(), fate));
-                }
-            }
-        });
-        for uid in unsaid {
-            // Asked again: it may have begun to drain while the others were written.
-            if self.fleet.is_ready(&uid) {
-                self.ready(&uid, true).await;
-            }
+        let mut look = self.fleet.take_touched();
+        look.extend(world.workloads.changes(&seen.workloads, Arc::ptr_eq).into_iter().map(|(uid, _, _)| uid.clone()));
+        look.append(&mut seen.again);
+        seen.workloads = world.workloads.clone();
+        for uid in look {
+            self.look(seen, uid, now).await;
         }
-        for (uid, workload, fate) in due {
-            match fate {
-                Fate::Forgotten => self.delete(&uid, &workload).await,
-                Fate::Lost => {
-                    tracing::warn!(workload = uid, "its control stream has been lost: it is withdrawn");
-                    self.set(&uid, Phase::Lost, "StreamLost", "its sidecar's control stream was lost").await;
-                }
+        while let Some((_, uid)) = seen.due.first().filter(|(at, _)| *at <= now).cloned() {
+            // Written or not: it is looked at again.
+            seen.forget_due(&uid);
+            seen.again.insert(uid.clone());
+            let Some(workload) = seen.workloads.get(&uid).filter(|_| !self.fleet.is_connected(&uid)) else { continue };
+            let lost = match workload.status.as_ref().and_then(|s| s.phase) {
+                Some(Phase::Ready | Phase::NotReady) => true,
+                Some(Phase::Draining) => !is_registered(workload),
+                Some(Phase::Lost | Phase::Pending) | None => false,
+            };
+            if lost {
+                tracing::warn!(workload = uid, "its control stream has been lost: it is withdrawn");
+                self.set(&uid, Phase::Lost, "StreamLost", "its sidecar's control stream was lost").await;
+            } else {
+                self.delete(&uid, &workload.clone()).await;
             }
         }
     }
 
-    /// What becomes of a workload that has been without a stream for so long.
-    fn fate(&self, phase: Option<Phase>, registered: bool, gone: Duration, now: Instant) -> Option<Fate> {
-        let young = now.saturating_duration_since(self.started) < self.start_grace;
+    async fn look(&self, seen: &mut Seen, uid: String, now: Instant) {
+        let workload = seen.workloads.get(&uid).cloned();
+        let takes_calls = self.fleet.takes_calls(&uid);
+        let phase = workload.as_ref().and_then(|w| w.status.as_ref()?.phase);
+        // Its readiness may have come before its registration, which begins anew, or could not be written.
+        if workload.is_some() && takes_calls == Some(true) && phase != Some(Phase::Ready) {
+            self.ready(&uid, true).await;
+            seen.again.insert(uid.clone());
+        }
+        let Some(workload) = workload.filter(|w| w.spec.tunnel.is_some() && takes_calls.is_none()) else {
+            seen.missing.remove(&uid);
+            seen.forget_due(&uid);
+            return;
+        };
+        let since = *seen.missing.entry(uid.clone()).or_insert(now);
+        seen.forget_due(&uid);
+        if let Some(at) = self.ends(phase, is_registered(&workload), since) {
+            // Not at once again, where what was due could not be written.
+            let at = at.max(now + SWEEP);
+            seen.due.insert((at, uid.clone()));
+            seen.due_of.insert(uid, at);
+        }
+    }
+
+    /// When something becomes of a workload that has been without a stream since then.
+    fn ends(&self, phase: Option<Phase>, registered: bool, since: Instant) -> Option<Instant> {
+        let grown = self.started + self.start_grace;
         match phase {
             // It said goodbye, and its process has gone: nothing is left of it.
-            Some(Phase::Draining) if registered && gone >= GOODBYE && !young => Some(Fate::Forgotten),
-            Some(Phase::Ready | Phase::NotReady | Phase::Draining) => {
-                (gone >= self.stream_grace && !young).then_some(Fate::Lost)
-            }
-            Some(Phase::Lost | Phase::Pending) | None => (registered && gone >= FORGOTTEN).then_some(Fate::Forgotten),
+            Some(Phase::Draining) if registered => Some(grown.max(since + GOODBYE)),
+            Some(Phase::Ready | Phase::NotReady | Phase::Draining) => Some(grown.max(since + self.stream_grace)),
+            Some(Phase::Lost | Phase::Pending) | None => registered.then_some(since + FORGOTTEN),
         }
     }
 

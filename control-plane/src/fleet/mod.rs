@@ -16,7 +16,7 @@ pub use stream::ControlService;
 
 use parking_lot::Mutex;
 use serde::Serialize;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -107,6 +107,8 @@ pub enum CommandError {
 pub struct Fleet {
     sidecars: Mutex<BTreeMap<String, Connected>>,
     golden: Mutex<golden::Golden>,
+    /// Whose streams came, went, or said whether they are ready, since somebody last took this.
+    touched: Mutex<BTreeSet<String>>,
     next: AtomicU64,
 }
 
@@ -132,16 +134,19 @@ impl Fleet {
         self.sidecars.lock().contains_key(uid)
     }
 
-    /// Whether the sidecar of the workload is connected, says that its application is ready, and does not leave.
+    /// Whether the sidecar of the workload takes calls; `None`: it is not connected.
     #[must_use]
-    pub fn is_ready(&self, uid: &str) -> bool {
-        self.sidecars.lock().get(uid).is_some_and(Connected::takes_calls)
+    pub fn takes_calls(&self, uid: &str) -> Option<bool> {
+        self.sidecars.lock().get(uid).map(Connected::takes_calls)
     }
 
-    /// Looks at all sidecars as they are at one time: whether that of a workload takes calls; `None`: it is not connected.
-    pub fn visit(&self, look: impl FnOnce(&dyn Fn(&str) -> Option<bool>)) {
-        let sidecars = self.sidecars.lock();
-        look(&|uid| sidecars.get(uid).map(Connected::takes_calls));
+    /// Workloads of whose streams something has changed since the last call; its only caller is [`Life`].
+    fn take_touched(&self) -> BTreeSet<String> {
+        std::mem::take(&mut self.touched.lock())
+    }
+
+    fn touch(&self, uid: &str) {
+        self.touched.lock().insert(uid.to_owned());
     }
 
     /// What connected sidecars said of their certificates; `None`: nothing yet.
@@ -206,6 +211,7 @@ impl Fleet {
         };
         // A newer stream of the same workload replaces the older one, whose end then says nothing.
         self.sidecars.lock().insert(uid.to_owned(), connected);
+        self.touch(uid);
         Membership { fleet: self.clone(), uid: uid.to_owned(), stream, known: Mutex::default() }
     }
 }
@@ -221,6 +227,17 @@ struct Membership {
 }
 
 impl Membership {
+    /// What the sidecar says of its application; whether it has asked to be withdrawn, `None` where a newer stream took its place.
+    fn readiness(&self, said: v1::Readiness) -> Option<bool> {
+        let draining = self.with(|c| {
+            c.draining |= said.withdraw;
+            c.ready = said.ready && !said.withdraw;
+            c.draining
+        });
+        self.fleet.touch(&self.uid);
+        draining
+    }
+
     fn with<T>(&self, act: impl FnOnce(&mut Connected) -> T) -> Option<T> {
         let mut sidecars = self.fleet.sidecars.lock();
         sidecars.get_mut(&self.uid).filter(|c| c.stream == self.stream).map(act)
@@ -274,5 +291,7 @@ impl Drop for Membership {
         if sidecars.get(&self.uid).is_some_and(|c| c.stream == self.stream) {
             sidecars.remove(&self.uid);
         }
+        drop(sidecars);
+        self.fleet.touch(&self.uid);
     }
 }

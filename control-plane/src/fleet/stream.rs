@@ -98,10 +98,7 @@ impl Live {
                 self.answer = Some(self.leases.request(self.membership.stream, &self.uid, request));
             }
             Some(Up::Readiness(readiness)) if readiness.withdraw => {
-                self.membership.with(|c| {
-                    c.ready = false;
-                    c.draining = true;
-                });
+                self.membership.readiness(readiness);
                 if self.withdrawal.is_none() {
                     let (life, uid) = (self.life.clone(), self.uid.clone());
                     let task = tokio::spawn(async move { life.withdraw(&uid).await });
@@ -109,12 +106,8 @@ impl Live {
                 }
             }
             Some(Up::Readiness(readiness)) => {
-                let draining = self.membership.with(|c| {
-                    c.ready = readiness.ready;
-                    c.draining
-                });
                 // Who asked to be withdrawn does not come back on the same stream.
-                if draining == Some(false) {
+                if self.membership.readiness(readiness) == Some(false) {
                     self.life.ready(&self.uid, readiness.ready).await;
                 }
             }
