@@ -108,8 +108,9 @@ mod tests {
         load.observe(Duration::from_millis(500), start + Duration::from_millis(1));
         assert_eq!(load.latency(start + Duration::from_millis(1)), Duration::from_millis(500));
         load.observe(Duration::from_millis(10), start + Duration::from_secs(10));
-        let later = load.latency(start + Duration::from_secs(10)).as_millis();
-        assert!((180..200).contains(&later), "{later}");
+        // 500 / e + 10 × (1 − 1 / e)
+        let later = load.latency(start + Duration::from_secs(10)).as_micros();
+        assert!((190_200..190_350).contains(&later), "{later}");
         assert!(load.latency(start + Duration::from_secs(200)) < Duration::from_millis(1));
     }
 

@@ -213,10 +213,8 @@ impl<V: View, A: Fn(&V) -> bool> Draw<'_, V, A> {
         let Some(second) = second.filter(|second| *second != first) else { return Some(first) };
         let (one, other) = (self.view(first)?.load(), self.view(second)?.load());
         // What has no history is taken to be as fast as its rival: then calls in flight decide.
-        let (fast, faster) = match (latency(one), latency(other)) {
-            (None, None) => (1.0, 1.0),
-            (one, other) => (one.or(other).unwrap_or(1.0), other.or(one).unwrap_or(1.0)),
-        };
+        let (of_one, of_other) = (latency(one), latency(other));
+        let (fast, faster) = (of_one.or(of_other).unwrap_or(1.0), of_other.or(of_one).unwrap_or(1.0));
         let queue = |load: &Load, position| f64::from(load.in_flight()) / self.tier.capacity(position) + 1.0;
         Some(if faster * queue(other, second) < fast * queue(one, first) { second } else { first })
     }

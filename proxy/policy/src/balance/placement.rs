@@ -60,6 +60,62 @@ fn the_own_zone_takes_what_its_ready_endpoints_can_bear_and_the_rest_spills_to_t
 }
 
 #[test]
+fn where_two_localities_together_cannot_bear_the_calls_each_gets_its_part_of_what_they_can() {
+    let now = Instant::now();
+    let trusting = Plan { panic_percent: 0, ..at_home() };
+    // 1.4 × 1/4 and 1.4 × 1/7 can be borne: 35 and 20 of 55.
+    let seats = seats(&[(HOME, 1, 3), (NEXT_DOOR, 1, 6)]);
+    let (roster, views) = (Roster::plan(&trusting, &seats, now), views(seats.len(), now));
+    let home = percent(&roster, &seats, &views, HOME);
+    assert!((home - 100.0 * 35.0 / 55.0).abs() < 1.5, "{home} %");
+    let none = self::seats(&[(HOME, 0, 4), (NEXT_DOOR, 0, 7)]);
+    assert!(Roster::plan(&trusting, &none, now).is_empty(), "and nobody anything where nothing can be borne");
+}
+
+#[test]
+fn a_zone_is_one_of_its_region_and_what_is_not_known_is_no_common_ground() {
+    let now = Instant::now();
+    let at = |region, zone| Locality { region, zone };
+    for (own, places, nearest) in [
+        (HOME, vec![HOME, NEXT_DOOR, ABROAD, at("", "")], vec![0]),
+        (HOME, vec![at("eu", ""), NEXT_DOOR, ABROAD], vec![0, 1]),
+        (HOME, vec![at("us", "eu-1"), ABROAD, at("", "eu-1")], vec![0, 1, 2]),
+        (at("eu", ""), vec![at("eu", ""), HOME, ABROAD, at("", "")], vec![0, 1]),
+        (at("", "z1"), vec![at("", "z1"), at("", "z2"), at("eu", "z1")], vec![0]),
+        (at("", "z1"), vec![at("", "z2"), at("", ""), at("eu", "z1")], vec![0, 1, 2]),
+        (at("", ""), vec![at("", ""), at("", "z1"), HOME], vec![0, 1, 2]),
+    ] {
+        let seats: Vec<Seat<'_>> = places.iter().map(|place| Seat { locality: *place, ..Seat::default() }).collect();
+        let (roster, views) = (Roster::plan(&Plan { own, ..at_home() }, &seats, now), views(seats.len(), now));
+        let (balancer, mut random) = (Balancer::new(Algorithm::Random), random(11));
+        let picks = (0..100).filter_map(|_| balancer.pick(&roster, &views, now, |_| false, &mut random));
+        let picked: Vec<usize> = picks.collect::<std::collections::BTreeSet<_>>().into_iter().collect();
+        assert_eq!(picked, nearest, "from {own:?} among {places:?}");
+    }
+}
+
+#[test]
+fn no_random_number_is_drawn_where_there_is_no_choice() {
+    let now = Instant::now();
+    let views = views(2, now);
+    let all = [Algorithm::PeakEwma, Algorithm::LeastRequest, Algorithm::Random, Algorithm::RoundRobin];
+    for (algorithm, places) in all
+        .map(|algorithm| (algorithm, vec![(HOME, 1, 0)]))
+        .into_iter()
+        .chain([(Algorithm::RoundRobin, vec![(HOME, 2, 0)])])
+    {
+        let roster = Roster::plan(&Plan { algorithm, ..at_home() }, &seats(&places), now);
+        let mut drawn = 0;
+        let mut draw = || {
+            drawn += 1;
+            0
+        };
+        assert_eq!(Balancer::new(algorithm).pick(&roster, &views, now, |_| false, &mut draw), Some(0));
+        assert_eq!(drawn, 0, "{algorithm:?}");
+    }
+}
+
+#[test]
 fn where_no_locality_is_known_or_in_a_panic_all_are_alike() {
     let now = Instant::now();
     let alike = |plan: &Plan<'_>, seats: &[Seat<'_>]| {
@@ -116,6 +172,21 @@ fn a_new_endpoint_earns_its_share_in_tenths_and_the_roster_says_when() {
     assert_eq!(Roster::plan(&hashing, &seats, start).next_change(), None, "keys would move");
 }
 
+#[test]
+fn turns_go_by_weight_while_an_endpoint_that_gets_no_calls_would_be_warming_up() {
+    let start = Instant::now();
+    let plan = Plan { slow_start: Some(Duration::from_secs(100)), algorithm: Algorithm::RoundRobin, ..Plan::default() };
+    let cold = Seat { health: Health::NotReady, ready_since: Some(start), ..Seat::default() };
+    let seats = [Seat { weight: 3, ..Seat::default() }, Seat { weight: 1, ..Seat::default() }, cold];
+    let (roster, views) = (Roster::plan(&plan, &seats, start), views(3, start));
+    let (balancer, mut random) = (Balancer::new(Algorithm::RoundRobin), random(1));
+    for _ in 0..10 {
+        let mut turns = [(); 4].map(|()| balancer.pick(&roster, &views, start, |_| false, &mut random));
+        turns.sort_unstable();
+        assert_eq!(turns, [Some(0), Some(0), Some(0), Some(1)]);
+    }
+}
+
 /// Rebuilding when the roster says so ends: after each rebuild the next moment is later, or there is none.
 #[test]
 fn warming_up_takes_ten_rosters_at_most() {
@@ -155,6 +226,26 @@ fn a_key_keeps_its_endpoint_and_while_that_is_away_one_other() {
         let unkeyed: std::collections::HashSet<_> =
             (0..500).filter_map(|_| balancer.pick(&roster, &views, now, |_| false, &mut random)).collect();
         assert_eq!(unkeyed.len(), 9, "a call without a key goes to any");
+    }
+}
+
+#[test]
+fn keys_that_spill_over_are_spread_like_any_others() {
+    let now = Instant::now();
+    let ids: Vec<String> = (0..15).map(|i| format!("shop/orders-{i}")).collect();
+    // Seven of ten are ready: 2 % of the keys leave the zone.
+    let mut seats = seats(&[(HOME, 7, 3), (NEXT_DOOR, 5, 0)]);
+    seats.iter_mut().zip(&ids).for_each(|(seat, id)| seat.id = id);
+    let views = views(15, now);
+    for algorithm in [Algorithm::RingHash, Algorithm::Maglev] {
+        let roster = Roster::plan(&Plan { algorithm, ..at_home() }, &seats, now);
+        let (balancer, mut random, mut counts) = (Balancer::new(algorithm), random(9), [0.0; 15]);
+        for key in (0..200_000_u64).map(|key| hash_key(&key.to_le_bytes())) {
+            counts[balancer.pick_keyed(&roster, &views, now, |_| false, Some(key), &mut random).unwrap()] += 1.0;
+        }
+        let spilt: f64 = counts[10..].iter().sum();
+        assert!((3_600.0..4_400.0).contains(&spilt), "{spilt}");
+        assert!(counts[10..].iter().all(|count| (0.16..0.24).contains(&(count / spilt))), "{algorithm:?}: {counts:?}");
     }
 }
 

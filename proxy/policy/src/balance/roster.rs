@@ -115,11 +115,10 @@ impl Roster {
         let warming = seats.iter().zip(&warmth).any(|(seat, warmth)| is_ready(seat.health) && warmth.next.is_some());
 
         // In a panic nobody is near: what is left has to be spread over everyone.
-        let known = !panic && plan.own != Locality::default();
         let mut nearness: [Vec<(u32, u64)>; 3] = Default::default();
         let (mut of_tier, mut ready_of_tier) = ([0_u64; 3], [0_u64; 3]);
         for (index, (seat, warmth)) in (0..).zip(seats.iter().zip(&warmth)) {
-            let tier = if known { seat.locality.distance_from(plan.own) } else { 0 };
+            let tier = if panic { 0 } else { seat.locality.distance_from(plan.own) };
             if seat.health != Health::Draining {
                 of_tier[tier] += 1;
                 ready_of_tier[tier] += u64::from(is_ready(seat.health));
@@ -130,7 +129,7 @@ impl Roster {
                 nearness[tier].push((index, drawn));
             }
         }
-        let shares = spill(&of_tier, &ready_of_tier, panic);
+        let shares = spill(&of_tier, &ready_of_tier);
         let (mut tiers, mut until) = (Vec::new(), 0);
         for (members, share) in nearness.into_iter().zip(shares) {
             until += share;
@@ -190,24 +189,18 @@ fn is_ready(health: Health) -> bool {
 
 /// Parts in [`WHOLE`] of calls for each tier: the nearest as much as its ready endpoints can bear, the next of what is
 /// left. When all together cannot bear everything, each gets its part of what they can.
-fn spill(all: &[u64; 3], ready: &[u64; 3], panic: bool) -> [u64; 3] {
+fn spill(all: &[u64; 3], ready: &[u64; 3]) -> [u64; 3] {
+    let part = |of: u64, all: u64| {
+        let part = u128::from(WHOLE) * u128::from(of) / u128::from(all.max(1));
+        u64::try_from(part).unwrap_or(WHOLE)
+    };
     let mut left = WHOLE;
     let mut shares = [0; 3];
     for ((share, all), ready) in shares.iter_mut().zip(all).zip(ready) {
-        let bears = match all {
-            0 => 0,
-            _ if panic => WHOLE,
-            all => u64::try_from(u128::from(WHOLE) * u128::from(ready * OVERPROVISION) / u128::from(all * 100))
-                .unwrap_or(WHOLE),
-        };
-        *share = bears.min(left);
+        *share = part(ready * OVERPROVISION, all * 100).min(left);
         left -= *share;
     }
-    let borne = WHOLE - left;
-    if left == 0 || borne == 0 {
-        return shares;
-    }
-    shares.map(|share| u64::try_from(u128::from(share) * u128::from(WHOLE) / u128::from(borne)).unwrap_or(WHOLE))
+    shares.map(|share| part(share, WHOLE - left))
 }
 
 impl Locality<'_> {

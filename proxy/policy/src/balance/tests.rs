@@ -140,6 +140,15 @@ fn calls_in_flight_count_by_weight() {
 }
 
 #[test]
+fn a_call_in_flight_costs_an_endpoint_of_mean_weight_one_latency() {
+    // Of weights 3 and 1 the first bears 1.5 times the mean: its 3 calls and the one to come cost 10 × (3 / 1.5 + 1).
+    for (latency, first) in [(31, 93.75), (29, 56.25)] {
+        let got = percent_of_the_first(Algorithm::PeakEwma, [3, 1], [10, latency], [3, 0]);
+        assert!((got - first).abs() < 3.0, "{got} % instead of {first} % against {latency} ms");
+    }
+}
+
+#[test]
 fn endpoints_without_history_share_evenly() {
     let now = Instant::now();
     for algorithm in [Algorithm::PeakEwma, Algorithm::LeastRequest, Algorithm::Random, Algorithm::RoundRobin] {
@@ -154,6 +163,8 @@ fn equal_endpoints_get_their_weights_share() {
     for algorithm in [Algorithm::PeakEwma, Algorithm::Random, Algorithm::RoundRobin] {
         let shares = shares(algorithm, &ready(&[90, 10]), &views(2, now), 50_000);
         assert!((88.0..92.0).contains(&shares[0]), "{algorithm:?} {shares:?}");
+        let shares = self::shares(algorithm, &ready(&[40, 40, 20]), &views(3, now), 50_000);
+        assert!((18.0..22.0).contains(&shares[2]), "{algorithm:?} {shares:?}");
     }
 }
 
@@ -196,6 +207,7 @@ fn readiness_is_believed_until_fewer_than_half_are_ready() {
     assert_eq!((half.members().collect::<Vec<_>>(), half.is_panicking()), (vec![0, 1], false));
     let third = roster(&[Ready, NotReady, NotReady, Draining]);
     assert_eq!((third.members().collect::<Vec<_>>(), third.is_panicking()), (vec![0, 1, 2], true));
+    assert!(!third.is_empty() && third.len() == 3);
     assert!(roster(&[Draining, Draining]).is_empty());
     assert!(!roster(&[]).is_panicking());
 }

@@ -187,6 +187,10 @@ fn an_inbound_port_becomes_what_its_policies_say() {
     assert_eq!(limit.keys, [Key::Identity, Key::Header("x-user".parse().unwrap()), Key::Method]);
     assert_eq!(limit.matches.len(), 1);
     assert_eq!(inbound.ports[0].adaptive_concurrency, Some(adaptive::Settings { min: 8, max: 200 }));
+    let mut daily = limited();
+    daily.ports[0].rate_limits[0].per = seconds(86_400);
+    let limit = &Inbound::from_wire(&daily).unwrap().ports[0].rate_limits[0];
+    assert_eq!(limit.per, Duration::from_secs(86_400), "a day is the longest window");
     let bounds = |min_requests, max_requests| {
         let mut wire = limited();
         wire.ports[0].adaptive_concurrency = Some(v1::AdaptiveConcurrency { min_requests, max_requests });

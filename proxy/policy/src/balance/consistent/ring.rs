@@ -32,10 +32,27 @@ pub fn points_of_each(count: usize) -> u32 {
     room.clamp(1, POINTS) as u32
 }
 
+/// The points of those, sorted. Where two meet at one point the uid decides, not the order of discovery.
+fn points_of(race: &Race, mut positions: Vec<u32>, each: u32) -> Vec<(u32, u32)> {
+    positions.sort_unstable_by_key(|position| race.id(*position));
+    let of_one = |(position, rank): (&u32, u64)| {
+        let id = race.id(*position);
+        // The high half of a mixed counter: an endpoint's points are independent of each other.
+        (1..=u64::from(each)).map(move |replica| (mix(id ^ mix(replica)) >> 32 << 32) + rank)
+    };
+    let mut ranked: Vec<u64> = positions.iter().zip(0..).flat_map(of_one).collect();
+    ranked.sort_unstable();
+    let position = |ranked: u64| positions.get(ranked as u32 as usize).copied().unwrap_or(0);
+    ranked.into_iter().map(|ranked| ((ranked >> 32) as u32, position(ranked))).collect()
+}
+
+/// In place of the position of an endpoint that has left.
+const GONE: u32 = u32::MAX;
+
 /// What has become of the endpoints of another ring.
 struct Change {
-    /// Where those are now; `None`: they have left.
-    stay: Vec<Option<u32>>,
+    /// Where those are now, or [`GONE`].
+    stay: Vec<u32>,
     /// Positions of the others.
     joined: Vec<u32>,
 }
@@ -43,10 +60,10 @@ struct Change {
 impl Change {
     fn between(before: &Race, now: &Race) -> Self {
         let mut known: HashMap<u64, usize> = before.nodes().iter().map(|node| node.id).zip(0..).collect();
-        let mut change = Change { stay: vec![None; before.nodes().len()], joined: Vec::new() };
+        let mut change = Change { stay: vec![GONE; before.nodes().len()], joined: Vec::new() };
         for (position, node) in (0..).zip(now.nodes()) {
             match known.remove(&node.id).and_then(|old| change.stay.get_mut(old)) {
-                Some(place) => *place = Some(position),
+                Some(place) => *place = position,
                 None => change.joined.push(position),
             }
         }
@@ -57,34 +74,33 @@ impl Change {
 impl Ring {
     /// Equal to one made without `before`; of that the points of whoever stays are taken, which are sorted already.
     pub fn new(race: &Race, before: Option<(&Race, &Self)>) -> Self {
-        let each = points_of_each(race.nodes().len());
-        let (change, old) = match before.filter(|(_, ring)| ring.each == each) {
-            Some((other, ring)) => (Change::between(other, race), &*ring.points),
-            None => (Change::between(&Race::new(Vec::new()), race), &[][..]),
+        Self::of(race, points_of_each(race.nodes().len()), before)
+    }
+
+    /// The same with so many points of each.
+    pub fn of(race: &Race, each: u32, before: Option<(&Race, &Self)>) -> Self {
+        let nobody = Race::new(Vec::new());
+        let (other, mut old) = match before.filter(|(_, ring)| ring.each == each) {
+            Some((other, ring)) => (other, &*ring.points),
+            None => (&nobody, &[][..]),
         };
-        // Where two meet at one point the uid decides, not the order of discovery.
-        let mut joined = change.joined;
-        joined.sort_unstable_by_key(|position| race.id(*position));
-        let points_of = |(position, rank): (&u32, u64)| {
-            let id = race.id(*position);
-            // The high half of a mixed counter: an endpoint's points are independent of each other.
-            (0..u64::from(each)).map(move |replica| (mix(id ^ mix(replica + 1)) >> 32 << 32) + rank)
-        };
-        let mut ranked: Vec<u64> = joined.iter().zip(0..).flat_map(points_of).collect();
-        ranked.sort_unstable();
-        let position = |rank: u64| joined.get(rank as u32 as usize).copied().unwrap_or(0);
-        let mut joined = ranked.into_iter().map(|ranked| ((ranked >> 32) as u32, position(ranked))).peekable();
-        let order = |(point, position): &(u32, u32)| (*point, race.id(*position));
-        let mut points = Vec::with_capacity(each as usize * race.nodes().len());
-        for (point, position) in old {
-            let Some(position) = change.stay.get(*position as usize).copied().flatten() else { continue };
-            let entry = (*point, position);
-            while let Some(new) = joined.next_if(|new| new.0 <= *point && order(new) < order(&entry)) {
-                points.push(new);
-            }
-            points.push(entry);
+        let change = Change::between(other, race);
+        // A pass without a branch over all of the others' points, and a second one only where somebody has left.
+        let moved =
+            |(point, position): &(u32, u32)| (*point, change.stay.get(*position as usize).copied().unwrap_or(GONE));
+        let joined = points_of(race, change.joined, each);
+        let mut points = Vec::with_capacity(old.len() + joined.len());
+        for new in joined {
+            let order = (new.0, race.id(new.1));
+            let (below, above) = old.split_at(old.partition_point(|old| (old.0, other.id(old.1)) < order));
+            points.extend(below.iter().map(moved));
+            points.push(new);
+            old = above;
         }
-        points.extend(joined);
+        points.extend(old.iter().map(moved));
+        if change.stay.contains(&GONE) {
+            points.retain(|(_, position)| *position != GONE);
+        }
         Ring { points, each }
     }
 
@@ -122,8 +138,9 @@ impl Ring {
         arcs.iter().map(|arc| *arc as f64 / 2_f64.powi(32)).collect()
     }
 
+    /// Points, and the uids whose they are.
     #[cfg(test)]
-    pub fn len(&self) -> usize {
-        self.points.len()
+    pub fn layout(&self, race: &Race) -> Vec<(u32, u64)> {
+        self.points.iter().map(|(point, position)| (*point, race.id(*position))).collect()
     }
 }
