@@ -17,14 +17,14 @@ use crate::discovery::file::{FileError, FileSource};
 use crate::discovery::{Directory, DumpRequest, Keep, Publisher, link, metrics, xds};
 use crate::drain::Drain;
 use crate::endpoint::external;
-use crate::identity::{Files, Issuer, JoinToken, Registrar, Renewal, Standing};
+use crate::identity::{Files, Followed, Issuer, JoinToken, Registrar, Renewal, Standing, Wanted};
 use crate::inbound;
 use crate::intercept::{self, dns, nft};
 use crate::telemetry::Telemetry;
 use host::{access_log_options, join_token, own_state_dir, raise_descriptors};
-use join::{join, register_first};
+use join::{follow_agent, join, register_first};
 use sockets::Sockets;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -128,7 +128,8 @@ pub fn run(mut settings: Settings) -> Result<(), AppError> {
     }
     let telemetry = Telemetry::new(&access_log_options(&settings))
         .map_err(|e| crate::config::refuse("accessLog.path", format!("{}: {e}", settings.access_log.path)))?;
-    let has_identity = matches!(source, Source::ControlPlane(..)) || settings.certificates.is_some();
+    let agent = settings.agent()?;
+    let has_identity = matches!(source, Source::ControlPlane(..)) || settings.certificates.is_some() || agent.is_some();
     let sockets = Sockets::bind(&settings, has_identity).map_err(AppError::Start)?;
     if settings.transparent && settings.interception.exempt_uid.is_none() {
         intercept::mark_sockets();
@@ -149,12 +150,20 @@ pub fn run(mut settings: Settings) -> Result<(), AppError> {
     );
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(start)?;
     let socket_path = sockets.socket.as_ref().map(|(path, _)| path.clone());
-    let outcome = runtime.block_on(Process::new(settings, telemetry, set_log).run(source, sockets, token));
+    let begin = Beginning { source, token, agent };
+    let outcome = runtime.block_on(Process::new(settings, telemetry, set_log).run(begin, sockets));
     // Whoever reads these after the end would look for a process that is gone.
     for path in ready_file.iter().chain(&socket_path) {
         let _ = std::fs::remove_file(path);
     }
     outcome
+}
+
+/// What the first identity and configuration come from.
+struct Beginning {
+    source: Source,
+    token: Option<JoinToken>,
+    agent: Option<(PathBuf, Wanted)>,
 }
 
 /// The control thread's half of the process.
@@ -192,7 +201,8 @@ impl Process {
         }
     }
 
-    async fn run(mut self, source: Source, mut sockets: Sockets, token: Option<JoinToken>) -> Result<(), AppError> {
+    async fn run(mut self, begin: Beginning, mut sockets: Sockets) -> Result<(), AppError> {
+        let Beginning { source, token, agent } = begin;
         let (directory, publisher, asks) = Publisher::new();
         let own = sockets.own();
         self.open_doors(&mut sockets, &directory)?;
@@ -200,17 +210,24 @@ impl Process {
         self.start_dns(&mut sockets, &directory, &own)?;
         self.start_resolver(&directory, &own);
         let beginning = self.drain.beginning();
-        let sourced = match source {
-            Source::File(path) => self.start_file(&path, publisher).map(Some),
-            Source::ControlPlane(control, workload) => {
-                let tunnel = sockets.tunnel.as_ref().map_or(self.settings.inbound.tunnel, |bound| bound.address);
-                let plan = Plan { control, workload, tunnel, token };
-                tokio::select! {
-                    sourced = self.start_xds(plan, publisher, asks, &directory) => sourced.map(Some),
-                    // Asked to end before there was anything to serve.
-                    () = beginning.cancelled() => Ok(None),
+        let sourcing = async {
+            let followed = match agent {
+                Some((socket, wanted)) => Some(follow_agent(&socket, wanted, &self.telemetry.registry).await?),
+                None => None,
+            };
+            match source {
+                Source::File(path) => self.start_file(&path, publisher, followed),
+                Source::ControlPlane(control, workload) => {
+                    let tunnel = sockets.tunnel.as_ref().map_or(self.settings.inbound.tunnel, |bound| bound.address);
+                    let plan = Plan { control, workload, tunnel, token, followed };
+                    self.start_xds(plan, publisher, asks, &directory).await
                 }
             }
+        };
+        let sourced = tokio::select! {
+            sourced = sourcing => sourced.map(Some),
+            // Asked to end before there was anything to serve.
+            () = beginning.cancelled() => Ok(None),
         };
         if sourced?.is_none() {
             return Ok(());
@@ -354,7 +371,14 @@ impl Process {
         dns::system_upstream(&text, own)
     }
 
-    fn start_file(&mut self, path: &Path, publisher: Publisher) -> Result<(), AppError> {
+    fn start_file(&mut self, path: &Path, publisher: Publisher, followed: Option<Followed>) -> Result<(), AppError> {
+        if let Some(followed) = followed {
+            let _ = self.identity.set(followed.live());
+            self.tasks.spawn(async move {
+                followed.run().await;
+                "Workload API"
+            });
+        }
         if let Some(directory) = &self.settings.certificates {
             let files = Files::open(directory, &self.telemetry.registry)
                 .map_err(|e| crate::config::refuse("certificates", e.to_string()))?;
@@ -382,18 +406,29 @@ impl Process {
         asks: mpsc::Receiver<crate::discovery::Alias>,
         directory: &Directory,
     ) -> Result<(), AppError> {
-        let Plan { control, workload, tunnel, token } = plan;
+        let Plan { control, workload, tunnel, token, followed } = plan;
         let state_dir = self.settings.state_dir.clone().unwrap_or_default();
-        let issuer = Issuer::new(control.address, &workload, token, state_dir.clone());
-        let (identity, remembered) = match issuer.remembered().map_err(start)? {
-            Some(identity) => (identity, true),
-            None => (join(&issuer).await?, false),
+        let token_of_registration = token.clone();
+        let (live, remembered, keeper) = match followed {
+            Some(followed) => {
+                let live = followed.live();
+                // What was received under this identity was so after it had been registered.
+                let kept = Keep::new(&state_dir, kept_as(&workload.uid(), &live)).load();
+                (live, kept.is_ok_and(|kept| kept.is_some()), Keeper::Agent(Box::new(followed)))
+            }
+            None => {
+                let issuer = Issuer::new(control.address, &workload, token, state_dir.clone());
+                let (identity, remembered) = match issuer.remembered().map_err(start)? {
+                    Some(identity) => (identity, true),
+                    None => (join(&issuer).await?, false),
+                };
+                (LiveIdentity::new(identity), remembered, Keeper::Issuer(issuer))
+            }
         };
-        let live = LiveIdentity::new(identity);
         let _ = self.identity.set(live.clone());
         let tls = ClientConfigs::new(live.clone()).to_control_plane(&[ALPN_GRPC]).map_err(start)?;
         let channel = link::channel(control.address, tls);
-        let registrar = Registrar::new(channel.clone(), &workload, tunnel, issuer.token());
+        let registrar = Registrar::new(channel.clone(), &workload, tunnel, token_of_registration.as_ref());
         // A workload that nobody knows must be told why it is not let in, rather than wait for ever.
         let registered = AtomicBool::new(!remembered && register_first(&registrar).await?);
         let uid = workload.uid();
@@ -401,7 +436,7 @@ impl Process {
             uid: uid.clone(),
             trust_domain: live.id().trust_domain().to_string(),
             idle: IDLE,
-            keep: Some(Keep::new(&state_dir, format!("{uid} {}", live.id()))),
+            keep: Some(Keep::new(&state_dir, kept_as(&uid, &live))),
         };
         let bundles = publisher.bundles();
         let drain = self.drain.clone();
@@ -431,12 +466,23 @@ impl Process {
             "discovery metrics"
         });
         let standing = Arc::new(Standing::default());
-        let watched = standing.clone();
-        let renewal = Renewal::new(issuer, live.clone(), channel.clone(), bundles, watched, &self.telemetry.registry);
-        self.tasks.spawn(async move {
-            renewal.run().await;
-            "certificate renewal"
-        });
+        match keeper {
+            Keeper::Issuer(issuer) => {
+                let (live, watched) = (live.clone(), standing.clone());
+                let renewal = Renewal::new(issuer, live, channel.clone(), bundles, watched, &self.telemetry.registry);
+                self.tasks.spawn(async move {
+                    renewal.run().await;
+                    "certificate renewal"
+                });
+            }
+            Keeper::Agent(followed) => {
+                let followed = followed.with_discovered(bundles);
+                self.tasks.spawn(async move {
+                    followed.run().await;
+                    "Workload API"
+                });
+            }
+        }
         let control = Control {
             channel,
             uid,
@@ -493,6 +539,20 @@ struct Plan {
     workload: Box<Workload>,
     tunnel: std::net::SocketAddr,
     token: Option<JoinToken>,
+    followed: Option<Followed>,
+}
+
+/// Whose last-known-good configuration it is.
+fn kept_as(uid: &str, live: &LiveIdentity) -> String {
+    format!("{uid} {}", live.id())
+}
+
+/// Who keeps the identity valid.
+enum Keeper {
+    /// The mesh's authority.
+    Issuer(Issuer),
+    /// An agent of the SPIFFE Workload API.
+    Agent(Box<Followed>),
 }
 
 /// The interception rules; dropping removes them.
