@@ -10,6 +10,7 @@ const FILES: &[&str] = &[
     "weft/v1/mesh.proto",
     "weft/v1/identity.proto",
     "weft/v1/control.proto",
+    "spiffe/workload.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -34,6 +34,12 @@ impl TrustBundle {
         Self::new(domain, roots)
     }
 
+    /// Takes DER certificates that stand one after another as roots.
+    pub fn from_der_sequence(domain: TrustDomain, der: &[u8]) -> Result<Self, Error> {
+        let roots = crate::der::certificates(&format!("trust bundle of \"{domain}\""), der)?;
+        Self::new(domain, roots)
+    }
+
     /// Takes every certificate of a PEM text as a root.
     pub fn from_pem(domain: TrustDomain, text: &str) -> Result<Self, Error> {
         let roots = pem::certificates(&format!("trust bundle of \"{domain}\""), text)?;
@@ -170,6 +176,39 @@ impl TrustBundles {
         self.0.is_empty()
     }
 
+    /// The lists of every domain in PEM, each followed by the certificates of its issuer; empty where nothing is revoked.
+    pub fn revocations_to_pem(&self) -> String {
+        let lists = self.iter().flat_map(TrustBundle::revocations);
+        lists.map(|list| pem::encode("X509 CRL", list.der()) + &pem::encode_certificates(list.issuer())).collect()
+    }
+
+    /// Puts lists (DER), of any of the domains, in the place of those that there are. Their issuers are found among the roots and
+    /// `candidates`. Gives, for each list that no domain's root vouches for and that is left out, why.
+    #[must_use = "what was left out does not hold"]
+    pub fn revoke(&mut self, lists: Vec<Vec<u8>>, candidates: &[CertificateDer<'static>]) -> Vec<Error> {
+        let mut all: BTreeMap<TrustDomain, Vec<RevocationList>> = BTreeMap::new();
+        let mut refused = Vec::new();
+        for der in lists {
+            let mut why = Vec::new();
+            let verified =
+                self.iter().find_map(|bundle| match RevocationList::of_issuer_among(bundle, der.clone(), candidates) {
+                    Ok(list) => Some((bundle.domain.clone(), list)),
+                    Err(error) => {
+                        why.push(error);
+                        None
+                    }
+                });
+            match verified {
+                Some((domain, list)) => all.entry(domain).or_default().push(list),
+                None => refused.extend(why.into_iter().next()),
+            }
+        }
+        for bundle in self.0.values_mut() {
+            bundle.revocations = all.remove(&bundle.domain).unwrap_or_default().into();
+        }
+        refused
+    }
+
     /// One PEM text: the roots of each domain after a line `# trust-domain: <name>`.
     pub fn to_pem(&self) -> String {
         self.iter().map(|bundle| format!("{DOMAIN_MARK}{}\n{}", bundle.domain, bundle.to_pem())).collect()
@@ -180,7 +219,7 @@ impl TrustBundles {
     pub fn from_pem(text: &str, default: &TrustDomain) -> Result<Self, Error> {
         let (head, sections) = split_sections(text)?;
         let mut bundles = Self::new();
-        if sections.is_empty() || head.contains("-----BEGIN CERTIFICATE-----") {
+        if sections.is_empty() || head.contains(pem::CERTIFICATE) {
             bundles.insert(TrustBundle::from_pem(default.clone(), head)?);
         }
         for (domain, body) in sections {

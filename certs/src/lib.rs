@@ -24,6 +24,7 @@
 
 pub mod bundle;
 pub mod ca;
+pub mod der;
 pub mod describe;
 pub mod error;
 pub mod files;

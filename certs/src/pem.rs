@@ -2,13 +2,16 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 
 use crate::error::Error;
 
 /// More certificates in one file are refused: chains are short, and bundles hold a few roots.
 pub(crate) const MAX_CERTIFICATES: usize = 64;
+
+/// How a certificate begins.
+pub(crate) const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
 
 /// One block.
 pub(crate) fn encode(label: &str, der: &[u8]) -> String {
@@ -43,6 +46,19 @@ pub(crate) fn certificates(what: &str, text: &str) -> Result<Vec<CertificateDer<
     }
     if out.is_empty() {
         return Err(Error::configuration(what, "holds no certificate"));
+    }
+    Ok(out)
+}
+
+/// Every revocation list of a text, in its order; certificates in the same text are passed over. `what` names the text in errors.
+pub(crate) fn revocation_lists(what: &str, text: &str) -> Result<Vec<Vec<u8>>, Error> {
+    let mut out = Vec::new();
+    for item in CertificateRevocationListDer::pem_slice_iter(text.as_bytes()) {
+        let list = item.map_err(|e| Error::configuration(what, format!("is not valid PEM: {e}")))?;
+        out.push(list.to_vec());
+        if out.len() > MAX_CERTIFICATES {
+            return Err(Error::configuration(what, format!("holds more than {MAX_CERTIFICATES} revocation lists")));
+        }
     }
     Ok(out)
 }

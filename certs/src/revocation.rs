@@ -71,6 +71,16 @@ impl RevocationList {
         Ok(Self { der, issuer, key, serials, next_update })
     }
 
+    /// The same of a list that comes without its issuer's certificate, which is looked for among the roots and `candidates`.
+    pub fn of_issuer_among(
+        bundle: &TrustBundle,
+        der: Vec<u8>,
+        candidates: &[CertificateDer<'static>],
+    ) -> Result<Self, Error> {
+        let chain = issuers(&der, candidates, bundle.roots());
+        Self::new(bundle, der, chain)
+    }
+
     /// The list in DER.
     pub fn der(&self) -> &[u8] {
         &self.der
@@ -122,8 +132,10 @@ pub struct Presented {
     /// Who it is.
     pub id: SpiffeId,
     serial: Box<[u8]>,
-    // Keys of the certificates above the leaf that bear its issuer's name: usually one.
+    // Keys of the certificates above the leaf that bear its issuer's name: usually one; none where a root has signed it.
     issuers: Vec<Fingerprint>,
+    // The issuer's name, DER, by which that root is found.
+    issuer: Box<[u8]>,
 }
 
 impl Presented {
@@ -135,13 +147,51 @@ impl Presented {
         let named = above.iter().filter_map(|der| leaf::parse(der).ok());
         let issuers = named.filter(|above| above.subject() == certificate.issuer());
         let issuers = issuers.map(|above| Fingerprint::of(above.public_key().raw)).collect();
-        Some(Self { id, serial: bare(certificate.raw_serial()), issuers })
+        let issuer = certificate.issuer().as_raw().into();
+        Some(Self { id, serial: bare(certificate.raw_serial()), issuers, issuer })
     }
 
     /// Whether the bundle of its trust domain names it.
     pub fn is_revoked(&self, bundle: &TrustBundle) -> bool {
-        self.issuers.iter().any(|issuer| bundle.revokes(issuer, &self.serial))
+        if bundle.revocations().is_empty() {
+            return false;
+        }
+        let named = |root: &CertificateDer<'static>| {
+            let root = leaf::parse(root).ok()?;
+            (root.subject().as_raw() == &*self.issuer).then(|| Fingerprint::of(root.public_key().raw))
+        };
+        let roots = bundle.roots().iter().filter_map(named);
+        self.issuers.iter().copied().chain(roots).any(|issuer| bundle.revokes(&issuer, &self.serial))
     }
+}
+
+/// The certificate whose key signed a list, then those above it as far as they are known, without the root. Empty: none fits, or there
+/// is no list; it is verified by whoever uses it.
+fn issuers(
+    der: &[u8],
+    candidates: &[CertificateDer<'static>],
+    roots: &[CertificateDer<'static>],
+) -> Vec<CertificateDer<'static>> {
+    let Ok((_, list)) = CertificateRevocationList::from_der(der) else { return Vec::new() };
+    let signed = |one: &&CertificateDer<'static>| {
+        leaf::parse(one)
+            .is_ok_and(|signer| list.issuer() == signer.subject() && list.verify_signature(signer.public_key()).is_ok())
+    };
+    let Some(first) = candidates.iter().chain(roots).find(signed) else { return Vec::new() };
+    let mut chain = vec![first.clone()];
+    while chain.len() < MAX_ISSUERS
+        && let Some(last) = chain.last().filter(|last| !roots.contains(last))
+        && let Some(above) = candidates.iter().find(|above| !chain.contains(above) && vouches(above, last))
+    {
+        chain.push(above.clone());
+    }
+    chain
+}
+
+/// Whether `above` signed `below`.
+fn vouches(above: &[u8], below: &[u8]) -> bool {
+    let (Ok(above), Ok(below)) = (leaf::parse(above), leaf::parse(below)) else { return false };
+    below.issuer() == above.subject() && below.verify_signature(Some(above.public_key())).is_ok()
 }
 
 /// Each certificate signed by the next, the last by a root, or itself one.
@@ -154,15 +204,9 @@ fn leads_to_a_root(bundle: &TrustBundle, chain: &[CertificateDer<'static>]) -> R
         if !certificate.basic_constraints().ok().flatten().is_some_and(|c| c.value.ca) {
             return Err(format!("is issued by \"{}\", which is no CA certificate", certificate.subject()));
         }
-        let vouches = |above: &CertificateDer<'static>| {
-            leaf::parse(above).is_ok_and(|above| {
-                certificate.issuer() == above.subject()
-                    && certificate.verify_signature(Some(above.public_key())).is_ok()
-            })
-        };
         let led = match chain.get(i + 1) {
-            Some(above) => vouches(above),
-            None => bundle.roots().iter().any(|root| root == der || vouches(root)),
+            Some(above) => vouches(above, der),
+            None => bundle.roots().iter().any(|root| root == der || vouches(root, der)),
         };
         if !led {
             return Err(format!("is issued by \"{}\", which leads to no root held here", certificate.subject()));

@@ -159,3 +159,84 @@ fn members_of_a_domain_that_is_no_longer_trusted_are_cut() {
     assert!(!live.remove_bundle(ca.trust_domain()), "its own is trusted for ever");
     drop(watched);
 }
+
+/// A root that signs leaves and lists itself, as small PKIs do, and one leaf of it with its list.
+fn small() -> (TrustBundle, Svid, Vec<u8>) {
+    use rcgen::{CertificateParams, CertificateRevocationListParams, CertifiedIssuer, IsCa, KeyUsagePurpose as Usage};
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.key_usages = vec![Usage::KeyCertSign, Usage::CrlSign];
+    let root = CertifiedIssuer::self_signed(params, rcgen::KeyPair::generate().unwrap()).unwrap();
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = vec![rcgen::SanType::URI(id("cart").as_str().try_into().unwrap())];
+    params.key_usages = vec![Usage::DigitalSignature];
+    params.extended_key_usages =
+        vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth, rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    params.serial_number = Some(vec![7; 8].into());
+    let key = rcgen::KeyPair::generate().unwrap();
+    let leaf = params.signed_by(&key, &root).unwrap();
+    let now = time::OffsetDateTime::now_utc();
+    let list = CertificateRevocationListParams {
+        this_update: now,
+        next_update: now + Duration::from_secs(3600),
+        crl_number: 1.into(),
+        issuing_distribution_point: None,
+        revoked_certs: vec![rcgen::RevokedCertParams {
+            serial_number: vec![7; 8].into(),
+            revocation_time: now,
+            reason_code: None,
+            invalidity_date: None,
+        }],
+        key_identifier_method: rcgen::KeyIdMethod::Sha256,
+    };
+    let list = list.signed_by(&root).unwrap().der().to_vec();
+    let bundle = TrustBundle::from_der_sequence("weft.test".parse().unwrap(), root.der()).unwrap();
+    (bundle, Svid::from_der(leaf.der(), &key.serialize_der()).unwrap(), list)
+}
+
+#[test]
+fn the_list_of_a_root_that_signs_leaves_itself_is_found_and_cuts_what_is_open() {
+    let (bundle, svid, list) = small();
+    assert_eq!((judged(&bundle, &svid), svid.chain().len()), (Ok(()), 1));
+    let live = LiveIdentity::new(Identity::new(svid, bundle.clone()));
+    let cut = Arc::new(Mutex::new(0));
+    let counted = cut.clone();
+    let peer = live.current().svid.clone();
+    let watched = live.watch(peer.chain(), move |_, _| *counted.lock().unwrap() += 1).unwrap();
+    let mut bundles = TrustBundles::from(bundle.clone());
+    assert!(bundles.revoke(vec![list.clone()], &[]).is_empty());
+    let revoked = bundles.get(bundle.trust_domain()).unwrap().clone();
+    assert_eq!(judged(&revoked, &peer), Err(PeerFault::Revoked));
+    live.replace_bundle(&revoked);
+    assert_eq!(*cut.lock().unwrap(), 1);
+    assert!(live.is_revoked());
+    drop(watched);
+    // Whose issuer nobody knows is no list.
+    let mut stranger = TrustBundles::from(ca().bundle());
+    let refused = stranger.revoke(vec![list], &[]);
+    assert!(refused[0].to_string().contains("comes without its issuer's certificate"), "{refused:?}");
+}
+
+#[test]
+fn lists_of_intermediates_are_found_by_the_chains_that_are_at_hand_and_kept_in_files() {
+    let ca = ca();
+    let (cart, revoked) = issue(&ca, "cart");
+    let (own, _) = issue(&ca, "web");
+    let roots = ca.bundle();
+    ca.revoke(vec![revoked], SystemTime::now()).unwrap();
+    let list = ca.bundle().revocations()[0].der().to_vec();
+    let mut bundles = TrustBundles::from(roots);
+    assert!(bundles.revoke(vec![list.clone()], own.chain()).is_empty());
+    assert_eq!(judged(bundles.get(ca.trust_domain()).unwrap(), &cart), Err(PeerFault::Revoked));
+    let directory = tempfile::tempdir().unwrap();
+    Identity::new(own, bundles.clone()).write_files(directory.path()).unwrap();
+    let read = || Identity::from_files(directory.path());
+    assert_eq!(*read().unwrap().bundles, bundles);
+    // Alone, as openssl writes it: the issuer is in the own chain.
+    std::fs::write(directory.path().join("crls.pem"), crate::pem::encode("X509 CRL", &list)).unwrap();
+    assert_eq!(*read().unwrap().bundles, bundles);
+    std::fs::write(directory.path().join("crls.pem"), crate::pem::encode("X509 CRL", b"nonsense")).unwrap();
+    assert!(read().unwrap_err().to_string().contains("is no CRL in DER"));
+    std::fs::remove_file(directory.path().join("crls.pem")).unwrap();
+    assert!(read().unwrap().bundles.iter().all(|bundle| bundle.revocations().is_empty()));
+}

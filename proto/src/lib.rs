@@ -1,4 +1,4 @@
-//! Wire types of Weft: the xDS v3 incremental transport, Weft's own resources, identity and the control stream.
+//! Wire types of Weft: the xDS v3 incremental transport, Weft's own resources, identity and the control stream, and the SPIFFE Workload API.
 //!
 //! Everything here is generated from `proto/proto/`; the only code of our own is [`json`] (the canonical protobuf JSON
 //! mapping of the same messages, for files and dumps) and [`Resource`], which names the types that travel over xDS.
@@ -45,6 +45,10 @@ mod generated {
             tonic::include_proto!("weft.v1");
         }
     }
+    pub mod spiffe {
+        // What has no package.
+        tonic::include_proto!("_");
+    }
 }
 
 /// `envoy.config.core.v3`: the parts that the transport refers to.
@@ -53,6 +57,8 @@ pub use generated::envoy::config::core::v3 as core;
 pub use generated::envoy::service::discovery::v3 as discovery;
 /// `google.rpc`: the status that carries refusals.
 pub use generated::google::rpc;
+/// The SPIFFE Workload API, which has no package.
+pub use generated::spiffe;
 /// `weft.v1`: Weft's resources, identity and control stream, documented in the `.proto` files.
 pub use generated::weft::v1;
 

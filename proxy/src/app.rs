@@ -3,6 +3,7 @@
 //! One control thread (the caller's) runs discovery, identity, admin and telemetry; each worker thread runs the data path on its own
 //! runtime and sockets. What remembered configuration and certificates allow is served before the control plane is even asked.
 
+mod control_plane;
 mod host;
 mod join;
 mod log;
@@ -11,35 +12,28 @@ mod sockets;
 mod worker;
 
 use crate::admin::{Admin, SetLog};
-use crate::config::{ConfigError, ControlPlane, Settings, Source, Workload};
-use crate::discovery::control::Control;
+use crate::config::{ConfigError, Settings, Source};
 use crate::discovery::file::{FileError, FileSource};
-use crate::discovery::{Directory, DumpRequest, Keep, Publisher, link, metrics, xds};
+use crate::discovery::{Directory, DumpRequest, Publisher};
 use crate::drain::Drain;
 use crate::endpoint::external;
-use crate::identity::{Enrolment, Files, Issuer, Registrar, Renewal, Standing};
+use crate::identity::{Enrolment, Files, Followed, Wanted};
 use crate::inbound;
 use crate::intercept::{self, dns, nft};
 use crate::telemetry::Telemetry;
+use control_plane::Plan;
 use host::{access_log_options, enrolment, own_state_dir, raise_descriptors};
-use join::{join, register_first};
+use join::follow_agent;
 use sockets::Sockets;
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use weft_certs::LiveIdentity;
-use weft_certs::tls::ALPN_GRPC;
-use weft_certs::tls::ClientConfigs;
 use worker::Workers;
 
-/// What calls have to themselves at a start with remembered configuration, before the control plane's handshake competes with theirs.
-const HEAD_START: Duration = Duration::from_millis(25);
-/// Services that are not called for this long leave the stream.
-const IDLE: Duration = Duration::from_secs(600);
 /// The certificate, once there is one.
 pub(crate) type IdentityCell = Arc<OnceLock<Arc<LiveIdentity>>>;
 
@@ -128,7 +122,8 @@ pub fn run(mut settings: Settings) -> Result<(), AppError> {
     }
     let telemetry = Telemetry::new(&access_log_options(&settings))
         .map_err(|e| crate::config::refuse("accessLog.path", format!("{}: {e}", settings.access_log.path)))?;
-    let has_identity = matches!(source, Source::ControlPlane(..)) || settings.certificates.is_some();
+    let agent = settings.agent()?;
+    let has_identity = matches!(source, Source::ControlPlane(..)) || settings.certificates.is_some() || agent.is_some();
     let sockets = Sockets::bind(&settings, has_identity).map_err(AppError::Start)?;
     if settings.transparent && settings.interception.exempt_uid.is_none() {
         intercept::mark_sockets();
@@ -149,12 +144,20 @@ pub fn run(mut settings: Settings) -> Result<(), AppError> {
     );
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(start)?;
     let socket_path = sockets.socket.as_ref().map(|(path, _)| path.clone());
-    let outcome = runtime.block_on(Process::new(settings, telemetry, set_log).run(source, sockets, enrolment));
+    let begin = Beginning { source, enrolment, agent };
+    let outcome = runtime.block_on(Process::new(settings, telemetry, set_log).run(begin, sockets));
     // Whoever reads these after the end would look for a process that is gone.
     for path in ready_file.iter().chain(&socket_path) {
         let _ = std::fs::remove_file(path);
     }
     outcome
+}
+
+/// What the first identity and configuration come from.
+struct Beginning {
+    source: Source,
+    enrolment: Option<Enrolment>,
+    agent: Option<(PathBuf, Wanted)>,
 }
 
 /// The control thread's half of the process.
@@ -192,7 +195,8 @@ impl Process {
         }
     }
 
-    async fn run(mut self, source: Source, mut sockets: Sockets, enrolment: Option<Enrolment>) -> Result<(), AppError> {
+    async fn run(mut self, begin: Beginning, mut sockets: Sockets) -> Result<(), AppError> {
+        let Beginning { source, enrolment, agent } = begin;
         let (directory, publisher, asks) = Publisher::new();
         let own = sockets.own();
         self.open_doors(&mut sockets, &directory)?;
@@ -200,17 +204,24 @@ impl Process {
         self.start_dns(&mut sockets, &directory, &own)?;
         self.start_resolver(&directory, &own);
         let beginning = self.drain.beginning();
-        let sourced = match source {
-            Source::File(path) => self.start_file(&path, publisher).map(Some),
-            Source::ControlPlane(control, workload) => {
-                let tunnel = sockets.tunnel.as_ref().map_or(self.settings.inbound.tunnel, |bound| bound.address);
-                let plan = Plan { control, workload, tunnel, enrolment };
-                tokio::select! {
-                    sourced = self.start_xds(plan, publisher, asks, &directory) => sourced.map(Some),
-                    // Asked to end before there was anything to serve.
-                    () = beginning.cancelled() => Ok(None),
+        let sourcing = async {
+            let followed = match agent {
+                Some((socket, wanted)) => Some(follow_agent(&socket, wanted, &self.telemetry.registry).await?),
+                None => None,
+            };
+            match source {
+                Source::File(path) => self.start_file(&path, publisher, followed),
+                Source::ControlPlane(control, workload) => {
+                    let tunnel = sockets.tunnel.as_ref().map_or(self.settings.inbound.tunnel, |bound| bound.address);
+                    let plan = Plan { control, workload, tunnel, enrolment, followed };
+                    self.start_xds(plan, publisher, asks, &directory).await
                 }
             }
+        };
+        let sourced = tokio::select! {
+            sourced = sourcing => sourced.map(Some),
+            // Asked to end before there was anything to serve.
+            () = beginning.cancelled() => Ok(None),
         };
         if sourced?.is_none() {
             return Ok(());
@@ -354,7 +365,14 @@ impl Process {
         dns::system_upstream(&text, own)
     }
 
-    fn start_file(&mut self, path: &Path, publisher: Publisher) -> Result<(), AppError> {
+    fn start_file(&mut self, path: &Path, publisher: Publisher, followed: Option<Followed>) -> Result<(), AppError> {
+        if let Some(followed) = followed {
+            let _ = self.identity.set(followed.live());
+            self.tasks.spawn(async move {
+                followed.run().await;
+                "Workload API"
+            });
+        }
         if let Some(directory) = &self.settings.certificates {
             let files = Files::open(directory, &self.telemetry.registry)
                 .map_err(|e| crate::config::refuse("certificates", e.to_string()))?;
@@ -372,92 +390,6 @@ impl Process {
         });
         // There is nobody to tell.
         self.drain.withdrawal_acknowledged();
-        Ok(())
-    }
-
-    async fn start_xds(
-        &mut self,
-        plan: Plan,
-        publisher: Publisher,
-        asks: mpsc::Receiver<crate::discovery::Alias>,
-        directory: &Directory,
-    ) -> Result<(), AppError> {
-        let Plan { control, workload, tunnel, enrolment } = plan;
-        let state_dir = self.settings.state_dir.clone().unwrap_or_default();
-        let issuer = Issuer::new(control.address, &workload, enrolment, state_dir.clone());
-        let (identity, remembered) = match issuer.remembered().map_err(start)? {
-            Some(identity) => (identity, true),
-            None => (join(&issuer).await?, false),
-        };
-        let live = LiveIdentity::new(identity);
-        let _ = self.identity.set(live.clone());
-        let tls = ClientConfigs::new(live.clone()).to_control_plane(&[ALPN_GRPC]).map_err(start)?;
-        let channel = link::channel(control.address, tls);
-        let registrar = Registrar::new(channel.clone(), &workload, tunnel, issuer.enrolment());
-        // A workload that nobody knows must be told why it is not let in, rather than wait for ever.
-        let registered = AtomicBool::new(!remembered && register_first(&registrar).await?);
-        let uid = workload.uid();
-        let options = xds::Options {
-            uid: uid.clone(),
-            trust_domain: live.id().trust_domain().to_string(),
-            idle: IDLE,
-            keep: Some(Keep::new(&state_dir, format!("{uid} {}", live.id()))),
-        };
-        let bundles = publisher.bundles();
-        let drain = self.drain.clone();
-        let (told, registrations) = watch::channel(0);
-        let prepare: xds::Prepare = Box::new(move || {
-            let (registrar, told) = (registrar.clone(), told.clone());
-            // For the first stream it was just done; and once the drain has begun it would take back the withdrawal.
-            let done = registered.swap(false, Ordering::Relaxed) || drain.begun();
-            Box::pin(async move {
-                if !done {
-                    registrar.register().await.map_err(|e| e.to_string())?;
-                    told.send_modify(|n| *n += 1);
-                }
-                Ok(())
-            })
-        });
-        let dumps = self.dump_requests.take().ok_or_else(|| start("started twice"))?;
-        let (client, status) = xds::Client::new(options, channel.clone(), prepare, publisher, asks, dumps);
-        let head_start = if client.resumes() { HEAD_START } else { Duration::ZERO };
-        self.tasks.spawn(async move {
-            client.run(head_start).await;
-            "discovery"
-        });
-        let telemetry = self.telemetry.clone();
-        self.tasks.spawn(async move {
-            metrics::record(&telemetry.registry, status).await;
-            "discovery metrics"
-        });
-        let standing = Arc::new(Standing::default());
-        let watched = standing.clone();
-        let renewal = Renewal::new(issuer, live.clone(), channel.clone(), bundles, watched, &self.telemetry.registry);
-        self.tasks.spawn(async move {
-            renewal.run().await;
-            "certificate renewal"
-        });
-        let control = Control {
-            channel,
-            uid,
-            telemetry: self.telemetry.clone(),
-            directory: directory.clone(),
-            drain: self.drain.clone(),
-            ready: self.ready.subscribe(),
-            leases: self.ports.leases().clone(),
-            registrations,
-            dumps: self.dumps.clone(),
-            live,
-            standing,
-            set_log: self.set_log.clone(),
-        };
-        self.tasks.spawn(async move {
-            if !head_start.is_zero() {
-                tokio::time::sleep(head_start).await;
-            }
-            control.run().await;
-            "control stream"
-        });
         Ok(())
     }
 
@@ -485,14 +417,6 @@ impl Process {
         );
         Ok(Some(Rules))
     }
-}
-
-/// What a control plane is told at the start.
-struct Plan {
-    control: ControlPlane,
-    workload: Box<Workload>,
-    tunnel: std::net::SocketAddr,
-    enrolment: Option<Enrolment>,
 }
 
 /// The interception rules; dropping removes them.

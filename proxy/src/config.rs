@@ -4,9 +4,11 @@
 //! No I/O beyond reading that file happens here; what needs sockets, keys or directories is done by `app` with a validated value.
 //! Precedence: a flag (or its environment variable), then the file, then the default.
 
+mod agent;
 mod check;
 mod span;
 
+pub use agent::SOCKET_VARIABLE;
 pub use check::{ConfigError, Source, refuse};
 pub use span::Span;
 
@@ -37,6 +39,8 @@ pub struct Settings {
     pub resources: Option<PathBuf>,
     /// With `resources`: directory of `cert.pem`, `key.pem` and `roots.pem`, watched. Without it there is no mTLS.
     pub certificates: Option<PathBuf>,
+    /// An agent that gives certificate, key and trust, instead of `certificates` or of the control plane's authority.
+    pub workload_api: Option<WorkloadApi>,
     /// Calls of the application.
     pub outbound: Outbound,
     /// Calls to the application.
@@ -177,6 +181,21 @@ impl ControlPlane {
 
 fn default_trust_domain() -> String {
     "weft.local".to_owned()
+}
+
+/// An agent of the SPIFFE Workload API, and which of the identities that it gives is wanted: the first, or the first of the workload's
+/// namespace and service account where there is a control plane.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct WorkloadApi {
+    /// `unix:///run/spire/agent.sock`, or `env`: what `SPIFFE_ENDPOINT_SOCKET` says.
+    pub endpoint: String,
+    /// The SPIFFE id.
+    #[serde(default)]
+    pub spiffe_id: Option<String>,
+    /// The hint that whoever runs the agent has given it.
+    #[serde(default)]
+    pub hint: Option<String>,
 }
 
 /// Listeners for the application's calls.

@@ -17,6 +17,7 @@ pub mod identity;
 pub mod inbound;
 pub mod intercept;
 pub mod listen;
+mod moment;
 pub mod outbound;
 mod random;
 pub mod telemetry;

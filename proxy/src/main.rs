@@ -5,7 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use weft_proxy::app::{self, AppError};
-use weft_proxy::config::{self, ConfigError, ControlPlane, Port, Protocol, Settings, Span, TcpOutbound, Workload};
+use weft_proxy::config::{
+    self, ConfigError, ControlPlane, Port, Protocol, Settings, Span, TcpOutbound, Workload, WorkloadApi,
+};
 
 /// The sidecar of the Weft service mesh.
 ///
@@ -35,6 +37,15 @@ struct Flags {
     /// Directory of cert.pem, key.pem and roots.pem, watched; with --resources
     #[arg(long, value_name = "DIR", help_heading = "Configuration source")]
     certificates: Option<PathBuf>,
+    /// Agent of the SPIFFE Workload API that gives the identity: unix:///run/spire/agent.sock, or env for SPIFFE_ENDPOINT_SOCKET
+    #[arg(long, value_name = "URI", help_heading = "Configuration source")]
+    workload_api: Option<String>,
+    /// Which of the agent's identities to take [default: the first]
+    #[arg(long, value_name = "ID", help_heading = "Configuration source", conflicts_with = "svid_hint")]
+    spiffe_id: Option<String>,
+    /// The same by the hint that the agent gives with it
+    #[arg(long, value_name = "HINT", help_heading = "Configuration source")]
+    svid_hint: Option<String>,
     /// gRPC address of the control plane
     #[arg(long, value_name = "IP:PORT", help_heading = "Configuration source")]
     control_plane: Option<SocketAddr>,
@@ -149,6 +160,16 @@ impl Flags {
         settings.join_token_file = self.join_token_file.or(settings.join_token_file);
         settings.state_dir = self.state_dir.or(settings.state_dir);
         settings.log = self.log.or(settings.log);
+        if let Some(endpoint) = self.workload_api {
+            let (spiffe_id, hint) = settings.workload_api.take().map_or((None, None), |api| (api.spiffe_id, api.hint));
+            settings.workload_api = Some(WorkloadApi { endpoint, spiffe_id, hint });
+        }
+        if self.spiffe_id.is_some() || self.svid_hint.is_some() {
+            let Some(api) = &mut settings.workload_api else {
+                return Err(config::refuse("workloadApi", "--spiffe-id and --svid-hint need --workload-api"));
+            };
+            (api.spiffe_id, api.hint) = (self.spiffe_id, self.svid_hint);
+        }
         if let Some(address) = self.control_plane {
             let control = settings.control_plane.get_or_insert_with(|| ControlPlane::at(address));
             control.address = address;

@@ -7,6 +7,7 @@ mod state;
 mod svid;
 
 pub use open::Watched;
+pub use state::LISTS_FILE;
 pub use svid::Svid;
 
 use std::fmt;

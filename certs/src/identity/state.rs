@@ -1,18 +1,20 @@
 //! An identity on disk. As state of a sidecar: one file, replaced atomically, so that key, chain and bundles always belong together;
 //! bound to its SPIFFE id, so that a directory handed to another workload is noticed. As plain files for those who bring their own:
-//! `cert.pem`, `key.pem`, `roots.pem`.
+//! `cert.pem`, `key.pem`, `roots.pem`, and `crls.pem` where something is revoked.
 
 use std::path::Path;
 
 use super::{Identity, Svid};
 use crate::bundle::{TrustBundles, split_sections};
 use crate::error::Error;
-use crate::files;
 use crate::spiffe::SpiffeId;
+use crate::{files, pem};
 
 /// Name of the state file in its directory.
 pub const STATE_FILE: &str = "identity.pem";
 const ID_MARK: &str = "# spiffe-id: ";
+/// Name of the file of revocation lists, which need not be there.
+pub const LISTS_FILE: &str = "crls.pem";
 
 impl Identity {
     /// Saves all of it (0600, atomically) in a directory, which is made (0700) when it is missing.
@@ -49,12 +51,22 @@ impl Identity {
     }
 
     /// Reads `cert.pem` (leaf first), `key.pem` and `roots.pem` of a directory. Roots without a domain mark are those of the
-    /// certificate's own trust domain.
+    /// certificate's own trust domain. `crls.pem`, if there is one, holds revocation lists, and certificates of issuers that are neither
+    /// roots nor in `cert.pem`.
     pub fn from_files(directory: &Path) -> Result<Self, Error> {
         let read = |name: &str| files::read(&directory.join(name));
         let bad = |e: Error| Error::configuration(directory.display().to_string(), format!("cannot be used: {e}"));
         let svid = Svid::from_pem(&read("cert.pem")?, &read("key.pem")?).map_err(bad)?;
-        let bundles = TrustBundles::from_pem(&read("roots.pem")?, svid.id().trust_domain()).map_err(bad)?;
+        let mut bundles = TrustBundles::from_pem(&read("roots.pem")?, svid.id().trust_domain()).map_err(bad)?;
+        if let Some(text) = files::read_if_exists(&directory.join(LISTS_FILE))? {
+            let lists = pem::revocation_lists(LISTS_FILE, &text).map_err(bad)?;
+            let others =
+                if text.contains(pem::CERTIFICATE) { pem::certificates(LISTS_FILE, &text) } else { Ok(vec![]) };
+            let candidates = [others.map_err(bad)?, svid.chain().to_vec()].concat();
+            if let Some(error) = bundles.revoke(lists, &candidates).pop() {
+                return Err(bad(error));
+            }
+        }
         Ok(Self::new(svid, bundles))
     }
 
@@ -62,6 +74,10 @@ impl Identity {
     pub fn write_files(&self, directory: &Path) -> Result<(), Error> {
         files::owner_dir(directory)?;
         files::write_public(&directory.join("roots.pem"), self.bundles.to_pem().as_bytes())?;
+        let lists = self.bundles.revocations_to_pem();
+        if !lists.is_empty() || directory.join(LISTS_FILE).exists() {
+            files::write_public(&directory.join(LISTS_FILE), lists.as_bytes())?;
+        }
         files::write_private(&directory.join("key.pem"), self.svid.key_pem().as_bytes())?;
         files::write_public(&directory.join("cert.pem"), self.svid.chain_pem().as_bytes())
     }

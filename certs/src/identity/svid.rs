@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls::sign::CertifiedKey;
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use crate::ca::BACKDATE;
 use crate::error::{Error, PeerFault};
@@ -47,6 +47,13 @@ impl Svid {
     /// Reads a chain (leaf first) and its key from PEM; both may be in one text.
     pub fn from_pem(chain: &str, key: &str) -> Result<Self, Error> {
         Self::new(pem::certificates("certificate chain", chain)?, &KeyPair::from_pem("private key", key)?)
+    }
+
+    /// Takes a chain (leaf first, DER certificates one after another) and its key (PKCS#8, DER), as the SPIFFE Workload API gives them.
+    pub fn from_der(chain: &[u8], key: &[u8]) -> Result<Self, Error> {
+        let chain = crate::der::certificates("certificate chain", chain)?;
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key));
+        Self::new(chain, &KeyPair::from_der("private key", &key)?)
     }
 
     /// Who this is.

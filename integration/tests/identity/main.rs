@@ -9,3 +9,5 @@ mod keys;
 mod limits;
 mod pki;
 mod revocation;
+mod spire;
+mod workload_api;

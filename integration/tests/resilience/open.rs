@@ -1,5 +1,5 @@
-//! What is open when a policy changes: it is asked again by who called, with what, and with which token; what would not be admitted any
-//! more ends within a second, and what the change does not concern goes on.
+//! What is open when a policy changes, or a token expires: it is asked again by who called, with what, and with which token; what would not
+//! be admitted any more ends within a second, and what the change does not concern goes on.
 
 use crate::rotation::echo;
 use crate::stage::{Caller, Instance, apply, text};
@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use weft_integration::rig::{DEADLINE, Issuer, Mesh, Run, Sidecar, program, wait_for};
@@ -18,6 +18,10 @@ use weft_integration::shop::proto::users_client::UsersClient;
 const SOON: Duration = Duration::from_secs(1);
 /// Between two pieces of what flows.
 const PACE: Duration = Duration::from_millis(20);
+
+/// What opens a websocket, and what answers it (RFC 6455 §1.3).
+const HANDSHAKE: &str = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+const ACCEPT: &str = "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
 
 /// An exchange that flows until somebody ends it.
 struct Open {
@@ -74,10 +78,10 @@ impl Open {
 
     /// It ended, within [`SOON`] of that moment; gives why.
     #[track_caller]
-    fn was_cut(&self, programmed: Instant) -> String {
+    fn was_cut(&self, since: Instant) -> String {
         let (at, why) = wait_for(&format!("{} ends", self.what), || self.ended().ok_or_else(|| "it flows".to_owned()));
-        let late = at.saturating_duration_since(programmed);
-        println!("{}: cut {late:?} after the policy was programmed: {why}", self.what);
+        let late = at.saturating_duration_since(since);
+        println!("{}: cut after {late:?}: {why}", self.what);
         assert!(late < SOON, "{}: {late:?}", self.what);
         why
     }
@@ -129,9 +133,10 @@ fn grpc_with(caller: &Caller, what: &str, metadata: Vec<(&'static str, String)>)
 }
 
 /// An answer of HTTP/1.1 that does not end, or where `upgrade` what was switched to.
-fn http1(caller: &Caller, what: &str, target: &str, field: &str, upgrade: bool) -> Open {
+fn http1(caller: &Caller, what: &str, target: &str, field: &str, upgrade: Option<&str>) -> Open {
     let (outbound, credentials) = caller.proxy();
-    let switch = if upgrade { "Connection: upgrade\r\nUpgrade: echo\r\n" } else { "" };
+    let switch = upgrade.map(|to| format!("Connection: upgrade\r\nUpgrade: {to}\r\n{HANDSHAKE}")).unwrap_or_default();
+    let expected = if upgrade.is_some() { "HTTP/1.1 101" } else { "HTTP/1.1 200" };
     let request = format!(
         "GET http://feed{target} HTTP/1.1\r\nHost: feed\r\nProxy-Authorization: Basic {credentials}\r\n{switch}{field}\r\n\r\n"
     );
@@ -147,7 +152,6 @@ fn http1(caller: &Caller, what: &str, target: &str, field: &str, upgrade: bool) 
                 Ok(count) => all.push_str(&String::from_utf8_lossy(&piece[..count])),
                 Err(error) => return error.to_string(),
             }
-            let expected = if upgrade { "HTTP/1.1 101" } else { "HTTP/1.1 200" };
             assert!(all.starts_with(expected), "{all}");
             assert!(!all.ends_with("0\r\n\r\n"), "a call that is cut must not look complete");
         }
@@ -184,16 +188,21 @@ fn feed(mesh: &Mesh) -> Sidecar {
                     }
                     head.push(byte[0]);
                 }
-                let upgrade = String::from_utf8_lossy(&head).to_ascii_lowercase().contains("upgrade: echo");
-                let (head, piece) = if upgrade {
-                    ("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n", ".")
+                let asked = String::from_utf8_lossy(&head).to_ascii_lowercase();
+                let switched =
+                    |to| format!("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: {to}\r\n");
+                let (head, piece): (_, &[u8]) = if asked.contains("upgrade: echo") {
+                    (switched("echo") + "\r\n", b".")
+                } else if asked.contains("upgrade: websocket") {
+                    // A text message of one letter, unmasked (RFC 6455 §5.2).
+                    (switched("websocket") + ACCEPT + "\r\n", b"\x81\x01.")
                 } else {
-                    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\n.\r\n")
+                    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned(), b"1\r\n.\r\n")
                 };
                 let mut sent = stream.write_all(head.as_bytes());
                 while sent.is_ok() {
                     std::thread::sleep(PACE);
-                    sent = stream.write_all(piece.as_bytes());
+                    sent = stream.write_all(piece);
                 }
             });
         }
@@ -227,16 +236,15 @@ fn a_policy_cuts_the_open_streams_that_it_denies_within_a_second_and_no_others()
     let (clerk, thief) = (Caller::start(&mesh, "shop", "clerk"), Caller::start(&mesh, "shop", "thief"));
     let trial = [
         grpc(&clerk, "on trial", &[("x-plan", "trial")]),
-        http1(&clerk, "on trial", "/items", "X-Plan: trial", false),
-        http1(&clerk, "upgraded, on trial", "/items", "X-Plan: trial", true),
+        http1(&clerk, "on trial", "/items", "X-Plan: trial", None),
+        http1(&clerk, "upgraded, on trial", "/items", "X-Plan: trial", Some("echo")),
     ];
     let paying = [
         grpc(&clerk, "paying", &[("x-plan", "gold")]),
-        http1(&clerk, "paying", "/items", "X-Plan: gold", false),
-        http1(&clerk, "upgraded, paying", "/items", "X-Plan: gold", true),
+        http1(&clerk, "paying", "/items", "X-Plan: gold", None),
+        http1(&clerk, "upgraded, paying", "/items", "X-Plan: gold", Some("echo")),
     ];
-    let (private, stolen) =
-        (http1(&clerk, "by path", "/private/1", "X-Plan: gold", false), tcp(&thief, "of the thief"));
+    let (private, stolen) = (http1(&clerk, "by path", "/private/1", "X-Plan: gold", None), tcp(&thief, "of the thief"));
     let (thieves, chat) = (grpc(&thief, "of the thief", &[("x-plan", "gold")]), tcp(&clerk, "of the clerk"));
 
     // Nobody does this: all go on.
@@ -278,7 +286,7 @@ fn a_policy_cuts_the_open_streams_that_it_denies_within_a_second_and_no_others()
 }
 
 #[test]
-fn a_stream_whose_token_has_expired_is_cut_when_policies_change_and_one_whose_token_is_good_goes_on() {
+fn a_stream_is_cut_when_a_token_is_demanded_that_it_did_not_bring_or_when_the_key_of_its_token_goes() {
     let mesh = Mesh::start();
     let _users = Instance::start(&mesh, "users", "users-1", &["users"]);
     let clerk = Caller::start(&mesh, "shop", "clerk");
@@ -294,22 +302,98 @@ fn a_stream_whose_token_has_expired_is_cut_when_policies_change_and_one_whose_to
     let at = programmed(&mesh, &login(&issuer.jwks()));
     assert!(before.was_cut(at).starts_with("Unauthenticated"));
 
-    let bearer = |good: Duration| vec![("authorization", format!("Bearer {}", issuer.token("ann", "users", good)))];
-    let brief = Duration::from_secs(3);
-    let expires = Instant::now() + brief;
-    let (short, long) = (
-        grpc_with(&clerk, "by a short token", bearer(brief)),
-        grpc_with(&clerk, "by a long token", bearer(DEADLINE * 10)),
-    );
-    wait_for("the short token expires", || if Instant::now() > expires + SOON { Ok(()) } else { Err(String::new()) });
-    short.goes_on();
-    let at = programmed(&mesh, &deny("nobody", &["users"], "{from: [{serviceAccounts: [nobody]}]}"));
-    let why = short.was_cut(at);
-    assert!(why.starts_with("Unauthenticated") && why.contains("expired"), "{why}");
+    let token = format!("Bearer {}", issuer.token("ann", "users", DEADLINE * 10));
+    let long = grpc_with(&clerk, "by a token", vec![("authorization", token)]);
+    programmed(&mesh, &deny("nobody", &["users"], "{from: [{serviceAccounts: [nobody]}]}"));
     long.goes_on();
     // The key that vouched for it goes.
     let other = mesh.folder().join("other");
     std::fs::create_dir(&other).unwrap();
     let at = programmed(&mesh, &login(&Issuer::new(&other, "https://id.example.com").jwks()));
     assert!(long.was_cut(at).starts_with("Unauthenticated"));
+}
+
+#[test]
+fn a_stream_ends_when_the_token_that_admitted_it_expires_and_one_that_needs_no_token_goes_on() {
+    let mesh = Mesh::start();
+    let users = Instance::start(&mesh, "users", "users-1", &["users"]);
+    let feed = feed(&mesh);
+    let clerk = Caller::start(&mesh, "shop", "clerk");
+    let issuer = Issuer::new(mesh.folder(), "https://id.example.com");
+    let login = |service: &str, optional: bool| {
+        format!(
+            "apiVersion: weft.mesh/v1alpha1\nkind: RequestAuthentication\nmetadata: {{name: {service}, namespace: shop}}\nspec: \
+             {{targetRefs: [{{kind: Service, name: {service}}}], optional: {optional}, \
+             rules: [{{issuer: '{}', audiences: [users], clockSkew: 0s, jwks: '{}'}}]}}\n",
+            issuer.name,
+            issuer.jwks()
+        )
+    };
+    apply(&mesh, &login("users", false));
+    apply(&mesh, &login("feed", true));
+    apply(
+        &mesh,
+        "apiVersion: weft.mesh/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {name: feed, namespace: shop}\nspec: \
+         {targetRefs: [{kind: Service, name: feed}], rules: [{to: [{paths: ['/items']}]}, \
+         {from: [{requestPrincipals: ['https://id.example.com/*']}], to: [{paths: ['/private/*']}]}]}\n",
+    );
+    let bearer = |good: Duration| format!("Bearer {}", issuer.token("ann", "users", good));
+    let (long, begin) = (bearer(DEADLINE * 10), SystemTime::now());
+    // What a token says is whole seconds.
+    let until = UNIX_EPOCH
+        + Duration::from_secs((begin + Duration::from_secs(5)).duration_since(UNIX_EPOCH).unwrap().as_secs());
+    let expires = Instant::now() + until.duration_since(begin).unwrap();
+    let short = bearer(until.duration_since(SystemTime::now()).unwrap() + Duration::from_millis(1));
+    let grpc = |what: &str, token: &str| grpc_with(&clerk, what, vec![("authorization", token.to_owned())]);
+    let socket = |what: &str, target: &str, token: &str| {
+        http1(&clerk, what, target, &format!("Authorization: {token}"), Some("websocket"))
+    };
+    let brief = [
+        grpc("by a short token", &short),
+        socket("websocket by a short token", "/private/1", &short),
+        http1(&clerk, "by a short token", "/private/1", &format!("Authorization: {short}"), None),
+    ];
+    let others = [
+        grpc("by a long token", &long),
+        socket("websocket by a long token", "/private/1", &long),
+        socket("websocket that needs none, with a short token", "/items", &short),
+    ];
+    assert!(Instant::now() < expires, "the machine was too slow to open them in time");
+    let why = brief.each_ref().map(|open| open.was_cut(expires));
+    assert!(why[0].starts_with("Unauthenticated") && why[0].contains("token_expired"), "{}", why[0]);
+    for open in &brief {
+        let (at, _) = open.ended().unwrap();
+        assert!(at + PACE > expires, "{} was cut {:?} before its token had expired", open.what, expires - at);
+    }
+    others.iter().for_each(Open::goes_on);
+    for (sidecar, calls) in [(&users.sidecar, 1), (&feed, 2)] {
+        wait_for("the log says which token it was, and so does the metric", || {
+            let expired = |line: &serde_json::Value| {
+                line["detail"]
+                    .as_str()
+                    .is_some_and(|d| d.contains("RequestAuthentication shop/") && d.contains("token_expired"))
+            };
+            let said = sidecar.access().iter().filter(|line| expired(line)).count();
+            let counted = sidecar.metric("weft_authz_total", &["decision=\"token_expired\""]);
+            if said == calls && counted >= 1.0 { Ok(()) } else { Err(format!("{counted}: {:?}", sidecar.access())) }
+        });
+    }
+    // The same at a new call: a token that has expired is none to come with.
+    let late = socket_status(&clerk, &format!("Authorization: {short}"));
+    assert!(late.starts_with("HTTP/1.1 401"), "{late}");
+}
+
+/// What a call to the feed with an old token gets.
+fn socket_status(caller: &Caller, field: &str) -> String {
+    let (outbound, credentials) = caller.proxy();
+    let mut stream = TcpStream::connect(outbound).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    write!(
+        stream,
+        "GET http://feed/items HTTP/1.1\r\nHost: feed\r\nProxy-Authorization: Basic {credentials}\r\n{field}\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
 }

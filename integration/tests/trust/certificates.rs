@@ -2,11 +2,12 @@
 //! product would not sign such a thing.
 
 use crate::stage::{DOMAIN, text};
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
-use weft_certs::{Identity, MeshCa, SpiffeId, Svid};
+use weft_certs::ca::{Reason, Revocation};
+use weft_certs::{Identity, KeyPair, MeshCa, SpiffeId, Svid};
 use weft_integration::rig::{program, run};
 
 const DAYS: Duration = Duration::from_secs(3 * 24 * 3600);
@@ -18,11 +19,16 @@ pub struct Papers {
     svid: Option<Svid>,
 }
 
+fn copy(svid: &Svid) -> Svid {
+    Svid::from_pem(&svid.chain_pem(), svid.key_pem()).unwrap()
+}
+
 /// The authority.
 pub struct Forge {
     folder: PathBuf,
     ca: MeshCa,
     made: Cell<u32>,
+    revoked: OnceCell<Svid>,
 }
 
 fn id(account: &str) -> SpiffeId {
@@ -33,7 +39,18 @@ impl Forge {
     /// Keeps everything in `folder`.
     pub fn new(folder: &Path) -> Self {
         let ca = MeshCa::open(&folder.join("authority"), &DOMAIN.parse().unwrap(), SystemTime::now()).unwrap();
-        Self { folder: folder.to_owned(), ca, made: Cell::new(0) }
+        Self { folder: folder.to_owned(), ca, made: Cell::new(0), revoked: OnceCell::new() }
+    }
+
+    /// The same with a certificate that is revoked: every [`Self::directory`] says so.
+    pub fn with_revoked(folder: &Path, account: &str) -> Self {
+        let forge = Self::new(folder);
+        let (key, now) = (KeyPair::generate().unwrap(), SystemTime::now());
+        let issued = forge.ca.sign(&key.csr().unwrap(), &id(account), None, now).unwrap();
+        let (issuer, serial) = (issued.issuer, issued.serial);
+        forge.ca.revoke(vec![Revocation { issuer, serial, at: now, reason: Reason::KeyCompromise }], now).unwrap();
+        forge.revoked.set(Svid::new(issued.chain, &key).unwrap()).unwrap();
+        forge
     }
 
     fn path(&self, suffix: &str) -> PathBuf {
@@ -51,7 +68,7 @@ impl Forge {
     /// What a sidecar reads: its chain, its key and the roots.
     pub fn directory(&self, name: &str, papers: &Papers) -> PathBuf {
         let svid = papers.svid.as_ref().expect("an SVID");
-        let copy = Svid::from_pem(&svid.chain_pem(), svid.key_pem()).unwrap();
+        let copy = copy(svid);
         let directory = self.folder.join(format!("papers-{name}"));
         Identity::new(copy, self.ca.bundle()).write_files(&directory).unwrap();
         directory
@@ -59,6 +76,10 @@ impl Forge {
 
     pub fn good(&self, account: &str) -> Papers {
         self.of(self.ca.issue(&id(account), None, SystemTime::now()).unwrap())
+    }
+
+    pub fn revoked(&self) -> Papers {
+        self.of(copy(self.revoked.get().expect("one that was revoked")))
     }
 
     pub fn expired(&self, account: &str) -> Papers {

@@ -2,7 +2,9 @@
 
 use super::{AppError, start};
 use crate::discovery::link;
-use crate::identity::{IdentityError, Issuer, Registrar};
+use crate::identity::{Agent, Followed, IdentityError, Issuer, Registrar, Wanted};
+use crate::telemetry::metrics::Registry;
+use std::path::Path;
 use std::time::Duration;
 
 /// A first certificate, however long the control plane is away.
@@ -31,6 +33,11 @@ pub(super) async fn join(issuer: &Issuer) -> Result<weft_certs::Identity, AppErr
             }
         }
     }
+}
+
+/// The first identity that an agent gives, however long it takes.
+pub(super) async fn follow_agent(socket: &Path, wanted: Wanted, registry: &Registry) -> Result<Followed, AppError> {
+    Agent::new(socket, wanted).first(registry).await.map_err(|refused| start(format!("no identity: {refused}")))
 }
 
 /// Whether it is registered; if not yet, the control plane is away and the stream tries again.

@@ -69,6 +69,12 @@ impl Settings {
         if let Some(workload) = &self.workload {
             workload.validate()?;
         }
+        if let Some(api) = &self.workload_api {
+            api.validate()?;
+            if self.certificates.is_some() {
+                return Err(refuse("certificates", "cannot be used together with workloadApi; remove one of them"));
+            }
+        }
         if self.workers.0 == 0 || self.workers.0 > 256 {
             return Err(refuse("workers", "must be 1 to 256"));
         }

@@ -76,23 +76,23 @@ pub(crate) fn says_revoked(status: &tonic::Status) -> bool {
     false
 }
 
-/// A gRPC failure with its causes, in one line: a transport error says only "transport error" by itself.
-pub(crate) fn describe(status: &tonic::Status) -> String {
-    let mut causes: Vec<String> = Vec::new();
+/// What happened, of a failure's causes the innermost: the layers around it repeat each other, and a transport error says only "transport
+/// error" by itself.
+pub(crate) fn innermost(status: &tonic::Status) -> String {
+    let mut last = None;
     let mut source = status.source();
     while let Some(error) = source {
-        let text = error.to_string();
-        if causes.last() != Some(&text) {
-            causes.push(text);
-        }
+        last = Some(error.to_string());
         source = error.source();
     }
-    let text = match causes.last() {
-        // The innermost cause is what happened; the layers around it repeat each other.
-        Some(cause) if status.code() == tonic::Code::Unavailable || status.code() == tonic::Code::Unknown => {
-            cause.clone()
-        }
-        _ => format!("the control plane says {:?}: {}", status.code(), status.message()),
+    last.unwrap_or_else(|| status.message().to_owned()).replace('\n', " ")
+}
+
+/// A gRPC failure in one line.
+pub(crate) fn describe(status: &tonic::Status) -> String {
+    let text = match status.code() {
+        tonic::Code::Unavailable | tonic::Code::Unknown if status.source().is_some() => innermost(status),
+        code => format!("the control plane says {code:?}: {}", status.message()),
     };
     if says_revoked(status) {
         return weft_certs::Error::OwnRevoked.to_string();

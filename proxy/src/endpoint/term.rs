@@ -2,14 +2,13 @@
 //! of them ends the connection takes no more calls; those that are under way have a grace, after which it is cut and counted. New
 //! connections are made with what is current then.
 
+use crate::moment::{Alarm, Moment};
 use crate::telemetry::metrics::Counter;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::task::Poll;
 use std::time::{Duration, SystemTime};
-use tokio::time::Instant;
 
-/// The longest sleep: clocks are set, machines are suspended, and a timer knows neither.
-const LOOK: Duration = Duration::from_secs(600);
 /// Whoever dials leaves a little before the end, so that no call meets the peer's farewell.
 const EARLY: Duration = Duration::from_secs(1);
 
@@ -32,68 +31,51 @@ impl Term {
         Some(Self { ends: Moment::new(ends), grace, cut })
     }
 
-    /// Ready when whoever dialled is to take no more calls to the connection.
-    pub(crate) async fn leave(&self) {
-        self.ends.earlier(EARLY).reached().await;
+    /// Goes off when whoever dialled is to take no more calls to the connection.
+    pub(crate) fn leave(&self) -> Alarm {
+        Alarm::new(self.ends.earlier(EARLY))
     }
 
-    /// Ready when the connection is to be cut. Counted.
-    pub(crate) async fn over(&self) {
-        self.ends.later(self.grace).reached().await;
+    /// When what is open then is to be cut.
+    pub(crate) fn over(&self) -> Moment {
+        self.ends.later(self.grace)
+    }
+
+    /// Counts a connection that was cut.
+    pub(crate) fn cut(&self) {
         self.cut.increment();
     }
 
     /// Serves a connection to its end: `leave` is called when its certificates end, and what has not left within the grace is cut.
     pub(crate) async fn limit<F: Future<Output = ()>>(self, mut served: Pin<&mut F>, leave: impl FnOnce()) {
-        tokio::select! {
-            biased;
-            () = served.as_mut() => return,
-            () = self.ends.reached() => leave(),
+        let mut alarm = Alarm::new(self.ends);
+        if ended(served.as_mut(), &mut alarm).await {
+            return;
         }
-        tokio::select! {
-            biased;
-            () = served => {}
-            () = self.over() => {}
+        leave();
+        alarm.set(self.over());
+        if !ended(served, &mut alarm).await {
+            self.cut();
         }
     }
 }
 
-/// A moment by the clock that certificates go by, and by the one that cannot be set. Whichever reaches it first counts.
-#[derive(Clone, Copy, Debug)]
-struct Moment {
-    told: SystemTime,
-    /// `None`: never.
-    measured: Option<Instant>,
-}
-
-impl Moment {
-    fn new(told: SystemTime) -> Self {
-        let left = told.duration_since(SystemTime::now()).unwrap_or_default();
-        Self { told, measured: Instant::now().checked_add(left) }
-    }
-
-    fn earlier(self, by: Duration) -> Self {
-        let measured = self.measured.map(|at| at.checked_sub(by).unwrap_or(at));
-        Self { told: self.told.checked_sub(by).unwrap_or(self.told), measured }
-    }
-
-    fn later(self, by: Duration) -> Self {
-        let measured = self.measured.and_then(|at| at.checked_add(by));
-        Self { told: self.told.checked_add(by).unwrap_or(self.told), measured }
-    }
-
-    async fn reached(self) {
-        let Some(end) = self.measured else { return std::future::pending().await };
-        while Instant::now() < end && SystemTime::now() < self.told {
-            tokio::time::sleep_until(end.min(Instant::now() + LOOK)).await;
+/// Whether it ended before the alarm went off.
+async fn ended<F: Future<Output = ()>>(mut served: Pin<&mut F>, alarm: &mut Alarm) -> bool {
+    poll_fn(|cx| {
+        if served.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(true);
         }
-    }
+        alarm.poll(cx).map(|()| false)
+    })
+    .await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::pin::pin;
+    use tokio::time::Instant;
 
     fn term(left: u64, grace: u64) -> (Term, Counter) {
         let cut = Counter::default();

@@ -1,18 +1,20 @@
-//! An identity from files (`cert.pem`, `key.pem`, `roots.pem`), watched: for a sidecar without a control plane.
+//! An identity from files (`cert.pem`, `key.pem`, `roots.pem`, and `crls.pem` if there is one), watched: for a sidecar without a control
+//! plane.
 
 use super::renew::{expiry, seconds};
 use crate::discovery::file::{INTERVAL, Stamp};
 use crate::telemetry::metrics::{Gauge, Registry};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use weft_certs::identity::LISTS_FILE;
 use weft_certs::{Error, Identity, LiveIdentity};
 
-const NAMES: [&str; 3] = ["cert.pem", "key.pem", "roots.pem"];
+const NAMES: [&str; 4] = ["cert.pem", "key.pem", "roots.pem", LISTS_FILE];
 
 /// A watched directory.
 pub struct Files {
     directory: PathBuf,
-    stamps: [Option<Stamp>; 3],
+    stamps: [Option<Stamp>; NAMES.len()],
     live: Arc<LiveIdentity>,
     expiry: Gauge,
 }
@@ -60,6 +62,6 @@ impl Files {
     }
 }
 
-fn stamps(directory: &Path) -> [Option<Stamp>; 3] {
+fn stamps(directory: &Path) -> [Option<Stamp>; NAMES.len()] {
     NAMES.map(|name| Stamp::of(&directory.join(name)))
 }

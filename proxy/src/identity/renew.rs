@@ -5,7 +5,7 @@ use super::issue::IdentityError;
 use super::{Issuer, bundle};
 use crate::discovery::Bundles;
 use crate::discovery::link::Backoff;
-use crate::telemetry::metrics::{Counter, Gauge, Registry};
+use crate::telemetry::metrics::{Counter, Family, Gauge, Registry};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -67,8 +67,7 @@ impl Renewal {
         standing: Arc<Standing>,
         registry: &Registry,
     ) -> Self {
-        let renewals =
-            registry.counter("weft_certificate_renewals_total", "Attempts to renew the certificate.", &["result"]);
+        let renewals = renewals(registry);
         let met = live.current().svid.not_before().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         let lists = registry.gauge(
             "weft_revocation_list_expiry_seconds",
@@ -216,6 +215,11 @@ pub(super) fn expiry(registry: &Registry) -> Gauge {
             &[],
         )
         .with(&[])
+}
+
+/// The counter of attempts to replace the certificate, by `result`.
+pub(super) fn renewals(registry: &Registry) -> Family<Counter> {
+    registry.counter("weft_certificate_renewals_total", "Attempts to renew the certificate.", &["result"])
 }
 
 pub(super) fn seconds(time: SystemTime) -> f64 {

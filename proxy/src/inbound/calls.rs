@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::time::SystemTime;
 use weft_certs::jwt::Reason;
 use weft_policy::authorize::{self, Decision};
 use weft_policy::config::InboundPort;
@@ -63,14 +64,15 @@ impl<'i> Calls<'i> {
 }
 
 impl Calls<'_> {
-    /// Whether a call may go on to the port. What a token says, and what the application is not to see of it, is put into `head`.
+    /// Whether a call may go on to the port, and until when its token is good. What a token says, and what the application is not to see of
+    /// it, is put into `head`.
     fn admit<'p>(
         &self,
         port: &'p Arc<InboundPort>,
         made: &'p ports::Port,
         peer: &Peer,
         head: &mut RequestHead,
-    ) -> (Ruling<'p>, Result<(), ProxyError>) {
+    ) -> (Ruling<'p>, Result<Option<SystemTime>, ProxyError>) {
         let (token, decision) = match judge(port, made, peer, head) {
             Ok(judged) => judged,
             Err((policy, reason)) => {
@@ -84,10 +86,11 @@ impl Calls<'_> {
         if let Some(tokens) = &made.tokens {
             tokens.apply(head, token.as_ref());
         }
-        (ruling(port, &decision), verdict(&decision, peer))
+        (ruling(port, &decision), verdict(&decision, peer).map(|()| token.map(|token| token.until())))
     }
 
-    /// Whether a call that was admitted, and began with `head`, would still be. Counted only where it would not.
+    /// Whether a call that was admitted, and began with `head`, would still be. A token that has expired since is none: a call that would
+    /// have been admitted without it goes on. Counted only where it would not.
     pub(super) fn still(&self, peer: &Peer, head: &RequestHead) -> Result<(), ProxyError> {
         let (port, made) = self.find()?;
         match judge(&port, &made, peer, head) {
@@ -97,12 +100,19 @@ impl Calls<'_> {
                 }
                 verdict(&decision, peer)
             }
+            Err((_, Reason::Expired)) if needs_none(&port, peer, head) => Ok(()),
             Err((policy, reason)) => {
                 self.inbound.count_token(&port, peer, policy, reason);
                 Err(refused(policy, reason))
             }
         }
     }
+}
+
+/// Whether a request is admitted whatever token it brings.
+fn needs_none(port: &InboundPort, peer: &Peer, head: &RequestHead) -> bool {
+    let required = port.authentication.as_ref().is_some_and(|authentication| authentication.required_by.is_some());
+    !required && port.authorization.request(&peer.connection(), &View::new(head), None).is_allowed()
 }
 
 /// What policy says of a request, and the token that it brought; or which policy refuses that token, and why.
@@ -151,11 +161,14 @@ impl Handler for Calls<'_> {
         // As it came: rules may ask about what the application is not to see. The copy lies in what earlier messages left.
         let began = head.clone();
         let (ruling, admitted) = self.admit(&port, &made, peer, &mut head);
-        if let Err(error) = admitted {
-            let away = exchange.turn_away_by(ruling, Direction::Inbound, Some(peer), &error, &head, &mut reply);
-            return Box::pin(away).await;
-        }
-        let revoked = pin!(self.revoked(peer, began, changes));
+        let lapses = match admitted {
+            Ok(until) => until,
+            Err(error) => {
+                let away = exchange.turn_away_by(ruling, Direction::Inbound, Some(peer), &error, &head, &mut reply);
+                return Box::pin(away).await;
+            }
+        };
+        let revoked = pin!(self.revoked(peer, began, changes, lapses));
         if made.rates.is_none() && made.adaptive.is_none() {
             if !ruling.shown {
                 let plan = plan(&made.cluster, &port, peer, ruling, None);

@@ -1,4 +1,5 @@
-//! Open connections and open calls when configuration changes: they end once it no longer admits them.
+//! Open connections and open calls when configuration changes, and open calls when their token expires: they end once they are no longer
+//! admitted.
 //!
 //! A connection is asked about by its peer, a call by its peer, the head that began it and the token that this brought. What is open learns of
 //! a change by itself; nothing is kept of it elsewhere.
@@ -9,10 +10,12 @@ use super::{Inbound, Key};
 use crate::codec::RequestHead;
 use crate::error::{Kind, ProxyError};
 use crate::exchange::Peer;
+use crate::moment::{Alarm, Moment};
 use crate::telemetry::Direction;
 use std::future::{Future, pending, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
+use std::time::SystemTime;
 use tokio::sync::watch;
 use weft_certs::jwt::Reason;
 use weft_policy::config::TlsMode;
@@ -62,24 +65,58 @@ impl Inbound {
 }
 
 impl Calls<'_> {
-    /// Ready once configuration no longer admits an open call: its port is gone, its policies deny it, or its token is not good any more.
-    /// `head` is what the call began with, `changes` is from before it was admitted.
-    pub(super) async fn revoked(&self, peer: &Peer, head: RequestHead, changes: watch::Receiver<u64>) -> ProxyError {
+    /// Ready once an open call is no longer admitted: its port is gone, its policies deny it, or its token is not good any more. `head` is
+    /// what the call began with, `changes` is from before it was admitted, `lapses` when its token expires.
+    pub(super) async fn revoked(
+        &self,
+        peer: &Peer,
+        head: RequestHead,
+        changes: watch::Receiver<u64>,
+        lapses: Option<SystemTime>,
+    ) -> ProxyError {
         let mut changed = Changed { changes: changes.clone(), waker: None };
-        let mut revoked = pin!(self.no_longer(peer, head, changes));
-        poll_fn(|cx| changed.poll(revoked.as_mut(), cx)).await
+        let mut revoked = pin!(self.no_longer(peer, &head, changes));
+        // Without a token there is no timer.
+        let mut lapse = lapses.map(|at| (at, Alarm::new(Moment::new(at))));
+        poll_fn(|cx| {
+            if let Poll::Ready(error) = changed.poll(revoked.as_mut(), cx) {
+                return Poll::Ready(error);
+            }
+            while let Some((at, alarm)) = &mut lapse
+                && alarm.poll(cx).is_ready()
+            {
+                if let Err(error) = self.check(peer, &head) {
+                    return Poll::Ready(error);
+                }
+                if SystemTime::now() >= *at {
+                    // Nothing depends on it.
+                    lapse = None;
+                } else {
+                    // The clock was set back meanwhile.
+                    alarm.set(Moment::new(*at));
+                }
+            }
+            Poll::Pending
+        })
+        .await
     }
 
-    async fn no_longer(&self, peer: &Peer, head: RequestHead, mut changes: watch::Receiver<u64>) -> ProxyError {
+    async fn no_longer(&self, peer: &Peer, head: &RequestHead, mut changes: watch::Receiver<u64>) -> ProxyError {
         loop {
             if changes.changed().await.is_err() {
                 return pending().await;
             }
-            if let Err(error) = self.still(peer, &head) {
-                self.inbound.exchange.telemetry.refuse(Direction::Inbound, &error, &peer.source);
+            if let Err(error) = self.check(peer, head) {
                 return error;
             }
         }
+    }
+
+    /// Whether an open call may go on; why not is logged and counted.
+    fn check(&self, peer: &Peer, head: &RequestHead) -> Result<(), ProxyError> {
+        self.still(peer, head).inspect_err(|error| {
+            self.inbound.exchange.telemetry.refuse(Direction::Inbound, error, &peer.source);
+        })
     }
 }
 

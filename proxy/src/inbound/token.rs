@@ -25,6 +25,13 @@ pub struct Tokens {
 /// A token that was verified.
 pub struct Token(Arc<Verified>);
 
+impl Token {
+    /// When it is no longer valid, skew included.
+    pub fn until(&self) -> SystemTime {
+        self.0.until()
+    }
+}
+
 impl authorize::Token for Token {
     fn principal(&self) -> Option<&str> {
         self.0.principal()

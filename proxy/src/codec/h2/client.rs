@@ -13,7 +13,7 @@ use crate::codec::{Frame, Headers, Hold, Io, Limits, RequestHead, ResponseHead};
 use crate::endpoint::term::Term;
 use crate::error::{Kind, ProxyError, Sent};
 use bytes::Bytes;
-use std::future::{Future, pending, poll_fn};
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -131,33 +131,25 @@ impl Driver {
     async fn run(mut self) {
         let unwanted = self.unwanted.clone();
         {
-            let term = self.term.take();
+            let mut term = self.term.take().map(|term| (term.leave(), term));
             let mut unwanted = pin!(unwanted.notified());
-            let mut leave = pin!(async {
-                match &term {
-                    Some(term) => term.leave().await,
-                    None => pending().await,
-                }
-            });
-            let mut over = pin!(async {
-                match &term {
-                    Some(term) => term.over().await,
-                    None => pending().await,
-                }
-            });
             let mut left = false;
             poll_fn(|cx| {
                 if self.poll_once(cx).is_ready() {
                     return Poll::Ready(());
                 }
-                if !left && leave.as_mut().poll(cx).is_ready() {
+                while let Some((alarm, term)) = &mut term
+                    && alarm.poll(cx).is_ready()
+                {
+                    if left {
+                        // What is still under way learns of it from its stream.
+                        self.link.shared.lock().end(Fault::Io(std::io::ErrorKind::TimedOut));
+                        term.cut();
+                        return Poll::Ready(());
+                    }
                     left = true;
                     self.closing();
-                }
-                if left && over.as_mut().poll(cx).is_ready() {
-                    // What is still under way learns of it from its stream.
-                    self.link.shared.lock().end(Fault::Io(std::io::ErrorKind::TimedOut));
-                    return Poll::Ready(());
+                    alarm.set(term.over());
                 }
                 unwanted.as_mut().poll(cx)
             })
