@@ -27,6 +27,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .bytes(".weft.v1.CommandResult.output")
         // No map order: equal resources must have equal encodings (their hash is their version).
         .btree_map(".")
+        .codec_path("crate::codec::Codec")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! mapping of the same messages, for files and dumps) and [`Resource`], which names the types that travel over xDS.
 //! What a value means, and whether it is valid, is decided in `weft-policy`, never here.
 
+pub mod codec;
 pub mod json;
 mod resource;
 

@@ -88,6 +88,8 @@ pub const MAX_SUBSCRIPTIONS: usize = 20_000;
 pub const MAX_NAME: usize = 512;
 /// Resources in one response; more go into further ones, so that no message grows without bound.
 const MAX_PER_RESPONSE: usize = 256;
+/// Bytes of them, unless one alone has more: a stream's buffer stays as large as its largest message was.
+const MAX_BYTES_PER_RESPONSE: usize = 8 << 10;
 /// Responses that may wait for their acknowledgement before the stream pauses.
 const MAX_OUTSTANDING: usize = 64;
 /// In this order responses are sent: what is referred to goes before what refers to it.
@@ -255,6 +257,7 @@ impl Session {
     fn due(&mut self, url: &'static str, snapshot: &Snapshot) -> Option<Vec<Arc<Encoded>>> {
         let state = self.types.get_mut(url)?;
         let mut due: BTreeMap<&str, &Arc<Encoded>> = BTreeMap::new();
+        let mut bytes = 0;
         for (name, answer) in &mut state.subscribed {
             if due.len() >= MAX_PER_RESPONSE {
                 break;
@@ -262,6 +265,10 @@ impl Session {
             let Some(resource) = snapshot.lookup(&self.client, url, name) else { continue };
             let known = matches!(answer, Answer::Present(known) if *known == resource.name);
             if !known || state.held.get(&resource.name) != Some(&resource.version) {
+                bytes += resource.any.value.len();
+                if bytes > MAX_BYTES_PER_RESPONSE && !due.is_empty() {
+                    break;
+                }
                 *answer = Answer::Present(resource.name.clone());
                 due.insert(&resource.name, resource);
             }
