@@ -11,6 +11,7 @@ pub mod explain;
 pub mod fleet;
 pub mod identity;
 pub mod kinds;
+pub mod rbac;
 pub mod store;
 pub mod up;
 pub mod world;
