@@ -251,7 +251,8 @@ mod tests {
         let ca = ApiCa::ephemeral(now).unwrap();
         let key = KeyPair::generate().unwrap();
         let day = Duration::from_secs(24 * 3600);
-        let (pem, end) = ca.sign_client(&key.csr().unwrap(), "ana", &["team", "shop:dev", "on-call"], day, now).unwrap();
+        let (pem, end) =
+            ca.sign_client(&key.csr().unwrap(), "ana", &["team", "shop:dev", "on-call"], day, now).unwrap();
         let client = Credential::from_pem("kubeconfig", &pem, &key.to_pem()).unwrap();
         assert_eq!(ClientName::of(&client.chain()[0]).unwrap().groups, ["team", "shop:dev", "on-call"]);
         assert_eq!(client.not_after(), end);

@@ -74,14 +74,6 @@ pub(super) fn kinds() -> Vec<Kind> {
             column::binding(),
             check::role_binding,
         ),
-        kind(
-            "Role",
-            "roles",
-            "role",
-            true,
-            structural::builtin::<Role>(ROLE),
-            column::role(),
-            check::role,
-        ),
+        kind("Role", "roles", "role", true, structural::builtin::<Role>(ROLE), column::role(), check::role),
     ]
 }

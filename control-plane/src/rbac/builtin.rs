@@ -55,7 +55,8 @@ fn edit() -> Vec<Value> {
 
 fn observe() -> Vec<Value> {
     vec![
-        rule(&["get"], GROUP, &["workloads/config", "stats"]),
+        rule(&["get"], GROUP, &["checks", "stats", "workloads/config"]),
+        rule(&["list"], GROUP, &["sidecars"]),
         rule(&["create"], GROUP, &["explanations"]),
     ]
 }
@@ -110,7 +111,20 @@ fn binding(name: &str, group: &str) -> Value {
 /// The ClusterRoles.
 #[must_use]
 pub fn cluster_roles() -> Vec<Value> {
-    let paths = ["/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz", "/version", "/version/", "/"];
+    let paths = [
+        "/api",
+        "/api/*",
+        "/apis",
+        "/apis/*",
+        "/healthz",
+        "/livez",
+        "/openapi",
+        "/openapi/*",
+        "/readyz",
+        "/version",
+        "/version/",
+        "/",
+    ];
     let all = ["*"];
     vec![
         role("cluster-admin", vec![rule(&all, "*", &all), json!({ "verbs": all, "nonResourceURLs": all })]),
@@ -153,7 +167,9 @@ pub fn mended(found: &Value, wanted: &Value) -> Option<Value> {
             return None;
         }
         // Whole rules read better than what is missing of them.
-        let missing = wanted.into_iter().filter(|rule| !super::uncovered(&super::grants::rules(found), std::slice::from_ref(rule)).is_empty());
+        let missing = wanted
+            .into_iter()
+            .filter(|rule| !super::uncovered(&super::grants::rules(found), std::slice::from_ref(rule)).is_empty());
         let missing: Vec<Value> = missing.filter_map(|rule| serde_json::to_value(rule).ok()).collect();
         match &mut mended["rules"] {
             Value::Array(rules) => rules.extend(missing),

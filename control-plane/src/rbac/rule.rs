@@ -135,7 +135,8 @@ pub fn uncovered(had: &[Rule], wanted: &[Rule]) -> Vec<Rule> {
             continue;
         }
         let names = rule.resource_names.len().max(1);
-        let size = rule.verbs.len() * (rule.api_groups.len() * rule.resources.len() * names + rule.non_resource_urls.len());
+        let size =
+            rule.verbs.len() * (rule.api_groups.len() * rule.resources.len() * names + rule.non_resource_urls.len());
         looked = looked.saturating_add(size);
         if looked > MOST_ATOMS {
             missing.push(rule.clone());

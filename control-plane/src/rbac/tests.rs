@@ -19,9 +19,7 @@ fn naive(objects: &Objects, user: &User, asked: &Attributes) -> bool {
             match subject["kind"].as_str().unwrap() {
                 "User" => user.name == name,
                 "Group" => user.groups.iter().any(|group| group == name),
-                _ => {
-                    user.name == format!("system:serviceaccount:{}:{name}", subject["namespace"].as_str().unwrap())
-                }
+                _ => user.name == format!("system:serviceaccount:{}:{name}", subject["namespace"].as_str().unwrap()),
             }
         })
     };
@@ -78,12 +76,12 @@ const SPACES: &[&str] = &["shop", "office"];
 const ROLES: &[&str] = &["r0", "r1", "r2"];
 
 fn rule() -> impl Strategy<Value = Value> {
-    let resources = (some(VERBS, 1), some(GROUPS, 1), some(RESOURCES, 1), some(NAMES, 0)).prop_map(|(v, g, r, n)| {
-        json!({ "verbs": v, "apiGroups": g, "resources": r, "resourceNames": n, "nonResourceURLs": [] })
-    });
-    let paths = (some(VERBS, 1), some(PATHS, 1)).prop_map(|(v, p)| {
-        json!({ "verbs": v, "nonResourceURLs": p, "apiGroups": [], "resources": [], "resourceNames": [] })
-    });
+    let resources = (some(VERBS, 1), some(GROUPS, 1), some(RESOURCES, 1), some(NAMES, 0)).prop_map(
+        |(v, g, r, n)| json!({ "verbs": v, "apiGroups": g, "resources": r, "resourceNames": n, "nonResourceURLs": [] }),
+    );
+    let paths = (some(VERBS, 1), some(PATHS, 1)).prop_map(
+        |(v, p)| json!({ "verbs": v, "nonResourceURLs": p, "apiGroups": [], "resources": [], "resourceNames": [] }),
+    );
     prop_oneof![4 => resources, 1 => paths]
 }
 

@@ -24,7 +24,10 @@ pub fn cluster_role(object: &Value, findings: &mut Findings) {
     let Some(aggregation) = object.get("aggregationRule") else { return };
     let selectors = items(aggregation, "clusterRoleSelectors", "aggregationRule");
     if selectors.is_empty() {
-        findings.required("aggregationRule.clusterRoleSelectors", "at least one clusterRoleSelector required if aggregationRule is non-nil");
+        findings.required(
+            "aggregationRule.clusterRoleSelectors",
+            "at least one clusterRoleSelector required if aggregationRule is non-nil",
+        );
     }
     for (path, selector) in selectors {
         for (path, expression) in items(selector, "matchExpressions", &path) {
@@ -101,7 +104,11 @@ fn binding(object: &Value, kinds: &[&str], findings: &mut Findings) {
                 match text(subject, "namespace") {
                     "" => findings.required(format!("{path}.namespace"), "the namespace of the service account"),
                     namespace if !is_label(namespace) => {
-                        findings.invalid(format!("{path}.namespace"), &subject["namespace"], "must be an RFC 1123 label");
+                        findings.invalid(
+                            format!("{path}.namespace"),
+                            &subject["namespace"],
+                            "must be an RFC 1123 label",
+                        );
                     }
                     _ => {}
                 }
