@@ -372,6 +372,18 @@ async fn others_are_asked_about_by_who_may_and_what_was_done_is_written_down() {
     assert_eq!(admin.ask("POST", local, &review("get")).await.0, 400);
     assert_eq!(admin.makes(&local.replace("office", "shop"), &review("get")).await["status"]["allowed"], true);
     assert_eq!(ana.ask("POST", path, &review("get")).await.0, 403);
+    // Under another name: with its rights, if one may take it.
+    let as_ben = "Impersonate-User: ben\r\n";
+    let taken = async |who: &Person<'_>, path: &str| {
+        let mut stream = who.connect().await;
+        stream.write_all(who.head("GET", path, as_ben).as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        soon(stream.read_to_string(&mut answer)).await.unwrap();
+        answer.split(' ').nth(1).unwrap().to_owned()
+    };
+    assert_eq!(taken(&admin, "/api/v1/namespaces/shop/services").await, "200");
+    assert_eq!(taken(&admin, "/api/v1/namespaces/office/services").await, "403");
+    assert_eq!(taken(&ana, "/api").await, "403");
     let paths = json!({ "spec": { "user": "ben", "nonResourceAttributes": { "path": "/metrics", "verb": "get" } } });
     assert_eq!(admin.makes(path, &paths).await["status"]["allowed"], false);
     assert_eq!(ana.get("/api/v1/namespaces/shop/services/cart").await.0, 403);
@@ -389,12 +401,15 @@ async fn others_are_asked_about_by_who_may_and_what_was_done_is_written_down() {
             "root create namespaces office 201",
             "root create rolebindings v 201",
             "ana create subjectaccessreviews null 403",
+            "ben list services null 403",
+            "ana impersonate users ben 403",
             "ana get services cart 403",
         ]
     );
     assert_eq!(lines[2]["group"], "rbac.authorization.k8s.io");
-    assert_eq!((&lines[4]["namespace"], &lines[4]["userAgent"]), (&"shop".into(), &"test".into()));
-    assert!(lines[4]["address"].as_str().unwrap().starts_with("127.0.0.1:"));
+    assert_eq!(lines[4]["impersonatedBy"], "root");
+    assert_eq!((&lines[6]["namespace"], &lines[6]["userAgent"]), (&"shop".into(), &"test".into()));
+    assert!(lines[6]["address"].as_str().unwrap().starts_with("127.0.0.1:"));
     server.stop().await;
 }
 

@@ -10,31 +10,101 @@ use super::{
     Caller, Inner,
     failure::{Failure, Result},
     object::Part,
+    record,
     route::{Call, Query},
 };
 use crate::kinds::GROUP;
-use crate::rbac::{Attributes, Resource, User};
+use crate::rbac::{AUTHENTICATED, Attributes, Resource, SERVICE_ACCOUNT, User};
 
-/// Who asks; `None`: the control plane itself.
-pub(super) async fn who(api: &Inner, caller: Caller, headers: &HeaderMap) -> Result<Option<Arc<User>>> {
-    match caller {
-        Caller::Control => Ok(None),
+/// Who asks; `None`: the control plane itself. What is known of it goes into the record.
+pub(super) async fn who(
+    api: &Inner,
+    caller: Caller,
+    headers: &HeaderMap,
+    record: &mut record::Request,
+) -> Result<Option<Arc<User>>> {
+    let user = match caller {
+        Caller::Control => return Ok(None),
         Caller::Known(user) if user.until.is_some_and(|until| until <= SystemTime::now()) => {
-            Err(Failure::unauthorized())
+            return Err(Failure::unauthorized());
         }
-        Caller::Known(user) => Ok(Some(user)),
+        Caller::Known(user) => user,
         Caller::Anonymous => {
             let token = bearer(headers).ok_or_else(Failure::unauthorized)?;
             let accounts = api.accounts.get().ok_or_else(Failure::unauthorized)?;
-            match accounts.authenticate(&*api.store, token, &[], SystemTime::now()).await? {
-                Ok(known) => Ok(Some(Arc::new(known.user))),
+            let known = accounts.authenticate(&*api.store, token, &[], SystemTime::now());
+            let known = tokio::time::timeout(api.settings.deadline, known).await;
+            match known.map_err(|_| Failure::timeout("the store took too long"))?? {
+                Ok(known) => Arc::new(known.user),
                 Err(reason) => {
                     tracing::debug!(%reason, "a bearer token was refused");
-                    Err(Failure::unauthorized())
+                    return Err(Failure::unauthorized());
                 }
             }
         }
+    };
+    record.user = Some(user.clone());
+    if let Some(other) = impersonated(headers)? {
+        for asked in impersonations(&other) {
+            admit(api, Some(&user), record.asked.insert(asked))?;
+        }
+        record.asked = None;
+        record.user = Some(Arc::new(User { until: user.until, ..other }));
+        record.behind = Some(user);
     }
+    Ok(record.user.clone())
+}
+
+/// As whom a request asks to be taken (`kubectl --as`); the headers of Kubernetes.
+fn impersonated(headers: &HeaderMap) -> Result<Option<User>> {
+    let texts = |name: &str| -> Result<Vec<String>> {
+        let bad = |_| Failure::bad_request(format!("the header {name} cannot be read"));
+        headers.get_all(name).iter().map(|value| value.to_str().map(str::to_owned).map_err(bad)).collect()
+    };
+    let (users, groups) = (texts("impersonate-user")?, texts("impersonate-group")?);
+    let other = |name: &&header::HeaderName| {
+        let name = name.as_str();
+        name.starts_with("impersonate-") && !["impersonate-user", "impersonate-group"].contains(&name)
+    };
+    if let Some(other) = headers.keys().find(other) {
+        return Err(Failure::bad_request(format!(
+            "the header {other} is not understood: impersonate users and groups"
+        )));
+    }
+    match (users.as_slice(), groups) {
+        ([], groups) if groups.is_empty() => Ok(None),
+        ([name], mut groups) if !name.is_empty() => {
+            let account = name.strip_prefix(SERVICE_ACCOUNT).and_then(|rest| rest.split_once(':'));
+            if let Some((namespace, _)) = account.filter(|_| groups.is_empty()) {
+                groups = vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
+            }
+            Ok(Some(User::new(name, groups)))
+        }
+        _ => Err(Failure::bad_request("requested impersonation without impersonating one user")),
+    }
+}
+
+/// The rights that it takes to be taken as a user.
+fn impersonations(user: &User) -> Vec<Attributes> {
+    let on = |resource: &str, namespace: &str, name: &str| {
+        let (resource, namespace, name) = (resource.to_owned(), namespace.to_owned(), name.to_owned());
+        Attributes::on("impersonate", Resource { resource, namespace, name, ..Resource::default() })
+    };
+    let account = user.name.strip_prefix(SERVICE_ACCOUNT).and_then(|rest| rest.split_once(':'));
+    let own = match account {
+        Some((namespace, name)) => on("serviceaccounts", namespace, name),
+        None => on("users", "", &user.name),
+    };
+    // Groups that come with being what one is take no right of their own.
+    let given = |group: &&String| {
+        let own = account.is_some_and(|(namespace, _)| match group.strip_prefix("system:serviceaccounts") {
+            Some("") => true,
+            Some(rest) => rest.strip_prefix(':') == Some(namespace),
+            None => false,
+        });
+        **group != AUTHENTICATED && !own
+    };
+    std::iter::once(own).chain(user.groups.iter().filter(given).map(|group| on("groups", "", group))).collect()
 }
 
 /// The token of the only `Authorization` header, of the scheme Bearer (RFC 6750 §2.1).
@@ -145,6 +215,46 @@ mod tests {
         }
         assert_eq!(asked(Method::GET, "/weft/v1/other", "shop"), r#"User "ana" cannot get path "/weft/v1/other""#);
         assert_eq!(asked(Method::GET, "/weft", ""), r#"User "ana" cannot get path "/weft""#);
+    }
+
+    #[test]
+    fn whom_a_request_asks_to_be_taken_as_takes_a_right_for_each_name() {
+        let read = |fields: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.append(*name, value.parse().unwrap());
+            }
+            impersonated(&headers).map(|user| {
+                let rights = user.as_ref().map(impersonations).unwrap_or_default();
+                rights.iter().map(|asked| asked.denied("root")).collect::<Vec<_>>()
+            })
+        };
+        assert!(read(&[]).unwrap().is_empty());
+        let rights = read(&[("impersonate-user", "ana"), ("impersonate-group", "team")]).unwrap();
+        assert!(rights.len() == 2 && rights[0].contains("\"users\"") && rights[1].contains("\"groups\""), "{rights:?}");
+        let rights = read(&[("impersonate-user", "system:serviceaccount:shop:cart")]).unwrap();
+        assert!(
+            rights.len() == 1 && rights[0].contains(r#""serviceaccounts" in API group "" in the namespace "shop""#)
+        );
+        let rights = read(&[("impersonate-user", "ana"), ("impersonate-group", "system:masters")]).unwrap();
+        assert_eq!(rights.len(), 2);
+        let other = [
+            ("impersonate-user", "system:serviceaccount:shop:cart"),
+            ("impersonate-group", "system:serviceaccounts:bank"),
+        ];
+        assert_eq!(read(&other).unwrap().len(), 2);
+        // One that is no service account does not get into their groups for nothing.
+        let rights = read(&[("impersonate-user", "ana"), ("impersonate-group", "system:serviceaccounts")]).unwrap();
+        assert_eq!(rights.len(), 2);
+        for bad in [
+            &[("impersonate-group", "team")][..],
+            &[("impersonate-user", "ana"), ("impersonate-user", "ben")],
+            &[("impersonate-user", "")],
+            &[("impersonate-user", "ana"), ("impersonate-uid", "1")],
+            &[("impersonate-user", "ana"), ("impersonate-extra-a", "1")],
+        ] {
+            assert!(read(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub(super) struct Made(pub String);
 pub(super) struct Request {
     /// Who asked; `None`: nobody, or the control plane itself.
     pub user: Option<Arc<User>>,
+    /// Who took that name, where it is another's.
+    pub behind: Option<Arc<User>>,
     /// What it would have done; `None`: it was refused before that was known.
     pub asked: Option<Attributes>,
     /// Whether it only asks for an answer, whatever its verb says.
@@ -45,6 +47,8 @@ pub(super) struct Request {
 struct Line<'r> {
     user: &'r str,
     groups: Vec<&'r str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    impersonated_by: Option<&'r str>,
     verb: &'r str,
     #[serde(skip_serializing_if = "Option::is_none")]
     resource: Option<String>,
@@ -66,12 +70,10 @@ struct Line<'r> {
     kept_back: u64,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
 fn is_false(value: &bool) -> bool {
     !value
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
 fn is_zero(value: &u64) -> bool {
     *value == 0
 }
@@ -129,6 +131,7 @@ impl Record {
         let mut line = Line {
             user: short(&user.name, TEXT),
             groups: user.groups.iter().take(32).map(|group| short(group, TEXT)).collect(),
+            impersonated_by: request.behind.as_ref().map(|user| short(&user.name, TEXT)),
             verb: short(&asked.verb, TEXT),
             resource: None,
             group: None,

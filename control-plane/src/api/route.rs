@@ -124,8 +124,7 @@ async fn answer(
             _ => text_response("ok"),
         });
     }
-    let user = door::who(api, caller, &parts.headers).await?;
-    record.user = user.clone();
+    let user = door::who(api, caller, &parts.headers, record).await?;
     let query = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)
         .map_err(|_| Failure::bad_request("the query of the URL cannot be read"))?;
     let query = Query(query.0.into_iter().collect());

@@ -134,6 +134,13 @@ pub fn cluster_roles() -> Vec<Value> {
         aggregating("weft-observer", &["admin"], [view(), observe()].concat()),
         role("system:discovery", vec![json!({ "verbs": ["get"], "nonResourceURLs": paths })]),
         role(
+            "system:auth-delegator",
+            vec![
+                rule(&["create"], "authentication.k8s.io", &["tokenreviews"]),
+                rule(&["create"], "authorization.k8s.io", &["subjectaccessreviews"]),
+            ],
+        ),
+        role(
             "system:basic-user",
             vec![
                 rule(&["create"], "authorization.k8s.io", &["selfsubjectaccessreviews", "selfsubjectrulesreviews"]),
