@@ -15,6 +15,7 @@ mod json;
 mod object;
 mod openapi;
 mod patch;
+mod protobuf;
 pub mod record;
 mod resource;
 mod reviews;

@@ -21,7 +21,7 @@ const TEXT: usize = 512;
 
 /// The name of an object that a write made, on its response.
 #[derive(Clone, Debug)]
-pub(super) struct Made(pub String);
+pub(crate) struct Made(pub String);
 
 /// What is known of a request when it is answered.
 #[derive(Debug, Default)]

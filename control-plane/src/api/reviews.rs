@@ -13,6 +13,7 @@ use super::{
     Inner,
     failure::{Failure, Result},
     json, object,
+    protobuf::{self, PROTOBUF},
     route::json_response,
     table::negotiate,
 };
@@ -213,6 +214,7 @@ fn read(headers: &HeaderMap, body: &Bytes) -> Result<Value> {
     let asked = match content.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
         "" | "application/json" => json::parse(body)?.0,
         "application/yaml" => json::parse_yaml(body)?,
+        PROTOBUF => protobuf::parse(body)?,
         _ => return Err(Failure::unsupported_media_type(&["application/json", "application/yaml"])),
     };
     if asked.is_object() { Ok(asked) } else { Err(Failure::bad_request("the body of the request must be an object")) }

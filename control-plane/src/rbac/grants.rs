@@ -68,9 +68,11 @@ impl Subjects {
 pub struct Grants {
     everywhere: Subjects,
     namespaces: HashMap<Box<str>, Subjects>,
-    /// By namespace, empty for ClusterRoles, and name.
-    roles: HashMap<(Box<str>, Box<str>), Arc<[Rule]>>,
+    roles: HashMap<Place, Arc<[Rule]>>,
 }
+
+/// Namespace of a role, empty for a ClusterRole, and its name.
+type Place = (Box<str>, Box<str>);
 
 fn text<'v>(value: &'v Value, field: &str) -> &'v str {
     value.get(field).and_then(Value::as_str).unwrap_or_default()

@@ -11,6 +11,7 @@ use crate::{
         failure::Problem,
         object::{Address, admit},
         patch,
+        protobuf::{self, PROTOBUF},
         record::Made,
     },
     kinds::check::{Cause, Reason},
@@ -50,6 +51,7 @@ fn document(call: &Call, body: &Bytes) -> Result<(Value, Vec<Problem>)> {
     match content_type(call).as_str() {
         "" | JSON => json::parse(body),
         YAML => Ok((json::parse_yaml(body)?, Vec::new())),
+        PROTOBUF => Ok((protobuf::parse(body)?, Vec::new())),
         _ => Err(Failure::unsupported_media_type(&[JSON, YAML])),
     }
 }

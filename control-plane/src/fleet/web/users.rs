@@ -1,6 +1,7 @@
 //! The questions of `weft user` and `weft admin`: client certificates for people and programs, and what was asked of the API.
 
 use super::{Failure, Sources};
+use crate::api::record::Made;
 use crate::journal;
 use crate::rbac::{Asking, Attributes, Resource};
 use axum::Json;
@@ -73,7 +74,7 @@ pub(super) async fn create(
     State(sources): State<Sources>,
     Extension(asking): Extension<Asking>,
     body: Result<Json<NewUser>, JsonRejection>,
-) -> Result<(StatusCode, Json<Value>), Failure> {
+) -> Result<(StatusCode, Extension<Made>, Json<Value>), Failure> {
     let Json(new) = body.map_err(|e| Failure(StatusCode::BAD_REQUEST, "BadRequest", e.body_text()))?;
     if !is_name(&new.name) {
         return Err(invalid(format!("name: must be 1 to {NAME} characters of ASCII")));
@@ -99,6 +100,7 @@ pub(super) async fn create(
     let end = k8s_openapi::jiff::Timestamp::from_second(i64::try_from(end).unwrap_or_default()).unwrap_or_default();
     Ok((
         StatusCode::CREATED,
+        Extension(Made(new.name.clone())),
         Json(json!({
             "name": new.name, "groups": new.groups, "certificate": certificate, "expiresAt": end.to_string() })),
     ))
