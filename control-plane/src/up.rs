@@ -24,7 +24,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use weft_certs::ca::Vault;
+use weft_certs::ca::{TokenKey, Vault};
 use weft_certs::{ApiCa, TrustDomain, files};
 use weft_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use weft_proto::v1::control_server::ControlServer;
@@ -234,6 +234,8 @@ struct Parts {
     store: Arc<dyn Store>,
     api: api::Api,
     api_tls: Arc<rustls::ServerConfig>,
+    clients: Arc<ApiCa>,
+    record: Arc<api::record::Record>,
     api_listener: TcpListener,
     grpc_listener: TcpListener,
     grpc_tls: Arc<rustls::ServerConfig>,
@@ -310,7 +312,10 @@ impl Parts {
             trust_domain: trust_domain.to_string(),
             pid: std::process::id(),
         };
-        let api_tls = api_credentials(dir, &vault, &endpoints.api, settings.api.ip())?;
+        let (clients, api_tls) = api_credentials(dir, &vault, &endpoints.api, settings.api.ip())?;
+        let record = Arc::new(api::record::Record::open(&dir.join("audit")).map_err(failed("audit record"))?);
+        api.keep_record(record.clone());
+        api.issue_tokens(accounts(dir, &vault, &settings.domain)?);
         let grpc_tls = weft_certs::tls::server_config(
             authority.live(),
             weft_certs::tls::ClientAuth::Optional,
@@ -329,6 +334,8 @@ impl Parts {
             store,
             api,
             api_tls,
+            clients: Arc::new(clients),
+            record,
             api_listener,
             grpc_listener,
             grpc_tls,
@@ -367,9 +374,16 @@ impl Parts {
             rotator: rotator.clone(),
             revoker: self.revoker.clone(),
             audit: self.audit.clone(),
+            record: self.record,
+            clients: self.clients,
         }));
         let mut tasks = Tasks::new();
 
+        let (followed, stop) = (self.api.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            followed.follow_roles(&stop).await;
+            ("roles", Ok(()))
+        });
         let (api, listener, tls, stop) = (self.api, self.api_listener, self.api_tls, shutdown.clone());
         tasks.spawn(async move {
             let served = api::server::serve(listener, api, tls, stop).await;
@@ -474,7 +488,12 @@ async fn sweep_tokens(tokens: Tokens, shutdown: CancellationToken) {
 }
 
 /// The API's own CA, server certificate and the administrator's kubeconfig.
-fn api_credentials(dir: &Path, vault: &Vault, server: &str, ip: IpAddr) -> Result<Arc<rustls::ServerConfig>, Error> {
+fn api_credentials(
+    dir: &Path,
+    vault: &Vault,
+    server: &str,
+    ip: IpAddr,
+) -> Result<(ApiCa, Arc<rustls::ServerConfig>), Error> {
     let now = SystemTime::now();
     let ca = ApiCa::open_locked(&dir.join("api"), vault, now).map_err(failed("API CA"))?;
     let ip = ip.to_string();
@@ -489,7 +508,15 @@ fn api_credentials(dir: &Path, vault: &Vault, server: &str, ip: IpAddr) -> Resul
     let kubeconfig = api::access::kubeconfig(server, &ca.certificate_pem(), &admin.chain_pem(), &admin.key().to_pem());
     files::write_private(&dir.join("kubeconfig"), kubeconfig.as_bytes())
         .map_err(failed("cannot write the kubeconfig"))?;
-    weft_certs::tls::api_server_config(&credential, ca.certificate(), &[b"h2", b"http/1.1"]).map_err(failed("API TLS"))
+    let tls = weft_certs::tls::api_server_config(&credential, ca.certificate(), &[b"h2", b"http/1.1"]);
+    Ok((ca, tls.map_err(failed("API TLS"))?))
+}
+
+/// The authority over the tokens of service accounts, whose key is beside those of the API.
+fn accounts(dir: &Path, vault: &Vault, domain: &str) -> Result<api::accounts::Accounts, Error> {
+    let key = TokenKey::open(&dir.join("api/tokens.pem"), vault).map_err(failed("key of tokens"))?;
+    let issuer = format!("https://weft-control.weft-system.svc.{domain}");
+    api::accounts::Accounts::new(key, issuer).map_err(failed("key of tokens"))
 }
 
 fn write_public<T: serde::Serialize>(path: &Path, value: &T) -> Result<(), Error> {

@@ -6,9 +6,11 @@ use std::fmt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose};
+use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType};
 use rustls_pki_types::CertificateDer;
+use x509_parser::extensions::GeneralName;
 
+use super::issue::public_key;
 use super::{ROOT_VALIDITY, Signer, Vault, authority, host_name, store, validity};
 use crate::error::Error;
 use crate::key::KeyPair;
@@ -16,6 +18,9 @@ use crate::{files, leaf, pem};
 
 /// Validity of what this authority signs when nobody says otherwise: a year, as kubeadm gives.
 pub const CREDENTIAL_VALIDITY: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// How a group stands among the alternative names of a client, since rcgen writes one organisation only. This authority alone makes them.
+const GROUP: &str = "urn:weft:group:";
 
 /// A certificate with its key: of a server or of a client.
 pub struct Credential {
@@ -86,8 +91,14 @@ impl ClientName {
         let [user] = users[..] else {
             return Err(Error::Request(format!("client certificate \"{subject}\" has no single common name")));
         };
-        let groups = subject.iter_organization().filter_map(|n| n.as_str().ok()).map(str::to_owned).collect();
-        Ok(Self { user: user.to_owned(), groups })
+        let first = subject.iter_organization().filter_map(|n| n.as_str().ok()).map(str::to_owned);
+        let names = parsed.subject_alternative_name().ok().flatten();
+        let names = names.iter().flat_map(|extension| &extension.value.general_names);
+        let more = names.filter_map(|name| match name {
+            GeneralName::URI(uri) => uri.strip_prefix(GROUP).map(str::to_owned),
+            _ => None,
+        });
+        Ok(Self { user: user.to_owned(), groups: first.chain(more).collect() })
     }
 }
 
@@ -146,19 +157,21 @@ impl ApiCa {
         ttl: Option<Duration>,
         now: SystemTime,
     ) -> Result<Credential, Error> {
-        if user.is_empty() {
-            return Err(Error::Request("a client certificate needs a user".into()));
-        }
-        if groups.len() > 1 {
-            // rcgen holds one value of each type; several would be dropped silently.
-            return Err(Error::Request("a client certificate carries at most one group".into()));
-        }
-        let mut params = leaf_params(ExtendedKeyUsagePurpose::ClientAuth, ttl, now);
-        for group in groups {
-            params.distinguished_name.push(DnType::OrganizationName, *group);
-        }
-        params.distinguished_name.push(DnType::CommonName, user);
-        self.issue(params)
+        self.issue(client_params(user, groups, ttl, now)?)
+    }
+
+    /// The same over the key of a certificate signing request (DER), of which only that is used: its PEM, and the end of its validity.
+    pub fn sign_client(
+        &self,
+        csr: &[u8],
+        user: &str,
+        groups: &[&str],
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<(String, SystemTime), Error> {
+        let mut params = client_params(user, groups, Some(ttl), now)?;
+        let certificate = self.0.sign(&mut params, &public_key(csr)?)?;
+        Ok((pem::encode("CERTIFICATE", &certificate), params.not_after.into()))
     }
 
     fn issue(&self, mut params: CertificateParams) -> Result<Credential, Error> {
@@ -172,6 +185,28 @@ impl fmt::Debug for ApiCa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ApiCa")
     }
+}
+
+fn client_params(
+    user: &str,
+    groups: &[&str],
+    ttl: Option<Duration>,
+    now: SystemTime,
+) -> Result<CertificateParams, Error> {
+    if user.is_empty() {
+        return Err(Error::Request("a client certificate needs a user".into()));
+    }
+    let mut params = leaf_params(ExtendedKeyUsagePurpose::ClientAuth, ttl, now);
+    if let Some((first, more)) = groups.split_first() {
+        params.distinguished_name.push(DnType::OrganizationName, *first);
+        for group in more {
+            let name = format!("{GROUP}{group}").try_into();
+            let name = name.map_err(|_| Error::Request(format!("group {group:?} is not ASCII")))?;
+            params.subject_alt_names.push(SanType::URI(name));
+        }
+    }
+    params.distinguished_name.push(DnType::CommonName, user);
+    Ok(params)
 }
 
 fn leaf_params(usage: ExtendedKeyUsagePurpose, ttl: Option<Duration>, now: SystemTime) -> CertificateParams {
@@ -208,6 +243,21 @@ mod tests {
         assert_eq!(name, ClientName { user: "admin".into(), groups: vec!["system:masters".into()] });
         let back = Credential::from_pem("kubeconfig", &client.chain_pem(), &client.key().to_pem()).unwrap();
         assert_eq!(back.chain(), client.chain());
+    }
+
+    #[test]
+    fn a_client_certificate_over_a_request_carries_all_groups_and_its_end() {
+        let now = SystemTime::now();
+        let ca = ApiCa::ephemeral(now).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let day = Duration::from_secs(24 * 3600);
+        let (pem, end) =
+            ca.sign_client(&key.csr().unwrap(), "ana", &["team", "shop:dev", "on-call"], day, now).unwrap();
+        let client = Credential::from_pem("kubeconfig", &pem, &key.to_pem()).unwrap();
+        assert_eq!(ClientName::of(&client.chain()[0]).unwrap().groups, ["team", "shop:dev", "on-call"]);
+        assert_eq!(client.not_after(), end);
+        assert!(end <= now + day && end > now + day - Duration::from_secs(2));
+        assert!(ca.sign_client(b"no request", "ana", &[], day, now).is_err());
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod mesh;
 mod pki;
 mod rotation;
 mod steps;
+mod tokens;
 mod vault;
 
 pub use api::{ApiCa, ClientName, Credential};
@@ -17,6 +18,7 @@ pub use lists::{LIST_VALIDITY, Reason, Revocation, lists_to_pem};
 pub use mesh::MeshCa;
 pub use pki::{Pki, Replaced};
 pub use rotation::{Rotation, Stage, Step};
+pub use tokens::TokenKey;
 pub use vault::Vault;
 
 use std::net::IpAddr;

@@ -3,7 +3,7 @@
 //! Exit code 1 when an endpoint that the call may reach refuses it, or when no rule matches.
 
 use crate::Global;
-use crate::client::Client;
+use crate::client::{Client, Error, encode};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Format};
 use serde::Deserialize;
@@ -113,8 +113,7 @@ pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
     let question = json!({
         "from": from, "to": args.to, "method": args.method, "path": args.path, "headers": args.headers,
     });
-    let answer: Value =
-        client.create("/weft/v1/explain", &question).await.map_err(|error| error.into_failure("explain the call"))?;
+    let answer = ask(&client, &question, &args.to).await.map_err(|error| error.into_failure("explain the call"))?;
     let explanation: Explanation = serde_json::from_value(answer.clone())
         .map_err(|error| Failure::not_well(format!("the control plane's answer cannot be read: {error}")))?;
     output::print(&match args.output {
@@ -124,6 +123,16 @@ pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
     })?;
     let is_well = explanation.allowed != Some(false) && !matches!(explanation.outcome, Outcome::NoRoute);
     Ok(if is_well { 0 } else { Exit::NotWell.code() })
+}
+
+/// In the namespace of the Service where it is named so, which takes a role in that one alone; else in all of them.
+async fn ask(client: &Client, question: &Value, to: &str) -> Result<Value, Error> {
+    match to.split_once('/') {
+        Some((namespace, _)) => {
+            client.create(&format!("/weft/v1/explain?namespace={}", encode(namespace)), question).await
+        }
+        None => client.create("/weft/v1/explain", question).await,
+    }
 }
 
 fn render(explanation: &Explanation) -> String {

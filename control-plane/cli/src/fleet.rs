@@ -95,9 +95,10 @@ pub struct Check {
     pub hint: Option<String>,
 }
 
-/// Golden signals of the last `window` ("10s").
-pub async fn stat(client: &Client, window: &str) -> Result<Stat, Error> {
-    client.read(&format!("/weft/v1/stat?window={}", encode(window))).await
+/// Golden signals of the last `window` ("10s"), of one namespace or of all.
+pub async fn stat(client: &Client, window: &str, namespace: Option<&str>) -> Result<Stat, Error> {
+    let namespace = namespace.map(|name| format!("&namespace={}", encode(name))).unwrap_or_default();
+    client.read(&format!("/weft/v1/stat?window={}{namespace}", encode(window))).await
 }
 
 /// What the control plane says of itself and its sidecars.

@@ -3,6 +3,7 @@
 //! Exit codes are part of the interface: 0 done, 1 the thing asked about is not well, 2 usage, 3 the control plane cannot be
 //! reached; `weft run` exits with the code of its program. No command's own work belongs in this file.
 
+mod admin;
 mod apply;
 mod check;
 mod client;
@@ -15,11 +16,13 @@ mod fleet;
 mod get;
 mod identity;
 mod output;
+mod proxy;
 mod run;
 mod stat;
 mod token;
 mod trampoline;
 mod up;
+mod user;
 mod version;
 
 use clap::{Parser, Subcommand};
@@ -69,10 +72,16 @@ enum Command {
     Explain(explain::Args),
     /// Show success, latency and load of services
     Stat(stat::Args),
+    /// Ask a sidecar for its configuration, or change what it logs
+    Proxy(proxy::Args),
     /// Make, list and revoke the tokens with which workloads join
     Token(token::Args),
     /// Show roots and certificates, and change the root while the mesh runs
     Identity(identity::Args),
+    /// Give people and programs access to the API
+    User(user::Args),
+    /// Show what was asked of the API, and by whom
+    Admin(admin::Args),
     /// Show the versions of this command and of the control plane
     Version(version::Args),
     /// Print the completion script of a shell
@@ -116,6 +125,9 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Check(args) => single(check::run(&global, args)),
         Command::Explain(args) => single(explain::run(&global, args)),
         Command::Stat(args) => single(stat::run(&global, args)),
+        Command::Proxy(args) => single(proxy::run(&global, args)),
+        Command::User(args) => single(user::run(&global, args)),
+        Command::Admin(args) => single(admin::run(&global, args)),
         Command::Token(args) => single(token::run(&global, args)),
         Command::Identity(args) => single(identity::run(&global, args)),
         Command::Version(args) => single(version::run(&global, args)),

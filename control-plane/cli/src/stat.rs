@@ -34,7 +34,8 @@ pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
     let window = format!("{}ms", args.window.as_millis());
     let live = args.watch && args.output == Format::Table && std::io::stdout().is_terminal();
     loop {
-        let mut stat = fleet::stat(&client, &window).await.map_err(|error| error.into_failure("read statistics"))?;
+        let stat = fleet::stat(&client, &window, args.namespace.as_deref()).await;
+        let mut stat = stat.map_err(|error| error.into_failure("read statistics"))?;
         if let Some(namespace) = &args.namespace {
             stat.services.retain(|row| row.service.split('/').next() == Some(namespace.as_str()));
         }

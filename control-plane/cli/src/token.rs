@@ -56,6 +56,9 @@ struct Create {
 
 #[derive(clap::Args, Debug)]
 struct List {
+    /// Only this namespace (default: all)
+    #[arg(short, long, value_name = "NAME")]
+    namespace: Option<String>,
     /// How to print
     #[arg(short, long, value_enum, default_value = "table")]
     output: Format,
@@ -63,6 +66,9 @@ struct List {
 
 #[derive(clap::Args, Debug)]
 struct Revoke {
+    /// Only tokens of this namespace
+    #[arg(short, long, value_name = "NAME")]
+    namespace: Option<String>,
     /// Ids, as `weft token list` shows them
     #[arg(required = true)]
     ids: Vec<String>,
@@ -93,6 +99,11 @@ pub struct Made {
 
 const TOKENS: &str = "/weft/v1/tokens";
 
+/// A path that is asked for in one namespace, which takes a role in that one alone.
+fn here(path: &str, namespace: Option<&str>) -> String {
+    namespace.map_or_else(|| path.to_owned(), |namespace| format!("{path}?namespace={}", encode(namespace)))
+}
+
 /// Makes a token.
 pub async fn make(client: &Client, claims: &Claims<'_>) -> Result<Made, Failure> {
     let body = json!({
@@ -102,12 +113,16 @@ pub async fn make(client: &Client, claims: &Claims<'_>) -> Result<Made, Failure>
         "ttlSeconds": claims.ttl.as_secs(),
         "uses": claims.uses,
     });
-    client.create(TOKENS, &body).await.map_err(|error| error.into_failure("create a join token"))
+    client
+        .create(&here(TOKENS, Some(claims.namespace)), &body)
+        .await
+        .map_err(|error| error.into_failure("create a join token"))
 }
 
 /// Ends a token. Who has joined with it stays.
-pub async fn revoke(client: &Client, id: &str) -> Result<(), Failure> {
-    let answer: Result<Value, _> = client.request(Method::DELETE, &format!("{TOKENS}/{}", encode(id)), None).await;
+pub async fn revoke(client: &Client, id: &str, namespace: Option<&str>) -> Result<(), Failure> {
+    let path = here(&format!("{TOKENS}/{}", encode(id)), namespace);
+    let answer: Result<Value, _> = client.request(Method::DELETE, &path, None).await;
     answer.map(drop).map_err(|error| error.into_failure(&format!("revoke {id}")))
 }
 
@@ -116,10 +131,10 @@ pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
     let client = Client::new(global)?;
     match args.command {
         Command::Create(args) => create(&client, args).await,
-        Command::List(args) => list(&client, args.output).await,
+        Command::List(args) => list(&client, &args).await,
         Command::Revoke(args) => {
             for id in &args.ids {
-                revoke(&client, id).await?;
+                revoke(&client, id, args.namespace.as_deref()).await?;
                 output::print(&format!("token/{id} revoked\n"))?;
             }
             Ok(0)
@@ -156,8 +171,12 @@ async fn create(client: &Client, args: Create) -> Result<u8, Failure> {
     Ok(0)
 }
 
-async fn list(client: &Client, format: Format) -> Result<u8, Failure> {
-    let answer: Value = client.read(TOKENS).await.map_err(|error| error.into_failure("list tokens"))?;
+async fn list(client: &Client, args: &List) -> Result<u8, Failure> {
+    let format = args.output;
+    let answer: Value = client
+        .read(&here(TOKENS, args.namespace.as_deref()))
+        .await
+        .map_err(|error| error.into_failure("list tokens"))?;
     let items = answer.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
     let text = |item: &Value, key: &str| match item.get(key) {
         Some(Value::String(text)) => text.clone(),

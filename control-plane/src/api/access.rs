@@ -1,8 +1,9 @@
 //! Who may talk to the API: what a client certificate says of its holder, which `Host` and `Origin` are ours, and the kubeconfig that
 //! the operator gets.
 //!
-//! Keys and rustls configurations are made by `weft_certs`; authorization of single verbs is not needed while there is only the
-//! administrator.
+//! Keys and rustls configurations are made by `weft_certs`; what a name may do is the `door`'s.
+
+use std::sync::Arc;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, Method, Uri, header, uri::Authority};
@@ -10,26 +11,35 @@ use rustls_pki_types::CertificateDer;
 use serde_json::json;
 use weft_certs::ca::ClientName;
 
-use super::{ADMIN_GROUP, Caller};
+use super::Caller;
+use crate::rbac::User;
 
 /// What a verified client certificate says of its holder.
 pub fn caller(certificate: &CertificateDer<'_>) -> Caller {
     match ClientName::of(certificate) {
-        Ok(name) => Caller::Known { admin: name.groups.iter().any(|g| g == ADMIN_GROUP), name: name.user },
+        Ok(name) => {
+            let until = weft_certs::CertificateInfo::of(certificate).ok().map(|info| info.not_after);
+            Caller::Known(Arc::new(User { until, ..User::new(name.user, name.groups) }))
+        }
         Err(_) => Caller::Anonymous,
     }
 }
 
-/// A kubeconfig with one cluster, user and context named `weft`. All PEM.
+/// The administrator's kubeconfig: one cluster, user and context named `weft`. All PEM.
 pub fn kubeconfig(server: &str, ca: &str, certificate: &str, key: &str) -> String {
+    kubeconfig_of("weft", server, ca, certificate, key)
+}
+
+/// A kubeconfig with one cluster and context named `weft`, and one user. All PEM.
+pub fn kubeconfig_of(user: &str, server: &str, ca: &str, certificate: &str, key: &str) -> String {
     let encode = |pem: &str| STANDARD.encode(pem);
     let config = json!({
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [{ "name": "weft", "cluster": { "server": server, "certificate-authority-data": encode(ca) } }],
-        "users": [{ "name": "weft", "user": {
+        "users": [{ "name": user, "user": {
             "client-certificate-data": encode(certificate), "client-key-data": encode(key) } }],
-        "contexts": [{ "name": "weft", "context": { "cluster": "weft", "user": "weft", "namespace": "default" } }],
+        "contexts": [{ "name": "weft", "context": { "cluster": "weft", "user": user, "namespace": "default" } }],
         "current-context": "weft",
         "preferences": {},
     });

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     failure::{Failure, Result},
+    reviews::{self, Review},
     table::accepted,
 };
 use crate::kinds::{self, Kind};
@@ -25,6 +26,11 @@ pub(super) fn groups() -> Vec<(&'static str, Vec<&'static str>)> {
             Some((_, versions)) if versions.contains(&kind.version) => {}
             Some((_, versions)) => versions.push(kind.version),
             None => groups.push((kind.group, vec![kind.version])),
+        }
+    }
+    for review in reviews::ALL.iter().filter(|review| !review.group.is_empty()) {
+        if !groups.iter().any(|(group, _)| *group == review.group) {
+            groups.push((review.group, vec!["v1"]));
         }
     }
     groups
@@ -81,8 +87,11 @@ pub(super) fn group(name: &str) -> Result<Document> {
 /// `/api/v1`, `/apis/GROUP/VERSION`
 pub(super) fn resources(group: &str, version: &str) -> Result<Document> {
     let kinds: Vec<&Kind> = kinds::all().iter().filter(|k| k.group == group && k.version == version).collect();
-    let Some(first) = kinds.first() else { return Err(Failure::no_such_path()) };
-    let group_version = first.api_version();
+    let reviews = || reviews::ALL.iter().filter(|review| review.group == group && version == "v1");
+    if kinds.is_empty() && reviews().next().is_none() {
+        return Err(Failure::no_such_path());
+    }
+    let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
     let mut resources = Vec::new();
     for kind in kinds {
         resources.push(json!({
@@ -96,6 +105,12 @@ pub(super) fn resources(group: &str, version: &str) -> Result<Document> {
             }));
         }
     }
+    resources.extend(reviews().map(|review| {
+        json!({
+            "name": review.resource, "singularName": review.singular, "namespaced": review.namespaced, "kind": review.kind,
+            "group": review.of, "version": "v1", "verbs": ["create"],
+        })
+    }));
     let document =
         json!({ "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources });
     Ok((document, JSON))
@@ -124,7 +139,10 @@ fn aggregate(version: &str, groups: &[(&str, Vec<&str>)]) -> Value {
         .map(|(group, versions)| {
             let served = |served: &&str| {
                 let kinds = kinds::all().iter().filter(|k| k.group == *group && k.version == *served);
-                let resources: Vec<Value> = kinds.map(described).collect();
+                let mut resources: Vec<Value> = kinds.map(described).collect();
+                if *served == "v1" {
+                    reviews::ALL.iter().filter(|review| review.group == *group).for_each(|r| asked(&mut resources, r));
+                }
                 json!({ "version": served, "freshness": "Current", "resources": resources })
             };
             let versions: Vec<Value> = versions.iter().map(served).collect();
@@ -145,4 +163,24 @@ fn described(kind: &Kind) -> Value {
             json!([{ "subresource": "status", "responseKind": response, "verbs": STATUS_VERBS }]);
     }
     described
+}
+
+/// Adds a question to the resources of its group: below the one that it is a subresource of, or beside them.
+fn asked(resources: &mut Vec<Value>, review: &Review) {
+    let response = json!({ "group": review.of, "version": "v1", "kind": review.kind });
+    match review.resource.split_once('/') {
+        Some((resource, subresource)) => {
+            let below = json!({ "subresource": subresource, "responseKind": response, "verbs": ["create"] });
+            if let Some(resource) = resources.iter_mut().find(|one| one["resource"] == resource) {
+                match &mut resource["subresources"] {
+                    Value::Array(all) => all.push(below),
+                    none => *none = json!([below]),
+                }
+            }
+        }
+        None => resources.push(json!({
+            "resource": review.resource, "responseKind": response, "scope": if review.namespaced { "Namespaced" } else { "Cluster" },
+            "singularResource": review.singular, "verbs": ["create"],
+        })),
+    }
 }

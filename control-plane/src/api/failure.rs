@@ -11,6 +11,7 @@ use crate::{
         Kind,
         check::{Cause, Reason},
     },
+    rbac::{Attributes, Target},
     store::StoreError,
 };
 
@@ -43,12 +44,31 @@ impl Failure {
     }
 
     pub fn unauthorized() -> Self {
-        let message = "Unauthorized: present the client certificate of the kubeconfig that `weft up` wrote";
+        let message = "Unauthorized: present a client certificate of this API, as in the kubeconfig that `weft up` wrote, or a token that is good";
         Self::new(StatusCode::UNAUTHORIZED, "Unauthorized", message)
     }
 
     pub fn forbidden(message: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, "Forbidden", message)
+    }
+
+    /// No role allows it.
+    pub fn denied(asked: &Attributes, user: &str) -> Self {
+        let why = asked.denied(user);
+        let Target::Resource(resource) = &asked.target else { return Self::forbidden(format!("forbidden: {why}")) };
+        let qualified = match resource.group.as_str() {
+            "" => resource.resource.clone(),
+            group => format!("{}.{group}", resource.resource),
+        };
+        let named = if resource.name.is_empty() { String::new() } else { format!(" {:?}", resource.name) };
+        let mut failure = Self::forbidden(format!("{qualified}{named} is forbidden: {why}"));
+        failure.details = json!({ "kind": resource.resource });
+        for (field, text) in [("name", &resource.name), ("group", &resource.group)] {
+            if !text.is_empty() {
+                failure.details[field] = text.as_str().into();
+            }
+        }
+        failure
     }
 
     /// The object exists and may not be treated so.

@@ -1,19 +1,25 @@
 //! The Kubernetes resource API, served by Weft itself where there is no Kubernetes: kubectl, client libraries and GitOps tools work
 //! against it.
 //!
-//! One request goes one way: [`server`] (TLS, who calls) → `route` (what is asked) → `resource` (verbs) → `object`, `schema`, `patch`
-//! (what the object becomes) → [`crate::store`]. The reconcilers of this process take the same way through [`client`], without a network.
+//! One request goes one way: [`server`] (TLS, who calls) → `route` (what is asked) → `door` (who may) → `resource` (verbs) → `object`, `schema`,
+//! `patch` (what the object becomes) → [`crate::store`]. What was written, commanded or refused goes into the [`record`]. The reconcilers of this process take the same way through [`client`], without a network.
 //! What a kind is, is said in [`crate::kinds`]; nothing here knows what the mesh does with an object.
 
 pub mod access;
+pub mod accounts;
 mod address;
 mod discovery;
+mod door;
 mod failure;
 mod json;
 mod object;
 mod openapi;
 mod patch;
+mod protobuf;
+pub mod record;
 mod resource;
+mod reviews;
+mod rights;
 mod route;
 mod schema;
 mod selector;
@@ -26,7 +32,9 @@ use std::{sync::Arc, time::Duration};
 use axum::body::Body;
 use http::{Request, Response};
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
+use crate::rbac::User;
 use crate::store::{Store, StoreError};
 
 /// What the API is told.
@@ -69,19 +77,20 @@ impl Default for Settings {
 /// network can make one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Caller {
-    /// Presented no certificate: may ask for health and version only.
+    /// Presented no certificate: may ask for health and version only, unless it brings a token.
     Anonymous,
-    /// Known by name.
-    Known {
-        /// `system:weft-control`, or the common name of a client certificate.
-        name: String,
-        /// May do everything.
-        admin: bool,
-    },
+    /// The control plane itself.
+    Control,
+    /// Known by a client certificate.
+    Known(Arc<User>),
 }
 
+/// Where a request came from; set by [`server`] alone, as the [`Caller`] is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Source(pub std::net::SocketAddr);
+
 /// The group (organization of a client certificate) whose members may do everything.
-pub const ADMIN_GROUP: &str = "system:masters";
+pub const ADMIN_GROUP: &str = crate::rbac::MASTERS;
 /// Whom [`client`] acts as.
 pub const CONTROL: &str = "system:weft-control";
 
@@ -107,12 +116,17 @@ pub(crate) struct Inner {
     watches: Arc<Semaphore>,
     /// Serialises what must look at many objects before it writes: addresses of Services, namespaces that go.
     exclusive: tokio::sync::Mutex<()>,
+    rights: rights::Rights,
+    /// Tokens of service accounts; without it there are none.
+    accounts: std::sync::OnceLock<accounts::Accounts>,
+    /// What is written down of requests; without it nothing.
+    record: std::sync::OnceLock<Arc<record::Record>>,
     /// Other pages of the same server, under `/weft/`.
     pages: std::sync::OnceLock<axum::Router>,
 }
 
 impl Api {
-    /// The API over a store; makes the namespace `default` where it is missing.
+    /// The API over a store; makes the namespace `default` and the roles of the first start where they are missing.
     ///
     /// # Errors
     /// When a setting makes no sense or the store fails.
@@ -125,27 +139,39 @@ impl Api {
             addresses,
             watches,
             exclusive: tokio::sync::Mutex::new(()),
+            rights: rights::Rights::default(),
+            accounts: std::sync::OnceLock::new(),
+            record: std::sync::OnceLock::new(),
             pages: std::sync::OnceLock::new(),
         }));
         resource::ensure_namespace(&api.0, "default").await?;
+        rights::bootstrap(&api.0).await?;
         Ok(api)
     }
 
-    /// Serves other pages under `/weft/`, to administrators only. Only the first call counts.
+    /// Serves other pages under `/weft/`, to those whose roles name them (`door`). A request brings a [`crate::rbac::Asking`] along. Only the
+    /// first call counts.
     pub fn mount(&self, pages: axum::Router) {
         drop(self.0.pages.set(pages));
     }
 
+    /// Makes tokens of service accounts, and believes them. Only the first call counts.
+    pub fn issue_tokens(&self, accounts: accounts::Accounts) {
+        drop(self.0.accounts.set(accounts));
+    }
+
+    /// Writes down what is asked. Only the first call counts.
+    pub fn keep_record(&self, record: Arc<record::Record>) {
+        drop(self.0.record.set(record));
+    }
+
+    /// Follows the roles and bindings that other replicas write, until `shutdown`; those that come through this API are in force at once.
+    pub async fn follow_roles(&self, shutdown: &CancellationToken) {
+        self.0.rights.follow(&*self.0.store, shutdown).await;
+    }
+
     /// Answers one request. The caller is the request's [`Caller`] extension; without one it is anonymous.
     pub async fn handle(&self, request: Request<Body>) -> Response<Body> {
-        if let Some(pages) = self.0.pages.get().filter(|_| request.uri().path().starts_with("/weft/")) {
-            let admin = matches!(request.extensions().get(), Some(Caller::Known { admin: true, .. }));
-            // Everybody else is refused below, as for any other path.
-            if admin && access::is_ours(request.uri(), request.headers(), &self.0.settings.hosts) {
-                use tower::ServiceExt as _;
-                return pages.clone().oneshot(request).await.unwrap_or_else(|never| match never {});
-            }
-        }
         route::handle(&self.0, request).await
     }
 }
@@ -158,7 +184,7 @@ pub fn client(api: &Api) -> kube::Client {
         let api = api.clone();
         async move {
             let mut request = request.map(Body::new);
-            request.extensions_mut().insert(Caller::Known { name: CONTROL.to_owned(), admin: true });
+            request.extensions_mut().insert(Caller::Control);
             Ok::<_, std::convert::Infallible>(api.handle(request).await)
         }
     });

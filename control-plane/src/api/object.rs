@@ -12,7 +12,7 @@ use super::{
 };
 use crate::kinds::{
     Kind,
-    check::{Cause, Findings, is_label, is_label_key, is_label_value, is_subdomain},
+    check::{Cause, Findings, is_label, is_label_key, is_label_value, is_segment, is_subdomain},
     metadata_schema,
     registry::Naming,
 };
@@ -131,6 +131,7 @@ fn judge_metadata(kind: &Kind, metadata: &Value, findings: &mut Findings) {
             is_subdomain(name),
             "an RFC 1123 subdomain: lower-case letters, digits, '-' and '.', at most 253 characters",
         ),
+        Naming::Segment => (is_segment(name), "a segment of a path: no '/', no '%', at most 253 characters"),
     };
     if name.is_empty() {
         findings.required("metadata.name", "name or generateName is required");

@@ -20,6 +20,7 @@ use super::{
     failure::{Failure, Result},
     json, object,
     object::Part,
+    rights,
     route::{Call, json_response},
     selector::Selector,
     table::negotiate,
@@ -35,7 +36,7 @@ pub(super) use write::patch_types;
 const ATTEMPTS: usize = 16;
 
 pub(super) async fn serve(api: &Inner, method: &Method, call: &Call, body: Bytes) -> Result<Response<Body>> {
-    match (method, &call.name) {
+    let answered = match (method, &call.name) {
         (&Method::GET, Some(_)) => get(api, call).await,
         (&Method::GET, None) => list::list(api, call).await,
         (&Method::POST, None) => write::create(api, call, &body).await,
@@ -44,7 +45,14 @@ pub(super) async fn serve(api: &Inner, method: &Method, call: &Call, body: Bytes
         (&Method::DELETE, Some(_)) if call.part == Part::Main => delete::one(api, call, &body).await,
         (&Method::DELETE, None) => delete::collection(api, call, &body).await,
         _ => Err(Failure::method_not_allowed()),
+    };
+    if method != Method::GET && rights::concerns(call.kind) {
+        // In force when it is answered. What was written is written, whether it can be read back or not.
+        if let Err(error) = api.rights.read(&*api.store).await {
+            tracing::error!(%error, "roles and bindings cannot be read; those of before stay in force");
+        }
     }
+    answered
 }
 
 async fn get(api: &Inner, call: &Call) -> Result<Response<Body>> {
@@ -102,7 +110,7 @@ pub(super) fn object(kind: &Kind, record: &Record) -> Value {
 }
 
 /// The document of an object as it is stored.
-fn stored(mut object: Value) -> Bytes {
+pub(super) fn stored(mut object: Value) -> Bytes {
     if let Some(metadata) = object["metadata"].as_object_mut() {
         metadata.remove("resourceVersion");
     }

@@ -2,7 +2,7 @@
 //!
 //! Everything that must hold for every request is here: who may ask at all, which `Host` is ours, the bounds on body and time.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -13,12 +13,15 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Caller, Inner, access, discovery,
+    Caller, Inner, Source, access, discovery, door,
     failure::{Failure, Result},
     object::Part,
-    openapi, resource, watch,
+    openapi, record, resource, reviews, watch,
 };
-use crate::kinds::{self, Kind};
+use crate::{
+    kinds::{self, Kind},
+    rbac::{Asking, Attributes, User},
+};
 
 /// Cancelled when the server that took the request stops: watches end then.
 #[derive(Clone, Debug, Default)]
@@ -33,7 +36,15 @@ pub(super) struct Call {
     pub part: Part,
     pub query: Query,
     pub headers: HeaderMap,
-    pub caller: String,
+    /// Who asks; `None`: the control plane itself.
+    pub user: Option<Arc<User>>,
+}
+
+impl Call {
+    /// The name of who asks.
+    pub fn caller(&self) -> &str {
+        self.user.as_ref().map_or(super::CONTROL, |user| &user.name)
+    }
 }
 
 /// The parameters of a query; of one given twice the last counts.
@@ -41,6 +52,11 @@ pub(super) struct Call {
 pub(super) struct Query(HashMap<String, String>);
 
 impl Query {
+    #[cfg(test)]
+    pub fn of(parameters: impl IntoIterator<Item = (String, String)>) -> Self {
+        Self(parameters.into_iter().collect())
+    }
+
     pub fn text(&self, name: &str) -> &str {
         self.0.get(name).map_or("", String::as_str)
     }
@@ -69,16 +85,23 @@ impl Query {
 }
 
 pub(super) async fn handle(api: &Inner, request: Request<Body>) -> Response<Body> {
-    let caller = request.extensions().get::<Caller>().cloned().unwrap_or(Caller::Anonymous);
-    let stopping = request.extensions().get::<Stopping>().cloned().unwrap_or_default();
     let (parts, body) = request.into_parts();
+    let mut record = record::Request {
+        address: parts.extensions.get::<Source>().map(|source| source.0),
+        agent: record::agent(&parts.headers),
+        ..record::Request::default()
+    };
     let mut body = Some(body);
-    let answered = answer(api, parts, &mut body, caller, stopping).await;
+    let answered = answer(api, parts, &mut body, &mut record).await;
     if let Some(unread) = body {
         // A client of HTTP/2 that is answered, and told to stop (RFC 9113 §8.1), before it has sent its body may lose the answer.
         let _ = tokio::time::timeout(UNREAD, Limited::new(unread, 64 << 10).collect()).await;
     }
-    answered.unwrap_or_else(|failure| failure.response())
+    let response = answered.unwrap_or_else(|failure| failure.response());
+    if let Some(journal) = api.record.get() {
+        journal.answered(&record, response.status(), response.extensions().get());
+    }
+    response
 }
 
 /// How long the rest of a body that nobody wants may take.
@@ -88,12 +111,11 @@ async fn answer(
     api: &Inner,
     parts: Parts,
     body: &mut Option<Body>,
-    caller: Caller,
-    stopping: Stopping,
+    record: &mut record::Request,
 ) -> Result<Response<Body>> {
     let path = parts.uri.path().to_owned();
-    let internal = matches!(&caller, Caller::Known { name, .. } if name == super::CONTROL);
-    if !internal && !access::is_ours(&parts.uri, &parts.headers, &api.settings.hosts) {
+    let caller = parts.extensions.get::<Caller>().cloned().unwrap_or(Caller::Anonymous);
+    if !matches!(caller, Caller::Control) && !access::is_ours(&parts.uri, &parts.headers, &api.settings.hosts) {
         return Err(Failure::misdirected());
     }
     if access::is_public(&parts.method, &path) {
@@ -102,38 +124,76 @@ async fn answer(
             _ => text_response("ok"),
         });
     }
-    let caller = match caller {
-        Caller::Anonymous => return Err(Failure::unauthorized()),
-        Caller::Known { name, admin: true } => name,
-        Caller::Known { name, admin: false } => {
-            return Err(Failure::forbidden(format!("user {name:?} is not in the group {:?}", super::ADMIN_GROUP)));
-        }
-    };
+    let user = door::who(api, caller, &parts.headers, record).await?;
     let query = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)
         .map_err(|_| Failure::bad_request("the query of the URL cannot be read"))?;
     let query = Query(query.0.into_iter().collect());
+    record.dry_run = query.has("dryRun");
     let segments = segments(&path)?;
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+    let mut admit = |asked: Attributes| {
+        let asked = record.asked.insert(asked);
+        door::admit(api, user.as_ref(), asked)
+    };
+    if let (["weft", ..], Some(pages)) = (&*segments, api.pages.get()) {
+        let asked = door::page(&parts.method, &segments, &query);
+        admit(asked)?;
+        return page(api, pages.clone(), Request::from_parts(parts, body.take().unwrap_or_default()), user).await;
+    }
+    if !matches!(&*segments, ["api" | "apis", _, _, ..]) || matches!(&*segments, ["apis", _, _]) {
+        admit(Attributes::path(parts.method.as_str().to_ascii_lowercase(), path.as_str()))?;
+    }
     if let Some(document) = document(&parts.method, &segments, &parts.headers) {
         return document;
     }
-    let call = Call { query, headers: parts.headers, caller, ..locate(&segments)? };
-    if parts.method == Method::GET && call.part == Part::Main && (call.query.flag("watch")? || is_old_watch(&segments))
-    {
-        return watch::open(api, call, stopping.0).await;
+    let late = || Failure::timeout("the request took too long; what it wrote may have been written");
+    if let Some(question) = reviews::locate(&segments) {
+        admit(question.asked(&parts.method))?;
+        record.harmless = !question.gives();
+        if parts.method != Method::POST {
+            return Err(Failure::method_not_allowed());
+        }
+        let work = async {
+            let body = read(body.take().unwrap_or_default(), api.settings.max_body).await?;
+            question.answer(api, user.as_ref(), &parts.headers, &body).await
+        };
+        return tokio::time::timeout(api.settings.deadline, work).await.unwrap_or_else(|_| Err(late()));
+    }
+    let call = Call { query, headers: parts.headers, user: user.clone(), ..locate(&segments)? };
+    let watch = parts.method == Method::GET
+        && call.part == Part::Main
+        && (call.query.flag("watch")? || is_old_watch(&segments));
+    let asked = door::asked(&parts.method, &call, watch);
+    admit(asked.clone())?;
+    if watch {
+        let stopping = parts.extensions.get::<Stopping>().cloned().unwrap_or_default();
+        return watch::open(api, call, asked, stopping.0).await;
     }
     let work = async {
         let body = read(body.take().unwrap_or_default(), api.settings.max_body).await?;
         resource::serve(api, &parts.method, &call, body).await
     };
-    let result = tokio::time::timeout(api.settings.deadline, work)
-        .await
-        .unwrap_or_else(|_| Err(Failure::timeout("the request took too long; what it wrote may have been written")));
+    let result = tokio::time::timeout(api.settings.deadline, work).await.unwrap_or_else(|_| Err(late()));
     if parts.method != Method::GET {
         let code = result.as_ref().map_or_else(|f| f.code, Response::status).as_u16();
-        tracing::debug!(caller = %call.caller, method = %parts.method, %path, code, "the resource API was asked to write");
+        tracing::debug!(caller = call.caller(), method = %parts.method, %path, code, "the resource API was asked to write");
     }
     result
+}
+
+/// A page under `/weft/`, which is told who asks.
+async fn page(
+    api: &Inner,
+    pages: axum::Router,
+    mut request: Request<Body>,
+    user: Option<Arc<User>>,
+) -> Result<Response<Body>> {
+    let user = user.unwrap_or_else(|| Arc::new(User::new(super::CONTROL, [crate::rbac::MASTERS.to_owned()])));
+    request.extensions_mut().insert(Asking { user, grants: api.rights.now() });
+    let answered = tokio::time::timeout(api.settings.deadline, tower::ServiceExt::oneshot(pages, request)).await;
+    let answered =
+        answered.map_err(|_| Failure::timeout("the request took too long; what it asked for may have been done"))?;
+    Ok(answered.unwrap_or_else(|never| match never {}))
 }
 
 /// Documents that are not about objects; `None`: the path is of a resource.
@@ -228,7 +288,7 @@ fn locate(segments: &[&str]) -> Result<Call> {
         return Err(Failure::no_such_path());
     }
     let (query, headers) = (Query::default(), HeaderMap::new());
-    Ok(Call { kind, namespace, name, part, query, headers, caller: String::new() })
+    Ok(Call { kind, namespace, name, part, query, headers, user: None })
 }
 
 async fn read(body: Body, limit: usize) -> Result<Bytes> {

@@ -21,7 +21,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use super::{Api, Caller, access, route::Stopping};
+use super::{Api, Caller, Source, access, route::Stopping};
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEADERS: Duration = Duration::from_secs(10);
@@ -92,6 +92,7 @@ async fn accept(
 
 async fn connection(stream: TcpStream, api: Api, tls: TlsAcceptor, stopping: CancellationToken) {
     let peer = stream.peer_addr();
+    let source = peer.as_ref().ok().map(|address| Source(*address));
     drop(stream.set_nodelay(true));
     drop(socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD)));
     let stream = match timeout(HANDSHAKE, tls.accept(stream)).await {
@@ -110,6 +111,9 @@ async fn connection(stream: TcpStream, api: Api, tls: TlsAcceptor, stopping: Can
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(caller);
             request.extensions_mut().insert(ending);
+            if let Some(source) = source {
+                request.extensions_mut().insert(source);
+            }
             Ok::<_, std::convert::Infallible>(api.handle(request).await)
         }
     });

@@ -2,7 +2,7 @@
 //!
 //! A watch never loses an event silently: what the store's history no longer holds ends it with 410.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::SystemTime};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     kinds::Kind,
+    rbac::{Attributes, Grants, User},
     store::{self, Event, Record, StoreError},
 };
 
@@ -41,7 +42,12 @@ enum From {
     Revision(u64),
 }
 
-pub(super) async fn open(api: &Inner, call: Call, stopping: CancellationToken) -> Result<Response<Body>> {
+pub(super) async fn open(
+    api: &Inner,
+    call: Call,
+    asked: Attributes,
+    stopping: CancellationToken,
+) -> Result<Response<Body>> {
     let query = &call.query;
     let form = negotiate(&call.headers, query.text("includeObject"))?;
     let bookmarks = query.flag("allowWatchBookmarks")?;
@@ -54,6 +60,12 @@ pub(super) async fn open(api: &Inner, call: Call, stopping: CancellationToken) -
         // Spread, so that watches that began together do not all come back together.
         _ => longest.div_f64(2.0).mul_f64(1.0 + rand::rng().random_range(0.0..1.0)),
     };
+    // What proves who it is for may end before it.
+    let lasting = match call.user.as_ref().and_then(|user| user.until) {
+        Some(until) => lasting.min(until.duration_since(SystemTime::now()).unwrap_or_default()),
+        None => lasting,
+    };
+    let right = call.user.clone().map(|user| Right { user, asked, changed: api.rights.subscribe() });
     let scope = resource::scope(&call);
     let mut failed = None;
     let (initial, revision) = match from {
@@ -87,6 +99,7 @@ pub(super) async fn open(api: &Inner, call: Call, stopping: CancellationToken) -
         bookmark_at: now + api.settings.bookmarks,
         end_at: now + lasting,
         stopping,
+        right,
         _permit: permit,
     };
     let body = Body::from_stream(futures_util::stream::unfold(stream, |mut stream| async move {
@@ -142,7 +155,28 @@ struct Stream {
     bookmark_at: Instant,
     end_at: Instant,
     stopping: CancellationToken,
+    /// `None`: the control plane's own, which needs none.
+    right: Option<Right>,
     _permit: OwnedSemaphorePermit,
+}
+
+/// By what a watch is open.
+struct Right {
+    user: Arc<User>,
+    asked: Attributes,
+    changed: tokio::sync::watch::Receiver<Arc<Grants>>,
+}
+
+/// Waits until a watch has lost its right; for ever where it needs none.
+async fn lost(right: &mut Option<Right>) -> Failure {
+    if let Some(Right { user, asked, changed }) = right {
+        let denied = |grants: &Arc<Grants>| grants.allows(user, asked).is_none();
+        // Fails when the API is gone: then the watch ends by itself.
+        if changed.wait_for(denied).await.is_ok() {
+            return Failure::denied(asked, &user.name);
+        }
+    }
+    std::future::pending().await
 }
 
 impl Stream {
@@ -164,6 +198,12 @@ impl Stream {
             }
             let watch = self.watch.as_mut()?;
             let batch = tokio::select! {
+                // First: what happens after a right has gone is not seen.
+                biased;
+                failure = lost(&mut self.right) => {
+                    self.watch = None;
+                    return Some(line("ERROR", &failure.status()));
+                }
                 batch = watch.next() => batch,
                 () = sleep_until(self.bookmark_at), if self.bookmarks.is_some() => {
                     self.bookmark_at = Instant::now() + self.bookmarks.unwrap_or(Duration::from_secs(60));

@@ -67,6 +67,8 @@ fn add(world: &mut World, object: Value, created: i64) {
         "MeshTLS" => drop(world.mesh_tls.insert(key, typed(&object))),
         "RateLimitPolicy" => drop(world.limits.insert(key, typed(&object))),
         "RequestAuthentication" => drop(world.authentication.insert(key, typed(&object))),
+        // Nothing of the mesh: the API alone reads them.
+        "Role" | "ClusterRole" | "RoleBinding" | "ClusterRoleBinding" => {}
         other => {
             let kind = Kind::ROUTES.into_iter().find(|k| k.name() == other).unwrap_or_else(|| panic!("{other}"));
             let route = Route {

@@ -1,13 +1,17 @@
-//! The questions of `weft stat`, `weft check`, `weft proxy`, `weft token`, `weft identity` and `weft explain`, answered as JSON under `/weft/v1`.
+//! The questions of `weft stat`, `weft check`, `weft proxy`, `weft token`, `weft identity`, `weft user` and `weft explain`, answered as JSON
+//! under `/weft/v1`.
 //!
-//! Mounted on the resource API's server, behind its authentication: only administrators get here. Keys are camelCase, `null` is no data.
+//! Mounted on the resource API's server, behind its door, which says what role a page needs. Where the query names a namespace, the role was
+//! asked for in that one alone: then the page must not speak of another. Keys are camelCase, `null` is no data.
 
 mod authority;
+mod joining;
+mod users;
 
 use super::{CommandError, Fleet};
+use crate::api::record::Record;
 use crate::explain::{Explanation, Question, Unexplained};
-use crate::identity::audit::Event;
-use crate::identity::token::{Claims, Refusal, Token, Tokens, unix};
+use crate::identity::token::{Refusal, Tokens};
 use crate::identity::{Audit, Revoker, Rotator};
 use crate::kinds::{Phase, Workload};
 use crate::world::World;
@@ -22,14 +26,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::sync::watch;
+use weft_certs::ApiCa;
 use weft_proto::v1;
-
-/// Expiry of a token where nobody says.
-const TOKEN_LIFE: Duration = Duration::from_secs(3600);
-/// No token lives longer: a year.
-const MAX_TOKEN_LIFE: u64 = 366 * 24 * 3600;
 
 /// What the answers are made of.
 #[derive(Clone)]
@@ -48,6 +48,10 @@ pub struct Sources {
     pub revoker: Arc<Revoker>,
     /// What the authority did.
     pub audit: Arc<Audit>,
+    /// What was asked of the API.
+    pub record: Arc<Record>,
+    /// The authority of the API, which knows people.
+    pub clients: Arc<ApiCa>,
 }
 
 /// The routes, all under `/weft/v1`.
@@ -56,8 +60,10 @@ pub fn router(sources: Sources) -> Router {
         .route("/weft/v1/stat", get(stat))
         .route("/weft/v1/fleet", get(fleet))
         .route("/weft/v1/check", get(check))
-        .route("/weft/v1/tokens", get(tokens).post(create_token))
-        .route("/weft/v1/tokens/{id}", delete(revoke_token))
+        .route("/weft/v1/tokens", get(joining::list).post(joining::create))
+        .route("/weft/v1/tokens/{id}", delete(joining::revoke))
+        .route("/weft/v1/users", post(users::create))
+        .route("/weft/v1/audit", get(users::audit))
         .route("/weft/v1/explain", post(explain))
         .route("/weft/v1/identity", get(authority::status))
         .route("/weft/v1/identity/bundle", get(authority::bundle))
@@ -111,6 +117,13 @@ impl From<CommandError> for Failure {
 #[derive(Deserialize)]
 struct Window {
     window: Option<String>,
+    #[serde(default)]
+    namespace: String,
+}
+
+/// Whether a name `namespace/name` is of the namespace that was asked about, which is empty for all.
+fn is_of(name: &str, namespace: &str) -> bool {
+    namespace.is_empty() || name.split_once('/').is_some_and(|(own, _)| own == namespace)
 }
 
 async fn stat(State(sources): State<Sources>, Query(query): Query<Window>) -> Result<Json<Value>, Failure> {
@@ -138,7 +151,11 @@ async fn stat(State(sources): State<Sources>, Query(query): Query<Window>) -> Re
             row["readyEndpoints"] = ready.into();
             row["endpoints"] = all.into();
         }
+        rows.retain(|row| is_of(row["service"].as_str().unwrap_or_default(), &query.namespace));
         rows.sort_by(|a, b| a["service"].as_str().cmp(&b["service"].as_str()));
+    }
+    if let Some(breakers) = answer["breakers"].as_array_mut() {
+        breakers.retain(|breaker| is_of(breaker["backend"].as_str().unwrap_or_default(), &query.namespace));
     }
     Ok(Json(answer))
 }
@@ -265,77 +282,6 @@ fn named(all: &[&str]) -> String {
     if more > 0 { format!("{first} and {more} more") } else { first }
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct NewToken {
-    namespace: String,
-    #[serde(default)]
-    service_account: Option<String>,
-    #[serde(default)]
-    services: Vec<String>,
-    #[serde(default)]
-    ttl_seconds: Option<u64>,
-    #[serde(default)]
-    uses: Option<u32>,
-}
-
-fn shown(token: &Token) -> Value {
-    let mut value = serde_json::to_value(token).unwrap_or_default();
-    for field in ["expiresAt", "createdAt"] {
-        let seconds = value[field].as_i64().unwrap_or_default();
-        let at = k8s_openapi::jiff::Timestamp::from_second(seconds).unwrap_or_default();
-        value[field] = at.to_string().into();
-    }
-    value
-}
-
-async fn tokens(State(sources): State<Sources>) -> Result<Json<Value>, Failure> {
-    let all = sources.tokens.list().await?;
-    Ok(Json(json!({ "items": all.iter().map(shown).collect::<Vec<_>>() })))
-}
-
-async fn create_token(
-    State(sources): State<Sources>,
-    body: Result<Json<NewToken>, axum::extract::rejection::JsonRejection>,
-) -> Result<(StatusCode, Json<Value>), Failure> {
-    let Json(new) = body.map_err(|e| Failure(StatusCode::BAD_REQUEST, "BadRequest", e.body_text()))?;
-    let now = SystemTime::now();
-    let life = new.ttl_seconds.unwrap_or(TOKEN_LIFE.as_secs());
-    if life > MAX_TOKEN_LIFE {
-        let text = format!("ttlSeconds: at most {MAX_TOKEN_LIFE}");
-        return Err(Failure(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", text));
-    }
-    let claims = Claims {
-        namespace: new.namespace,
-        service_account: new.service_account.unwrap_or_else(|| "default".to_owned()),
-        services: new.services,
-        uses: new.uses,
-        expires_at: unix(now) + life,
-    };
-    let (token, text) = sources.tokens.create(claims, now).await?;
-    tracing::info!(id = %token.id, namespace = %token.claims.namespace, serviceAccount = %token.claims.service_account, "made a join token");
-    sources.audit.write(Event::TokenCreated {
-        token: &token.id,
-        namespace: &token.claims.namespace,
-        service_account: &token.claims.service_account,
-        services: &token.claims.services,
-        uses: token.claims.uses,
-        expires_at: token.claims.expires_at,
-    });
-    let mut value = shown(&token);
-    value["token"] = text.into();
-    Ok((StatusCode::CREATED, Json(value)))
-}
-
-async fn revoke_token(State(sources): State<Sources>, Path(id): Path<String>) -> Result<Json<Value>, Failure> {
-    if !sources.tokens.revoke(&id).await? {
-        return Err(Failure(StatusCode::NOT_FOUND, "NotFound", format!("there is no join token {id:?}")));
-    }
-    tracing::info!(%id, "revoked a join token");
-    sources.audit.write(Event::TokenRevoked { token: &id });
-    Ok(Json(json!({ "kind": "Status", "apiVersion": "v1", "status": "Success" })))
-}
-
 impl From<weft_certs::Error> for Failure {
     fn from(error: weft_certs::Error) -> Self {
         match error {
@@ -360,13 +306,25 @@ impl From<Unexplained> for Failure {
     }
 }
 
+#[derive(Deserialize)]
+struct Place {
+    #[serde(default)]
+    namespace: String,
+}
+
 async fn explain(
     State(sources): State<Sources>,
+    Query(place): Query<Place>,
     body: Result<Json<Question>, axum::extract::rejection::JsonRejection>,
 ) -> Result<Json<Explanation>, Failure> {
     let Json(question) = body.map_err(|e| Failure(StatusCode::BAD_REQUEST, "BadRequest", e.body_text()))?;
     let compiled = sources.compiled.borrow().clone();
-    Ok(Json(crate::explain::explain(&compiled, &question)?))
+    let explanation = crate::explain::explain(&compiled, &question)?;
+    if !is_of(&explanation.to, &place.namespace) {
+        let text = format!("to: is of another namespace than {:?}, which the query asks for", place.namespace);
+        return Err(Failure(StatusCode::BAD_REQUEST, "BadRequest", text));
+    }
+    Ok(Json(explanation))
 }
 
 async fn config(

@@ -1,28 +1,14 @@
-//! What the authority did, for ever readable: one JSON document a line, appended to `audit/audit.jsonl` of the data directory. Files are
-//! 0600, turned over at 8 MiB, and eight are kept. No key and no secret of a token is ever in them: tokens are named by their public ids.
-//!
-//! A record that cannot be written is an error in the log and stops nothing: a full disk must not take the certificates of a mesh.
+//! What the authority did, for ever readable: a [`Journal`], `audit/audit.jsonl` of the data directory. No key and no secret of a token is ever
+//! in it: tokens are named by their public ids.
 
-use parking_lot::Mutex;
+use crate::journal::{Journal, Refusals};
 use serde::Serialize;
 use serde_json::Value;
-use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::time::Instant;
-use weft_policy::limit::TokenBucket;
+use std::path::Path;
 
-/// Bytes of a file, after which the next one is begun.
-const FILE: u64 = 8 << 20;
-/// Files that are kept, the one that is written included.
-const FILES: usize = 8;
-/// Refusals that are written in a second, and at once. Anybody can be refused: they must not push the other records out.
-const REFUSALS: (f64, f64) = (10.0, 100.0);
-/// Records that are read back at most.
-pub const MOST: usize = 10_000;
+pub use crate::journal::MOST;
 
 /// By what somebody proved who it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -126,19 +112,11 @@ pub enum Event<'a> {
     },
 }
 
-#[derive(Serialize)]
-struct Record<'a> {
-    time: String,
-    #[serde(flatten)]
-    event: &'a Event<'a>,
-}
-
 /// The record.
 #[derive(Debug)]
 pub struct Audit {
-    directory: PathBuf,
-    open: Mutex<Option<(File, u64)>>,
-    refusals: Mutex<(TokenBucket, u64)>,
+    journal: Journal,
+    refusals: Refusals,
 }
 
 impl Audit {
@@ -147,29 +125,12 @@ impl Audit {
     /// # Errors
     /// When it cannot be made or written.
     pub fn open(directory: &Path) -> Result<Self, weft_certs::Error> {
-        weft_certs::files::private_dir(directory)?;
-        let refusals = TokenBucket::new(REFUSALS.0, REFUSALS.1, Instant::now());
-        let audit =
-            Self { directory: directory.to_owned(), open: Mutex::new(None), refusals: Mutex::new((refusals, 0)) };
-        let opened = audit.append().map_err(|source| weft_certs::Error::Storage {
-            action: "write",
-            path: audit.path(0),
-            source,
-        })?;
-        *audit.open.lock() = Some(opened);
-        Ok(audit)
+        Ok(Self { journal: Journal::open(directory, "audit")?, refusals: Refusals::default() })
     }
 
     /// Appends a record.
     pub fn write(&self, event: Event<'_>) {
-        let record = Record { time: k8s_openapi::jiff::Timestamp::now().to_string(), event: &event };
-        let written = serde_json::to_vec(&record).map_err(io::Error::from).and_then(|mut line| {
-            line.push(b'\n');
-            self.line(&line)
-        });
-        if let Err(error) = written {
-            tracing::error!(%error, ?event, "cannot write the audit record");
-        }
+        self.journal.write(&event);
     }
 
     /// Appends a refusal, unless there were too many.
@@ -180,15 +141,9 @@ impl Audit {
         address: Option<SocketAddr>,
         reason: &str,
     ) {
-        let kept_back = {
-            let mut refusals = self.refusals.lock();
-            if refusals.0.take(1, Instant::now()).is_err() {
-                refusals.1 += 1;
-                return;
-            }
-            std::mem::take(&mut refusals.1)
-        };
-        self.write(Event::Refused { what, identity, by, address, reason, kept_back });
+        if let Some(kept_back) = self.refusals.take() {
+            self.write(Event::Refused { what, identity, by, address, reason, kept_back });
+        }
     }
 
     /// The last records, oldest first, at most [`MOST`].
@@ -196,78 +151,14 @@ impl Audit {
     /// # Errors
     /// When a file cannot be read.
     pub fn last(&self, count: usize) -> io::Result<Vec<Value>> {
-        let count = count.min(MOST);
-        let mut records = VecDeque::new();
-        for number in 0..FILES {
-            let file = match File::open(self.path(number)) {
-                Ok(file) => file,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => break,
-                Err(error) => return Err(error),
-            };
-            let room = count - records.len();
-            let mut these = VecDeque::with_capacity(room.min(1024));
-            for line in BufReader::new(file).lines() {
-                // The last line may be half written.
-                let Ok(record) = serde_json::from_str::<Value>(&line?) else { continue };
-                if these.len() == room {
-                    these.pop_front();
-                }
-                these.push_back(record);
-            }
-            these.append(&mut records);
-            records = these;
-            if records.len() >= count {
-                break;
-            }
-        }
-        Ok(records.into())
-    }
-
-    fn line(&self, line: &[u8]) -> io::Result<()> {
-        let mut open = self.open.lock();
-        let (mut file, mut length) = match open.take() {
-            Some(open) => open,
-            None => self.append()?,
-        };
-        if length > 0 && length + line.len() as u64 > FILE {
-            drop(file);
-            self.turn()?;
-            (file, length) = self.append()?;
-        }
-        file.write_all(line)?;
-        length += line.len() as u64;
-        *open = Some((file, length));
-        Ok(())
-    }
-
-    fn append(&self) -> io::Result<(File, u64)> {
-        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(self.path(0))?;
-        let length = file.metadata()?.len();
-        Ok((file, length))
-    }
-
-    /// Each file takes the place of the next older one.
-    fn turn(&self) -> io::Result<()> {
-        for number in (0..FILES - 1).rev() {
-            match std::fs::rename(self.path(number), self.path(number + 1)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn path(&self, number: usize) -> PathBuf {
-        self.directory.join(match number {
-            0 => "audit.jsonl".to_owned(),
-            older => format!("audit.{older}.jsonl"),
-        })
+        self.journal.last(count)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::{FILE, FILES};
     use std::os::unix::fs::MetadataExt;
 
     fn token(id: &str) -> Event<'_> {

@@ -6,6 +6,7 @@
 mod core;
 mod gateway;
 mod policies;
+mod rbac;
 mod text;
 mod traffic;
 
@@ -17,6 +18,7 @@ pub use gateway::{grpc_route, http_route, tcp_route, tls_route};
 pub use policies::{
     authorization_policy, federated_trust_domain, is_fetchable, mesh_tls, request_authentication, workload,
 };
+pub use rbac::{cluster_role, cluster_role_binding, is_segment, role, role_binding};
 pub use text::{is_label, is_label_key, is_label_value, is_subdomain};
 pub use traffic::{rate_limit_policy, traffic_policy};
 

@@ -92,6 +92,30 @@ pub(super) fn service_account() -> Vec<Column> {
     vec![text("Secrets", |o| o["secrets"].as_array().map_or(0, Vec::len).to_string()), AGE]
 }
 
+pub(super) fn role() -> Vec<Column> {
+    vec![text("Created At", |o| string(&o["metadata"]["creationTimestamp"]))]
+}
+
+/// Subjects of a kind, `namespace/name` where they are in one.
+fn subjects(object: &Value, kind: &str) -> String {
+    let all = object["subjects"].as_array().into_iter().flatten().filter(|s| s["kind"] == kind);
+    let named = all.map(|s| match s["namespace"].as_str().unwrap_or_default() {
+        "" => string(&s["name"]),
+        namespace => format!("{namespace}/{}", string(&s["name"])),
+    });
+    named.collect::<Vec<_>>().join(", ")
+}
+
+pub(super) fn binding() -> Vec<Column> {
+    vec![
+        text("Role", |o| format!("{}/{}", string(&o["roleRef"]["kind"]), string(&o["roleRef"]["name"]))),
+        AGE,
+        wide("Users", |o| subjects(o, "User")),
+        wide("Groups", |o| subjects(o, "Group")),
+        wide("ServiceAccounts", |o| subjects(o, "ServiceAccount")),
+    ]
+}
+
 pub(super) fn endpoint_slice() -> Vec<Column> {
     vec![
         text("AddressType", |o| string(&o["addressType"])),

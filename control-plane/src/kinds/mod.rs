@@ -11,6 +11,7 @@ pub mod column;
 mod duration;
 mod failure;
 mod limits;
+mod rbac;
 mod refs;
 pub mod registry;
 mod routes;
@@ -30,6 +31,7 @@ pub use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
 };
 pub use limits::{RateLimit, RateLimitKey, RateLimitPolicy, RateLimitPolicySpec, RateLimitScope};
+pub use rbac::RBAC_GROUP;
 pub use refs::{PolicyStatus, TargetRef};
 pub use registry::{Kind, all, find, find_kind, metadata_schema};
 pub use security::{

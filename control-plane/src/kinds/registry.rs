@@ -21,6 +21,8 @@ pub enum Naming {
     Label,
     /// An RFC 1123 subdomain.
     Subdomain,
+    /// One segment of a path.
+    Segment,
 }
 
 /// One kind that the API serves.
@@ -169,7 +171,7 @@ fn build() -> Vec<Kind> {
         let schema = structural::route(&TcpRoute::crd(), routes::tcp_route());
         gateway("TCPRoute", "tcproutes", "tcproute", schema, check::tcp_route)
     };
-    vec![
+    let mut kinds = vec![
         core(
             "Namespace",
             "namespaces",
@@ -319,7 +321,9 @@ fn build() -> Vec<Kind> {
             column::workload(),
             check::workload,
         ),
-    ]
+    ];
+    kinds.extend(super::rbac::kinds());
+    kinds
 }
 
 /// What Kubernetes knows of its kinds beyond the published types: defaults, enumerations, bounds, how lists merge. A pointer into the

@@ -17,6 +17,7 @@ mod page;
 mod policy;
 mod rate_limits;
 mod retries;
+mod roles;
 
 /// Pages that show YAML have a test module of their name, which opens the page and uses up every block of it.
 #[test]

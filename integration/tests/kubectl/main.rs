@@ -6,3 +6,4 @@
 mod kinds;
 mod lasting;
 mod program;
+mod roles;

@@ -31,6 +31,8 @@ const NOTHING_NEW: Duration = Duration::from_secs(10);
 const OPEN: Duration = Duration::from_secs(10);
 /// Messages that may wait for the stream.
 const OUTSTANDING: usize = 64;
+/// Bytes of a dump that is sent: the control plane reads messages of at most 4 MiB.
+const DUMP: usize = 3 << 20;
 
 /// What the stream needs of the process.
 pub struct Control {
@@ -227,7 +229,14 @@ impl Control {
             answer.await.ok()
         };
         match timeout(Duration::from_secs(5), asked).await {
-            Ok(Some(value)) => Ok(value.to_string().into_bytes()),
+            Ok(Some(value)) => {
+                let text = value.to_string();
+                // More would break the stream that it goes through.
+                if text.len() > DUMP {
+                    return Err(format!("the configuration is of {} bytes, and {DUMP} are sent at most", text.len()));
+                }
+                Ok(text.into_bytes())
+            }
             _ => Err("discovery does not answer".to_owned()),
         }
     }

@@ -67,7 +67,8 @@ impl Refusal {
     fn into_failure(self, what: &str) -> Failure {
         let failure = Failure { exit: Exit::NotWell, message: format!("{what}: {}", self.describe()), hint: None };
         match self.code {
-            401 | 403 => failure.hint("the kubeconfig's credentials do not allow this; use the one `weft up` wrote"),
+            401 => failure.hint("the kubeconfig's credentials are not good here; use the one `weft up` wrote"),
+            403 => failure.hint("bind a role that allows it: `weft user add --help` says how"),
             409 if self.reason == "Conflict" => failure.hint("it was changed meanwhile; run the command again"),
             _ => failure,
         }

@@ -184,9 +184,9 @@ pub async fn token(source: &Source, subject: &Subject<'_>, stored: bool) -> Resu
 }
 
 /// Ends a token that we made. What cannot be reached now forgets it by itself.
-pub async fn revoke(source: &Source, id: &str) {
+pub async fn revoke(source: &Source, id: &str, namespace: &str) {
     if let Source::Kubeconfig(client) = source {
-        let _ = tokio::time::timeout(REVOKE, token::revoke(client, id)).await;
+        let _ = tokio::time::timeout(REVOKE, token::revoke(client, id, Some(namespace))).await;
     }
 }
 

@@ -139,7 +139,7 @@ pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
     let renew = async || -> Result<(), Failure> {
         let Some(secret) = join::token(&source, &subject, state.has_identity()).await? else { return Ok(()) };
         if let Some(before) = revocable.replace(secret.revocable) {
-            join::revoke(&source, &before).await;
+            join::revoke(&source, &before, subject.namespace).await;
         }
         private_file(&token_file, secret.text.as_bytes())
     };
@@ -194,7 +194,7 @@ pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
     let outcome = supervise::supervise(plan, patience, launch, renew).await;
     let last = revocable.take();
     if let Some(id) = last {
-        join::revoke(&source, &id).await;
+        join::revoke(&source, &id, subject.namespace).await;
     }
     outcome
 }

@@ -11,6 +11,8 @@ use crate::{
         failure::Problem,
         object::{Address, admit},
         patch,
+        protobuf::{self, PROTOBUF},
+        record::Made,
     },
     kinds::check::{Cause, Reason},
     store::StoreError,
@@ -49,6 +51,7 @@ fn document(call: &Call, body: &Bytes) -> Result<(Value, Vec<Problem>)> {
     match content_type(call).as_str() {
         "" | JSON => json::parse(body),
         YAML => Ok((json::parse_yaml(body)?, Vec::new())),
+        PROTOBUF => Ok((protobuf::parse(body)?, Vec::new())),
         _ => Err(Failure::unsupported_media_type(&[JSON, YAML])),
     }
 }
@@ -74,7 +77,9 @@ fn judge(
 
 fn answer(call: &Call, status: StatusCode, object: Value, warnings: &[Problem]) -> Result<Response<Body>> {
     let form = negotiate(&call.headers, call.query.text("includeObject"))?;
+    let made = Made(object::name(&object).to_owned());
     let mut response = json_response(status, &form.one(call.kind, object, OffsetDateTime::now_utc()));
+    response.extensions_mut().insert(made);
     for warning in warnings.iter().take(16) {
         let text: String = warning
             .to_string()
@@ -106,6 +111,7 @@ pub(super) async fn create(api: &Inner, call: &Call, body: &Bytes) -> Result<Res
     }
     let name = object::name(&document).to_owned();
     let warnings = judge(kind, &name, &mut document, problems, how)?;
+    rights::may_give(api, call, None, &document)?;
     object::born(kind, &mut document, rand::random(), OffsetDateTime::now_utc())?;
     // Held while the namespace may not go and the address may not be taken.
     let _exclusive = api.exclusive.lock().await;
@@ -213,6 +219,7 @@ async fn change(
         if old == document {
             return answer(call, StatusCode::OK, current, &warnings);
         }
+        rights::may_give(api, call, Some(&old), &document)?;
         let finished = document["metadata"].get("deletionTimestamp").is_some()
             && document["metadata"]["finalizers"].as_array().is_none_or(Vec::is_empty);
         if dry {
