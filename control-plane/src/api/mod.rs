@@ -1,12 +1,13 @@
 //! The Kubernetes resource API, served by Weft itself where there is no Kubernetes: kubectl, client libraries and GitOps tools work
 //! against it.
 //!
-//! One request goes one way: [`server`] (TLS, who calls) → `route` (what is asked) → `resource` (verbs) → `object`, `schema`, `patch`
-//! (what the object becomes) → [`crate::store`]. The reconcilers of this process take the same way through [`client`], without a network.
+//! One request goes one way: [`server`] (TLS, who calls) → `route` (what is asked) → `resource` (verbs) → `object`, `schema`, `patch`,
+//! `apply` (what the object becomes) → [`crate::store`]. The reconcilers of this process take the same way through [`client`], without a network.
 //! What a kind is, is said in [`crate::kinds`]; nothing here knows what the mesh does with an object.
 
 pub mod access;
 mod address;
+mod apply;
 mod discovery;
 mod failure;
 mod json;

@@ -85,6 +85,11 @@ impl Kind {
         all().iter().find(same).is_none_or(|first| first.version == self.version)
     }
 
+    /// Whether its values are never told.
+    pub fn is_secret(&self) -> bool {
+        self.group.is_empty() && self.plural == "secrets"
+    }
+
     /// The resource of its store keys, `group/plural`.
     pub fn resource(&self) -> String {
         format!("{}/{}", self.group, self.plural)
@@ -169,7 +174,7 @@ fn build() -> Vec<Kind> {
         let schema = structural::route(&TcpRoute::crd(), routes::tcp_route());
         gateway("TCPRoute", "tcproutes", "tcproute", schema, check::tcp_route)
     };
-    vec![
+    let mut kinds = vec![
         core(
             "Namespace",
             "namespaces",
@@ -319,7 +324,10 @@ fn build() -> Vec<Kind> {
             column::workload(),
             check::workload,
         ),
-    ]
+    ];
+    kinds.extend(super::data::kinds());
+    kinds.extend(super::gateways::kinds());
+    kinds
 }
 
 /// What Kubernetes knows of its kinds beyond the published types: defaults, enumerations, bounds, how lists merge. A pointer into the
