@@ -1,6 +1,6 @@
 //! Server-side apply as a client library does it, over TLS: who owns what, who is refused, and what is left when somebody gives up.
 
-#![expect(clippy::unwrap_used, reason = "a panic in a test is the report")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a panic in a test is the report")]
 
 mod support;
 
@@ -190,7 +190,7 @@ async fn a_program_lists_watches_and_meets_a_conflict_over_tls() {
     let services: Api<Service> = Api::default_namespaced(remote(&server));
     let made = apply(&services, "ana", json!({"ports": [{"port": 80}]})).await.unwrap();
     let listed = services.list(&ListParams::default()).await.unwrap();
-    assert_eq!(listed.items, [made.clone()]);
+    assert_eq!(listed.items, std::slice::from_ref(&made));
     let from = listed.metadata.resource_version.unwrap();
     let mut watch = services.watch(&WatchParams::default().timeout(15), &from).await.unwrap().boxed();
     let mut changed = made.clone();

@@ -215,13 +215,11 @@ const PATCHING: &[&str] = &["dryRun", "fieldManager", "fieldValidation", "force"
 const DELETE: &[&str] = &["dryRun", "gracePeriodSeconds", "orphanDependents", "propagationPolicy"];
 
 /// The forms in which objects are sent.
-const DOCUMENTS: &[&str] = &["application/json", "application/yaml"];
+const FORMS: &[&str] = &["application/json", "application/yaml"];
 
 /// What may be answered: what was asked for, made new where that can be, or a `Status`.
 fn responses(verb: &str, answer: &Value) -> Value {
-    let content = |description: &str, schema: &Value| {
-        json!({ "description": description, "content": { "application/json": { "schema": schema } } })
-    };
+    let content = |description: &str, schema: &Value| json!({ "description": description, "content": { "application/json": { "schema": schema } } });
     let mut responses = Map::new();
     responses.insert("200".into(), content("OK", answer));
     if matches!(verb, "post" | "put" | "patch") {
@@ -270,9 +268,11 @@ fn operation(kind: &Kind, verb: &str, suffix: &str, parameters: &[&str], body: B
     match body {
         Body::None => {}
         Body::Object => {
-            operation["requestBody"] = json!({ "required": true, "content": content(DOCUMENTS, &object) });
+            operation["requestBody"] = json!({ "required": true, "content": content(FORMS, &object) });
         }
-        Body::Options => operation["requestBody"] = json!({ "content": content(&["application/json"], &reference(DELETE_OPTIONS)) }),
+        Body::Options => {
+            operation["requestBody"] = json!({ "content": content(&["application/json"], &reference(DELETE_OPTIONS)) })
+        }
         Body::Patch => {
             let types = super::resource::patch_types(kind);
             operation["requestBody"] = json!({ "required": true, "content": content(types, &reference(PATCH)) });

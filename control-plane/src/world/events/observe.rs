@@ -17,6 +17,9 @@ use crate::{
     world::{Table, World},
 };
 
+/// The reason of what is not known yet: nothing is wrong.
+const WAITING: &str = "Pending";
+
 /// Kind, namespace, name and uid.
 type Object = (Kind, String, String, String);
 
@@ -86,7 +89,7 @@ fn tell(
         }
     };
     for parent in &verdict.parents {
-        for condition in parent.conditions.iter().filter(|c| !c.status) {
+        for condition in parent.conditions.iter().filter(|c| !c.status && c.reason != WAITING) {
             let what = (condition.reason, condition.message.clone());
             if wrong.insert(what.clone()) && !before.contains(&what) {
                 let message = match condition.message.as_str() {
