@@ -13,7 +13,7 @@ use crate::identity::{
 use crate::store::{Embedded, Options, Store};
 use crate::world::reconcile::{self, Compiled};
 use crate::world::watch::Reflectors;
-use crate::world::{Mesh, jwks, status};
+use crate::world::{Mesh, events, jwks, status};
 use crate::xds::{Discovery, Hub};
 use crate::{api, compile};
 use std::net::{IpAddr, SocketAddr};
@@ -426,6 +426,11 @@ impl Parts {
             let reflectors = Reflectors::start(&watched, keys);
             let ran = reconcile::run(&reflectors, mesh, trust, &offered, &publish, &stop).await;
             ("reconciler", ran)
+        });
+        let (to, of, stop) = (client.clone(), compiled.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            events::run(to, of, stop).await;
+            ("event writer", Ok(()))
         });
         let (convergence, stop) = (hub.convergence().clone(), shutdown.clone());
         tasks.spawn(async move {

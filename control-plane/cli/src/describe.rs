@@ -1,10 +1,11 @@
-//! `weft describe`: one object for people: what it is, its conditions, and its spec.
+//! `weft describe`: one object for people: what it is, its conditions, its spec, and what happened to it. Of a secret no value is shown.
 
 use crate::Global;
-use crate::client::Client;
 use crate::client::kinds::Kinds;
+use crate::client::{Client, Error, encode};
 use crate::failure::Failure;
 use crate::{get, output};
+use base64::Engine as _;
 use serde_json::Value;
 
 /// Flags of `weft describe`.
@@ -39,9 +40,42 @@ pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
             text.push('\n');
         }
         text.push_str(&describe(&object)?);
+        text.push_str(&events(&client, &kinds, &object).await?);
     }
     output::print(&text)?;
     Ok(0)
+}
+
+/// The events of an object, the newest last; nothing where there are none.
+async fn events(client: &Client, kinds: &Kinds, object: &Value) -> Result<String, Failure> {
+    let at = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let Some(kind) = kinds.exact("v1", "Event").filter(|_| at("/kind") != "Event") else { return Ok(String::new()) };
+    let namespace = Some(at("/metadata/namespace")).filter(|n| !n.is_empty()).unwrap_or("default");
+    let selector = format!("involvedObject.name={},involvedObject.uid={}", at("/metadata/name"), at("/metadata/uid"));
+    let path = format!("{}?fieldSelector={}", kind.collection(Some(namespace)), encode(&selector));
+    let answer = match client.read_as(&path, get::TABLE).await {
+        Ok(answer) => answer,
+        // Who may see the object need not be allowed to see its events.
+        Err(Error::Refused(_)) => return Ok(String::new()),
+        Err(Error::Failed(failure)) => return Err(failure),
+    };
+    let (mut header, mut rows) = get::table(&answer, false, false, &mut Vec::new());
+    if let Some(column) = header.iter().position(|name| name == "OBJECT") {
+        header.remove(column);
+        rows.iter_mut().for_each(|row| drop(row.remove(column)));
+    }
+    if rows.is_empty() { Ok(String::new()) } else { Ok(format!("\nevents:\n{}", output::table(&header, &rows, &[]))) }
+}
+
+/// Values of a secret by their length.
+fn hidden(data: &Value) -> Value {
+    let size = |text: &Value| {
+        let encoded = text.as_str().unwrap_or_default();
+        let length =
+            base64::engine::general_purpose::STANDARD.decode(encoded).map_or(encoded.len(), |bytes| bytes.len());
+        Value::from(format!("({length} bytes)"))
+    };
+    data.as_object().into_iter().flatten().map(|(key, text)| (key.clone(), size(text))).collect()
 }
 
 fn describe(object: &Value) -> Result<String, Failure> {
@@ -74,6 +108,8 @@ fn describe(object: &Value) -> Result<String, Failure> {
     }
     for part in ["spec", "data"] {
         if let Some(value) = object.get(part) {
+            let secret = part == "data" && at("/kind") == "Secret";
+            let value = if secret { &hidden(value) } else { value };
             text.push_str(&format!("\n{part}:\n"));
             for line in output::yaml(value)?.lines() {
                 text.push_str(&format!("  {line}\n"));
@@ -87,6 +123,13 @@ fn describe(object: &Value) -> Result<String, Failure> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_secret_is_described_without_its_values() {
+        let secret = json!({"kind": "Secret", "metadata": {"name": "key"}, "data": {"password": "aHVudGVyMg=="}});
+        let text = describe(&secret).unwrap();
+        assert!(text.contains("password: (7 bytes)") && !text.contains("aHVu"), "{text}");
+    }
 
     #[test]
     fn a_route_is_described_with_the_conditions_of_each_parent() {

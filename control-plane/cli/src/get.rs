@@ -33,10 +33,13 @@ pub struct Args {
     /// Leave the header out
     #[arg(long)]
     no_headers: bool,
+    /// Show in documents who owns which fields
+    #[arg(long)]
+    show_managed_fields: bool,
 }
 
 /// Asks for the table that the server renders, and for plain objects where it renders none.
-const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+pub const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
 
 /// One thing to show: a kind, and a name or none.
 pub struct Target {
@@ -110,6 +113,9 @@ pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
                 }
                 _ => documents.push((target.kind.clone(), answer)),
             }
+            if !args.show_managed_fields {
+                documents.iter_mut().for_each(|(_, object)| hide_owners(object));
+            }
         }
     }
     match args.output {
@@ -148,6 +154,13 @@ fn path(target: &Target, namespace: Option<&str>, selector: Option<&str>) -> Str
     }
 }
 
+/// Takes out who owns which fields: most of an object, and seldom what is looked for.
+pub fn hide_owners(object: &mut Value) {
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
+    }
+}
+
 fn typed(kind: &Kind, mut item: Value) -> Value {
     if let Some(object) = item.as_object_mut() {
         object.entry("apiVersion").or_insert_with(|| kind.api_version().into());
@@ -163,7 +176,7 @@ fn name(object: &Value) -> &str {
 /// Columns and rows of an answer: the server's table, or NAME and AGE of plain objects.
 ///
 /// A server names the columns of a watch once: `columns` keeps them for the events that follow.
-fn table(
+pub fn table(
     answer: &Value,
     wide: bool,
     with_namespace: bool,
@@ -269,10 +282,13 @@ struct Shown {
 }
 
 fn show(answer: &Value, target: &Target, args: &Args, shown: &mut Shown) -> Result<(), Failure> {
-    let items = match answer.get("items").and_then(Value::as_array) {
+    let mut items: Vec<Value> = match answer.get("items").and_then(Value::as_array) {
         Some(items) => items.iter().map(|item| typed(&target.kind, item.clone())).collect(),
         None => vec![answer.clone()],
     };
+    if !args.show_managed_fields {
+        items.iter_mut().for_each(hide_owners);
+    }
     match args.output {
         Format::Table | Format::Wide => {
             let (header, rows) = table(answer, args.output == Format::Wide, args.all_namespaces, &mut shown.columns);

@@ -7,15 +7,18 @@ mod admin;
 mod apply;
 mod check;
 mod client;
+mod completion;
 mod delete;
 mod demo;
 mod describe;
+mod edit;
 mod explain;
 mod failure;
 mod fleet;
 mod get;
 mod identity;
 mod output;
+mod plugin;
 mod proxy;
 mod run;
 mod stat;
@@ -27,6 +30,7 @@ mod version;
 
 use clap::{Parser, Subcommand};
 use failure::Failure;
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 /// What every command may be told.
@@ -64,6 +68,8 @@ enum Command {
     Get(get::Args),
     /// Show one resource in detail, with its conditions
     Describe(describe::Args),
+    /// Change a resource in an editor
+    Edit(edit::Args),
     /// Delete resources
     Delete(delete::Args),
     /// Say whether the mesh is well, and what to do where it is not
@@ -85,9 +91,14 @@ enum Command {
     /// Show the versions of this command and of the control plane
     Version(version::Args),
     /// Print the completion script of a shell
-    Completion(version::CompletionArgs),
+    Completion(completion::Args),
+    #[command(name = completion::LIVE, hide = true)]
+    Live(completion::LiveArgs),
     #[command(name = trampoline::NAME, hide = true)]
     Trampoline(trampoline::Args),
+    /// `weft NAME` runs `weft-NAME`
+    #[command(external_subcommand)]
+    Plugin(Vec<OsString>),
 }
 
 fn main() -> ExitCode {
@@ -112,7 +123,8 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
     let global = cli.global;
     match cli.command {
         Command::Trampoline(args) => trampoline::exec(&args),
-        Command::Completion(args) => version::completion(&args, &mut <Cli as clap::CommandFactory>::command()),
+        Command::Plugin(words) => plugin::exec(&words),
+        Command::Completion(args) => completion::script(&args, &mut <Cli as clap::CommandFactory>::command()),
         Command::Up(args) => block_on(&mut tokio::runtime::Builder::new_multi_thread(), up::run(args)),
         // One thread for the rest. For `run` and `demo` it matters: the kernel ties a child's death signal to the thread that
         // started it, and the main thread lives as long as the process does.
@@ -121,6 +133,7 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Apply(args) => single(apply::run(&global, args)),
         Command::Get(args) => single(get::run(&global, args)),
         Command::Describe(args) => single(describe::run(&global, args)),
+        Command::Edit(args) => single(edit::run(&global, args)),
         Command::Delete(args) => single(delete::run(&global, args)),
         Command::Check(args) => single(check::run(&global, args)),
         Command::Explain(args) => single(explain::run(&global, args)),
@@ -130,6 +143,7 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Admin(args) => single(admin::run(&global, args)),
         Command::Token(args) => single(token::run(&global, args)),
         Command::Identity(args) => single(identity::run(&global, args)),
+        Command::Live(args) => single(completion::live(&global, args)),
         Command::Version(args) => single(version::run(&global, args)),
     }
 }

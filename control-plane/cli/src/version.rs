@@ -1,4 +1,4 @@
-//! `weft version` and `weft completion`.
+//! `weft version`.
 
 use crate::Global;
 use crate::client::{Client, kubeconfig};
@@ -15,14 +15,6 @@ pub struct Args {
     /// How to print
     #[arg(short, long, value_enum, default_value = "table")]
     output: Format,
-}
-
-/// Flags of `weft completion`.
-#[derive(clap::Args, Debug)]
-pub struct CompletionArgs {
-    /// The shell
-    #[arg(value_enum)]
-    shell: clap_complete::Shell,
 }
 
 /// Prints both versions; without a kubeconfig only our own.
@@ -48,12 +40,4 @@ pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
     };
     output::print(&text)?;
     failure.map_or(Ok(0), Err)
-}
-
-/// Prints the completion script.
-pub fn completion(args: &CompletionArgs, command: &mut clap::Command) -> Result<u8, Failure> {
-    let mut script = Vec::new();
-    clap_complete::generate(args.shell, command, "weft", &mut script);
-    output::print(&String::from_utf8_lossy(&script))?;
-    Ok(0)
 }

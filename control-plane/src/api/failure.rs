@@ -6,6 +6,7 @@ use axum::body::Body;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 
+use super::apply;
 use crate::{
     kinds::{
         Kind,
@@ -150,9 +151,33 @@ impl Failure {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", message)
     }
 
-    pub fn no_server_side_apply() -> Self {
-        let message = "server-side apply is not supported: apply without --server-side (clients send JSON, merge or strategic merge patches)";
-        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", message)
+    /// An option of a request that is not possible: `fieldManager: Required value: …`.
+    pub fn options(kind: &str, why: &str) -> Self {
+        let message = format!("{kind}.meta.k8s.io \"\" is invalid: {why}");
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message)
+    }
+
+    /// What is applied is other managers': each with the path of a field.
+    pub fn apply_conflict(conflicts: &[apply::Conflict]) -> Self {
+        let message = match conflicts {
+            [one] => format!("Apply failed with 1 conflict: conflict with {}: {}", one.manager, one.field),
+            several => {
+                let mut lines = Vec::new();
+                let managers: std::collections::BTreeSet<&str> = several.iter().map(|c| c.manager.as_str()).collect();
+                for manager in managers {
+                    lines.push(format!("conflicts with {manager}:"));
+                    lines.extend(several.iter().filter(|c| c.manager == manager).map(|c| format!("- {}", c.field)));
+                }
+                format!("Apply failed with {} conflicts: {}", several.len(), lines.join("\n"))
+            }
+        };
+        let causes = conflicts.iter().map(|c| {
+            let message = format!("conflict with {}", c.manager);
+            json!({ "reason": "FieldManagerConflict", "message": message, "field": c.field })
+        });
+        let mut failure = Self::new(StatusCode::CONFLICT, "Conflict", message);
+        failure.details = json!({ "causes": causes.collect::<Vec<_>>() });
+        failure
     }
 
     pub fn too_large(limit: usize) -> Self {

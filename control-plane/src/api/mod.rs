@@ -2,12 +2,13 @@
 //! against it.
 //!
 //! One request goes one way: [`server`] (TLS, who calls) → `route` (what is asked) → `door` (who may) → `resource` (verbs) → `object`, `schema`,
-//! `patch` (what the object becomes) → [`crate::store`]. What was written, commanded or refused goes into the [`record`]. The reconcilers of this process take the same way through [`client`], without a network.
+//! `patch`, `apply` (what the object becomes) → [`crate::store`]. What was written, commanded or refused goes into the [`record`]. The reconcilers of this process take the same way through [`client`], without a network.
 //! What a kind is, is said in [`crate::kinds`]; nothing here knows what the mesh does with an object.
 
 pub mod access;
 pub mod accounts;
 mod address;
+mod apply;
 mod discovery;
 mod door;
 mod failure;

@@ -116,11 +116,26 @@ pub(super) fn admit(kind: &Kind, document: &mut Value) -> (Vec<Problem>, Vec<Cau
     causes.append(&mut about.causes());
     let mut findings = Findings(causes);
     judge_metadata(kind, &document["metadata"], &mut findings);
+    if kind.is_secret() {
+        if findings.0.is_empty() {
+            crate::kinds::data::encode_strings(document);
+        }
+        hide(&mut findings);
+    }
     if findings.0.is_empty() {
         // Checks of meaning rely on the types that the schema promises.
         (kind.check)(document, &mut findings);
     }
     (unknown, findings.0)
+}
+
+/// What is said of a secret value does not say the value.
+fn hide(findings: &mut Findings) {
+    let told = |field: &str| !field.starts_with("data") && !field.starts_with("stringData");
+    for cause in findings.0.iter_mut().filter(|cause| !told(&cause.field)) {
+        let why = cause.message.rsplit(": ").next().unwrap_or_default();
+        cause.message = format!("Invalid value: \"<hidden>\": {why}");
+    }
 }
 
 fn judge_metadata(kind: &Kind, metadata: &Value, findings: &mut Findings) {
@@ -256,17 +271,12 @@ pub(super) fn succeeded(kind: &Kind, old: &Value, new: &mut Value, part: Part) -
         metadata(new)?.entry("labels").or_insert_with(|| json!({}))["kubernetes.io/metadata.name"] = label;
     }
     let metadata = metadata(new)?;
-    metadata.remove("selfLink");
-    metadata.remove("resourceVersion");
-    for field in [
-        "uid",
-        "creationTimestamp",
-        "generation",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "generateName",
-        "managedFields",
-    ] {
+    for field in ["selfLink", "resourceVersion", "managedFields"] {
+        metadata.remove(field);
+    }
+    for field in
+        ["uid", "creationTimestamp", "generation", "deletionTimestamp", "deletionGracePeriodSeconds", "generateName"]
+    {
         match was.get(field) {
             Some(value) => drop(metadata.insert(field.into(), value.clone())),
             None => drop(metadata.remove(field)),

@@ -105,11 +105,7 @@ fn document(kinds: &[&Kind]) -> Value {
         PATCH.into(),
         json!({ "type": "object", "description": "A patch; its content type says of which kind." }),
     );
-    schemas.insert(
-        STATUS.into(),
-        json!({ "type": "object", "description": "How a request went.",
-        "x-kubernetes-preserve-unknown-fields": true }),
-    );
+    schemas.insert(STATUS.into(), status());
     let mut paths = Map::new();
     for kind in kinds {
         let mut schema = kind.schema.clone();
@@ -137,6 +133,22 @@ fn document(kinds: &[&Kind]) -> Value {
         "paths": paths,
         "components": { "schemas": schemas },
     })
+}
+
+/// How a request went. Where an object is deleted, it may be the object, if a finalizer holds it.
+fn status() -> Value {
+    let text = |description: &str| json!({ "type": "string", "description": description });
+    json!({ "type": "object", "description": "How a request went.", "properties": {
+        "apiVersion": text("The version of this schema."), "kind": text("What this is."),
+        "code": { "type": "integer", "format": "int32", "description": "HTTP status." },
+        "details": { "type": "object", "description": "What it is about, and each cause with its field.",
+            "x-kubernetes-preserve-unknown-fields": true },
+        "message": text("What happened, for people."),
+        "metadata": { "type": "object", "x-kubernetes-preserve-unknown-fields": true },
+        "reason": text("What happened, for programs."),
+        "status": { "description": "Success or Failure; of an object, its own." } },
+        "x-kubernetes-preserve-unknown-fields": true,
+        "x-kubernetes-group-version-kind": [{ "group": "", "version": "v1", "kind": "Status" }] })
 }
 
 fn routes(kind: &Kind, paths: &mut Map<String, Value>) {
@@ -202,6 +214,21 @@ const WRITE: &[&str] = &["dryRun", "fieldManager", "fieldValidation"];
 const PATCHING: &[&str] = &["dryRun", "fieldManager", "fieldValidation", "force"];
 const DELETE: &[&str] = &["dryRun", "gracePeriodSeconds", "orphanDependents", "propagationPolicy"];
 
+/// The forms in which objects are sent.
+const FORMS: &[&str] = &["application/json", "application/yaml"];
+
+/// What may be answered: what was asked for, made new where that can be, or a `Status`.
+fn responses(verb: &str, answer: &Value) -> Value {
+    let content = |description: &str, schema: &Value| json!({ "description": description, "content": { "application/json": { "schema": schema } } });
+    let mut responses = Map::new();
+    responses.insert("200".into(), content("OK", answer));
+    if matches!(verb, "post" | "put" | "patch") {
+        responses.insert("201".into(), content("Created", answer));
+    }
+    responses.insert("default".into(), content("Why it was not done", &reference(STATUS)));
+    responses.into()
+}
+
 enum Body {
     None,
     Object,
@@ -230,7 +257,7 @@ fn operation(kind: &Kind, verb: &str, suffix: &str, parameters: &[&str], body: B
         "operationId": format!("{verb}{scope}{}{suffix}", kind.kind),
         "tags": [if kind.group.is_empty() { "core" } else { kind.group }],
         "parameters": parameters,
-        "responses": { "200": { "description": "OK", "content": { "application/json": { "schema": answer } } } },
+        "responses": responses(verb, answer),
         "x-kubernetes-action": verb,
         "x-kubernetes-group-version-kind": gvk(kind),
     });
@@ -241,9 +268,11 @@ fn operation(kind: &Kind, verb: &str, suffix: &str, parameters: &[&str], body: B
     match body {
         Body::None => {}
         Body::Object => {
-            operation["requestBody"] = json!({ "required": true, "content": content(&["*/*"], &object) });
+            operation["requestBody"] = json!({ "required": true, "content": content(FORMS, &object) });
         }
-        Body::Options => operation["requestBody"] = json!({ "content": content(&["*/*"], &reference(DELETE_OPTIONS)) }),
+        Body::Options => {
+            operation["requestBody"] = json!({ "content": content(&["application/json"], &reference(DELETE_OPTIONS)) })
+        }
         Body::Patch => {
             let types = super::resource::patch_types(kind);
             operation["requestBody"] = json!({ "required": true, "content": content(types, &reference(PATCH)) });

@@ -2,7 +2,7 @@
 //! merge, which knows from the schema which lists merge by which key.
 //!
 //! Pure functions from a document and a patch to a document. Server-side apply, which needs to know who owns
-//! what, is not here.
+//! what, is in `apply`.
 
 use serde_json::{Map, Value};
 

@@ -5,6 +5,7 @@
 
 mod delete;
 mod list;
+mod server_side;
 mod write;
 
 use std::sync::Arc;
@@ -82,8 +83,10 @@ pub(super) fn scope(call: &Call) -> Scope {
 pub(super) fn selector(call: &Call) -> Result<Selector> {
     let fields = call.query.text("fieldSelector");
     match &call.name {
-        Some(name) => Selector::parse(call.query.text("labelSelector"), &format!("metadata.name={name},{fields}")),
-        None => Selector::parse(call.query.text("labelSelector"), fields),
+        Some(name) => {
+            Selector::parse(call.kind, call.query.text("labelSelector"), &format!("metadata.name={name},{fields}"))
+        }
+        None => Selector::parse(call.kind, call.query.text("labelSelector"), fields),
     }
 }
 

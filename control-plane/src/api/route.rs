@@ -344,7 +344,7 @@ mod tests {
     fn what_is_no_path_is_not_found() {
         for path in [
             "/api/v2/services",
-            "/api/v1/secrets",
+            "/api/v1/pods",
             "/api/v1/namespaces/shop/namespaces/a",
             "/api/v1/services/a",
             "/api/v1/namespaces/shop/services/a/log",

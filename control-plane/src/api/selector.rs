@@ -5,7 +5,10 @@ use std::borrow::Cow;
 use serde_json::Value;
 
 use super::failure::{Failure, Result};
-use crate::kinds::check::{is_label_key, is_label_value};
+use crate::kinds::{
+    Kind,
+    check::{is_label_key, is_label_value},
+};
 
 /// Which objects of a list are meant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,11 +39,31 @@ struct Field {
     value: String,
 }
 
-/// Fields that can be selected by, for every kind.
-const FIELDS: [(&str, &str); 2] = [("metadata.name", "/metadata/name"), ("metadata.namespace", "/metadata/namespace")];
+/// Fields that can be selected by, with their JSON pointers: of every kind, and of those of which Kubernetes knows more.
+fn field(kind: &Kind, name: &str) -> Option<&'static str> {
+    Some(match (kind.group, kind.plural, name) {
+        (_, _, "metadata.name") => "/metadata/name",
+        (_, _, "metadata.namespace") => "/metadata/namespace",
+        ("", "events", "involvedObject.kind") => "/involvedObject/kind",
+        ("", "events", "involvedObject.namespace") => "/involvedObject/namespace",
+        ("", "events", "involvedObject.name") => "/involvedObject/name",
+        ("", "events", "involvedObject.uid") => "/involvedObject/uid",
+        ("", "events", "involvedObject.apiVersion") => "/involvedObject/apiVersion",
+        ("", "events", "involvedObject.resourceVersion") => "/involvedObject/resourceVersion",
+        ("", "events", "involvedObject.fieldPath") => "/involvedObject/fieldPath",
+        ("", "events", "reason") => "/reason",
+        ("", "events", "reportingComponent") => "/reportingComponent",
+        ("", "events", "source") => "/source/component",
+        ("", "events" | "secrets", "type") => "/type",
+        ("", "services", "spec.clusterIP") => "/spec/clusterIP",
+        ("", "services", "spec.type") => "/spec/type",
+        ("", "namespaces", "status.phase") => "/status/phase",
+        _ => return None,
+    })
+}
 
 impl Selector {
-    pub fn parse(labels: &str, fields: &str) -> Result<Self> {
+    pub fn parse(kind: &Kind, labels: &str, fields: &str) -> Result<Self> {
         let mut selector = Self::default();
         for part in split(labels) {
             let requirement = requirement(part);
@@ -53,7 +76,7 @@ impl Selector {
             let (name, equal, value) = comparison(part).ok_or_else(|| {
                 Failure::bad_request(format!("invalid field selector {fields:?}: {part:?} is no comparison"))
             })?;
-            let Some((_, pointer)) = FIELDS.iter().find(|(field, _)| *field == name) else {
+            let Some(pointer) = field(kind, name) else {
                 return Err(Failure::bad_request(format!("field label not supported: {name}")));
             };
             selector.fields.push(Field { pointer, equal, value: value.to_owned() });
@@ -143,11 +166,17 @@ fn requirement(text: &str) -> Option<Requirement> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kinds;
     use serde_json::json;
+
+    fn parse(plural: &str, labels: &str, fields: &str) -> Result<Selector> {
+        let kind = kinds::all().iter().find(|k| k.plural == plural).unwrap();
+        Selector::parse(kind, labels, fields)
+    }
 
     fn holds(selector: &str) -> bool {
         let object = json!({"metadata": {"name": "a", "labels": {"app": "cart", "tier": "web"}}});
-        Selector::parse(selector, "").unwrap().matches(&object)
+        parse("services", selector, "").unwrap().matches(&object)
     }
 
     #[test]
@@ -169,16 +198,25 @@ mod tests {
             assert!(!holds(no), "{no}");
         }
         for bad in ["app in x", "app in (x", "a b", "=x", "app=a b"] {
-            assert!(Selector::parse(bad, "").is_err(), "{bad}");
+            assert!(parse("services", bad, "").is_err(), "{bad}");
         }
     }
 
     #[test]
-    fn fields_select_by_name_and_namespace_only() {
+    fn fields_select_by_name_and_namespace() {
         let object = json!({"metadata": {"name": "a", "namespace": "shop"}});
-        let holds = |fields| Selector::parse("", fields).unwrap().matches(&object);
+        let holds = |fields| parse("services", "", fields).unwrap().matches(&object);
         assert!(holds("metadata.name=a,metadata.namespace=shop"));
         assert!(!holds("metadata.name!=a"));
-        assert!(Selector::parse("", "spec.type=x").is_err());
+        assert!(parse("workloads", "", "spec.type=x").is_err());
+    }
+
+    #[test]
+    fn events_are_found_by_their_object() {
+        let event = json!({"involvedObject": {"kind": "Service", "name": "cart", "uid": "u"}, "type": "Warning"});
+        let holds = |fields| parse("events", "", fields).unwrap().matches(&event);
+        assert!(holds("involvedObject.kind=Service,involvedObject.name=cart,involvedObject.uid=u,type!=Normal"));
+        assert!(!holds("involvedObject.name=catalog"));
+        assert!(parse("services", "", "involvedObject.name=cart").is_err());
     }
 }

@@ -147,7 +147,9 @@ fn table(
     version: &str,
     now: OffsetDateTime,
 ) -> Value {
-    let name = json!({ "name": "Name", "type": "string", "format": "name", "description": "Unique in its namespace.", "priority": 0 });
+    // Nobody looks for an event by its name.
+    let priority = u8::from(kind.group.is_empty() && kind.plural == "events");
+    let name = json!({ "name": "Name", "type": "string", "format": "name", "description": "Unique in its namespace.", "priority": priority });
     let others = kind
         .columns
         .iter()
@@ -158,6 +160,10 @@ fn table(
         .map(|object| {
             let cells = kind.columns.iter().map(|c| match c.cell {
                 Cell::Age => age(&object["metadata"]["creationTimestamp"], now),
+                Cell::Since(fields) => {
+                    let from = fields.iter().find_map(|f| object.pointer(f).filter(|v| !v.is_null()));
+                    age(from.unwrap_or(&Value::Null), now)
+                }
                 Cell::Text(cell) => Some(cell(object)).filter(|t| !t.is_empty()).unwrap_or_else(|| "<none>".to_owned()),
             });
             let cells: Vec<Value> =

@@ -4,6 +4,7 @@
 //! here: objects may arrive in any order.
 
 mod core;
+mod data;
 mod gateway;
 mod policies;
 mod rbac;
@@ -14,6 +15,7 @@ use serde_json::Value;
 
 pub use self::core::{endpoint_slice, service};
 use super::Duration;
+pub use data::{change, config_map, event, secret};
 pub use gateway::{grpc_route, http_route, tcp_route, tls_route};
 pub use policies::{
     authorization_policy, federated_trust_domain, is_fetchable, mesh_tls, request_authentication, workload,

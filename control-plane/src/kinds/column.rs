@@ -18,11 +18,17 @@ pub struct Column {
 pub enum Cell {
     /// The time since the object was created.
     Age,
+    /// The time since the first of these fields (JSON pointers) that is there.
+    Since(&'static [&'static str]),
     /// What the function says of the object; an empty text is shown as `<none>`.
     Text(fn(&Value) -> String),
 }
 
 const AGE: Column = Column { name: "Age", priority: 0, cell: Cell::Age };
+
+const fn since(name: &'static str, priority: u8, fields: &'static [&'static str]) -> Column {
+    Column { name, priority, cell: Cell::Since(fields) }
+}
 
 const fn text(name: &'static str, cell: fn(&Value) -> String) -> Column {
     Column { name, priority: 0, cell: Cell::Text(cell) }
@@ -222,4 +228,59 @@ pub(super) fn workload() -> Vec<Column> {
         wide("Tunnel", |o| string(&o["spec"]["tunnel"])),
         wide("Zone", |o| string(&o["spec"]["zone"])),
     ]
+}
+
+fn count(object: &Value, fields: &[&str]) -> String {
+    fields.iter().map(|f| object[f].as_object().map_or(0, serde_json::Map::len)).sum::<usize>().to_string()
+}
+
+pub(super) fn config_map() -> Vec<Column> {
+    vec![text("Data", |o| count(o, &["data", "binaryData"])), AGE]
+}
+
+pub(super) fn secret() -> Vec<Column> {
+    vec![text("Type", |o| string(&o["type"])), text("Data", |o| count(o, &["data"])), AGE]
+}
+
+pub(super) fn event() -> Vec<Column> {
+    let object = |o: &Value| {
+        let about = &o["involvedObject"];
+        format!("{}/{}", string(&about["kind"]).to_lowercase(), string(&about["name"]))
+    };
+    vec![
+        since(
+            "Last Seen",
+            0,
+            &["/series/lastObservedTime", "/lastTimestamp", "/eventTime", "/metadata/creationTimestamp"],
+        ),
+        text("Type", |o| string(&o["type"])),
+        text("Reason", |o| string(&o["reason"])),
+        text("Object", object),
+        text("Message", |o| string(&o["message"]).trim().to_owned()),
+        wide("Source", |o| string(&o["source"]["component"])),
+        since("First Seen", 1, &["/firstTimestamp", "/eventTime", "/metadata/creationTimestamp"]),
+        wide("Count", |o| o["count"].as_u64().unwrap_or(1).to_string()),
+    ]
+}
+
+pub(super) fn gateway_class() -> Vec<Column> {
+    vec![
+        text("Controller", |o| string(&o["spec"]["controllerName"])),
+        text("Accepted", |o| condition(o, "Accepted")),
+        AGE,
+        wide("Description", |o| string(&o["spec"]["description"])),
+    ]
+}
+
+pub(super) fn gateway() -> Vec<Column> {
+    vec![
+        text("Class", |o| string(&o["spec"]["gatewayClassName"])),
+        text("Address", |o| list(&o["status"]["addresses"], |a| string(&a["value"]))),
+        text("Programmed", |o| condition(o, "Programmed")),
+        AGE,
+    ]
+}
+
+pub(super) fn reference_grant() -> Vec<Column> {
+    vec![AGE]
 }

@@ -8,8 +8,10 @@
 mod balancing;
 pub mod check;
 pub mod column;
+pub mod data;
 mod duration;
 mod failure;
+mod gateways;
 mod limits;
 mod rbac;
 mod refs;
@@ -27,7 +29,7 @@ pub use gateway_api::apis::experimental::{grpcroutes, httproutes, tcproutes, tls
 pub use grpcroutes::GrpcRoute;
 pub use httproutes::{HttpRoute, HttpRouteRulesMatches as HttpMatch};
 pub use k8s_openapi::api::{
-    core::v1::{Namespace, Service, ServiceAccount},
+    core::v1::{ConfigMap, Event, Namespace, Secret, Service, ServiceAccount},
     discovery::v1::EndpointSlice,
 };
 pub use limits::{RateLimit, RateLimitKey, RateLimitPolicy, RateLimitPolicySpec, RateLimitScope};

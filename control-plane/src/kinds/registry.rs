@@ -87,6 +87,11 @@ impl Kind {
         all().iter().find(same).is_none_or(|first| first.version == self.version)
     }
 
+    /// Whether its values are never told.
+    pub fn is_secret(&self) -> bool {
+        self.group.is_empty() && self.plural == "secrets"
+    }
+
     /// The resource of its store keys, `group/plural`.
     pub fn resource(&self) -> String {
         format!("{}/{}", self.group, self.plural)
@@ -322,6 +327,8 @@ fn build() -> Vec<Kind> {
             check::workload,
         ),
     ];
+    kinds.extend(super::data::kinds());
+    kinds.extend(super::gateways::kinds());
     kinds.extend(super::rbac::kinds());
     kinds
 }

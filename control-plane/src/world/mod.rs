@@ -2,8 +2,9 @@
 //!
 //! A [`World`] is a value: the reflectors of [`watch`] give a new one whenever something changed, and successive ones share what did not
 //! ([`table`]), so that the difference between two is found without reading either. [`reconcile`] turns worlds
-//! into what is offered, [`status`] tells objects their fate, [`jwks`] fetches the keys of issuers. What objects mean for sidecars is decided in [`crate::compile`] alone.
+//! into what is offered, [`status`] tells objects their fate, [`events`] writes what happened to them, [`jwks`] fetches the keys of issuers. What objects mean for sidecars is decided in [`crate::compile`] alone.
 
+pub mod events;
 pub mod jwks;
 pub mod reconcile;
 pub mod status;

@@ -180,7 +180,12 @@ where
 {
     let (cache, listed) = Cache::new();
     let (api, kind) = (Api::<K>::all(client.clone()), K::kind(&()).into_owned());
-    tasks.spawn(follow(api, cache.clone(), listed, Arc::new, dirty.clone(), kind));
+    let made = |mut object: K| {
+        // Who wrote what is most of an object, and nothing to the mesh.
+        object.meta_mut().managed_fields = None;
+        Arc::new(object)
+    };
+    tasks.spawn(follow(api, cache.clone(), listed, made, dirty.clone(), kind));
     cache
 }
 

@@ -1,13 +1,13 @@
-//! `weft apply`: makes the server hold what the files say. Everything is tried first without effect; one error, and nothing
-//! changes. `--wait` returns when the data plane runs it.
+//! `weft apply`: makes the server hold what the files say, by server-side apply: fields that others own are a conflict, those that
+//! the files no longer say go. Everything is tried first without effect; one error, and nothing changes. `--wait` returns when the
+//! data plane runs it.
 
 pub mod conditions;
 mod documents;
-mod merge;
 
 use crate::Global;
 use crate::client::kinds::{Kind, Kinds};
-use crate::client::{Client, Error};
+use crate::client::{Client, Error, encode};
 use crate::failure::Failure;
 use crate::output::{self, Format};
 use conditions::Fate;
@@ -18,6 +18,28 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::time::Instant;
+
+/// By which name fields are owned that are applied here.
+pub const FIELD_MANAGER: &str = "weft";
+
+/// How documents are applied.
+#[derive(Clone, Copy, Debug)]
+pub struct Options<'o> {
+    /// Namespace of objects that name none.
+    pub namespace: Option<&'o str>,
+    /// Judge only.
+    pub dry_run: bool,
+    /// Take what others own.
+    pub force: bool,
+    /// By which name fields are owned.
+    pub manager: &'o str,
+}
+
+impl Default for Options<'_> {
+    fn default() -> Self {
+        Self { namespace: None, dry_run: false, force: false, manager: FIELD_MANAGER }
+    }
+}
 
 /// Flags of `weft apply`.
 #[derive(clap::Args, Debug)]
@@ -34,6 +56,12 @@ pub struct Args {
     /// Only say what would be done: the server validates and nothing changes
     #[arg(long, num_args = 0..=1, default_missing_value = "server", value_parser = ["server", "none"], require_equals = true)]
     dry_run: Option<String>,
+    /// Take over fields that others own and the files say otherwise
+    #[arg(long)]
+    force_conflicts: bool,
+    /// By which name fields are owned; who applies the same objects uses the same
+    #[arg(long, default_value = FIELD_MANAGER, value_name = "NAME")]
+    field_manager: String,
     /// Return when every sidecar concerned runs what was applied
     #[arg(long)]
     wait: bool,
@@ -89,7 +117,9 @@ pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
     let documents = read(&args.filename, args.recursive)?;
     let client = Client::new(global)?;
     let dry_run = args.dry_run.as_deref() == Some("server");
-    let applied = apply(&client, documents, args.namespace.as_deref(), dry_run).await?;
+    let namespace = args.namespace.as_deref();
+    let options = Options { namespace, dry_run, force: args.force_conflicts, manager: &args.field_manager };
+    let applied = apply(&client, documents, options).await?;
     let suffix = if dry_run { " (dry run)" } else { "" };
     match args.output {
         Format::Table | Format::Wide => {
@@ -134,18 +164,14 @@ pub struct Applied {
 }
 
 /// Applies documents: all or, when one is refused, none.
-pub async fn apply(
-    client: &Client,
-    documents: Vec<Document>,
-    namespace: Option<&str>,
-    dry_run: bool,
-) -> Result<Vec<Applied>, Failure> {
-    let items = resolve(client, documents, namespace).await?;
-    check(client, &items).await?;
+pub async fn apply(client: &Client, documents: Vec<Document>, options: Options<'_>) -> Result<Vec<Applied>, Failure> {
+    let dry_run = options.dry_run;
+    let items = resolve(client, documents, options.namespace).await?;
+    check(client, &items, options).await?;
     let mut applied = Vec::new();
     for item in &items {
         // A dry run of an object whose namespace is made by the same files cannot be answered by the server.
-        match step(client, item, dry_run).await {
+        match step(client, item, options).await {
             Ok(done) => applied.push(done),
             Err(error) if dry_run && in_new_namespace(&error, item, &items) => applied.push(Applied {
                 name: item.name(),
@@ -212,10 +238,11 @@ async fn resolve(client: &Client, documents: Vec<Document>, flag: Option<&str>) 
 }
 
 /// Tries everything without effect and reports every refusal at once.
-async fn check(client: &Client, items: &[Item]) -> Result<(), Failure> {
+async fn check(client: &Client, items: &[Item], options: Options<'_>) -> Result<(), Failure> {
     let mut refusals = Vec::new();
+    let mut conflicts = false;
     for item in items {
-        match step(client, item, true).await {
+        match step(client, item, Options { dry_run: true, ..options }).await {
             Ok(_) => {}
             Err(error) if in_new_namespace(&error, item, items) => {}
             Err(Error::Refused(refusal)) => {
@@ -224,6 +251,7 @@ async fn check(client: &Client, items: &[Item]) -> Result<(), Failure> {
                 } else {
                     format!("{} {}", item.document.kind, item.document.name)
                 };
+                conflicts |= refusal.is_apply_conflict();
                 refusals.push(format!("{}: {name}: {}", item.document.origin, refusal.describe()));
             }
             Err(Error::Failed(failure)) => return Err(failure),
@@ -232,7 +260,12 @@ async fn check(client: &Client, items: &[Item]) -> Result<(), Failure> {
     if refusals.is_empty() {
         return Ok(());
     }
-    Err(Failure::not_well(refusals.join("\n")).hint("nothing was changed"))
+    let hint = if conflicts {
+        "nothing was changed; others own these fields: leave them out of the file, write what is there, or take them over with --force-conflicts"
+    } else {
+        "nothing was changed"
+    };
+    Err(Failure::not_well(refusals.join("\n")).hint(hint))
 }
 
 fn in_new_namespace(error: &Error, item: &Item, items: &[Item]) -> bool {
@@ -243,28 +276,28 @@ fn in_new_namespace(error: &Error, item: &Item, items: &[Item]) -> bool {
         })
 }
 
-async fn step(client: &Client, item: &Item, dry_run: bool) -> Result<Applied, Error> {
-    let query = format!("?fieldManager=weft-apply&fieldValidation=Strict{}", if dry_run { "&dryRun=All" } else { "" });
-    let live: Option<Value> = match client.read(&item.path()).await {
-        Ok(live) => Some(live),
+async fn step(client: &Client, item: &Item, options: Options<'_>) -> Result<Applied, Error> {
+    let version = |object: &Value| object.pointer("/metadata/resourceVersion").cloned();
+    let before = match client.read::<Value>(&item.path()).await {
+        Ok(live) => Some(version(&live)),
         Err(error) if error.is_not_found() => None,
         Err(error) => return Err(error),
     };
-    let (outcome, object) = match live {
-        None => {
-            let path = format!("{}{query}", item.kind.collection(Some(&item.namespace)));
-            (Outcome::Created, client.create(&path, &merge::recorded(&item.document.value)).await?)
+    let mut query = format!("?fieldManager={}&fieldValidation=Strict", encode(options.manager));
+    for (wanted, parameter) in [(options.dry_run, "&dryRun=All"), (options.force, "&force=true")] {
+        if wanted {
+            query.push_str(parameter);
         }
-        Some(live) => {
-            let patch = merge::patch(&live, &item.document.value);
-            if patch.as_object().is_some_and(serde_json::Map::is_empty) {
-                (Outcome::Unchanged, live)
-            } else {
-                let body = ("application/merge-patch+json", &patch);
-                let path = format!("{}{query}", item.path());
-                (Outcome::Configured, client.request(Method::PATCH, &path, Some(body)).await?)
-            }
-        }
+    }
+    let path = format!("{}{query}", item.path());
+    let body = ("application/apply-patch+yaml", &sayable(&item.document.value));
+    let object: Value = client.request(Method::PATCH, &path, Some(body)).await?;
+    let outcome = match before {
+        None => Outcome::Created,
+        // A dry run keeps the version, whatever it would change.
+        Some(_) if options.dry_run && !same(client, item, &object).await? => Outcome::Configured,
+        Some(before) if before == version(&object) => Outcome::Unchanged,
+        Some(_) => Outcome::Configured,
     };
     Ok(Applied {
         name: item.name(),
@@ -273,6 +306,21 @@ async fn step(client: &Client, item: &Item, dry_run: bool) -> Result<Applied, Er
         outcome,
         object,
     })
+}
+
+/// What of a document can be said: a status and who owns what are the server's, and come along where an object was shown and stored.
+fn sayable(document: &Value) -> Value {
+    let mut document = document.clone();
+    if let Some(metadata) = document.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
+    }
+    document
+}
+
+/// Whether the object is already as a dry run says it would be, but for who owns what.
+async fn same(client: &Client, item: &Item, would: &Value) -> Result<bool, Error> {
+    let live: Value = client.read(&item.path()).await?;
+    Ok(sayable(&live) == sayable(would))
 }
 
 /// Waits until everything is in force.

@@ -67,11 +67,19 @@ impl Refusal {
     fn into_failure(self, what: &str) -> Failure {
         let failure = Failure { exit: Exit::NotWell, message: format!("{what}: {}", self.describe()), hint: None };
         match self.code {
+            409 if self.is_apply_conflict() => failure.hint(
+                "others own these fields: leave them out of the file, write what is there, or take them over with --force-conflicts",
+            ),
             401 => failure.hint("the kubeconfig's credentials are not good here; use the one `weft up` wrote"),
             403 => failure.hint("bind a role that allows it: `weft user add --help` says how"),
             409 if self.reason == "Conflict" => failure.hint("it was changed meanwhile; run the command again"),
             _ => failure,
         }
+    }
+
+    /// Whether it is because others own what was applied.
+    pub fn is_apply_conflict(&self) -> bool {
+        self.code == 409 && self.message.starts_with("Apply failed with ")
     }
 
     /// The message, or one line for each field at fault.

@@ -259,7 +259,7 @@ impl<'a> Show<'a> {
     }
 
     async fn apply(&self, client: &Client, origin: &str, text: &str, wait: bool) -> Result<(), Failure> {
-        let applied = apply::apply(client, apply::parse(origin, text)?, None, false).await?;
+        let applied = apply::apply(client, apply::parse(origin, text)?, apply::Options::default()).await?;
         if wait { apply::wait(client, &applied, Duration::from_secs(20)).await } else { Ok(()) }
     }
 

@@ -8,13 +8,14 @@ use rand::RngExt as _;
 use super::*;
 use crate::{
     api::{
+        apply::{self, Managers, Reach, Schema, Writer},
         failure::Problem,
         object::{Address, admit},
         patch,
         protobuf::{self, PROTOBUF},
         record::Made,
     },
-    kinds::check::{Cause, Reason},
+    kinds::check::{self, Cause, Findings, Reason},
     store::StoreError,
 };
 
@@ -23,18 +24,71 @@ const YAML: &str = "application/yaml";
 const JSON_PATCH: &str = "application/json-patch+json";
 const MERGE_PATCH: &str = "application/merge-patch+json";
 const STRATEGIC_PATCH: &str = "application/strategic-merge-patch+json";
+const APPLY_PATCH: &str = "application/apply-patch+yaml";
+/// Characters of a field manager's name, as Kubernetes has it.
+const MAX_MANAGER: usize = 128;
 
 /// The content types of patches that a kind takes.
 pub(in crate::api) fn patch_types(kind: &Kind) -> &'static [&'static str] {
-    if kind.builtin { &[JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH] } else { &[JSON_PATCH, MERGE_PATCH] }
+    if kind.builtin {
+        &[JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, APPLY_PATCH]
+    } else {
+        &[JSON_PATCH, MERGE_PATCH, APPLY_PATCH]
+    }
 }
 
 /// What becomes of fields that do not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Validation {
+pub(super) enum Validation {
     Ignore,
     Warn,
     Strict,
+}
+
+/// How a write is carried out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mode {
+    pub how: Validation,
+    /// Judged only.
+    pub dry: bool,
+}
+
+impl Mode {
+    pub fn of(call: &Call) -> Result<Self> {
+        Ok(Self { how: validation(call)?, dry: dry_run(call, &Value::Null)? })
+    }
+}
+
+/// Who writes: `fieldManager`, or the first part of the user agent.
+pub(super) fn writer(call: &Call) -> Result<Writer> {
+    let given = call.query.text("fieldManager");
+    if given.chars().count() > MAX_MANAGER || given.chars().any(char::is_control) {
+        let why = format!("fieldManager: Invalid value: must be at most {MAX_MANAGER} printable characters");
+        return Err(Failure::options("PatchOptions", &why));
+    }
+    let agent = call.headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let agent = agent.split('/').next().unwrap_or_default().trim();
+    let manager = match (given, agent) {
+        ("", "") if call.caller == crate::api::CONTROL => "weft-control".to_owned(),
+        ("", "") => "unknown".to_owned(),
+        ("", agent) => agent.chars().filter(|c| !c.is_control()).take(MAX_MANAGER).collect(),
+        (given, _) => given.to_owned(),
+    };
+    Ok(Writer {
+        manager,
+        api_version: call.kind.api_version(),
+        subresource: if call.part == Part::Status { "status" } else { "" },
+        time: object::timestamp(OffsetDateTime::now_utc()),
+    })
+}
+
+/// What a call may own.
+pub(super) fn reach(call: &Call) -> Reach {
+    match call.part {
+        Part::Status => Reach::Status,
+        Part::Main if call.kind.status => Reach::Main,
+        Part::Main => Reach::All,
+    }
 }
 
 fn validation(call: &Call) -> Result<Validation> {
@@ -47,10 +101,12 @@ fn validation(call: &Call) -> Result<Validation> {
 }
 
 /// The document of a body, with the fields that it gives twice.
-fn document(call: &Call, body: &Bytes) -> Result<(Value, Vec<Problem>)> {
+pub(super) fn document(call: &Call, body: &Bytes) -> Result<(Value, Vec<Problem>)> {
     match content_type(call).as_str() {
         "" | JSON => json::parse(body),
-        YAML => Ok((json::parse_yaml(body)?, Vec::new())),
+        // JSON is YAML, and its parser sees fields that are given twice.
+        APPLY_PATCH if body.trim_ascii_start().starts_with(b"{") => json::parse(body),
+        YAML | APPLY_PATCH => Ok((json::parse_yaml(body)?, Vec::new())),
         PROTOBUF => Ok((protobuf::parse(body)?, Vec::new())),
         _ => Err(Failure::unsupported_media_type(&[JSON, YAML])),
     }
@@ -98,7 +154,8 @@ pub(super) async fn create(api: &Inner, call: &Call, body: &Bytes) -> Result<Res
     if call.kind.namespaced && call.namespace.is_none() {
         return Err(Failure::method_not_allowed());
     }
-    let (kind, how, dry) = (call.kind, validation(call)?, dry_run(call, &Value::Null)?);
+    let (kind, mode) = (call.kind, Mode::of(call)?);
+    let writer = writer(call)?;
     let (mut document, problems) = document(call, body)?;
     object::address(&mut document, &Address { kind, namespace: call.namespace.as_deref(), name: None })?;
     if !document["metadata"]["resourceVersion"].as_str().unwrap_or_default().is_empty() {
@@ -109,10 +166,32 @@ pub(super) async fn create(api: &Inner, call: &Call, body: &Bytes) -> Result<Res
     if generated {
         document["metadata"]["name"] = suffixed(&generate).into();
     }
+    if let Some(metadata) = document["metadata"].as_object_mut() {
+        metadata.remove("managedFields");
+    }
+    let owners =
+        |new: &Value| apply::updated(Schema::of(kind), &json!({}), new, Managers::default(), &writer, reach(call));
     let name = object::name(&document).to_owned();
-    let warnings = judge(kind, &name, &mut document, problems, how)?;
+    let made = store_new(api, call, document, owners, mode, problems).await?;
+    made.ok_or_else(|| Failure::already_exists(kind, &name))
+}
+
+/// Makes a new object of a document that says what and where it is; `None` when there is one already.
+pub(super) async fn store_new(
+    api: &Inner,
+    call: &Call,
+    mut document: Value,
+    owners: impl FnOnce(&Value) -> Managers,
+    mode: Mode,
+    problems: Vec<Problem>,
+) -> Result<Option<Response<Body>>> {
+    let kind = call.kind;
+    let name = object::name(&document).to_owned();
+    let warnings = judge(kind, &name, &mut document, problems, mode.how)?;
+    let managed = owners(&document).encode();
     rights::may_give(api, call, None, &document)?;
     object::born(kind, &mut document, rand::random(), OffsetDateTime::now_utc())?;
+    own(&mut document, managed);
     // Held while the namespace may not go and the address may not be taken.
     let _exclusive = api.exclusive.lock().await;
     namespace_exists(api, call).await?;
@@ -120,20 +199,28 @@ pub(super) async fn create(api: &Inner, call: &Call, body: &Bytes) -> Result<Res
         allocate(api, call, None, &mut document).await?;
     }
     let key = key(call, &name);
-    if dry {
-        if api.store.get(&key).await?.is_some() {
-            return Err(Failure::already_exists(kind, &name));
-        }
-        return answer(call, StatusCode::CREATED, document, &warnings);
+    if mode.dry {
+        let there = api.store.get(&key).await?.is_some();
+        return if there { Ok(None) } else { answer(call, StatusCode::CREATED, document, &warnings).map(Some) };
     }
     let write = Write { key, expect: Expect::Absent, value: Some(stored(document)) };
     match api.store.transact(vec![write]).await {
         Ok(events) => {
             let made = events.first().and_then(|e| e.after.as_ref()).map(|r| object(kind, r)).unwrap_or_default();
-            answer(call, StatusCode::CREATED, made, &warnings)
+            answer(call, StatusCode::CREATED, made, &warnings).map(Some)
         }
-        Err(StoreError::Conflict { .. }) => Err(Failure::already_exists(kind, &name)),
+        Err(StoreError::Conflict { .. }) => Ok(None),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Says in the object who owns what of it.
+fn own(document: &mut Value, managed: Value) {
+    if let Some(metadata) = document["metadata"].as_object_mut() {
+        match managed {
+            Value::Null => drop(metadata.remove("managedFields")),
+            managed => drop(metadata.insert("managedFields".into(), managed)),
+        }
     }
 }
 
@@ -147,28 +234,30 @@ fn suffixed(prefix: &str) -> String {
 }
 
 pub(super) async fn update(api: &Inner, call: &Call, body: &Bytes) -> Result<Response<Body>> {
-    let how = validation(call)?;
     let (mut document, problems) = document(call, body)?;
     let (namespace, name) = (call.namespace.as_deref(), call.name.as_deref());
     object::address(&mut document, &Address { kind: call.kind, namespace, name })?;
-    change(api, call, how, problems, |_| Ok(document.clone())).await
+    change(api, call, problems, |_| Ok(document.clone())).await
 }
 
 pub(super) async fn patch(api: &Inner, call: &Call, body: &Bytes) -> Result<Response<Body>> {
-    let (how, kind) = (validation(call)?, call.kind);
+    let kind = call.kind;
     let content = content_type(call);
-    if matches!(content.as_str(), "application/apply-patch+yaml" | "application/apply-patch+cbor") {
-        return Err(Failure::no_server_side_apply());
-    }
     if !patch_types(kind).contains(&content.as_str()) {
         return Err(Failure::unsupported_media_type(patch_types(kind)));
+    }
+    if content == APPLY_PATCH {
+        return server_side::apply(api, call, body).await;
+    }
+    if call.query.has("force") {
+        return Err(Failure::options("PatchOptions", "force: Forbidden: may not be specified for non-apply patch"));
     }
     let (sent, problems) = json::parse(body)?;
     if content != JSON_PATCH && !sent.is_object() {
         return Err(Failure::bad_request("the patch must be an object"));
     }
     let (namespace, name) = (call.namespace.as_deref(), call.name.as_deref());
-    change(api, call, how, problems, |current| {
+    change(api, call, problems, |current| {
         let mut document = current.clone();
         match (content.as_str(), &mut document, &sent) {
             (JSON_PATCH, document, operations) => patch::json_patch(document, operations.clone())?,
@@ -190,59 +279,90 @@ pub(super) async fn patch(api: &Inner, call: &Call, body: &Bytes) -> Result<Resp
 async fn change(
     api: &Inner,
     call: &Call,
-    how: Validation,
     problems: Vec<Problem>,
     next: impl Fn(&Value) -> Result<Value>,
 ) -> Result<Response<Body>> {
-    let (kind, name, dry) = (call.kind, call.name.as_deref().unwrap_or_default(), dry_run(call, &Value::Null)?);
+    let (name, mode, writer) = (call.name.as_deref().unwrap_or_default(), Mode::of(call)?, writer(call)?);
     for _ in 0..ATTEMPTS {
         let record = read(api, call).await?;
-        let current = object(kind, &record);
+        let current = object(call.kind, &record);
         let mut document = next(&current)?;
-        // A resource version that was sent must be the current one; one that is not sent, or was not touched by a patch, always is.
-        let sent = revision(document["metadata"]["resourceVersion"].as_str().unwrap_or_default())?;
-        if sent.is_some_and(|sent| sent != 0 && sent != record.revision) {
-            return Err(Failure::stale(kind, name));
-        }
-        let mut old = current.clone();
-        object::metadata(&mut old)?.remove("resourceVersion");
-        object::succeeded(kind, &old, &mut document, call.part)?;
-        if is_service(kind) {
-            keep_address(&old, &mut document);
-        }
-        let warnings = judge(kind, name, &mut document, problems.clone(), how)?;
-        let exclusive = if is_service(kind) { Some(api.exclusive.lock().await) } else { None };
-        if is_service(kind) {
-            allocate(api, call, Some(&old), &mut document).await?;
-        }
-        object::count(&old, &mut document);
-        if old == document {
-            return answer(call, StatusCode::OK, current, &warnings);
-        }
-        rights::may_give(api, call, Some(&old), &document)?;
-        let finished = document["metadata"].get("deletionTimestamp").is_some()
-            && document["metadata"]["finalizers"].as_array().is_none_or(Vec::is_empty);
-        if dry {
-            return answer(call, StatusCode::OK, document, &warnings);
-        }
-        let value = (!finished).then(|| stored(document.clone()));
-        let write = Write { key: record.key.clone(), expect: Expect::Revision(record.revision), value };
-        match api.store.transact(vec![write]).await {
-            Ok(events) => {
-                let made = events.first().and_then(|e| e.after.as_ref()).map(|r| object(kind, r));
-                return answer(call, StatusCode::OK, made.unwrap_or(document), &warnings);
-            }
-            Err(StoreError::Conflict { .. }) if sent.is_none() || content_is_patch(call) => drop(exclusive),
-            Err(StoreError::Conflict { .. }) => return Err(Failure::stale(kind, name)),
-            Err(error) => return Err(error.into()),
+        // A patch is applied anew to what another writer left, unless it names a revision itself, which then no longer fits.
+        let again = content_type(call).contains("patch") || named_revision(&document)?.is_none();
+        let said = object::metadata(&mut document)?.remove("managedFields").unwrap_or_default();
+        let there = &current["metadata"]["managedFields"];
+        let known = apply::owners(if call.part == Part::Main { &said } else { &Value::Null }, there);
+        let owners =
+            |old: &Value, new: &Value| apply::updated(Schema::of(call.kind), old, new, known, &writer, reach(call));
+        match store_next(api, call, &record, document, owners, mode, problems.clone()).await? {
+            Some(answer) => return Ok(answer),
+            None if again => {}
+            None => return Err(Failure::stale(call.kind, name)),
         }
     }
-    Err(Failure::stale(kind, name))
+    Err(Failure::stale(call.kind, name))
 }
 
-/// A patch is applied anew to what another writer left, unless it names a revision itself, which then no longer fits.
-fn content_is_patch(call: &Call) -> bool {
-    content_type(call).contains("patch")
+/// The resource version that a document names; 0 is none.
+fn named_revision(document: &Value) -> Result<Option<u64>> {
+    let named = revision(document["metadata"]["resourceVersion"].as_str().unwrap_or_default())?;
+    Ok(named.filter(|named| *named != 0))
+}
+
+/// Makes a document the successor of the object of a record; `None` when another writer came between.
+pub(super) async fn store_next(
+    api: &Inner,
+    call: &Call,
+    record: &Record,
+    mut document: Value,
+    owners: impl FnOnce(&Value, &Value) -> Managers,
+    mode: Mode,
+    problems: Vec<Problem>,
+) -> Result<Option<Response<Body>>> {
+    let (kind, name) = (call.kind, call.name.as_deref().unwrap_or_default());
+    // A resource version that was sent must be the current one; one that is not sent, or was not touched by a patch, always is.
+    if named_revision(&document)?.is_some_and(|sent| sent != record.revision) {
+        return Err(Failure::stale(kind, name));
+    }
+    let current = object(kind, record);
+    let mut old = current.clone();
+    object::metadata(&mut old)?.remove("resourceVersion");
+    object::succeeded(kind, &old, &mut document, call.part)?;
+    if is_service(kind) {
+        keep_address(&old, &mut document);
+    }
+    let warnings = judge(kind, name, &mut document, problems, mode.how)?;
+    let mut changes = Findings::default();
+    check::change(kind, &old, &document, &mut changes);
+    if !changes.0.is_empty() {
+        return Err(Failure::invalid(kind, name, &changes.0));
+    }
+    let managed = owners(&old, &document).encode();
+    own(&mut document, managed);
+    let _exclusive = if is_service(kind) { Some(api.exclusive.lock().await) } else { None };
+    if is_service(kind) {
+        allocate(api, call, Some(&old), &mut document).await?;
+    }
+    object::count(&old, &mut document);
+    if old == document {
+        return answer(call, StatusCode::OK, current, &warnings).map(Some);
+    }
+    rights::may_give(api, call, Some(&old), &document)?;
+    let finished = document["metadata"].get("deletionTimestamp").is_some()
+        && document["metadata"]["finalizers"].as_array().is_none_or(Vec::is_empty);
+    if mode.dry {
+        return answer(call, StatusCode::OK, document, &warnings).map(Some);
+    }
+    let value = (!finished).then(|| stored(document.clone()));
+    let write = Write { key: record.key.clone(), expect: Expect::Revision(record.revision), value };
+    match api.store.transact(vec![write]).await {
+        Ok(events) => {
+            let made = events.first().and_then(|e| e.after.as_ref()).map(|r| object(kind, r));
+            answer(call, StatusCode::OK, made.unwrap_or(document), &warnings).map(Some)
+        }
+        Err(StoreError::Conflict { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn is_service(kind: &Kind) -> bool {

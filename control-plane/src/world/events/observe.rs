@@ -1,0 +1,275 @@
+//! What happened between two compilations that people should see: a policy or route that is refused or does not resolve, and one that is
+//! in force again; endpoints that are lost, expire or come back. Each is told of the object, and of the Services that it is about.
+//!
+//! Pure. After a start it tells what is wrong, not what is well.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use serde_json::Value;
+
+use super::ledger::{About, Occurrence};
+use crate::{
+    compile::{Kind, ParentVerdict, Verdict},
+    kinds::{Phase, TargetRef, Workload},
+    world::{Table, World},
+};
+
+/// The reason of what is not known yet: nothing is wrong.
+const WAITING: &str = "Pending";
+
+/// Kind, namespace, name and uid.
+type Object = (Kind, String, String, String);
+
+/// What was wrong with an object when it was last looked at.
+struct Told {
+    verdict: Arc<Verdict>,
+    wrong: BTreeSet<(&'static str, String)>,
+}
+
+/// Remembers one compilation to compare the next with.
+#[derive(Default)]
+pub struct Observer {
+    told: HashMap<Object, Told>,
+    workloads: Option<Table<Arc<Workload>>>,
+}
+
+impl Observer {
+    /// What happened since the last time.
+    pub fn observe(&mut self, world: &World, verdicts: &[Arc<Verdict>]) -> Vec<Occurrence> {
+        let mut happened = Vec::new();
+        let mut seen = HashMap::with_capacity(verdicts.len());
+        for verdict in verdicts {
+            let object = (verdict.kind, verdict.namespace.clone(), verdict.name.clone(), verdict.uid.clone());
+            let before = self.told.remove(&object);
+            if let Some(told) = before.as_ref().filter(|told| Arc::ptr_eq(&told.verdict, verdict)) {
+                seen.insert(object, Told { verdict: verdict.clone(), wrong: told.wrong.clone() });
+                continue;
+            }
+            let before = before.map(|told| told.wrong).unwrap_or_default();
+            let wrong = tell(world, verdict, &before, &mut happened);
+            seen.insert(object, Told { verdict: verdict.clone(), wrong });
+        }
+        self.told = seen;
+        if let Some(before) = &self.workloads {
+            let same = |a: &Arc<Workload>, b: &Arc<Workload>| Arc::ptr_eq(a, b) || a == b;
+            for (_, was, is) in world.workloads.changes(before, same) {
+                workload(world, was, is, &mut happened);
+            }
+        }
+        self.workloads = Some(world.workloads.clone());
+        happened
+    }
+}
+
+/// Tells what is newly wrong with an object; returns all that is.
+fn tell(
+    world: &World,
+    verdict: &Verdict,
+    before: &BTreeSet<(&'static str, String)>,
+    happened: &mut Vec<Occurrence>,
+) -> BTreeSet<(&'static str, String)> {
+    let about = About {
+        api_version: if verdict.kind.is_route() { "gateway.networking.k8s.io/v1" } else { "weft.mesh/v1alpha1" },
+        kind: verdict.kind.name(),
+        namespace: verdict.namespace.clone(),
+        name: verdict.name.clone(),
+        uid: verdict.uid.clone(),
+    };
+    let mut wrong = BTreeSet::new();
+    let mut say = |warning: bool, reason: &str, message: &str, parent: Option<&ParentVerdict>| {
+        let occurrence =
+            |about: About, message: String| Occurrence { about, warning, reason: reason.to_owned(), message };
+        happened.push(occurrence(about.clone(), message.to_owned()));
+        for service in services(world, verdict, parent) {
+            let message = format!("{} {}/{}: {message}", verdict.kind.name(), verdict.namespace, verdict.name);
+            happened.push(occurrence(service, message));
+        }
+    };
+    for parent in &verdict.parents {
+        for condition in parent.conditions.iter().filter(|c| !c.status && c.reason != WAITING) {
+            let what = (condition.reason, condition.message.clone());
+            if wrong.insert(what.clone()) && !before.contains(&what) {
+                let message = match condition.message.as_str() {
+                    "" => format!("{} is False", condition.r#type),
+                    text => text.to_owned(),
+                };
+                say(true, condition.reason, &message, Some(parent));
+            }
+        }
+    }
+    if wrong.is_empty() && !before.is_empty() {
+        say(
+            false,
+            "Accepted",
+            &format!("generation {} is accepted, and all that it names is there", verdict.generation),
+            None,
+        );
+    }
+    wrong
+}
+
+/// The Services that an object is about: the parent of a route, the targets of a policy.
+fn services(world: &World, verdict: &Verdict, parent: Option<&ParentVerdict>) -> Vec<About> {
+    let key = format!("{}/{}", verdict.namespace, verdict.name);
+    let of = |refs: &[TargetRef]| -> Vec<String> {
+        refs.iter().filter(|r| r.is_service()).map(|r| format!("{}/{}", verdict.namespace, r.name)).collect()
+    };
+    let named: Vec<String> = match verdict.kind {
+        kind if kind.is_route() => {
+            let all = verdict.parents.iter().filter(|p| parent.is_none_or(|only| std::ptr::eq(only, *p)));
+            all.filter_map(|p| service_of(p.parent.as_ref()?, &verdict.namespace)).collect()
+        }
+        Kind::TrafficPolicy => world.traffic.get(&key).map(|p| of(&p.spec.target_refs)).unwrap_or_default(),
+        Kind::AuthorizationPolicy => world.authorization.get(&key).map(|p| of(&p.spec.target_refs)).unwrap_or_default(),
+        Kind::MeshTls => world.mesh_tls.get(&key).map(|p| of(&p.spec.target_refs)).unwrap_or_default(),
+        Kind::RateLimitPolicy => world.limits.get(&key).map(|p| of(&p.spec.target_refs)).unwrap_or_default(),
+        Kind::RequestAuthentication => {
+            world.authentication.get(&key).map(|p| of(&p.spec.target_refs)).unwrap_or_default()
+        }
+        Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => Vec::new(),
+    };
+    named.iter().collect::<BTreeSet<_>>().into_iter().filter_map(|key| service(world, key)).collect()
+}
+
+fn service_of(parent: &Value, namespace: &str) -> Option<String> {
+    let text = |field: &str| parent.get(field).and_then(Value::as_str).unwrap_or_default();
+    let namespace = Some(text("namespace")).filter(|n| !n.is_empty()).unwrap_or(namespace);
+    (text("group").is_empty() && text("kind") == "Service").then(|| format!("{namespace}/{}", text("name")))
+}
+
+fn service(world: &World, key: &str) -> Option<About> {
+    let service = world.services.get(key)?;
+    let (namespace, name) = key.split_once('/')?;
+    Some(About {
+        api_version: "v1",
+        kind: "Service",
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        uid: service.metadata.uid.clone().unwrap_or_default(),
+    })
+}
+
+fn phase(workload: &Workload) -> Option<Phase> {
+    workload.status.as_ref().and_then(|status| status.phase)
+}
+
+/// What became of a workload: lost, gone for good after it was lost, or back.
+fn workload(world: &World, was: Option<&Arc<Workload>>, is: Option<&Arc<Workload>>, happened: &mut Vec<Occurrence>) {
+    let lost = |w: Option<&Arc<Workload>>| w.is_some_and(|w| phase(w) == Some(Phase::Lost));
+    let (warning, reason, what) = match (lost(was), is) {
+        (false, Some(now)) if was.is_some() && phase(now) == Some(Phase::Lost) => {
+            (true, "EndpointLost", "its sidecar is not heard of, and no calls are sent to it")
+        }
+        (true, None) => (true, "EndpointExpired", "its sidecar was not heard of for too long, and it was removed"),
+        (true, Some(now)) if phase(now) == Some(Phase::Ready) => (false, "EndpointReady", "its sidecar is back"),
+        _ => return,
+    };
+    let Some(of) = is.or(was) else { return };
+    let (namespace, name) =
+        (of.metadata.namespace.clone().unwrap_or_default(), of.metadata.name.clone().unwrap_or_default());
+    if is.is_some() {
+        let about = About {
+            api_version: "weft.mesh/v1alpha1",
+            kind: "Workload",
+            namespace: namespace.clone(),
+            name: name.clone(),
+            uid: of.metadata.uid.clone().unwrap_or_default(),
+        };
+        happened.push(Occurrence { about, warning, reason: reason.to_owned(), message: what.to_owned() });
+    }
+    for about in of.spec.services.iter().filter_map(|name| service(world, &format!("{namespace}/{name}"))) {
+        let message = format!("workload {name} ({}): {what}", of.spec.address);
+        happened.push(Occurrence { about, warning, reason: reason.to_owned(), message });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compile::Condition;
+    use serde_json::json;
+
+    fn world() -> World {
+        let mut world = World::default();
+        let service = json!({"metadata": {"name": "cart", "namespace": "shop", "uid": "s"}});
+        world.services.insert("shop/cart".into(), Arc::new(serde_json::from_value(service).unwrap()));
+        world
+    }
+
+    fn verdict(conditions: Vec<Condition>) -> Arc<Verdict> {
+        let parent = ParentVerdict {
+            parent: Some(json!({"group": "", "kind": "Service", "name": "cart"})),
+            conditions,
+            shapes: BTreeSet::default(),
+        };
+        Arc::new(Verdict {
+            kind: Kind::HttpRoute,
+            namespace: "shop".into(),
+            name: "r".into(),
+            uid: "u".into(),
+            generation: 3,
+            parents: vec![parent],
+        })
+    }
+
+    fn said(happened: &[Occurrence]) -> Vec<(&str, bool, &str, &str)> {
+        happened.iter().map(|o| (o.about.kind, o.warning, o.reason.as_str(), o.message.as_str())).collect()
+    }
+
+    #[test]
+    fn what_is_refused_is_told_once_of_the_route_and_its_service_and_when_it_is_well_again() {
+        let (mut observer, world) = (Observer::default(), world());
+        let broken = || {
+            vec![Condition::accepted(), Condition::resolved(&[("BackendNotFound", "shop/cart-v9 is not there".into())])]
+        };
+        let first = observer.observe(&world, &[verdict(broken())]);
+        assert_eq!(
+            said(&first),
+            [
+                ("HTTPRoute", true, "BackendNotFound", "shop/cart-v9 is not there"),
+                ("Service", true, "BackendNotFound", "HTTPRoute shop/r: shop/cart-v9 is not there"),
+            ]
+        );
+        assert_eq!(first[1].about.uid, "s");
+        assert!(observer.observe(&world, &[verdict(broken())]).is_empty(), "nothing new");
+        let well = observer.observe(&world, &[verdict(vec![Condition::accepted()])]);
+        assert_eq!(
+            said(&well)[0],
+            ("HTTPRoute", false, "Accepted", "generation 3 is accepted, and all that it names is there")
+        );
+        assert!(observer.observe(&world, &[verdict(vec![Condition::accepted()])]).is_empty());
+        assert!(
+            Observer::default().observe(&world, &[verdict(vec![Condition::accepted()])]).is_empty(),
+            "well at the start"
+        );
+    }
+
+    #[test]
+    fn a_workload_that_is_lost_expires_or_returns_is_told_of_its_services() {
+        let mut world = world();
+        let mut observer = Observer::default();
+        let mut step = |phase: Option<&str>| {
+            let workload = phase.map(|phase| {
+                let workload = json!({"apiVersion": "weft.mesh/v1alpha1", "kind": "Workload",
+                    "metadata": {"name": "w", "namespace": "shop", "uid": "w"},
+                    "spec": {"address": "192.0.2.1", "services": ["cart"]}, "status": {"phase": phase}});
+                Arc::new(serde_json::from_value(workload).unwrap())
+            });
+            match workload {
+                Some(workload) => drop(world.workloads.insert("shop/w".into(), workload)),
+                None => drop(world.workloads.remove("shop/w")),
+            }
+            observer.observe(&world, &[]).iter().map(|o| (o.about.kind, o.reason.clone())).collect::<Vec<_>>()
+        };
+        assert!(step(Some("Ready")).is_empty());
+        let both = |reason: &str| vec![("Workload", reason.to_owned()), ("Service", reason.to_owned())];
+        assert_eq!(step(Some("Lost")), both("EndpointLost"));
+        assert_eq!(step(Some("Ready")), both("EndpointReady"));
+        assert_eq!(step(Some("Lost")), both("EndpointLost"));
+        assert_eq!(step(None), [("Service", "EndpointExpired".to_owned())]);
+        assert!(step(Some("Ready")).is_empty() && step(None).is_empty(), "one that drained and left was not lost");
+    }
+}
