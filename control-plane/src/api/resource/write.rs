@@ -69,7 +69,7 @@ pub(super) fn writer(call: &Call) -> Result<Writer> {
     let agent = call.headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let agent = agent.split('/').next().unwrap_or_default().trim();
     let manager = match (given, agent) {
-        ("", "") if call.caller == crate::api::CONTROL => "weft-control".to_owned(),
+        ("", "") if call.caller() == crate::api::CONTROL => "weft-control".to_owned(),
         ("", "") => "unknown".to_owned(),
         ("", agent) => agent.chars().filter(|c| !c.is_control()).take(MAX_MANAGER).collect(),
         (given, _) => given.to_owned(),
