@@ -10,6 +10,7 @@ use crate::identity::audit::Event;
 use crate::identity::token::{Claims, Refusal, Token, Tokens, unix};
 use crate::identity::{Audit, Revoker, Rotator};
 use crate::kinds::{Phase, Workload};
+use crate::store::Store;
 use crate::world::World;
 use crate::world::reconcile::Compiled;
 use crate::xds::Hub;
@@ -48,6 +49,10 @@ pub struct Sources {
     pub revoker: Arc<Revoker>,
     /// What the authority did.
     pub audit: Arc<Audit>,
+    /// Where all of it is kept.
+    pub store: Arc<dyn Store>,
+    /// The mesh's trust domain.
+    pub trust_domain: String,
 }
 
 /// The routes, all under `/weft/v1`.
@@ -58,6 +63,7 @@ pub fn router(sources: Sources) -> Router {
         .route("/weft/v1/check", get(check))
         .route("/weft/v1/tokens", get(tokens).post(create_token))
         .route("/weft/v1/tokens/{id}", delete(revoke_token))
+        .route("/weft/v1/backup", get(backup))
         .route("/weft/v1/explain", post(explain))
         .route("/weft/v1/identity", get(authority::status))
         .route("/weft/v1/identity/bundle", get(authority::bundle))
@@ -106,6 +112,16 @@ impl From<CommandError> for Failure {
         };
         Self(code, reason, error.to_string())
     }
+}
+
+/// Everything in the store, as [`crate::store::backup`] writes it.
+async fn backup(State(sources): State<Sources>) -> Result<Response, Failure> {
+    let taken = crate::store::backup::take(&*sources.store, &sources.trust_domain, unix(SystemTime::now())).await;
+    let text = taken.map_err(|error| {
+        tracing::error!(%error, "no backup can be made");
+        Failure(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", error.to_string())
+    })?;
+    Ok(([(axum::http::header::CONTENT_TYPE, "application/x-ndjson")], text).into_response())
 }
 
 #[derive(Deserialize)]
@@ -199,6 +215,10 @@ async fn check(State(sources): State<Sources>) -> Json<Value> {
         ok: compiled.generation > 0,
         detail: format!("{} resources, compilation {}", compiled.snapshot.len(), compiled.generation),
     }];
+    let lead = sources.store.lead().borrow().clone();
+    if !lead.owner.is_empty() {
+        checks.push(Check { name: "one control plane leads", ok: lead.mine, detail: lead.owner });
+    }
     // One that is leaving has said so; that its stream ends is no fault.
     let leaving = |w: &Workload| w.status.as_ref().and_then(|s| s.phase) == Some(Phase::Draining);
     let meshed = compiled.world.workloads.iter().filter(|(_, w)| w.spec.tunnel.is_some() && !leaving(w));
