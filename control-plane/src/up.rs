@@ -10,7 +10,7 @@ use crate::identity::service::Issue;
 use crate::identity::{
     Audit, Authority, IdentityService, Ledger, Limiter, Reviewer, Revoker, Rotator, Tokens, limiter, pki,
 };
-use crate::store::{Embedded, Options, Store};
+use crate::store::{Embedded, Etcd, EtcdSettings, Options, Store};
 use crate::world::reconcile::{self, Compiled};
 use crate::world::watch::Reflectors;
 use crate::world::{Mesh, events, jwks, status};
@@ -66,6 +66,8 @@ pub struct Settings {
     pub pki: Option<pki::Files>,
     /// The API server that says what service-account tokens are worth: the control plane's own, where none is named.
     pub token_review: Option<Cluster>,
+    /// Objects are in this etcd, which other control planes may use too: none, they are in the data directory.
+    pub store: Option<EtcdSettings>,
     /// Certificates that one identity may have in half of their lifetime, and at once: 1000.
     pub certificates_per_identity: u32,
     /// After a start of the control plane no workload is withdrawn for a lost stream during this time: 30 s.
@@ -88,6 +90,7 @@ impl Default for Settings {
             ca_key_passphrase_file: None,
             pki: None,
             token_review: None,
+            store: None,
             certificates_per_identity: limiter::DEFAULT,
             start_grace: Duration::from_secs(30),
         }
@@ -185,9 +188,13 @@ pub async fn run_until(
     shutdown: CancellationToken,
     started: impl FnOnce(&Endpoints),
 ) -> Result<(), Error> {
-    let parts = Parts::open(&settings).await?;
+    let store = open_store(&settings.data_dir, settings.store.as_ref()).await?;
+    // Whoever stands by opens nothing and listens nowhere: what it would read now is old by the time that it leads.
+    if !leads(&*store, &shutdown).await? {
+        return Ok(());
+    }
+    let parts = Parts::open(&settings, store.clone()).await?;
     let endpoints = parts.endpoints.clone();
-    let store = parts.store.clone();
     let mut tasks = parts.spawn(&settings, &shutdown)?;
     write_public(&settings.data_dir.join("endpoints.json"), &endpoints)?;
     tracing::info!(api = %endpoints.api, grpc = %endpoints.grpc, trust_domain = %endpoints.trust_domain, "the control plane is up");
@@ -196,6 +203,7 @@ pub async fn run_until(
         // First: parts end by themselves because of it.
         biased;
         () = shutdown.cancelled() => Ok(()),
+        () = deposed(&*store) => Err(Error("the store does not answer, and another control plane may lead by now: start again to stand by".into())),
         ended = tasks.join_next() => match ended {
             Some(Ok((part, Ok(())))) => Err(Error(format!("{part} ended by itself"))),
             Some(Ok((part, Err(error)))) => Err(Error(format!("{part}: {error}"))),
@@ -252,20 +260,11 @@ struct Parts {
 }
 
 impl Parts {
-    async fn open(settings: &Settings) -> Result<Self, Error> {
+    async fn open(settings: &Settings, store: Arc<dyn Store>) -> Result<Self, Error> {
         let dir = &settings.data_dir;
-        files::private_dir(dir).map_err(failed("cannot use the data directory"))?;
         let trust_domain: TrustDomain =
             settings.trust_domain.parse().map_err(failed(format!("trust domain {:?}", settings.trust_domain)))?;
         let reserved = range(&settings.service_cidr)?;
-        let path = dir.join("weft.redb");
-        let store = Embedded::open(&path, Options::default()).map_err(|error| {
-            Error(format!(
-                "cannot open {}: {error}; is another control plane running on this data directory?",
-                path.display()
-            ))
-        })?;
-        let store: Arc<dyn Store> = Arc::new(store);
         let vault = match &settings.ca_key_passphrase_file {
             Some(path) => Vault::from_file(path).map_err(failed("passphrase of the CA keys"))?,
             None => Vault::default(),
@@ -376,6 +375,8 @@ impl Parts {
             audit: self.audit.clone(),
             record: self.record,
             clients: self.clients,
+            store: self.store.clone(),
+            trust_domain: self.endpoints.trust_domain.clone(),
         }));
         let mut tasks = Tasks::new();
 
@@ -470,6 +471,52 @@ impl Parts {
             ("join tokens", Ok(()))
         });
         Ok(tasks)
+    }
+}
+
+/// The store in a data directory, or the one that is named.
+///
+/// # Errors
+/// When it cannot be opened; the text says what to do.
+pub async fn open_store(dir: &Path, named: Option<&EtcdSettings>) -> Result<Arc<dyn Store>, Error> {
+    files::private_dir(dir).map_err(failed("cannot use the data directory"))?;
+    if let Some(etcd) = named {
+        let opened = Etcd::open(etcd.clone()).await;
+        return Ok(Arc::new(opened.map_err(failed(format!("{etcd:?}")))?));
+    }
+    let path = dir.join("weft.redb");
+    let opened = Embedded::open(&path, Options::default()).map_err(|error| {
+        Error(format!(
+            "cannot open {}: {error}; is another control plane running on this data directory?",
+            path.display()
+        ))
+    });
+    Ok(Arc::new(opened?))
+}
+
+/// Waits until this control plane leads, which one that is alone does at once; false when it is to end before.
+async fn leads(store: &dyn Store, shutdown: &CancellationToken) -> Result<bool, Error> {
+    let mut lead = store.lead();
+    loop {
+        let now = lead.borrow_and_update().clone();
+        if now.mine {
+            return Ok(true);
+        }
+        if !now.owner.is_empty() {
+            tracing::info!(leader = %now.owner, "another control plane serves the mesh: standing by");
+        }
+        tokio::select! {
+            changed = lead.changed() => changed.map_err(failed("the store is closed"))?,
+            () = shutdown.cancelled() => return Ok(false),
+        }
+    }
+}
+
+/// Ends when this control plane leads no longer.
+async fn deposed(store: &dyn Store) {
+    if store.lead().wait_for(|lead| !lead.mine).await.is_err() {
+        // Nobody is there who could take the lead.
+        std::future::pending().await
     }
 }
 

@@ -252,6 +252,7 @@ impl From<StoreError> for Failure {
             StoreError::Conflict { key, .. } => {
                 Self::new(StatusCode::CONFLICT, "Conflict", format!("{key} was changed at the same time"))
             }
+            StoreError::Refused(why) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", why),
             StoreError::Failed(why) => {
                 tracing::error!(%why, "the store of the resource API failed");
                 Self::internal("the store failed; see the log of the control plane")

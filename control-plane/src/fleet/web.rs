@@ -11,9 +11,10 @@ mod users;
 use super::{CommandError, Fleet};
 use crate::api::record::Record;
 use crate::explain::{Explanation, Question, Unexplained};
-use crate::identity::token::{Refusal, Tokens};
+use crate::identity::token::{Refusal, Tokens, unix};
 use crate::identity::{Audit, Revoker, Rotator};
 use crate::kinds::{Phase, Workload};
+use crate::store::Store;
 use crate::world::World;
 use crate::world::reconcile::Compiled;
 use crate::xds::Hub;
@@ -26,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use weft_certs::ApiCa;
 use weft_proto::v1;
@@ -52,6 +53,10 @@ pub struct Sources {
     pub record: Arc<Record>,
     /// The authority of the API, which knows people.
     pub clients: Arc<ApiCa>,
+    /// Where all of it is kept.
+    pub store: Arc<dyn Store>,
+    /// The mesh's trust domain.
+    pub trust_domain: String,
 }
 
 /// The routes, all under `/weft/v1`.
@@ -64,6 +69,7 @@ pub fn router(sources: Sources) -> Router {
         .route("/weft/v1/tokens/{id}", delete(joining::revoke))
         .route("/weft/v1/users", post(users::create))
         .route("/weft/v1/audit", get(users::audit))
+        .route("/weft/v1/backup", get(backup))
         .route("/weft/v1/explain", post(explain))
         .route("/weft/v1/identity", get(authority::status))
         .route("/weft/v1/identity/bundle", get(authority::bundle))
@@ -112,6 +118,16 @@ impl From<CommandError> for Failure {
         };
         Self(code, reason, error.to_string())
     }
+}
+
+/// Everything in the store, as [`crate::store::backup`] writes it.
+async fn backup(State(sources): State<Sources>) -> Result<Response, Failure> {
+    let taken = crate::store::backup::take(&*sources.store, &sources.trust_domain, unix(SystemTime::now())).await;
+    let text = taken.map_err(|error| {
+        tracing::error!(%error, "no backup can be made");
+        Failure(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", error.to_string())
+    })?;
+    Ok(([(axum::http::header::CONTENT_TYPE, "application/x-ndjson")], text).into_response())
 }
 
 #[derive(Deserialize)]
@@ -221,6 +237,10 @@ async fn check(State(sources): State<Sources>) -> Json<Value> {
         ok: compiled.generation > 0,
         detail: format!("{} resources, compilation {}", compiled.snapshot.len(), compiled.generation),
     }];
+    let lead = sources.store.lead().borrow().clone();
+    if !lead.owner.is_empty() {
+        checks.push(Check { name: "one control plane leads", ok: lead.mine, detail: lead.owner });
+    }
     // One that is leaving has said so; that its stream ends is no fault.
     let leaving = |w: &Workload| w.status.as_ref().and_then(|s| s.phase) == Some(Phase::Draining);
     let meshed = compiled.world.workloads.iter().filter(|(_, w)| w.spec.tunnel.is_some() && !leaving(w));

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// Where tokens are kept: not a resource of the API.
-const RESOURCE: &str = "internal.weft.mesh/jointokens";
+pub(crate) const RESOURCE: &str = "internal.weft.mesh/jointokens";
 /// What every token's text begins with.
 pub const PREFIX: &str = "weft-join.";
 /// Longer texts are no tokens.
@@ -263,7 +263,7 @@ fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
-pub(super) fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 

@@ -4,20 +4,20 @@
 //! it becomes visible. One process owns the file at a time (redb locks it).
 
 use std::{
-    collections::{BTreeMap, VecDeque},
-    ops::Bound,
     os::unix::fs::OpenOptionsExt,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
-use tokio::sync::watch;
 
-use super::{Batch, Event, Expect, Key, Page, Record, Result, Scope, Store, StoreError, Watch, Write};
+use super::{
+    Event, Expect, Key, Options, Page, Record, Result, Scope, Store, StoreError, Watch, Write, distinct,
+    mirror::{Mirror, State},
+};
 
 /// Key → revision (8 bytes, big endian) and document.
 const OBJECTS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("objects");
@@ -28,44 +28,17 @@ const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 /// Changes when a file of before could be misread.
 const FORMAT: u64 = 1;
 
-/// How an [`Embedded`] store is kept.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// Events that watches can replay: 4096.
-    pub history_events: usize,
-    /// Bytes of documents in them: 16 MiB.
-    pub history_bytes: usize,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { history_events: 4096, history_bytes: 16 << 20 }
-    }
-}
-
 /// A durable store in one file of this machine. Cheap to clone.
 #[derive(Clone)]
 pub struct Embedded(Arc<Inner>);
 
 struct Inner {
-    database: Database,
+    path: PathBuf,
     options: Options,
-    /// Held for the whole of a write, on a blocking thread, never across an await.
-    writer: Mutex<()>,
-    state: RwLock<State>,
-    /// The newest visible revision.
-    moved: watch::Sender<u64>,
-}
-
-#[derive(Default)]
-struct State {
-    objects: BTreeMap<Key, Arc<Record>>,
-    /// Invariant: consecutive revisions, from `compacted + 1` to `revision`.
-    history: VecDeque<Arc<Event>>,
-    history_bytes: usize,
-    revision: u64,
-    /// The newest revision whose event was dropped.
-    compacted: u64,
+    /// Held for the whole of a write, on a blocking thread, never across an await. `None` once the medium failed: opened again by the next
+    /// write, because redb refuses every write after a failed one.
+    database: Mutex<Option<Database>>,
+    mirror: Arc<Mirror>,
 }
 
 fn failed(error: impl std::fmt::Display) -> StoreError {
@@ -78,33 +51,56 @@ impl Embedded {
     /// # Errors
     /// When the file cannot be opened, is locked by another process, or holds what this version cannot read.
     pub fn open(path: &Path, options: Options) -> Result<Self> {
-        // Objects may be secrets: the file is its owner's alone from its first moment.
-        let private = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path);
-        drop(private.map_err(failed)?);
-        let database = Database::builder().set_cache_size(1 << 20).create(path).map_err(failed)?;
-        let write = database.begin_write().map_err(failed)?;
-        {
-            write.open_table(OBJECTS).map_err(failed)?;
-            write.open_table(HISTORY).map_err(failed)?;
-            let mut meta = write.open_table(META).map_err(failed)?;
-            let format = meta.get("format").map_err(failed)?.map(|v| v.value());
-            match format {
-                None => {
-                    meta.insert("format", FORMAT).map_err(failed)?;
-                }
-                Some(FORMAT) => {}
-                Some(other) => {
-                    return Err(failed(format_args!(
-                        "format {other} was written by a newer version (this one knows {FORMAT})"
-                    )));
-                }
+        let database = create(path)?;
+        let mirror = Arc::new(Mirror::new(load(&database)?));
+        Ok(Self(Arc::new(Inner { path: path.to_owned(), options, database: Mutex::new(Some(database)), mirror })))
+    }
+
+    /// Gives back to the file system what the file no longer needs: its size in bytes before and after. Blocks on disk; nobody may have the
+    /// file open.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub fn compact(path: &Path) -> Result<(u64, u64)> {
+        let size = || std::fs::metadata(path).map(|file| file.len()).map_err(failed);
+        let before = size()?;
+        let mut database = create(path)?;
+        // Each round moves what it can.
+        while database.compact().map_err(failed)? {}
+        drop(database);
+        Ok((before, size()?))
+    }
+}
+
+fn create(path: &Path) -> Result<Database> {
+    // Objects may be secrets: the file is its owner's alone from its first moment.
+    let private = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+    drop(private.map_err(failed)?);
+    prepared(Database::builder().set_cache_size(1 << 20).create(path).map_err(failed)?)
+}
+
+/// With its tables, of a format that is known.
+fn prepared(database: Database) -> Result<Database> {
+    let write = database.begin_write().map_err(failed)?;
+    {
+        write.open_table(OBJECTS).map_err(failed)?;
+        write.open_table(HISTORY).map_err(failed)?;
+        let mut meta = write.open_table(META).map_err(failed)?;
+        let format = meta.get("format").map_err(failed)?.map(|v| v.value());
+        match format {
+            None => {
+                meta.insert("format", FORMAT).map_err(failed)?;
+            }
+            Some(FORMAT) => {}
+            Some(other) => {
+                return Err(failed(format_args!(
+                    "format {other} was written by a newer version (this one knows {FORMAT})"
+                )));
             }
         }
-        write.commit().map_err(failed)?;
-        let state = load(&database)?;
-        let moved = watch::Sender::new(state.revision);
-        Ok(Self(Arc::new(Inner { database, options, writer: Mutex::new(()), state: RwLock::new(state), moved })))
     }
+    write.commit().map_err(failed)?;
+    Ok(database)
 }
 
 fn load(database: &Database) -> Result<State> {
@@ -121,9 +117,7 @@ fn load(database: &Database) -> Result<State> {
     }
     for row in read.open_table(HISTORY).map_err(failed)?.iter().map_err(failed)? {
         let (revision, value) = row.map_err(failed)?;
-        let event = decode_event(revision.value(), value.value())?;
-        state.history_bytes += weight(&event);
-        state.history.push_back(Arc::new(event));
+        state.remember(Arc::new(decode_event(revision.value(), value.value())?));
     }
     Ok(state)
 }
@@ -131,12 +125,31 @@ fn load(database: &Database) -> Result<State> {
 impl Inner {
     /// Runs on a blocking thread to its end, whoever stopped waiting for it.
     fn commit(&self, writes: Vec<Write>) -> Result<Vec<Arc<Event>>> {
-        let _writing = self.writer.lock();
+        let mut kept = self.database.lock();
+        let database = match kept.take() {
+            Some(database) => database,
+            None => self.reopen()?,
+        };
+        let done = self.write(&database, writes);
+        if !matches!(done, Err(StoreError::Failed(_))) {
+            *kept = Some(database);
+        }
+        done
+    }
+
+    /// The file as the failed write left it, which may have been made after all.
+    fn reopen(&self) -> Result<Database> {
+        let database = create(&self.path)?;
+        self.mirror.replace(load(&database)?);
+        Ok(database)
+    }
+
+    fn write(&self, database: &Database, writes: Vec<Write>) -> Result<Vec<Arc<Event>>> {
         let events = self.prepare(writes)?;
         let Some(last) = events.last().map(|e| e.revision) else { return Ok(events) };
-        let dropped = self.overflow(&events);
+        let dropped = self.mirror.read().overflow(&events, &self.options);
 
-        let mut write = self.database.begin_write().map_err(failed)?;
+        let mut write = database.begin_write().map_err(failed)?;
         write.set_durability(Durability::Immediate).map_err(failed)?;
         {
             let mut objects = write.open_table(OBJECTS).map_err(failed)?;
@@ -162,34 +175,17 @@ impl Inner {
         }
         write.commit().map_err(failed)?;
 
-        let mut state = self.state.write();
-        for event in &events {
-            match &event.after {
-                Some(record) => drop(state.objects.insert(event.key.clone(), record.clone())),
-                None => drop(state.objects.remove(&event.key)),
-            }
-            state.history_bytes += weight(event);
-            state.history.push_back(event.clone());
-        }
-        for _ in &dropped {
-            if let Some(event) = state.history.pop_front() {
-                state.history_bytes -= weight(&event);
-                state.compacted = event.revision;
-            }
-        }
-        state.revision = last;
-        drop(state);
-        self.moved.send_replace(last);
+        self.mirror.apply(&events, dropped.len(), last);
         Ok(events)
     }
 
-    /// Checks what every write expects, against the state as the writes before it leave it, and numbers them.
+    /// Checks what every write expects, and numbers them.
     fn prepare(&self, writes: Vec<Write>) -> Result<Vec<Arc<Event>>> {
-        let state = self.state.read();
-        let mut seen: BTreeMap<Key, Option<Arc<Record>>> = BTreeMap::new();
+        distinct(&writes)?;
+        let state = self.mirror.read();
         let mut events = Vec::with_capacity(writes.len());
         for (revision, Write { key, expect, value }) in (state.revision + 1..).zip(writes) {
-            let before = seen.get(&key).cloned().unwrap_or_else(|| state.objects.get(&key).cloned());
+            let before = state.objects.get(&key).cloned();
             let matches = match expect {
                 Expect::Absent => before.is_none(),
                 Expect::Revision(wanted) => before.as_ref().is_some_and(|r| r.revision == wanted),
@@ -198,77 +194,15 @@ impl Inner {
                 return Err(StoreError::Conflict { key, found: before });
             }
             let after = value.map(|value| Arc::new(Record { key: key.clone(), revision, value }));
-            seen.insert(key.clone(), after.clone());
             events.push(Arc::new(Event { revision, key, before, after }));
         }
         Ok(events)
-    }
-
-    /// The revisions that leave the history when these events enter it; the newest event always stays.
-    fn overflow(&self, events: &[Arc<Event>]) -> Vec<u64> {
-        let state = self.state.read();
-        let mut count = state.history.len() + events.len();
-        let mut bytes = state.history_bytes + events.iter().map(|e| weight(e)).sum::<usize>();
-        let mut dropped = Vec::new();
-        for event in &state.history {
-            if count <= self.options.history_events.max(1) && bytes <= self.options.history_bytes {
-                break;
-            }
-            count -= 1;
-            bytes -= weight(event);
-            dropped.push(event.revision);
-        }
-        dropped
-    }
-}
-
-impl State {
-    fn check(&self, asked: u64) -> Result<()> {
-        if asked < self.compacted {
-            return Err(StoreError::Gone { asked, oldest: self.compacted });
-        }
-        if asked > self.revision {
-            return Err(StoreError::Future { asked, current: self.revision });
-        }
-        Ok(())
-    }
-
-    /// Events after a revision; the caller checked that they are all kept.
-    fn after(&self, revision: u64) -> impl Iterator<Item = &Arc<Event>> {
-        let skip = usize::try_from(revision.saturating_sub(self.compacted)).unwrap_or(usize::MAX);
-        self.history.iter().skip(skip)
-    }
-
-    fn page(&self, scope: &Scope, after: Option<&Key>, limit: usize, at: Option<u64>) -> Result<Page> {
-        let revision = at.unwrap_or(self.revision);
-        self.check(revision)?;
-        // What was there then: the state now, with the first change after that moment undone for each key.
-        let mut then: BTreeMap<&Key, Option<&Arc<Record>>> = BTreeMap::new();
-        for event in self.after(revision).filter(|e| scope.holds(&e.key)) {
-            then.entry(&event.key).or_insert(event.before.as_ref());
-        }
-        let first = Key::new(scope.resource.clone(), scope.namespace.clone().unwrap_or_default(), "");
-        let from = match after {
-            Some(key) => Bound::Excluded(key),
-            None => Bound::Included(&first),
-        };
-        let mut found: BTreeMap<&Key, &Arc<Record>> = self
-            .objects
-            .range((from, Bound::Unbounded))
-            .take_while(|(key, _)| scope.holds(key))
-            .filter(|(key, _)| !then.contains_key(key))
-            .collect();
-        let undone = then.into_iter().filter(|(key, _)| after.is_none_or(|after| *key > after));
-        found.extend(undone.filter_map(|(key, record)| Some((key, record?))));
-        let limit = if limit == 0 { found.len() } else { limit };
-        let remaining = found.len().saturating_sub(limit);
-        Ok(Page { revision, items: found.into_values().take(limit).cloned().collect(), remaining })
     }
 }
 
 impl Store for Embedded {
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Arc<Record>>>> {
-        Box::pin(async move { Ok(self.0.state.read().objects.get(key).cloned()) })
+        Box::pin(async move { Ok(self.0.mirror.read().objects.get(key).cloned()) })
     }
 
     fn list<'a>(
@@ -278,20 +212,15 @@ impl Store for Embedded {
         limit: usize,
         at: Option<u64>,
     ) -> BoxFuture<'a, Result<Page>> {
-        Box::pin(async move { self.0.state.read().page(scope, after, limit, at) })
+        Box::pin(async move { self.0.mirror.read().page(scope, after, limit, at) })
+    }
+
+    fn everything(&self) -> BoxFuture<'_, Result<Page>> {
+        Box::pin(async move { Ok(self.0.mirror.read().everything()) })
     }
 
     fn watch<'a>(&'a self, scope: &'a Scope, after: u64) -> BoxFuture<'a, Result<Box<dyn Watch>>> {
-        Box::pin(async move {
-            self.0.state.read().check(after)?;
-            let watch = EmbeddedWatch {
-                store: self.0.clone(),
-                moved: self.0.moved.subscribe(),
-                scope: scope.clone(),
-                at: after,
-            };
-            Ok(Box::new(watch) as Box<dyn Watch>)
-        })
+        Box::pin(async move { self.0.mirror.watch(scope, after) })
     }
 
     fn transact(&self, writes: Vec<Write>) -> BoxFuture<'_, Result<Vec<Arc<Event>>>> {
@@ -300,46 +229,8 @@ impl Store for Embedded {
     }
 
     fn revision(&self) -> BoxFuture<'_, Result<u64>> {
-        Box::pin(async move { Ok(self.0.state.read().revision) })
+        Box::pin(async move { Ok(self.0.mirror.read().revision) })
     }
-}
-
-struct EmbeddedWatch {
-    store: Arc<Inner>,
-    moved: watch::Receiver<u64>,
-    scope: Scope,
-    at: u64,
-}
-
-/// Events of one batch: what a slow reader makes memory hold at once.
-const BATCH: usize = 256;
-
-impl Watch for EmbeddedWatch {
-    fn next(&mut self) -> BoxFuture<'_, Result<Batch>> {
-        Box::pin(async move {
-            let at = self.at;
-            self.moved.wait_for(|now| *now > at).await.map_err(failed)?;
-            let state = self.store.state.read();
-            state.check(at)?;
-            let mut batch = Batch { events: Vec::new(), revision: at };
-            for event in state.after(at) {
-                if batch.events.len() == BATCH {
-                    break;
-                }
-                batch.revision = event.revision;
-                if self.scope.holds(&event.key) {
-                    batch.events.push(event.clone());
-                }
-            }
-            self.at = batch.revision;
-            Ok(batch)
-        })
-    }
-}
-
-fn weight(event: &Event) -> usize {
-    let size = |r: &Option<Arc<Record>>| r.as_ref().map_or(0, |r| r.value.len());
-    128 + size(&event.before) + size(&event.after)
 }
 
 fn encode_key(key: &Key) -> Vec<u8> {
@@ -396,5 +287,5 @@ fn decode_event(revision: u64, mut bytes: &[u8]) -> Result<Event> {
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
+#[path = "torn_tests.rs"]
 mod tests;

@@ -1,16 +1,36 @@
 //! Where objects are kept: a map of JSON documents with one revision for the whole store, compare-and-set writes, and a bounded history
 //! that watches replay.
 //!
-//! [`Store`] is the contract; [`Embedded`] keeps it on this machine. What an object means is the API's business.
+//! [`Store`] is the contract; [`Embedded`] keeps it on this machine, [`Etcd`] where several control planes share it. What an object means
+//! is the API's business.
 
+pub mod backup;
 mod embedded;
+mod etcd;
+mod mirror;
 
 use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-pub use embedded::{Embedded, Options};
+pub use embedded::Embedded;
+pub use etcd::{Etcd, Files as EtcdFiles, Settings as EtcdSettings};
+
+/// How much history a store keeps.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Events that watches can replay: 4096.
+    pub history_events: usize,
+    /// Bytes of documents in them: 16 MiB.
+    pub history_bytes: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { history_events: 4096, history_bytes: 16 << 20 }
+    }
+}
 
 /// What an object is known by.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -143,13 +163,34 @@ pub enum StoreError {
         /// Where the store is.
         current: u64,
     },
-    /// The medium failed.
+    /// The store does not take that at once: too many writes, too large, a key twice. Nothing was written.
+    #[error("the store refused the transaction: {0}")]
+    Refused(String),
+    /// The medium failed, or did not answer in time. A write may have been made nevertheless: read before writing again.
     #[error("the store failed: {0}")]
     Failed(String),
 }
 
+/// Refuses a transaction that writes a key twice: etcd knows no such thing, and nobody needs it.
+fn distinct(writes: &[Write]) -> Result<()> {
+    let mut keys = std::collections::HashSet::with_capacity(writes.len());
+    match writes.iter().find(|write| !keys.insert(&write.key)) {
+        Some(twice) => Err(StoreError::Refused(format!("{} is written twice", twice.key))),
+        None => Ok(()),
+    }
+}
+
 /// The result of a store's operation.
 pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// Who does what only one of the replicas of a store may do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lead {
+    /// Whether it is this one.
+    pub mine: bool,
+    /// The name of the replica; empty: nobody, or not known.
+    pub owner: String,
+}
 
 /// A durable map of objects with one revision for all. Every method may be dropped at any point: a write that was begun is finished.
 pub trait Store: Send + Sync + 'static {
@@ -165,14 +206,23 @@ pub trait Store: Send + Sync + 'static {
         at: Option<u64>,
     ) -> BoxFuture<'a, Result<Page>>;
 
+    /// Every object of every resource as they are now, in order of key.
+    fn everything(&self) -> BoxFuture<'_, Result<Page>>;
+
     /// What happens after a revision.
     fn watch<'a>(&'a self, scope: &'a Scope, after: u64) -> BoxFuture<'a, Result<Box<dyn Watch>>>;
 
-    /// All writes or none, durable when it returns; each write gets a revision of its own, in order. Returns the events.
+    /// All writes or none, durable when it returns; each write gets a revision of its own, in order. No key may be written twice. Returns
+    /// the events.
     fn transact(&self, writes: Vec<Write>) -> BoxFuture<'_, Result<Vec<Arc<Event>>>>;
 
     /// The newest revision.
     fn revision(&self) -> BoxFuture<'_, Result<u64>>;
+
+    /// Whether this process does what only one may do. A store of one process is always led by it.
+    fn lead(&self) -> tokio::sync::watch::Receiver<Lead> {
+        tokio::sync::watch::channel(Lead { mine: true, owner: String::new() }).1
+    }
 }
 
 /// A watch under way. Dropping it ends it.
