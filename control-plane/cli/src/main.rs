@@ -3,6 +3,7 @@
 //! Exit codes are part of the interface: 0 done, 1 the thing asked about is not well, 2 usage, 3 the control plane cannot be
 //! reached; `weft run` exits with the code of its program. No command's own work belongs in this file.
 
+mod admin;
 mod apply;
 mod check;
 mod client;
@@ -17,6 +18,7 @@ mod identity;
 mod output;
 mod run;
 mod stat;
+mod store;
 mod token;
 mod trampoline;
 mod up;
@@ -73,6 +75,8 @@ enum Command {
     Token(token::Args),
     /// Show roots and certificates, and change the root while the mesh runs
     Identity(identity::Args),
+    /// Back up and restore what the control plane keeps
+    Admin(admin::Args),
     /// Show the versions of this command and of the control plane
     Version(version::Args),
     /// Print the completion script of a shell
@@ -118,6 +122,7 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Stat(args) => single(stat::run(&global, args)),
         Command::Token(args) => single(token::run(&global, args)),
         Command::Identity(args) => single(identity::run(&global, args)),
+        Command::Admin(args) => single(admin::run(&global, args)),
         Command::Version(args) => single(version::run(&global, args)),
     }
 }

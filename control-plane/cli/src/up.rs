@@ -2,6 +2,7 @@
 
 use crate::failure::Failure;
 use crate::output;
+use crate::store;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -50,6 +51,8 @@ pub struct Args {
     /// File (0600) whose first line is the passphrase that the keys of the CAs are encrypted with; those in the clear are encrypted
     #[arg(long, value_name = "FILE")]
     ca_key_passphrase_file: Option<PathBuf>,
+    #[command(flatten)]
+    store: store::Args,
     /// Certificates that one identity may have in half of their lifetime, and at once: a sidecar needs one
     #[arg(long, default_value = "1000", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     certificates_per_identity: u32,
@@ -83,6 +86,14 @@ enum Egress {
 pub async fn run(args: Args) -> Result<u8, Failure> {
     log(&args.log, args.log_json)?;
     let defaults = Settings::default();
+    let store = args.store.settings(&store::replica(args.grpc))?;
+    if store.is_some() && args.ca_chain.is_none() {
+        // Each would make a root of its own, and no sidecar would trust those of the others.
+        return Err(Failure::usage(
+            "--store needs --ca-chain, --ca-key and --ca-roots, the same for every control plane",
+        )
+        .hint("control planes that share a store sign for one mesh, with an intermediate of one authority"));
+    }
     let settings = Settings {
         data_dir: args.data_dir,
         grpc: args.grpc,
@@ -98,6 +109,7 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
             (Some(chain), Some(key), Some(roots)) => Some(Files { chain, key, roots }),
             _ => None,
         },
+        store,
         certificates_per_identity: args.certificates_per_identity,
         ..defaults
     };
