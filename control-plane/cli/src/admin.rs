@@ -1,11 +1,21 @@
-//! `weft admin`: what was asked of the API, by whom, and what became of it.
+//! `weft admin`: what was asked of the API ([`audit`]), backups of what the control plane keeps, and the care of its file. A backup is taken from a control plane that runs; a
+//! restore goes straight to the store, where none does.
+
+mod audit;
 
 use crate::Global;
 use crate::client::Client;
 use crate::failure::Failure;
-use crate::output::{self, Format};
+use crate::output;
+use crate::run::sidecar::private_file;
+use crate::store;
 use clap::Subcommand;
-use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use weft_control::store::{Embedded, backup};
+
+/// Who leads is known within this time.
+const LEAD: Duration = Duration::from_secs(15);
 
 /// Flags of `weft admin`.
 #[derive(clap::Args, Debug)]
@@ -17,89 +27,107 @@ pub struct Args {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Show the last writes, commands to sidecars and refusals (of certificates and joins: weft identity audit)
-    Audit(Audit),
+    Audit(audit::Args),
+    /// Write every object of a running control plane into a file (0600), as they are at one moment
+    Backup(Backup),
+    /// Make the store what a backup says; the control plane must not run
+    Restore(Restore),
+    /// Make the file of the store as small as it can be; the control plane must not run
+    Compact(Compact),
 }
 
 #[derive(clap::Args, Debug)]
-struct Audit {
-    /// How many records, the last ones
-    #[arg(short = 'n', long, default_value = "100", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    last: u32,
-    /// How to print
-    #[arg(short, long, value_enum, default_value = "table")]
-    output: Format,
+struct Backup {
+    /// File to write
+    file: PathBuf,
 }
 
-/// Does what was asked.
+#[derive(clap::Args, Debug)]
+struct Restore {
+    /// File that `weft admin backup` wrote
+    file: PathBuf,
+    /// The control plane's data directory
+    #[arg(long, env = "WEFT_DATA_DIR", default_value = "./.weft", value_name = "DIR")]
+    data_dir: PathBuf,
+    #[command(flatten)]
+    store: store::Args,
+    /// Replace what is there: objects that the backup does not have are removed
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(clap::Args, Debug)]
+struct Compact {
+    /// The control plane's data directory
+    #[arg(long, env = "WEFT_DATA_DIR", default_value = "./.weft", value_name = "DIR")]
+    data_dir: PathBuf,
+}
+
+/// Does it and says what was done.
 pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
+    match args.command {
+        Command::Audit(args) => audit::run(global, args).await,
+        Command::Backup(args) => take(global, &args.file).await,
+        Command::Restore(args) => restore(args).await,
+        Command::Compact(args) => compact(&args.data_dir),
+    }
+}
+
+async fn take(global: &Global, file: &Path) -> Result<u8, Failure> {
     let client = Client::new(global)?;
-    let Command::Audit(args) = args.command;
-    let path = format!("/weft/v1/audit?last={}", args.last);
-    let answer: Value = client.read(&path).await.map_err(|error| error.into_failure("read the audit record"))?;
-    let records = answer.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
-    output::print(&match args.output {
-        Format::Json => output::json(&answer)?,
-        Format::Yaml => output::yaml(&answer)?,
-        Format::Name => records.iter().map(|record| format!("{}\n", text(record, "user"))).collect(),
-        Format::Table | Format::Wide => table(&records, args.output == Format::Wide),
-    })?;
+    let text = client.text("/weft/v1/backup").await.map_err(|error| error.into_failure("take a backup"))?;
+    // Whole as it arrived, or not written: the file of before stays.
+    let taken = backup::read(&text).map_err(|error| Failure::not_well(error.to_string()).hint("take it again"))?;
+    private_file(file, text.as_bytes())?;
+    let header = taken.header;
+    output::print(&format!(
+        "{}: {} objects of {} at revision {}\n",
+        file.display(),
+        header.objects,
+        header.trust_domain,
+        header.revision
+    ))?;
     Ok(0)
 }
 
-fn text<'v>(record: &'v Value, key: &str) -> &'v str {
-    record.get(key).and_then(Value::as_str).unwrap_or("-")
-}
-
-/// `resource.group/subresource`, or the path.
-fn target(record: &Value) -> String {
-    let Some(resource) = record.get("resource").and_then(Value::as_str) else { return text(record, "path").to_owned() };
-    let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
-    let group = record.get("group").and_then(Value::as_str).map(|group| format!(".{group}")).unwrap_or_default();
-    let subresource = if subresource.is_empty() { String::new() } else { format!("/{subresource}") };
-    format!("{resource}{group}{subresource}")
-}
-
-fn table(records: &[Value], wide: bool) -> String {
-    let row = |record: &Value| {
-        let time = text(record, "time").split('.').next().unwrap_or_default().trim_end_matches('Z');
-        let name = match (text(record, "namespace"), text(record, "name")) {
-            ("-", name) => name.to_owned(),
-            (namespace, name) => format!("{namespace}/{name}"),
-        };
-        let code = record.get("code").and_then(Value::as_u64).map_or_else(|| "-".to_owned(), |code| code.to_string());
-        let field = |key| text(record, key).to_owned();
-        let mut row = vec![format!("{time}Z"), field("user"), field("verb"), target(record), name, code];
-        if wide {
-            row.extend([field("address"), field("userAgent")]);
+async fn restore(args: Restore) -> Result<u8, Failure> {
+    let file = args.file.display();
+    let bad = |error: backup::Error| Failure::not_well(format!("{file}: {error}"));
+    let text = std::fs::read_to_string(&args.file).map_err(|e| Failure::usage(format!("cannot read {file}: {e}")))?;
+    let backup = backup::read(&text).map_err(bad)?;
+    let me = store::replica(format_args!("restore {}", std::process::id()));
+    let named = args.store.settings(&me)?;
+    let shared = named.is_some();
+    let opened = weft_control::up::open_store(&args.data_dir, named.as_ref()).await;
+    let store = opened.map_err(|error| Failure::not_well(error.to_string()).hint("end the control plane first"))?;
+    if shared {
+        let mut lead = store.lead();
+        let known = tokio::time::timeout(LEAD, lead.wait_for(|lead| !lead.owner.is_empty())).await;
+        let leads = known.ok().and_then(Result::ok).map(|lead| lead.owner.clone()).unwrap_or_default();
+        if leads != me {
+            return Err(Failure::not_well(format!("a control plane runs on this store: {leads}"))
+                .hint("end every one of them, wait ten seconds, and restore again"));
         }
-        row
-    };
-    let rows: Vec<_> = records.iter().map(row).collect();
-    let mut header = vec!["TIME", "USER", "VERB", "RESOURCE", "NAME", "CODE"];
-    if wide {
-        header.extend(["ADDRESS", "AGENT"]);
     }
-    output::table(&header, &rows, &[])
+    let done = backup::restore(&*store, &backup, args.force).await.map_err(|error| match error {
+        backup::Error::NotEmpty(_) => Failure::not_well(error.to_string())
+            .hint("restore into an empty store, or replace what is there with --force"),
+        error => bad(error).hint("part of it may be restored: restore again with --force"),
+    })?;
+    output::print(&format!(
+        "{} objects of {} written, {} as they were, {} removed\n",
+        done.written, backup.header.trust_domain, done.kept, done.removed
+    ))?;
+    Ok(0)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn a_record_is_a_line() {
-        let records = [
-            json!({ "time": "2026-11-22T10:00:00.123Z", "user": "ana", "verb": "get", "resource": "workloads/config",
-                "group": "weft.mesh", "namespace": "shop", "name": "cart-1", "code": 200, "address": "192.0.2.7:1" }),
-            json!({ "time": "2026-11-22T10:00:01Z", "user": "ben", "verb": "get", "path": "/metrics", "code": 403 }),
-        ];
-        assert_eq!(
-            table(&records, false),
-            "TIME                  USER  VERB  RESOURCE                    NAME         CODE\n\
-             2026-11-22T10:00:00Z  ana   get   workloads.weft.mesh/config  shop/cart-1  200\n\
-             2026-11-22T10:00:01Z  ben   get   /metrics                    -            403\n"
-        );
-        assert!(table(&records, true).lines().nth(1).unwrap().ends_with("192.0.2.7:1  -"));
+fn compact(data_dir: &Path) -> Result<u8, Failure> {
+    let path = data_dir.join("weft.redb");
+    if !path.exists() {
+        return Err(Failure::usage(format!("there is no {}", path.display())));
     }
+    let (before, after) = Embedded::compact(&path)
+        .map_err(|error| Failure::not_well(error.to_string()).hint("end the control plane first"))?;
+    output::print(&format!("{}: {before} bytes before, {after} after\n", path.display()))?;
+    Ok(0)
 }

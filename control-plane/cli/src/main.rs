@@ -22,6 +22,7 @@ mod plugin;
 mod proxy;
 mod run;
 mod stat;
+mod store;
 mod token;
 mod trampoline;
 mod up;
@@ -86,7 +87,7 @@ enum Command {
     Identity(identity::Args),
     /// Give people and programs access to the API
     User(user::Args),
-    /// Show what was asked of the API, and by whom
+    /// Show what was asked of the API; back up and restore what the control plane keeps
     Admin(admin::Args),
     /// Show the versions of this command and of the control plane
     Version(version::Args),

@@ -2,6 +2,7 @@
 
 use crate::failure::Failure;
 use crate::output;
+use crate::store;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -53,6 +54,8 @@ pub struct Args {
     /// Have a Kubernetes API server review service-account tokens: a kubeconfig, or in-cluster [default: the control plane's own API]
     #[arg(long, value_name = "FILE|in-cluster", value_parser = cluster)]
     token_review: Option<Cluster>,
+    #[command(flatten)]
+    store: store::Args,
     /// Certificates that one identity may have in half of their lifetime, and at once: a sidecar needs one
     #[arg(long, default_value = "1000", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     certificates_per_identity: u32,
@@ -91,6 +94,14 @@ enum Egress {
 pub async fn run(args: Args) -> Result<u8, Failure> {
     log(&args.log, args.log_json)?;
     let defaults = Settings::default();
+    let store = args.store.settings(&store::replica(args.grpc))?;
+    if store.is_some() && args.ca_chain.is_none() {
+        // Each would make a root of its own, and no sidecar would trust those of the others.
+        return Err(Failure::usage(
+            "--store needs --ca-chain, --ca-key and --ca-roots, the same for every control plane",
+        )
+        .hint("control planes that share a store sign for one mesh, with an intermediate of one authority"));
+    }
     let settings = Settings {
         data_dir: args.data_dir,
         grpc: args.grpc,
@@ -107,6 +118,7 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
             _ => None,
         },
         token_review: args.token_review,
+        store,
         certificates_per_identity: args.certificates_per_identity,
         ..defaults
     };

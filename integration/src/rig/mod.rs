@@ -3,6 +3,7 @@
 
 mod api;
 mod caller;
+pub mod etcd;
 mod jwt;
 mod load;
 mod mesh;

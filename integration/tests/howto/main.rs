@@ -5,6 +5,7 @@
 
 mod ab_tests;
 mod authorization;
+mod backup;
 mod blue_green;
 mod breakers;
 mod canary;

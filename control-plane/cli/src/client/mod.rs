@@ -20,6 +20,8 @@ use std::time::Duration;
 
 /// How long one request may take, watches apart.
 const REQUEST: Duration = Duration::from_secs(30);
+/// How long a long answer may take.
+const LONG: Duration = Duration::from_secs(120);
 
 /// What the API answered when it did not do what was asked.
 #[derive(Clone, Debug)]
@@ -173,6 +175,15 @@ impl Client {
         tokio::time::timeout(REQUEST, self.inner.request(request))
             .await
             .map_err(|_| Error::Failed(Failure::unreachable(format!("{}: no answer in 30 s", self.context.server))))?
+            .map_err(|error| self.error(error))
+    }
+
+    /// `GET path` as text, however long it takes to arrive within two minutes.
+    pub async fn text(&self, path: &str) -> Result<String, Error> {
+        let request = self.build(Method::GET, path, "*/*", None)?;
+        tokio::time::timeout(LONG, self.inner.request_text(request))
+            .await
+            .map_err(|_| Error::Failed(Failure::unreachable(format!("{}: no answer in 120 s", self.context.server))))?
             .map_err(|error| self.error(error))
     }
 
