@@ -255,6 +255,13 @@ impl Issuing<'_> {
         self.state.barred.get(identity).is_none_or(|at| unix(not_before + BACKDATE) >= *at)
     }
 
+    /// Whether a token that was made then proves anything of this identity. One of the second in which the identity was revoked does not: it
+    /// may be of before.
+    #[must_use]
+    pub fn may_enrol(&self, identity: &str, made: SystemTime) -> bool {
+        self.state.barred.get(identity).is_none_or(|at| unix(made) > *at)
+    }
+
     /// Writes down what was issued.
     ///
     /// # Errors

@@ -192,7 +192,7 @@ impl IdentityService {
                     "what {id} had was revoked: only a join token, or a service-account token made after that, gets it another certificate"
                 )));
             }
-            Proven::ServiceAccount(_, since) if !issuing.may_renew(id.as_str(), *since) => {
+            Proven::ServiceAccount(_, made) if !issuing.may_enrol(id.as_str(), *made) => {
                 return Err(Status::permission_denied(format!(
                     "what {id} had was revoked, after this service-account token was made: delete the pod, or wait for its next token"
                 )));

@@ -9,5 +9,6 @@ mod keys;
 mod limits;
 mod pki;
 mod revocation;
+mod service_accounts;
 mod spire;
 mod workload_api;
