@@ -50,7 +50,7 @@ struct Restore {
     #[arg(long, env = "WEFT_DATA_DIR", default_value = "./.weft", value_name = "DIR")]
     data_dir: PathBuf,
     #[command(flatten)]
-    store: store::Args,
+    store: store::StoreArgs,
     /// Replace what is there: objects that the backup does not have are removed
     #[arg(long)]
     force: bool,

@@ -58,7 +58,7 @@ struct Cli {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Run the control plane in this process
-    Up(up::Args),
+    Up(Box<up::Args>),
     /// Start a mesh and a sample shop on loopback, and show it live
     Demo(demo::Args),
     /// Run any program with a sidecar
@@ -126,7 +126,7 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Trampoline(args) => trampoline::exec(&args),
         Command::Plugin(words) => plugin::exec(&words),
         Command::Completion(args) => completion::script(&args, &mut <Cli as clap::CommandFactory>::command()),
-        Command::Up(args) => block_on(&mut tokio::runtime::Builder::new_multi_thread(), up::run(args)),
+        Command::Up(args) => block_on(&mut tokio::runtime::Builder::new_multi_thread(), up::run(*args)),
         // One thread for the rest. For `run` and `demo` it matters: the kernel ties a child's death signal to the thread that
         // started it, and the main thread lives as long as the process does.
         Command::Demo(args) => single(demo::run(args)),

@@ -6,7 +6,7 @@ use weft_control::store::{EtcdFiles, EtcdSettings};
 
 /// Flags that name a store.
 #[derive(clap::Args, Debug)]
-pub struct Args {
+pub struct StoreArgs {
     /// Keep objects in this etcd, for several control planes: etcd://[USER@]HOST:PORT[,HOST:PORT][/PREFIX], or etcds:// with TLS
     #[arg(long, env = "WEFT_STORE", value_name = "ADDRESS")]
     store: Option<String>,
@@ -24,7 +24,7 @@ pub struct Args {
     store_password_file: Option<PathBuf>,
 }
 
-impl Args {
+impl StoreArgs {
     /// The etcd that they name; `None`: the data directory's own store. `replica` is what the others know this one by.
     pub fn settings(self, replica: &str) -> Result<Option<EtcdSettings>, Failure> {
         let Some(address) = self.store else { return Ok(None) };

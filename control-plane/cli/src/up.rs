@@ -55,7 +55,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE|in-cluster", value_parser = cluster)]
     token_review: Option<Cluster>,
     #[command(flatten)]
-    store: store::Args,
+    store: store::StoreArgs,
     /// Certificates that one identity may have in half of their lifetime, and at once: a sidecar needs one
     #[arg(long, default_value = "1000", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     certificates_per_identity: u32,

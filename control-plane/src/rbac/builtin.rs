@@ -21,7 +21,7 @@ const WEFT: [&str; 6] = [
     "trafficpolicies",
     "workloads",
 ];
-const ROUTES: [&str; 4] = ["grpcroutes", "httproutes", "tcproutes", "tlsroutes"];
+const ROUTES: [&str; 6] = ["gateways", "grpcroutes", "httproutes", "referencegrants", "tcproutes", "tlsroutes"];
 
 fn rule(verbs: &[&str], group: &str, resources: &[&str]) -> Value {
     json!({ "verbs": verbs, "apiGroups": [group], "resources": resources })
@@ -35,6 +35,9 @@ fn with_status(resources: &[&str]) -> Vec<String> {
 fn view() -> Vec<Value> {
     vec![
         rule(&READ, "", &["namespaces", "namespaces/status", "serviceaccounts", "services", "services/status"]),
+        // Secrets are for those who may write them.
+        rule(&READ, "", &["configmaps", "events"]),
+        rule(&READ, GATEWAY_GROUP, &["gatewayclasses"]),
         rule(&READ, "discovery.k8s.io", &["endpointslices"]),
         json!({ "verbs": READ, "apiGroups": [GATEWAY_GROUP], "resources": with_status(&ROUTES) }),
         json!({ "verbs": READ, "apiGroups": [GROUP], "resources": with_status(&WEFT) }),
@@ -44,7 +47,9 @@ fn view() -> Vec<Value> {
 
 fn edit() -> Vec<Value> {
     vec![
-        rule(&WRITE, "", &["serviceaccounts", "services"]),
+        rule(&WRITE, "", &["configmaps", "serviceaccounts", "services"]),
+        rule(&READ, "", &["secrets"]),
+        rule(&WRITE, "", &["secrets"]),
         rule(&["create"], "", &["serviceaccounts/token"]),
         rule(&["impersonate"], "", &["serviceaccounts"]),
         rule(&WRITE, "discovery.k8s.io", &["endpointslices"]),

@@ -15,10 +15,13 @@ pub type Topic = (&'static str, Arc<str>);
 /// A stream that waits, by its number.
 type Waiting = (u64, Arc<Notify>);
 
+/// By type URL, then by name.
+type ByName = HashMap<&'static str, HashMap<Arc<str>, Vec<Waiting>>>;
+
 /// All streams' interests. Cheap to share.
 #[derive(Debug, Default)]
 pub struct Interests {
-    by_name: Mutex<HashMap<&'static str, HashMap<Arc<str>, Vec<Waiting>>>>,
+    by_name: Mutex<ByName>,
     next: AtomicU64,
 }
 
@@ -89,12 +92,7 @@ impl Drop for Interest {
     }
 }
 
-fn forget(
-    by_name: &mut HashMap<&'static str, HashMap<Arc<str>, Vec<Waiting>>>,
-    url: &'static str,
-    name: &str,
-    number: u64,
-) {
+fn forget(by_name: &mut ByName, url: &'static str, name: &str, number: u64) {
     let Some(of_type) = by_name.get_mut(url) else { return };
     let Some(waiting) = of_type.get_mut(name) else { return };
     if let Some(at) = waiting.iter().position(|(of, _)| *of == number) {

@@ -6,6 +6,7 @@ use super::write::{Mode, document, reach, store_new, store_next, writer};
 use super::*;
 use crate::api::{
     apply::{self, Managers, Refusal, Schema, Wish},
+    door,
     failure::Problem,
     object::Address,
     schema::Walk,
@@ -50,7 +51,11 @@ pub(super) async fn apply(api: &Inner, call: &Call, body: &Bytes) -> Result<Resp
                 let why = "the object to be applied does not exist, and its uid or resourceVersion is given";
                 return Err(Failure::conflict(kind, name, why));
             }
-            None => store_new(api, call, next, |_| owners, mode, Vec::new()).await?,
+            // As Kubernetes has it: who may only change what is there makes nothing.
+            None => {
+                door::admit(api, call.user.as_ref(), &door::asked(&Method::POST, call, false))?;
+                store_new(api, call, next, |_| owners, mode, Vec::new()).await?
+            }
             Some(record) => {
                 for (field, said) in [("resourceVersion", &named), ("uid", &uid)] {
                     if !said.is_empty() {
