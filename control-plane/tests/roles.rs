@@ -214,11 +214,11 @@ async fn nobody_gives_what_they_do_not_have() {
     ana.makes(&roles, &role("reader", &["get"], &["services"])).await;
     ana.makes(&bindings, &binding("reader", "Role", "reader", "ben")).await;
     ana.makes(&bindings, &binding("viewer", "ClusterRole", "view", "ben")).await;
-    let (status, refused) = ana.ask("POST", &roles, &role("secrets", &["get"], &["secrets"])).await;
+    let (status, refused) = ana.ask("POST", &roles, &role("pods", &["get"], &["pods"])).await;
     assert_eq!(status, 403);
     let text = message(&refused);
-    assert!(text.starts_with(r#"roles.rbac.authorization.k8s.io "secrets" is forbidden: user "ana""#), "{text}");
-    assert!(text.contains(r#"{APIGroups:[""], Resources:["secrets"], Verbs:["get"]}"#), "{text}");
+    assert!(text.starts_with(r#"roles.rbac.authorization.k8s.io "pods" is forbidden: user "ana""#), "{text}");
+    assert!(text.contains(r#"{APIGroups:[""], Resources:["pods"], Verbs:["get"]}"#), "{text}");
     let all = binding("all", "ClusterRole", "cluster-admin", "ana");
     assert_eq!(ana.ask("POST", &bindings, &all).await.0, 403);
     assert_eq!(ana.ask("POST", &format!("{RBAC}/namespaces/office/rolebindings"), &all).await.0, 403);

@@ -161,6 +161,7 @@ fn routes(kind: &Kind, paths: &mut Map<String, Value>) {
     };
     let object = reference(&component(kind));
     let list = reference(&format!("{}List", component(kind)));
+    let gone = reference(STATUS);
     let mut in_path = Vec::new();
     if kind.namespaced {
         paths.insert(
@@ -174,7 +175,7 @@ fn routes(kind: &Kind, paths: &mut Map<String, Value>) {
         json!({
             "get": operation(kind, "list", "", LIST, Body::None, &list),
             "post": operation(kind, "post", "", WRITE, Body::Object, &object),
-            "delete": operation(kind, "deletecollection", "", DELETE, Body::Options, &reference(STATUS)),
+            "delete": operation(kind, "deletecollection", "", DELETE, Body::Options, &gone),
             "parameters": in_path,
         }),
     );
@@ -183,7 +184,7 @@ fn routes(kind: &Kind, paths: &mut Map<String, Value>) {
         "get": operation(kind, "get", "", &[], Body::None, &object),
         "put": operation(kind, "put", "", WRITE, Body::Object, &object),
         "patch": operation(kind, "patch", "", PATCHING, Body::Patch, &object),
-        "delete": operation(kind, "delete", "", DELETE, Body::Options, &reference(STATUS)),
+        "delete": operation(kind, "delete", "", DELETE, Body::Options, if kind.returns_deleted() { &object } else { &gone }),
         "parameters": in_path,
     });
     paths.insert(format!("{all}/{{name}}"), item.clone());

@@ -87,6 +87,11 @@ impl Kind {
         all().iter().find(same).is_none_or(|first| first.version == self.version)
     }
 
+    /// Whether a delete is answered by the object that is gone, as Kubernetes does for these two; generated clients rely on it.
+    pub fn returns_deleted(&self) -> bool {
+        self.group.is_empty() && matches!(self.plural, "services" | "serviceaccounts")
+    }
+
     /// Whether its values are never told.
     pub fn is_secret(&self) -> bool {
         self.group.is_empty() && self.plural == "secrets"

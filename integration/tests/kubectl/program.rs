@@ -27,6 +27,11 @@ fn text(path: &Path) -> &str {
 }
 
 impl Kubectl {
+    /// The newest, against a mesh of its own.
+    pub fn newest() -> Self {
+        Self { program: kubectls().pop().expect("there is a kubectl"), mesh: Mesh::start() }
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         // Its cache of the discovery is the test's own.

@@ -2,11 +2,15 @@
 //! in it along.
 
 use super::*;
-use crate::store::StoreError;
+use crate::{api::protobuf, store::StoreError};
 
 /// The options of a delete: in the body, or in the query.
 fn options(call: &Call, body: &Bytes) -> Result<Value> {
-    let options = if body.is_empty() { json!({}) } else { json::parse(body)?.0 };
+    let options = match content_type(call).as_str() {
+        _ if body.is_empty() => json!({}),
+        protobuf::PROTOBUF => protobuf::parse(body)?,
+        _ => json::parse(body)?.0,
+    };
     if !options.is_object() {
         return Err(Failure::bad_request("the body of a delete must be DeleteOptions"));
     }
@@ -26,10 +30,12 @@ pub(super) async fn one(api: &Inner, call: &Call, body: &Bytes) -> Result<Respon
     for _ in 0..ATTEMPTS {
         let record = read(api, call).await?;
         match remove(api, call.kind, &record, &options, dry).await {
-            Ok(Removed::Marked(object)) => {
-                return Ok(json_response(StatusCode::OK, &form.one(call.kind, object, OffsetDateTime::now_utc())));
-            }
-            Ok(Removed::Gone(object)) => {
+            Ok(removed) => {
+                let held = matches!(removed, Removed::Marked(_));
+                let (Removed::Marked(object) | Removed::Gone(object)) = removed;
+                if held || call.kind.returns_deleted() {
+                    return Ok(json_response(StatusCode::OK, &form.one(call.kind, object, OffsetDateTime::now_utc())));
+                }
                 let mut details = json!({ "name": name, "kind": call.kind.plural, "uid": object["metadata"]["uid"] });
                 if !call.kind.group.is_empty() {
                     details["group"] = call.kind.group.into();
