@@ -119,5 +119,10 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert!(std::fs::read_to_string(&path).unwrap().contains("ENCRYPTED PRIVATE KEY"));
         assert!(TokenKey::open(&path, &Vault::default()).is_err());
+        // One that was in the clear is encrypted, and is the same.
+        let open = dir.path().join("other.pem");
+        assert!(!std::fs::read_to_string(&open).unwrap().contains("ENCRYPTED"));
+        assert_eq!(TokenKey::open(&open, &vault).unwrap().name, other.name);
+        assert!(std::fs::read_to_string(&open).unwrap().contains("ENCRYPTED PRIVATE KEY"));
     }
 }

@@ -52,7 +52,7 @@ impl Vault {
         let open = self.open(&path.display().to_string(), &text)?;
         if matches!(open, Cow::Borrowed(_)) && self.0.is_some() {
             let key = KeyPair::from_pem(&path.display().to_string(), &text)?;
-            let rest = pem::encode_certificates(&pem::certificates(&path.display().to_string(), &text)?);
+            let rest = certificates(&path.display().to_string(), &text)?;
             files::write_private(path, (self.seal(&key)? + &rest).as_bytes())?;
         }
         Ok(Some(open.into_owned()))
@@ -74,10 +74,7 @@ impl Vault {
         let key = key.ok_or_else(|| {
             bad("cannot be decrypted: the passphrase is wrong, or it is encrypted in a way that is not known here")
         })?;
-        let rest = match text.contains("-----BEGIN CERTIFICATE-----") {
-            true => pem::encode_certificates(&pem::certificates(what, text)?),
-            false => String::new(),
-        };
+        let rest = certificates(what, text)?;
         Ok(Cow::Owned(pem::encode("PRIVATE KEY", key.as_bytes()) + &rest))
     }
 
@@ -98,6 +95,14 @@ impl Vault {
         let info = PrivateKeyInfoRef::try_from(der.secret_pkcs8_der()).map_err(|e| failed(&e))?;
         let sealed = info.encrypt_with_params(params, passphrase.as_bytes()).map_err(|e| failed(&e))?;
         Ok(pem::encode(ENCRYPTED, sealed.as_bytes()))
+    }
+}
+
+/// The certificates beside a key; there need not be any.
+fn certificates(what: &str, text: &str) -> Result<String, Error> {
+    match text.contains("-----BEGIN CERTIFICATE-----") {
+        true => Ok(pem::encode_certificates(&pem::certificates(what, text)?)),
+        false => Ok(String::new()),
     }
 }
 
