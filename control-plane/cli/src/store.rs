@@ -7,7 +7,7 @@ use weft_control::store::{EtcdFiles, EtcdSettings};
 /// Flags that name a store.
 #[derive(clap::Args, Debug)]
 pub struct StoreArgs {
-    /// Keep objects in this etcd, for several control planes: etcd://[USER@]HOST:PORT[,HOST:PORT][/PREFIX], or etcds:// with TLS
+    /// Keep objects in this etcd, for several control planes: etcd://USER@HOST:PORT,HOST:PORT/PREFIX (user and prefix may be left out), or etcds:// with TLS
     #[arg(long, env = "WEFT_STORE", value_name = "ADDRESS")]
     store: Option<String>,
     /// Authority of etcd's certificates (PEM)
