@@ -5,7 +5,7 @@
 #   make bench                Weft beside Envoy, nginx and HAProxy, half an hour (BENCH=quick: under three minutes; BENCH=soak: ten minutes, BENCH_SOAK=60s shortens it)
 #   make dist                 weft-proxy as it is shipped, in target/dist: laid out by a profile of its own load (ten minutes the first time)
 #   make flamegraph           an SVG of each hot path of the sidecar under load, in target/flamegraph
-#   make bench-control        what the control plane costs: compiling, encoding, memory, streams (BENCH=quick: under a minute)
+#   make bench-control        what the control plane costs: compiling, encoding, memory, streams (BENCH=quick: under a minute; BENCH=fleet: thousands of sidecars)
 #   make mutants              mutation tests of weft-policy (MUTANTS='-f proxy/policy/src/route/share.rs' for one file)
 #   make lint                 formatting, clippy, documentation, licences
 
