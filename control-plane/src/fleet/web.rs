@@ -356,6 +356,32 @@ async fn config(
     Ok(([(axum::http::header::CONTENT_TYPE, "application/json")], dump).into_response())
 }
 
+/// How many records of a journal, the last ones: 100.
+#[derive(Deserialize)]
+struct Last {
+    last: Option<usize>,
+}
+
+impl Last {
+    /// The answer with what `read` finds.
+    async fn of(
+        self,
+        read: impl FnOnce(usize) -> std::io::Result<Vec<Value>> + Send + 'static,
+    ) -> Result<Json<Value>, Failure> {
+        let count = self.last.unwrap_or(100);
+        // Files of some MiB are read: not on a thread that serves.
+        let found = tokio::task::spawn_blocking(move || read(count)).await;
+        match found.map_err(std::io::Error::other).and_then(|found| found) {
+            Ok(records) => Ok(Json(json!({ "items": records }))),
+            Err(error) => {
+                tracing::error!(%error, "cannot read an audit record");
+                let text = "the audit record cannot be read; the log says why".to_owned();
+                Err(Failure(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", text))
+            }
+        }
+    }
+}
+
 #[derive(Deserialize)]
 struct LogFilter {
     filter: String,

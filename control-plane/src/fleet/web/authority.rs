@@ -1,7 +1,7 @@
 //! The questions of `weft identity`: whom the mesh trusts, the rotation of its root, what is revoked, and what the authority did.
 
-use super::{Failure, Sources};
-use crate::identity::audit::{self, Event};
+use super::{Failure, Last, Sources};
+use crate::identity::audit::Event;
 use crate::identity::revoker::{Refusal, Shown, Subject};
 use crate::identity::rotation::Status;
 use crate::world::World;
@@ -14,9 +14,6 @@ use serde_json::{Value, json};
 use std::time::SystemTime;
 use weft_certs::ca::Reason;
 use weft_certs::{SpiffeId, TrustDomain};
-
-/// Records of the audit where nobody says how many.
-const RECORDS: usize = 100;
 
 fn read<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, Failure> {
     body.map(|Json(read)| read).map_err(|e| Failure(StatusCode::BAD_REQUEST, "BadRequest", e.body_text()))
@@ -160,21 +157,6 @@ pub(super) async fn revoked(State(sources): State<Sources>) -> Json<Value> {
     Json(json!({ "items": all.iter().map(shown).collect::<Vec<_>>(), "lists": sources.revoker.lists() }))
 }
 
-#[derive(Deserialize)]
-pub(super) struct Last {
-    last: Option<usize>,
-}
-
-pub(super) async fn audit(State(sources): State<Sources>, Query(query): Query<Last>) -> Result<Json<Value>, Failure> {
-    let count = query.last.unwrap_or(RECORDS).min(audit::MOST);
-    // Files of some MiB are read: not on a thread that serves.
-    let read = tokio::task::spawn_blocking(move || sources.audit.last(count)).await;
-    match read.map_err(std::io::Error::other).and_then(|read| read) {
-        Ok(records) => Ok(Json(json!({ "items": records }))),
-        Err(error) => {
-            tracing::error!(%error, "cannot read the audit record");
-            let text = "the audit record cannot be read; the log says why".to_owned();
-            Err(Failure(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", text))
-        }
-    }
+pub(super) async fn audit(State(sources): State<Sources>, Query(asked): Query<Last>) -> Result<Json<Value>, Failure> {
+    asked.of(move |count| sources.audit.last(count)).await
 }

@@ -1,8 +1,7 @@
 //! The questions of `weft user` and `weft admin`: client certificates for people and programs, and what was asked of the API.
 
-use super::{Failure, Sources};
+use super::{Failure, Last, Sources};
 use crate::api::record::Made;
-use crate::journal;
 use crate::rbac::{Asking, Attributes, Resource};
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
@@ -22,8 +21,6 @@ const LIVES: std::ops::RangeInclusive<u64> = 600..=30 * 24 * 3600;
 const NAME: usize = 64;
 /// Groups of one user.
 const GROUPS: usize = 16;
-/// Records of the audit where nobody says how many.
-const RECORDS: usize = 100;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -106,23 +103,8 @@ pub(super) async fn create(
     ))
 }
 
-#[derive(Deserialize)]
-pub(super) struct Last {
-    last: Option<usize>,
-}
-
-pub(super) async fn audit(State(sources): State<Sources>, Query(query): Query<Last>) -> Result<Json<Value>, Failure> {
-    let count = query.last.unwrap_or(RECORDS).min(journal::MOST);
-    // Files of some MiB are read: not on a thread that serves.
-    let read = tokio::task::spawn_blocking(move || sources.record.last(count)).await;
-    match read.map_err(std::io::Error::other).and_then(|read| read) {
-        Ok(records) => Ok(Json(json!({ "items": records }))),
-        Err(error) => {
-            tracing::error!(%error, "cannot read the audit record");
-            let text = "the audit record cannot be read; the log says why".to_owned();
-            Err(Failure(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", text))
-        }
-    }
+pub(super) async fn audit(State(sources): State<Sources>, Query(asked): Query<Last>) -> Result<Json<Value>, Failure> {
+    asked.of(move |count| sources.record.last(count)).await
 }
 
 #[cfg(test)]

@@ -1,0 +1,189 @@
+//! What golden metrics say of reports, and that their memory is bounded.
+
+use super::*;
+use weft_proto::LATENCY_BOUNDS_US;
+
+fn stats(source: &str, destination: &str, endpoint: &str, calls: u64, failures: u64) -> v1::CallStats {
+    let mut latency_buckets = vec![0; LATENCY_BOUNDS_US.len() + 1];
+    latency_buckets[10] = calls;
+    v1::CallStats {
+        direction: v1::Direction::Outbound.into(),
+        source: source.into(),
+        destination: destination.into(),
+        endpoint: endpoint.into(),
+        calls,
+        failures,
+        attempts: calls + 5,
+        failed_attempts: 5 + failures,
+        retries: 5,
+        mtls: calls,
+        latency_buckets,
+        ..Default::default()
+    }
+}
+
+fn report(calls: Vec<v1::CallStats>) -> v1::Report {
+    v1::Report { interval_ms: 1000, calls, breakers: Vec::new() }
+}
+
+/// A report of a sidecar of which nothing is known.
+fn add(golden: &mut Golden, now: Instant, sidecar: &str, report: v1::Report) {
+    golden.add(now, sidecar, &mut Known::default(), report);
+}
+
+#[test]
+fn a_window_sums_its_reports_and_forgets_older_ones() {
+    let mut golden = Golden::default();
+    let start = golden.began;
+    let at = |s: u64| start + Duration::from_secs(s);
+    for second in 0..100 {
+        add(&mut golden, at(second), "shop/web-1", report(vec![stats("shop/web", "shop/cart", "shop/cart-1", 10, 1)]));
+    }
+    let stat = golden.stat(at(100), Duration::from_secs(10), &[]);
+    let cart = &stat.services[0].numbers;
+    assert_eq!(stat.window_seconds, 10.0);
+    assert_eq!((cart.calls, cart.failures, cart.rps), (100, 10, 10.0));
+    assert_eq!(cart.success, Some(0.9));
+    assert_eq!(cart.mtls, Some(1.0));
+    assert!(cart.p50_ms.unwrap() > 0.8 && cart.p50_ms.unwrap() < 1.0, "{:?}", cart.p50_ms);
+    assert_eq!(stat.edges[0].source.as_deref(), Some("shop/web"));
+    assert_eq!(stat.endpoints[0].endpoint.as_deref(), Some("shop/cart-1"));
+    let later = golden.stat(at(200), Duration::from_secs(10), &[]);
+    assert!(later.services.is_empty());
+    let hour = golden.stat(at(200), Duration::from_secs(3600), &[]);
+    assert_eq!(hour.services[0].numbers.calls, 1000);
+}
+
+#[test]
+fn a_call_that_both_sides_report_counts_once() {
+    let mut golden = Golden::default();
+    let now = golden.began + Duration::from_secs(1);
+    let mut inbound = stats("shop/web", "shop/cart", "", 10, 0);
+    inbound.direction = v1::Direction::Inbound.into();
+    add(&mut golden, now, "shop/web-1", report(vec![stats("shop/web", "shop/cart", "shop/cart-1", 10, 0)]));
+    add(&mut golden, now, "shop/cart-1", report(vec![inbound.clone()]));
+    let stat = golden.stat(now, Duration::from_secs(10), &[]);
+    assert_eq!(stat.services[0].numbers.calls, 10);
+    // Where no caller has a sidecar, the callee's word counts.
+    let mut alone = Golden::default();
+    add(&mut alone, now, "shop/cart-1", report(vec![inbound]));
+    let stat = alone.stat(now, Duration::from_secs(10), &[]);
+    assert_eq!(stat.services[0].numbers.calls, 10);
+    assert_eq!(stat.endpoints[0].endpoint.as_deref(), Some("shop/cart-1"));
+}
+
+#[test]
+fn open_breakers_are_counted_by_service_and_endpoint() {
+    let mut golden = Golden::default();
+    let now = golden.began;
+    add(&mut golden, now, "shop/web-1", report(vec![stats("shop/web", "shop/cart", "shop/cart-1", 1, 0)]));
+    let breaker = Breaker {
+        sidecar: "shop/web-1".into(),
+        backend: "shop/cart:80".into(),
+        endpoint: "shop/cart-1".into(),
+        state: "open",
+        opened: 3,
+    };
+    let stat = golden.stat(now, Duration::from_secs(10), &[breaker]);
+    assert_eq!((stat.services[0].open_breakers, stat.services[0].breaker_openings), (1, 3));
+    assert_eq!(stat.endpoints[0].open_breakers, 1);
+    assert_eq!(stat.edges[0].open_breakers, 1);
+}
+
+#[test]
+fn a_rate_is_of_the_time_that_its_samples_cover() {
+    let mut golden = Golden::default();
+    for second in 0..60 {
+        let now = golden.began + Duration::from_secs(second);
+        add(&mut golden, now, "shop/web-1", report(vec![stats("shop/web", "shop/cart", "shop/cart-1", 10, 0)]));
+        let stat = golden.stat(now + Duration::from_millis(999), Duration::from_secs(10), &[]);
+        if second >= 20 {
+            assert!((7.0..=13.0).contains(&stat.window_seconds), "{second}: {}", stat.window_seconds);
+        }
+        let rps = stat.services[0].numbers.rps;
+        assert!((9.9..=11.5).contains(&rps), "{second}: {rps}");
+    }
+}
+
+#[test]
+fn what_callers_have_told_of_is_not_kept_of_the_callee() {
+    let mut golden = Golden::default();
+    let now = golden.began;
+    let mut inbound = stats("shop/web", "shop/cart", "", 10, 0);
+    inbound.direction = v1::Direction::Inbound.into();
+    add(&mut golden, now, "shop/web-1", report(vec![stats("shop/web", "shop/cart", "shop/cart-1", 10, 0)]));
+    let rows = golden.index.len();
+    add(&mut golden, now, "shop/cart-1", report(vec![inbound.clone()]));
+    assert_eq!(golden.index.len(), rows);
+    // Once they are silent it is.
+    add(&mut golden, now + FINE * FINE_KEPT as u32, "shop/cart-1", report(vec![inbound]));
+    assert!(golden.index.keys().any(|k| k.inbound));
+}
+
+#[test]
+fn rows_are_bounded_and_what_does_not_fit_is_counted() {
+    let mut golden = Golden::default();
+    let now = golden.began;
+    // Edge, endpoint and route of each; of the last one its first row alone.
+    let many = (0..MAX_SERIES / 3 + 1).map(|i| stats("a", &format!("shop/s-{i:06}"), "", 1, 0)).collect();
+    add(&mut golden, now, "shop/web-1", report(many));
+    assert_eq!(golden.index.len(), MAX_SERIES);
+    assert_eq!(golden.stat(now, Duration::from_secs(1), &[]).dropped, 2);
+}
+
+#[test]
+fn what_is_known_of_a_sidecar_saves_looking_up_and_changes_nothing() {
+    let (mut with, mut without) = (Golden::default(), Golden::default());
+    let began = with.began;
+    without.began = began;
+    let mut known = Known::default();
+    for second in 0..400_u64 {
+        // Series come and go, for so long at times that their rows are forgotten.
+        let names = (0..8).filter(|i| (second / 7 + i * second / 90) % 3 != 0);
+        let one = |i| stats("shop/web", &format!("shop/s-{i}"), &format!("shop/s-{i}-1"), 1 + second % 3, 0);
+        let calls: Vec<v1::CallStats> = names.map(one).collect();
+        let now = began + Duration::from_secs(second * 20);
+        with.add(now, "shop/web-1", &mut known, report(calls.clone()));
+        add(&mut without, now, "shop/web-1", report(calls));
+        for window in [10, 120, 3600].map(Duration::from_secs) {
+            assert_eq!(with.stat(now, window, &[]), without.stat(now, window, &[]), "{second}");
+        }
+    }
+    assert!(known.all.len() <= 8);
+}
+
+#[test]
+fn a_large_mesh_keeps_less_of_its_edges_and_says_so_and_a_small_one_all() {
+    let mut golden = Golden { most: 3_200, ..Golden::default() };
+    let began = golden.began;
+    let at = |s: u64| began + Duration::from_secs(s);
+    let edges = 200;
+    for second in (0..150).step_by(5) {
+        let calls = (0..edges).map(|i| stats(&format!("shop/a-{i}"), "shop/cart", "shop/cart-1", 1, 0)).collect();
+        add(&mut golden, at(second), "shop/web-1", report(calls));
+        assert!(golden.samples <= golden.most, "{} at {second}", golden.samples);
+    }
+    let stat = golden.stat(at(149), Duration::from_secs(120), &[]);
+    assert!(
+        stat.window_seconds > 110.0 && stat.detail_seconds < 70.0,
+        "{} {}",
+        stat.window_seconds,
+        stat.detail_seconds
+    );
+    assert_eq!(stat.services[0].numbers.calls, edges * 24);
+    let rate = stat.edges[0].numbers.rps;
+    assert!((0.15..0.30).contains(&rate), "a call in five seconds, of the time that is kept: {rate}");
+    // When most of them have gone, the others go back as far as ever.
+    for minute in 3..120 {
+        add(
+            &mut golden,
+            at(minute * 60),
+            "shop/web-1",
+            report(vec![stats("shop/web", "shop/cart", "shop/cart-1", 1, 0)]),
+        );
+    }
+    assert_eq!(golden.depth, 0);
+    assert!(golden.names.len() < 10 && golden.speakers.len() == 1, "{} names", golden.names.len());
+    let stat = golden.stat(at(7199), Duration::from_secs(3600), &[]);
+    assert_eq!((stat.edges[0].numbers.calls, stat.edges.len()), (60, 1));
+}
