@@ -237,10 +237,10 @@ struct View<'c> {
 
 impl View<'_> {
     /// The Service of that name or alias, as this caller sees it.
-    fn service(&self, key: &str) -> Option<&v1::Service> {
+    fn service(&self, key: &str) -> Option<v1::Service> {
         let found = self.compiled.snapshot.lookup(&self.client, type_url::SERVICE, key)?;
         let variants = self.compiled.output.services.get(&found.name)?;
-        Some(variants.by_namespace.get(&self.client.namespace).unwrap_or(&variants.default))
+        Some(variants.of(&self.client.namespace).read())
     }
 
     /// The Service and port that the caller means.
@@ -256,7 +256,7 @@ impl View<'_> {
         let Some(wire) = self.service(&key) else {
             return Err(Unexplained::Absent(format!("to: {name:?} is no Service that this caller knows")));
         };
-        let service = Service::from_wire(wire).map_err(|refusal| broken(&key, &refusal))?;
+        let service = Service::from_wire(&wire).map_err(|refusal| broken(&key, &refusal))?;
         let port = match number {
             Some(number) => service.port(number),
             None => service.port(80).or(service.ports.first()),
@@ -303,12 +303,12 @@ impl View<'_> {
         rule.backends().iter().map(explained).collect()
     }
 
-    fn endpoints(&self, service: &str, port: u16) -> Vec<&v1::Endpoint> {
-        let ports = self.service(service).map(|service| service.ports.as_slice()).unwrap_or_default();
-        let backend = ports.iter().find(|p| p.port == u32::from(port)).and_then(|port| port.backend.as_ref());
-        let slices = backend.map(|backend| backend.slices.as_slice()).unwrap_or_default();
+    fn endpoints(&self, service: &str, port: u16) -> Vec<v1::Endpoint> {
+        let ports = self.service(service).map(|service| service.ports).unwrap_or_default();
+        let backend = ports.into_iter().find(|p| p.port == u32::from(port)).and_then(|port| port.backend);
+        let slices = backend.map(|backend| backend.slices).unwrap_or_default();
         let known = slices.iter().filter_map(|name| self.compiled.output.endpoints.get(name));
-        known.flat_map(|slice| &slice.endpoints).collect()
+        known.flat_map(|slice| slice.read().endpoints).collect()
     }
 
     /// What the endpoint's own sidecar would say.
@@ -318,7 +318,7 @@ impl View<'_> {
             let reason = "there is no sidecar that asks".to_owned();
             return Ok(Admission { allowed: true, reason, ..Admission::default() });
         };
-        let inbound = Inbound::from_wire(wire).map_err(|refusal| broken(&endpoint.uid, &refusal))?;
+        let inbound = Inbound::from_wire(&wire.read()).map_err(|refusal| broken(&endpoint.uid, &refusal))?;
         let Some(port) = u16::try_from(endpoint.port).ok().and_then(|number| inbound.by_port(number)) else {
             let reason = format!("port {} is none of the workload's", endpoint.port);
             return Ok(Admission { reason, ..Admission::default() });

@@ -55,7 +55,7 @@ spec:
 fn shop() -> Compiled {
     let world = world(SHOP);
     let (output, _) = compile(&world, &LastGood::default());
-    let snapshot = Arc::new(Snapshot::next(&Snapshot::default(), &output));
+    let snapshot = Arc::new(Snapshot::next(&Snapshot::default(), &output).0);
     Compiled { world: Arc::new(world), output: Arc::new(output), snapshot, generation: 1 }
 }
 

@@ -6,9 +6,9 @@ use crate::shop::{self, Size};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
-use weft_control::compile::{Compiler, Output};
+use weft_control::compile::{Compiler, Encoded, Output};
 use weft_control::world::World;
-use weft_control::xds::{Client, Encoded, Snapshot};
+use weft_control::xds::{Client, Snapshot};
 use weft_proto::type_url;
 
 /// One step of the reconciler, from a world to what is offered.
@@ -23,7 +23,7 @@ impl Plane {
     /// Milliseconds of compiling and of encoding.
     fn step(&mut self, world: &World) -> (f64, f64) {
         let (output, compiling) = timed(|| self.compiler.compile(world));
-        let (snapshot, encoding) = timed(|| Snapshot::next(&self.snapshot, &output));
+        let (snapshot, encoding) = timed(|| Snapshot::next(&self.snapshot, &output).0);
         (self.output, self.snapshot) = (output, snapshot);
         (compiling, encoding)
     }
@@ -65,8 +65,7 @@ const EDITS: [(&str, Edit); 4] = [
     ("one endpoint becomes unready", |world, size, round| {
         let i = round * 7 % size.services;
         let mut changed = (**world.workloads.get(&size.workload(i, 0)).expect("an endpoint")).clone();
-        let status = changed.status.get_or_insert_default();
-        status.phase = match status.phase {
+        changed.phase = match changed.phase {
             Some(weft_control::kinds::Phase::Ready) => Some(weft_control::kinds::Phase::NotReady),
             _ => Some(weft_control::kinds::Phase::Ready),
         };
@@ -109,7 +108,7 @@ pub fn run(report: &mut Report, sizes: &[Size], budget: Duration) {
         let before = live();
         let output = plane.compiler.compile(&world);
         let of_output = live() as f64 - before as f64;
-        let (snapshot, of_snapshot) = kept(|| Snapshot::next(&Snapshot::default(), &output));
+        let (snapshot, of_snapshot) = kept(|| Snapshot::next(&Snapshot::default(), &output).0);
         (plane.output, plane.snapshot) = (output, snapshot);
         let resources = plane.snapshot.len();
         whole.push(vec![
@@ -180,7 +179,7 @@ fn incremental(
         let pairs = offered.iter().zip(&changed).flat_map(|(a, b)| a.1.iter().zip(&b.1));
         anew.0.push(pairs.filter(|(a, b)| !Arc::ptr_eq(a, b)).count() as f64);
         work.0.0.push(plane.compiler.recompiled() as f64);
-        work.1.0.push(plane.snapshot.encoded() as f64);
+        work.1.0.push(plane.snapshot.renewed() as f64);
         compiled
     });
     assert!(anew.median() >= 1.0, "{name} changed nothing");
@@ -201,7 +200,7 @@ fn incremental(
 
 fn sizes_of(plane: &Plane) -> Vec<Vec<String>> {
     let of_type = |(name, all): (&str, Vec<Arc<Encoded>>)| {
-        let sizes = Rounds(all.iter().map(|e| e.any.value.len() as f64).collect());
+        let sizes = Rounds(all.iter().map(|e| e.value.len() as f64).collect());
         vec![name.to_owned(), count(all.len() as i64), count(sizes.median() as i64), count(sizes.max() as i64)]
     };
     everything(&plane.output, &plane.snapshot).into_iter().map(of_type).collect()

@@ -234,7 +234,10 @@ pub fn put(world: &mut World, document: &Value) {
     let key = key(document);
     match document["kind"].as_str() {
         Some("Service") => drop(world.services.insert(key, typed(document))),
-        Some("Workload") => drop(world.workloads.insert(key, typed(document))),
+        Some("Workload") => {
+            let object: weft_control::kinds::Workload = serde_json::from_value(document.clone()).expect("a Workload");
+            drop(world.workloads.insert(key, Arc::new(object.into())));
+        }
         Some("TrafficPolicy") => drop(world.traffic.insert(key, typed(document))),
         Some("AuthorizationPolicy") => drop(world.authorization.insert(key, typed(document))),
         Some("HTTPRoute") => drop(world.http_routes.insert(key, Arc::new(read_route(document)))),

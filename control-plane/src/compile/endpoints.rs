@@ -6,8 +6,8 @@ pub use super::members::{ALLOWED_SERVICES, is_member, memberships};
 use super::inbound::Guards;
 use super::members::{Members, Target};
 use super::names;
-use crate::kinds::{self, Phase, Workload};
-use crate::world::World;
+use crate::kinds::{self, Phase};
+use crate::world::{Workload, World};
 use std::net::{IpAddr, SocketAddr};
 use weft_proto::v1;
 
@@ -31,7 +31,7 @@ pub fn protocol(protocol: kinds::Protocol) -> v1::Protocol {
 
 /// Whether and how the workload takes calls; `None`: it is in no slice.
 fn health(workload: &Workload) -> Option<v1::Health> {
-    match workload.status.as_ref().and_then(|s| s.phase) {
+    match workload.phase {
         Some(Phase::Ready) => Some(v1::Health::Ready),
         Some(Phase::NotReady | Phase::Pending) => Some(v1::Health::NotReady),
         Some(Phase::Draining) => Some(v1::Health::Draining),
@@ -45,7 +45,7 @@ fn health(workload: &Workload) -> Option<v1::Health> {
 /// Region and zone that a workload runs in, empty where it does not say: `spec.zone`, else the labels that Kubernetes gives its nodes.
 #[must_use]
 pub fn locality(workload: &Workload) -> (String, String) {
-    let label = |name: &str| workload.metadata.labels.as_ref().and_then(|l| l.get(name)).cloned();
+    let label = |name: &str| workload.labels.get(name).map(str::to_owned);
     let zone = workload.spec.zone.clone().filter(|zone| !zone.is_empty()).or_else(|| label(ZONE));
     (label(REGION).unwrap_or_default(), zone.unwrap_or_default())
 }
@@ -58,12 +58,12 @@ fn endpoint(
     server_name: String,
 ) -> Option<v1::Endpoint> {
     let address: IpAddr = workload.spec.address.parse().ok()?;
-    let namespace = workload.metadata.namespace.as_deref()?;
+    let namespace = &*workload.namespace;
     let tunnel = workload.spec.tunnel.clone().filter(|t| !plaintext && t.parse::<SocketAddr>().is_ok());
     let meshed = tunnel.is_some();
     let (region, zone) = locality(workload);
     Some(v1::Endpoint {
-        uid: names::namespaced(namespace, workload.metadata.name.as_deref()?),
+        uid: names::namespaced(namespace, &workload.name),
         address: address.to_string(),
         port: target.port.into(),
         tunnel: tunnel.unwrap_or_default(),
@@ -109,9 +109,7 @@ pub(super) fn of_service(world: &World, members: &Members, guards: &Guards, name
 /// The slices of a workload's own address.
 #[must_use]
 pub(super) fn of_address(world: &World, members: &Members, guards: &Guards, workload: &Workload) -> Vec<v1::Endpoints> {
-    let (Some(namespace), Some(own)) = (&workload.metadata.namespace, &workload.metadata.name) else {
-        return Vec::new();
-    };
+    let (namespace, own) = (&*workload.namespace, &*workload.name);
     let name = names::workload_service(namespace, own);
     let uid = names::namespaced(namespace, own);
     let of_port = |port: &kinds::WorkloadPort| {

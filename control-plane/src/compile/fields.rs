@@ -502,8 +502,8 @@ fn compiled(kind: &str, spec: &str) -> (Value, bool) {
     let policy = json!({"kind": kind, "metadata": {"namespace": "shop", "name": "p"}, "spec": spec});
     super::tests::put(&mut world, policy, 1);
     let (output, _) = compile(&world, &LastGood::default());
-    let service = json("weft.v1.Service", &output.services["shop/catalog"].default);
-    let inbound = json("weft.v1.Inbound", &*output.inbound["shop/catalog-1"]);
+    let service = json("weft.v1.Service", &output.services["shop/catalog"].default.read());
+    let inbound = json("weft.v1.Inbound", &output.inbound["shop/catalog-1"].read());
     let port = &service["ports"][0];
     let all = json!({"frontend": port["frontend"], "backend": port["backend"], "inbound": inbound["ports"][0]});
     (all, condition(&output, "p", "Accepted").status)

@@ -10,8 +10,8 @@ use super::members::Members;
 use super::scope::{Family, Policy, Scope};
 use super::traffic::Policies;
 use super::{Change, authentication, authorization, names, service};
-use crate::kinds::{MeshTls, MeshTlsSpec, TlsMode, Workload, WorkloadPort};
-use crate::world::{World, age};
+use crate::kinds::{MeshTls, MeshTlsSpec, TlsMode, WorkloadPort};
+use crate::world::{Workload, World, age};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -136,7 +136,7 @@ pub fn compile(
     uid: &str,
 ) -> Option<v1::Inbound> {
     let workload = world.workloads.get(uid).filter(|w| w.spec.tunnel.is_some())?;
-    let (namespace, own) = (workload.metadata.namespace.as_deref()?, workload.metadata.name.as_deref()?);
+    let (namespace, own) = (&*workload.namespace, &*workload.name);
     let address: IpAddr = workload.spec.address.parse().ok()?;
     let ports = workload.spec.ports.iter().map(|port| {
         let at = SocketAddr::new(address, port.port).to_string();
@@ -193,7 +193,7 @@ fn keys(world: &World, members: &Members, uid: &str, namespace: &str, own: &str,
         for target in belongs.targets.iter().filter(|t| t.port == port) {
             server_names.push(names::service_sni(namespace, name, target.service_port, &world.mesh.domain));
             if service.is_empty() {
-                service.clone_from(&belongs.service);
+                service = belongs.service.to_string();
             }
         }
     }

@@ -318,12 +318,12 @@ fn one_change_makes_anew_what_it_concerns_and_nothing_else() {
     assert_eq!(compiler.compile(&world), before);
     assert_eq!(compiler.recompiled(), 0);
     let mut changed = (*world.workloads["shop/item-7"]).clone();
-    changed.status = Some(crate::kinds::WorkloadStatus { phase: Some(Phase::Draining), conditions: Vec::new() });
+    changed.phase = Some(Phase::Draining);
     world.workloads.insert("shop/item-7".into(), Arc::new(changed));
     let after = compiler.compile(&world);
     // Two slices, two variants of the service, the service of the address, the Inbound.
     assert_eq!(compiler.recompiled(), 6);
-    let slices = after.endpoints.changes(&before.endpoints, Arc::ptr_eq);
+    let slices = after.endpoints.changes(&before.endpoints, Packed::ptr_eq);
     let slices: Vec<_> = slices.into_iter().map(|(name, _, _)| name.as_str()).collect();
     assert_eq!(slices, ["shop/item-7:80/0", "shop/~item-7:8080/0"]);
     assert!(after.services.changes(&before.services, Arc::ptr_eq).is_empty(), "what is as it was is the same value");

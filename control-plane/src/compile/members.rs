@@ -5,8 +5,8 @@
 
 use super::endpoints::protocol;
 use super::names;
-use crate::kinds::{Service, Workload};
-use crate::world::{World, own_address};
+use crate::kinds::Service;
+use crate::world::{Workload, World, own_address};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -31,18 +31,21 @@ pub struct Target {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Belongs {
     /// "namespace/name" of the service.
-    pub service: String,
+    pub service: Arc<str>,
     /// What of the workload its ports lead to.
     pub targets: Arc<[Target]>,
 }
 
+/// Uids of members, in order, with what of them the service's ports lead to.
+type OfService = BTreeMap<Arc<str>, Arc<[Target]>>;
+
 /// Who belongs to what, both ways.
 #[derive(Clone, Debug, Default)]
 pub struct Members {
-    /// Service → uids of its members, in order → what of them its ports lead to.
-    by_service: HashMap<String, BTreeMap<String, Arc<[Target]>>>,
+    /// By service.
+    by_service: HashMap<Arc<str>, OfService>,
     /// Workload uid → services it belongs to, in order of name.
-    by_workload: HashMap<String, Vec<Belongs>>,
+    by_workload: HashMap<Arc<str>, Box<[Belongs]>>,
 }
 
 /// What a change of objects means for memberships.
@@ -71,17 +74,20 @@ impl Members {
                 Some((of, found)) if *of == namespace => found,
                 other => &mut other.insert((namespace, Candidates::of(world, namespace))).1,
             };
-            let is = world.workloads.get(uid).map(|w| of_namespace.belongs(w)).unwrap_or_default();
-            let was = self.by_workload.get(uid).map(Vec::as_slice).unwrap_or_default();
+            let mut is = world.workloads.get(uid).map(|w| of_namespace.belongs(w)).unwrap_or_default();
+            let (uid_shared, was) = match self.by_workload.get_key_value(uid) {
+                Some((uid, was)) => (uid.clone(), &**was),
+                None => (uid.into(), &[][..]),
+            };
             let concerned = workloads.contains(uid);
-            if !concerned && is == was {
-                if was.iter().any(|b| services.contains(&b.service)) {
+            if !concerned && *is == *was {
+                if was.iter().any(|b| services.contains(&*b.service)) {
                     touched.workloads.insert(uid.to_owned());
                 }
                 continue;
             }
             touched.workloads.insert(uid.to_owned());
-            touched.services.extend(was.iter().chain(&is).map(|b| b.service.clone()));
+            touched.services.extend(was.iter().chain(&is).map(|b| b.service.to_string()));
             for gone in was {
                 if let Some(of_service) = self.by_service.get_mut(&gone.service) {
                     of_service.remove(uid);
@@ -90,28 +96,34 @@ impl Members {
                     }
                 }
             }
-            for belongs in &is {
+            for belongs in &mut is {
+                // Of names there is one copy, and of what members lead to one for all that are alike.
+                if let Some((known, _)) = self.by_service.get_key_value(&belongs.service) {
+                    belongs.service = known.clone();
+                }
                 let of_service = self.by_service.entry(belongs.service.clone()).or_default();
-                of_service.insert(uid.to_owned(), belongs.targets.clone());
+                let alike = of_service.first_key_value().filter(|(_, targets)| **targets == belongs.targets);
+                belongs.targets = alike.map_or_else(|| belongs.targets.clone(), |(_, targets)| targets.clone());
+                of_service.insert(uid_shared.clone(), belongs.targets.clone());
             }
             if is.is_empty() {
                 self.by_workload.remove(uid);
             } else {
-                self.by_workload.insert(uid.to_owned(), is);
+                self.by_workload.insert(uid_shared, is.into());
             }
         }
         touched
     }
 
     /// Members of a service in order of uid.
-    pub fn of_service(&self, service: &str) -> impl Iterator<Item = (&String, &[Target])> {
-        self.by_service.get(service).into_iter().flatten().map(|(uid, targets)| (uid, &**targets))
+    pub fn of_service(&self, service: &str) -> impl Iterator<Item = (&str, &[Target])> {
+        self.by_service.get(service).into_iter().flatten().map(|(uid, targets)| (&**uid, &**targets))
     }
 
     /// Services of a workload.
     #[must_use]
     pub fn of_workload(&self, uid: &str) -> &[Belongs] {
-        self.by_workload.get(uid).map_or(&[], Vec::as_slice)
+        self.by_workload.get(uid).map_or(&[], |belongs| belongs)
     }
 }
 
@@ -152,8 +164,8 @@ impl<'w> Candidates<'w> {
 
     fn belongs(&self, workload: &Workload) -> Vec<Belongs> {
         let mut found: BTreeMap<&String, &Service> = BTreeMap::new();
-        for (key, value) in workload.metadata.labels.iter().flatten() {
-            let of_label = self.by_label.get(&(key.as_str(), value.as_str()));
+        for label in workload.labels.iter() {
+            let of_label = self.by_label.get(&label);
             found.extend(of_label.into_iter().flatten().copied());
         }
         for own in &workload.spec.services {
@@ -161,7 +173,7 @@ impl<'w> Candidates<'w> {
             found.extend(named.map(|(name, service)| (name, &**service)));
         }
         let members = found.into_iter().filter(|(_, service)| is_member(service, workload));
-        members.map(|(n, s)| Belongs { service: n.clone(), targets: targets(s, workload).into() }).collect()
+        members.map(|(n, s)| Belongs { service: n.as_str().into(), targets: targets(s, workload).into() }).collect()
     }
 }
 
@@ -188,7 +200,7 @@ pub fn is_member(service: &Service, workload: &Workload) -> bool {
     if super::service::is_external_name(service) {
         return false;
     }
-    let allowed = workload.metadata.annotations.as_ref().and_then(|a| a.get(ALLOWED_SERVICES));
+    let allowed = workload.annotations.get(ALLOWED_SERVICES);
     if allowed.is_some_and(|list| !list.split(',').any(|s| s == "*" || s == name)) {
         return false;
     }
@@ -196,9 +208,7 @@ pub fn is_member(service: &Service, workload: &Workload) -> bool {
         return true;
     }
     let selector = service.spec.as_ref().and_then(|s| s.selector.as_ref()).filter(|s| !s.is_empty());
-    let empty = BTreeMap::new();
-    let labels = workload.metadata.labels.as_ref().unwrap_or(&empty);
-    selector.is_some_and(|s| s.iter().all(|(k, v)| labels.get(k) == Some(v)))
+    selector.is_some_and(|s| s.iter().all(|(k, v)| workload.labels.get(k) == Some(v)))
 }
 
 fn targets(service: &Service, workload: &Workload) -> Vec<Target> {

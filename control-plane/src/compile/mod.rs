@@ -18,6 +18,7 @@ mod limits;
 pub mod members;
 pub mod mesh;
 pub mod names;
+mod packed;
 pub mod route;
 pub mod route_spec;
 mod scope;
@@ -38,6 +39,7 @@ mod route_tests;
 pub(crate) mod tests;
 
 pub use condition::{Condition, Kind, ParentVerdict, Verdict};
+pub use packed::{Encoded, Packed};
 
 use crate::world::{Mesh, Table, World};
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,11 +49,51 @@ use weft_proto::v1;
 
 /// A service as clients see it.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Variants {
+pub struct Variants<S = Packed<v1::Service>> {
     /// For clients of every namespace that is not listed below.
-    pub default: v1::Service,
+    pub default: S,
     /// For clients of these namespaces: the service's own (it may write the short name) and those with consumer routes.
-    pub by_namespace: BTreeMap<String, v1::Service>,
+    pub by_namespace: BTreeMap<String, S>,
+}
+
+impl<S> Variants<S> {
+    /// As clients of a namespace see it.
+    #[must_use]
+    pub fn of(&self, namespace: &str) -> &S {
+        self.by_namespace.get(namespace).unwrap_or(&self.default)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &S> {
+        std::iter::once(&self.default).chain(self.by_namespace.values())
+    }
+}
+
+/// What a sidecar enforces, and what the control plane itself must know of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Guarded {
+    /// Who may have it: the workload's own identity.
+    pub identity: Box<str>,
+    /// Its global rate limits.
+    pub global: Box<[v1::RateLimit]>,
+    /// What is sent.
+    pub inbound: Packed<v1::Inbound>,
+}
+
+impl Guarded {
+    /// Encodes what a workload's sidecar enforces.
+    #[must_use]
+    pub fn new(uid: &str, inbound: &v1::Inbound) -> Self {
+        let limits = inbound.ports.iter().flat_map(|port| &port.rate_limits);
+        let global = limits.filter(|limit| limit.scope() == v1::RateLimitScope::Global).cloned().collect();
+        Self { identity: inbound.identity.as_str().into(), global, inbound: Packed::new(uid, inbound) }
+    }
+
+    /// The message.
+    #[must_use]
+    pub fn read(&self) -> v1::Inbound {
+        self.inbound.read()
+    }
 }
 
 /// Everything that a world compiles to. A copy shares what it has in common with the original.
@@ -60,9 +102,9 @@ pub struct Output {
     /// By "namespace/name" and "namespace/~workload".
     pub services: Table<Arc<Variants>>,
     /// By "namespace/name:port/slice".
-    pub endpoints: Table<Arc<v1::Endpoints>>,
+    pub endpoints: Table<Packed<v1::Endpoints>>,
     /// By workload uid.
-    pub inbound: Table<Arc<v1::Inbound>>,
+    pub inbound: Table<Arc<Guarded>>,
     /// By trust domain.
     pub bundles: BTreeMap<String, v1::TrustBundle>,
     /// The one named "mesh".
@@ -159,7 +201,7 @@ impl Compiler {
         let (mut guarded, secured) = self.guards.update(world, &self.members, &change, &touched.workloads);
         // Whether an endpoint is called by mutual TLS is what MeshTLS says of its port.
         let belongs =
-            secured.iter().flat_map(|uid| self.members.of_workload(uid)).map(|belongs| belongs.service.clone());
+            secured.iter().flat_map(|uid| self.members.of_workload(uid)).map(|belongs| belongs.service.to_string());
         let sliced = touched.services.iter().cloned().chain(belongs).collect();
         self.slices(world, &sliced, &addressed.union(&secured).cloned().collect());
         let settled = self.traffic.update(world, &self.members, &change, &touched.services);
@@ -167,11 +209,13 @@ impl Compiler {
         services.extend(settled.services);
         services.extend(self.routes.update(world, &change.services, &change.routes));
         self.services(world, &services, &addressed);
-        guarded.extend(settled.inbound.iter().flat_map(|s| self.members.of_service(s)).map(|(uid, _)| uid.clone()));
+        guarded.extend(settled.inbound.iter().flat_map(|s| self.members.of_service(s)).map(|(uid, _)| uid.to_owned()));
         for uid in guarded {
             let made = inbound::compile(world, &self.members, &self.guards, &self.traffic, &uid);
             self.recompiled += usize::from(made.is_some());
-            put(&mut self.output.inbound, &uid, made, config::Inbound::from_wire);
+            let made = made.map(|message| (Arc::new(Guarded::new(&uid, &message)), message));
+            let same = |a: &Arc<Guarded>, b: &Arc<Guarded>| a.inbound == b.inbound;
+            put(&mut self.output.inbound, &uid, made, same, config::Inbound::from_wire);
         }
         self.output.settings = mesh::settings(world);
         self.output.bundles = mesh::bundles(world);
@@ -209,7 +253,8 @@ impl Compiler {
         for slice in made {
             gone.remove(&slice.name);
             let name = slice.name.clone();
-            put(&mut self.output.endpoints, &name, Some(slice), config::Endpoints::from_wire);
+            let made = Some((Packed::new(&name, &slice), slice));
+            put(&mut self.output.endpoints, &name, made, Packed::eq, config::Endpoints::from_wire);
         }
         for slice in gone {
             self.output.endpoints.remove(&slice);
@@ -217,46 +262,62 @@ impl Compiler {
     }
 
     fn services(&mut self, world: &World, services: &BTreeSet<String>, addressed: &BTreeSet<String>) {
-        let check = |variants: &Variants| {
-            let mut all = std::iter::once(&variants.default).chain(variants.by_namespace.values());
-            all.try_for_each(|service| config::Service::from_wire(service).map(drop))
-        };
         for name in services {
             let slices = &self.output.endpoints;
             let found = world.services.get(name);
             let compile = |s| service::compile(world, s, &self.members, &self.routes, &self.traffic, slices);
             let made = found.and_then(|service| compile(service));
             self.recompiled += made.as_ref().map_or(0, |v| 1 + v.by_namespace.len());
-            put(&mut self.output.services, name, made, check);
+            self.service(name, made);
         }
         for uid in addressed {
             let alone = self.addresses.alone(world, uid);
             let made = alone.and_then(|w| service::of_address(w, &self.output.endpoints));
             self.recompiled += usize::from(made.is_some());
-            let made = made.map(|default| Variants { default, ..Default::default() });
-            put(&mut self.output.services, &names::of_workload(uid), made, check);
+            let made = made.map(|default| Variants { default, by_namespace: BTreeMap::new() });
+            self.service(&names::of_workload(uid), made);
         }
+    }
+
+    fn service(&mut self, name: &str, made: Option<Variants<v1::Service>>) {
+        let before = self.output.services.get(name);
+        let packed = |message: &v1::Service, before: Option<&Packed<_>>| Packed::service(message).or_same(before);
+        let made = made.map(|messages| {
+            let default = packed(&messages.default, before.map(|b| &b.default));
+            let by_namespace = messages.by_namespace.iter().map(|(namespace, message)| {
+                let before = before.and_then(|b| b.by_namespace.get(namespace));
+                (namespace.clone(), packed(message, before))
+            });
+            (Arc::new(Variants { default, by_namespace: by_namespace.collect() }), messages)
+        });
+        let check = |messages: &Variants<v1::Service>| {
+            messages.iter().try_for_each(|service| config::Service::from_wire(service).map(drop))
+        };
+        put(&mut self.output.services, name, made, PartialEq::eq, check);
     }
 }
 
-/// Puts a resource out, or takes it back. The net under the checks of each kind: what a sidecar would refuse leaves its last good version in
-/// force, whatever the reason.
-fn put<M: PartialEq, T>(
-    all: &mut Table<Arc<M>>,
+/// Puts a resource out, packed, or takes it back. The net under the checks of each kind: what a sidecar would refuse leaves its last good
+/// version in force, whatever the reason.
+fn put<P, M, T>(
+    all: &mut Table<P>,
     name: &str,
-    made: Option<M>,
+    made: Option<(P, M)>,
+    same: impl Fn(&P, &P) -> bool,
     check: impl Fn(&M) -> Result<T, Refusal>,
-) {
-    let Some(made) = made else {
+) where
+    P: Clone,
+{
+    let Some((made, message)) = made else {
         all.remove(name);
         return;
     };
-    // What is as it was stays the same value: neither checked nor encoded nor sent again.
-    if all.get(name).is_some_and(|before| **before == made) {
+    // What is as it was stays the same value: neither checked nor sent again.
+    if all.get(name).is_some_and(|before| same(before, &made)) {
         return;
     }
-    match check(&made) {
-        Ok(_) => drop(all.insert(name.to_owned(), Arc::new(made))),
+    match check(&message) {
+        Ok(_) => drop(all.insert(name.to_owned(), made)),
         Err(refusal) => tracing::error!(
             resource = %name, %refusal, "compiled a resource that a sidecar would refuse; its last good version stays"
         ),

@@ -6,12 +6,12 @@ use serde_json::{Value, json};
 use weft_proto::type_url;
 
 fn port(output: &Output) -> Value {
-    json("weft.v1.Service", &output.services["shop/catalog"].default)["ports"][0].clone()
+    json("weft.v1.Service", &output.services["shop/catalog"].default.read())["ports"][0].clone()
 }
 
 /// Names of the limits on the first port of a workload.
 fn limits(output: &Output, uid: &str) -> Vec<String> {
-    output.inbound[uid].ports[0].rate_limits.iter().map(|l| l.name.clone()).collect()
+    output.inbound[uid].read().ports[0].rate_limits.iter().map(|l| l.name.clone()).collect()
 }
 
 #[test]
@@ -62,7 +62,7 @@ spec:
             "fallback": {"response": {"status": 200}}, "hedge": {},
         })
     );
-    let inbound = &output.inbound["shop/catalog-1"].ports[0];
+    let inbound = output.inbound["shop/catalog-1"].read().ports[0].clone();
     assert_eq!(inbound.adaptive_concurrency.unwrap().min_requests, Some(5));
     assert_eq!(inbound.adaptive_concurrency.unwrap().max_requests, None);
 }
@@ -81,20 +81,21 @@ spec: {targetRefs: [{kind: Service, name: catalog, sectionName: http}], adaptive
         let shed = output.verdicts.iter().find(|v| v.name == "shed").unwrap();
         let inbound = shed.parents[0].shapes.iter().filter(|(kind, _)| *kind == type_url::INBOUND);
         let named: Vec<String> = inbound.map(|(_, uid)| uid.clone()).collect();
-        let held = output.inbound.iter().filter(|(_, i)| i.ports.iter().any(|p| p.adaptive_concurrency.is_some()));
+        let held =
+            output.inbound.iter().filter(|(_, i)| i.read().ports.iter().any(|p| p.adaptive_concurrency.is_some()));
         assert_eq!(named, held.map(|(uid, _)| uid.clone()).collect::<Vec<_>>());
         named
     };
     let (output, last) = compile(&world, &LastGood::default());
     assert_eq!(of(&output), ["shop/catalog-1", "shop/catalog-2"]);
     let mut left = (*world.workloads["shop/catalog-1"]).clone();
-    left.metadata.labels = None;
+    left.labels = crate::world::Labels::default();
     world.workloads.insert("shop/catalog-1".into(), Arc::new(left));
     let (output, last) = compile(&world, &last);
     assert_eq!(of(&output), ["shop/catalog-2"]);
     world.traffic.remove("shop/shed");
     let (output, _) = compile(&world, &last);
-    assert!(output.inbound["shop/catalog-2"].ports[0].adaptive_concurrency.is_none());
+    assert!(output.inbound["shop/catalog-2"].read().ports[0].adaptive_concurrency.is_none());
 }
 
 const LIMITED: &str = r#"
@@ -209,7 +210,7 @@ fn keys_are_pushed_once_they_are_fetched_and_stay_when_a_fetch_fails() {
         Arc::new(crate::world::jwks::Jwks { keys: keys.map(Into::into), failure: failure.map(str::to_owned) })
     };
     let pushed = |output: &Output| {
-        let port = &output.inbound["shop/catalog-1"].ports[0];
+        let port = output.inbound["shop/catalog-1"].read().ports[0].clone();
         let condition = condition(output, "login", "JwksFetched");
         (port.request_authentication[0].rules[0].jwks.clone(), condition.status, condition.reason)
     };

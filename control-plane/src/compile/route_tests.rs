@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 /// The routes of a port as JSON.
 fn rules(output: &Output, service: &str) -> Value {
-    let service = json("weft.v1.Service", &output.services[service].default);
+    let service = json("weft.v1.Service", &output.services[service].default.read());
     service["ports"][0]["frontend"]["routes"].clone()
 }
 
@@ -110,7 +110,7 @@ metadata: {name: p}
 spec: {targetRefs: [{kind: Service, name: catalog}], fallback: {backendRef: {name: late, port: 80}}}"#;
     let mut world = world(&format!("{SHOP}\n---\n{}", more.trim()));
     let resolved = |output: &Output| {
-        let service = json("weft.v1.Service", &output.services["shop/catalog"].default);
+        let service = json("weft.v1.Service", &output.services["shop/catalog"].default.read());
         let frontend = &service["ports"][0]["frontend"];
         let mirror = &frontend["routes"][0]["rules"][0]["filters"][0]["mirror"];
         assert_eq!(mirror["service"], "shop/late");
@@ -176,6 +176,7 @@ fn routes_of_connections_attach_where_nothing_else_is_declared() {
         let accepted = condition(&output, "r", "Accepted");
         let on: Vec<u32> = output.services["shop/mixed"]
             .default
+            .read()
             .ports
             .iter()
             .filter(|p| !p.frontend.as_ref().unwrap().routes.is_empty())
@@ -184,10 +185,11 @@ fn routes_of_connections_attach_where_nothing_else_is_declared() {
         assert_eq!(accepted.status, !on.is_empty(), "{}", accepted.message);
         if accepted.status {
             assert_eq!(condition(&output, "r", "ResolvedRefs").reason, "BackendNotFound");
-            let port = output.services["shop/mixed"].default.ports.iter().find(|p| p.port == on[0]).unwrap();
+            let port =
+                output.services["shop/mixed"].default.read().ports.into_iter().find(|p| p.port == on[0]).unwrap();
             assert_eq!(port.protocol, i32::from(v1::Protocol::Tcp), "nothing in it is to be read");
-            let route = json("weft.v1.Service", &output.services["shop/mixed"].default)["ports"][(on[0] - 1) as usize]
-                ["frontend"]["routes"][0]
+            let route = json("weft.v1.Service", &output.services["shop/mixed"].default.read())["ports"]
+                [(on[0] - 1) as usize]["frontend"]["routes"][0]
                 .clone();
             assert_eq!(
                 route["rules"],
@@ -231,7 +233,7 @@ fn of_the_kinds_on_one_port_the_first_wins_and_the_next_when_it_goes() {
         let (output, next) = compile(&world, &last);
         last = next;
         let winner = kind.to_lowercase();
-        assert_eq!(routes(&output.services["shop/api"].default), [format!("shop/{winner}")]);
+        assert_eq!(routes(&output.services["shop/api"].default.read()), [format!("shop/{winner}")]);
         assert!(condition(&output, &winner, "Accepted").status);
         for loser in &kinds[i + 1..] {
             let accepted = condition(&output, &loser.to_lowercase(), "Accepted");
@@ -271,9 +273,16 @@ spec: {parentRefs: [{group: "", kind: Service, name: api, namespace: shop, port:
     let on = |service: &v1::Service, port: usize| -> Vec<String> {
         service.ports[port].frontend.as_ref().unwrap().routes.iter().map(|r| r.name.clone()).collect()
     };
-    assert_eq!((on(&api.default, 0), on(&api.default, 1)), (vec!["shop/http".into()], vec!["shop/tcp".into()]));
-    assert_eq!(routes(&output.services["shop/catalog"].default), ["shop/http"], "each parent for itself");
-    assert_eq!(on(&api.by_namespace["bank"], 0), ["bank/mine"], "clients of another namespace have their own routes");
+    assert_eq!(
+        (on(&api.default.read(), 0), on(&api.default.read(), 1)),
+        (vec!["shop/http".into()], vec!["shop/tcp".into()])
+    );
+    assert_eq!(routes(&output.services["shop/catalog"].default.read()), ["shop/http"], "each parent for itself");
+    assert_eq!(
+        on(&api.by_namespace["bank"].read(), 0),
+        ["bank/mine"],
+        "clients of another namespace have their own routes"
+    );
     for name in ["tcp", "http", "mine"] {
         assert!(condition(&output, name, "Accepted").status, "{name}");
     }
@@ -288,7 +297,7 @@ fn a_service_of_type_external_name_is_a_host_outside() {
         let service = output.services.get("shop/pay").cloned();
         let reason = condition(&output, "r", "ResolvedRefs").reason;
         assert!(!output.endpoints.keys().any(|name| name.starts_with("shop/pay:")));
-        let keys = &output.inbound["shop/catalog-1"].ports[0].server_names;
+        let keys = &output.inbound["shop/catalog-1"].read().ports[0].server_names;
         assert!(!keys.iter().any(|k| k.contains("pay")), "nobody of the mesh is behind it: {keys:?}");
         (service, reason)
     };
@@ -297,10 +306,10 @@ fn a_service_of_type_external_name_is_a_host_outside() {
     );
     let service = service.unwrap();
     assert_eq!(reason, "ResolvedRefs", "a route may lead there");
-    assert_eq!(service.default.hostnames, ["pay.shop", "pay.shop.svc", "pay.shop.svc.cluster.local"]);
-    assert_eq!(service.by_namespace["shop"].hostnames[3..], ["pay".to_owned(), "pay.example.com".into()]);
+    assert_eq!(service.default.read().hostnames, ["pay.shop", "pay.shop.svc", "pay.shop.svc.cluster.local"]);
+    assert_eq!(service.by_namespace["shop"].read().hostnames[3..], ["pay".to_owned(), "pay.example.com".into()]);
     assert_eq!(
-        json("weft.v1.Service", &service.default)["ports"],
+        json("weft.v1.Service", &service.default.read())["ports"],
         json!([
             {"port": 80, "name": "http-b", "protocol": "PROTOCOL_HTTP1", "frontend": {}, "backend": {"external": {"host": "pay.example.com", "port": 80}}},
             {"port": 443, "name": "https", "protocol": "PROTOCOL_TCP", "frontend": {}, "backend": {"external": {"host": "pay.example.com", "port": 8443}}},
@@ -309,7 +318,7 @@ fn a_service_of_type_external_name_is_a_host_outside() {
     let (service, _) = outside("externalName: 203.0.113.9, ports: [{port: 443}]");
     let service = service.unwrap();
     assert_eq!(
-        (service.default.vips.len(), service.by_namespace["shop"].vips.as_slice()),
+        (service.default.read().vips.len(), service.by_namespace["shop"].read().vips.as_slice()),
         (0, &["203.0.113.9".to_owned()][..])
     );
     assert_eq!(outside("externalName: pay.example.com").1, "BackendNotFound", "without ports nothing is taken");
@@ -327,9 +336,10 @@ metadata: {name: far, labels: {app: catalog, topology.kubernetes.io/region: eu, 
 spec: {serviceAccount: catalog, address: 192.0.2.10, tunnel: "192.0.2.10:15008", ports: [{name: http, port: 8080}]}
 status: {phase: Ready}"#,
     );
-    let inbound = &output.inbound["shop/far"];
+    let inbound = output.inbound["shop/far"].read();
     assert_eq!((inbound.region.as_str(), inbound.zone.as_str()), ("eu", "eu-1"));
-    let endpoint = output.endpoints["shop/catalog:80/0"].endpoints.iter().find(|e| e.uid == "shop/far").unwrap();
+    let endpoint =
+        output.endpoints["shop/catalog:80/0"].read().endpoints.into_iter().find(|e| e.uid == "shop/far").unwrap();
     assert_eq!((endpoint.region.as_str(), endpoint.zone.as_str()), ("eu", "eu-1"));
-    assert_eq!(output.inbound["shop/catalog-2"].zone, "a", "what the workload says itself comes first");
+    assert_eq!(output.inbound["shop/catalog-2"].read().zone, "a", "what the workload says itself comes first");
 }

@@ -5,8 +5,8 @@
 use super::members::{Members, Target};
 use super::{Change, Condition, Verdict, names, service};
 use crate::identity::SYSTEM_NAMESPACE;
-use crate::kinds::{TargetRef, Workload, WorkloadPort};
-use crate::world::{World, selects};
+use crate::kinds::{TargetRef, WorkloadPort};
+use crate::world::{Workload, World, selects};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -105,18 +105,18 @@ impl Scope {
         if self.mesh {
             return true;
         }
-        if workload.metadata.namespace.as_deref() != Some(&self.namespace) {
+        if *workload.namespace != *self.namespace {
             return false;
         }
         if self.is_whole_namespace() {
             return true;
         }
         if let Some(selector) = &self.selector {
-            return selects(selector, workload.metadata.labels.as_ref());
+            return selects(selector, &workload.labels);
         }
         self.targets.iter().any(|target| {
             if target.is_workload() {
-                return workload.metadata.name.as_deref() == Some(&target.name)
+                return *workload.name == *target.name
                     && target.section_name.as_ref().is_none_or(|s| port.name.as_ref() == Some(s));
             }
             let named = |section: &String, target: &Target, service: &str| {
@@ -141,22 +141,22 @@ impl Scope {
 
     /// All workloads that it is about.
     fn uids(&self, world: &World, members: &Members) -> BTreeSet<String> {
-        let mut candidates: BTreeSet<&String> = BTreeSet::new();
+        let mut candidates: BTreeSet<&str> = BTreeSet::new();
         if self.mesh {
-            candidates.extend(world.workloads.keys());
+            candidates.extend(world.workloads.keys().map(String::as_str));
         } else if self.is_whole_namespace() || self.selector.is_some() {
-            candidates.extend(world.workloads_in(&self.namespace).map(|(uid, _)| uid));
+            candidates.extend(world.workloads_in(&self.namespace).map(|(uid, _)| uid.as_str()));
         } else {
             for target in &self.targets {
                 let name = names::namespaced(&self.namespace, &target.name);
                 if target.is_workload() {
-                    candidates.extend(world.workloads.get_key_value(&name).map(|(uid, _)| uid));
+                    candidates.extend(world.workloads.get_key_value(&name).map(|(uid, _)| uid.as_str()));
                 } else {
                     candidates.extend(members.of_service(&name).map(|(uid, _)| uid));
                 }
             }
         }
-        candidates.into_iter().filter(|uid| self.reaches(world, members, uid)).cloned().collect()
+        candidates.into_iter().filter(|uid| self.reaches(world, members, uid)).map(str::to_owned).collect()
     }
 }
 

@@ -3,9 +3,9 @@
 use super::members::Members;
 use super::route::Attached;
 use super::traffic::Policies;
-use super::{Variants, names};
-use crate::kinds::{Service, Workload};
-use crate::world::{Table, World};
+use super::{Packed, Variants, names};
+use crate::kinds::Service;
+use crate::world::{Table, Workload, World};
 use k8s_openapi::api::core::v1::ServicePort;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use weft_proto::v1;
 
 /// The slices that exist, by name.
-type Slices = Table<Arc<v1::Endpoints>>;
+type Slices = Table<Packed<v1::Endpoints>>;
 
 /// Ports on which servers usually speak first, or whose protocol nobody sniffs: opaque unless declared otherwise.
 const OPAQUE: [u16; 8] = [25, 587, 3306, 4444, 5432, 6379, 9300, 11211];
@@ -89,7 +89,7 @@ pub fn compile(
     routes: &Attached,
     traffic: &Policies,
     slices: &Slices,
-) -> Option<Variants> {
+) -> Option<Variants<v1::Service>> {
     let (namespace, own) = (service.metadata.namespace.as_deref()?, service.metadata.name.as_deref()?);
     let external = external_host(service, &world.mesh.domain);
     if is_external_name(service) && (external.is_none() || ports(service).next().is_none()) {
@@ -204,8 +204,7 @@ fn slice_names(slices: &Slices, service: &str, port: u16) -> Vec<String> {
 /// The service of a workload's own address: traffic to it skips routes.
 #[must_use]
 pub fn of_address(workload: &Workload, slices: &Slices) -> Option<v1::Service> {
-    let (namespace, own) = (workload.metadata.namespace.as_deref()?, workload.metadata.name.as_deref()?);
-    let name = names::workload_service(namespace, own);
+    let name = names::workload_service(&workload.namespace, &workload.name);
     let ports = workload.spec.ports.iter().map(|port| v1::ServicePort {
         port: port.port.into(),
         name: port.name.clone().unwrap_or_default(),

@@ -61,7 +61,10 @@ fn add(world: &mut World, object: Value, created: i64) {
     let key = key(&object);
     match text("/kind").as_str() {
         "Service" => drop(world.services.insert(key, typed(&object))),
-        "Workload" => drop(world.workloads.insert(key, typed(&object))),
+        "Workload" => {
+            let object: crate::kinds::Workload = serde_json::from_value(object).unwrap();
+            drop(world.workloads.insert(key, Arc::new(object.into())));
+        }
         "TrafficPolicy" => drop(world.traffic.insert(key, typed(&object))),
         "AuthorizationPolicy" => drop(world.authorization.insert(key, typed(&object))),
         "MeshTLS" => drop(world.mesh_tls.insert(key, typed(&object))),
@@ -144,7 +147,7 @@ fn a_service_and_its_workloads_become_exactly_these_resources() {
     let (output, _) = compile(&world(SHOP), &LastGood::default());
     let catalog = &output.services["shop/catalog"];
     assert_eq!(
-        json("weft.v1.Service", &catalog.default),
+        json("weft.v1.Service", &catalog.default.read()),
         json!({
             "name": "shop/catalog",
             "hostnames": ["catalog.shop", "catalog.shop.svc", "catalog.shop.svc.cluster.local"],
@@ -155,9 +158,13 @@ fn a_service_and_its_workloads_become_exactly_these_resources() {
             }],
         })
     );
-    assert_eq!(catalog.by_namespace["shop"].hostnames[3], "catalog", "its own namespace may write the short name");
     assert_eq!(
-        json("weft.v1.Endpoints", &*output.endpoints["shop/catalog:80/0"]),
+        catalog.by_namespace["shop"].read().hostnames[3],
+        "catalog",
+        "its own namespace may write the short name"
+    );
+    assert_eq!(
+        json("weft.v1.Endpoints", &output.endpoints["shop/catalog:80/0"].read()),
         json!({
             "name": "shop/catalog:80/0",
             "endpoints": [
@@ -177,7 +184,7 @@ fn a_service_and_its_workloads_become_exactly_these_resources() {
         })
     );
     assert_eq!(
-        json("weft.v1.Inbound", &*output.inbound["shop/catalog-2"]),
+        json("weft.v1.Inbound", &output.inbound["shop/catalog-2"].read()),
         json!({
             "workload": "shop/catalog-2",
             "identity": "spiffe://weft.local/ns/shop/sa/catalog",
@@ -193,7 +200,7 @@ fn a_service_and_its_workloads_become_exactly_these_resources() {
         }),
         "strict is the default and therefore not written"
     );
-    let own = &output.services["shop/~catalog-2"].default;
+    let own = &output.services["shop/~catalog-2"].default.read();
     assert_eq!((own.vips.as_slice(), own.ports[0].port), (&["192.0.2.9".to_owned()][..], 8080));
     assert!(!output.services.contains_key("shop/~catalog-1"), "loopback addresses name nobody");
     assert_eq!(output.settings.mesh_cidrs, ["198.18.0.0/16"]);
@@ -216,8 +223,9 @@ metadata: {name: thief, labels: {app: catalog, version: v2}, annotations: {weft.
 spec: {serviceAccount: thief, address: 127.0.0.1, tunnel: "127.0.0.1:40009", services: [catalog, catalog-v2], ports: [{name: http, port: 9}]}
 status: {phase: Ready}"#,
     );
-    let uids =
-        |slice: &str| -> Vec<String> { output.endpoints[slice].endpoints.iter().map(|e| e.uid.clone()).collect() };
+    let uids = |slice: &str| -> Vec<String> {
+        output.endpoints[slice].read().endpoints.iter().map(|e| e.uid.clone()).collect()
+    };
     assert!(!uids("shop/catalog:80/0").contains(&"shop/thief".into()), "neither by label nor by naming it");
     assert!(uids("shop/catalog-v2:80/0").contains(&"shop/thief".into()));
 }
@@ -227,10 +235,15 @@ fn draining_and_lost_workloads_are_told_apart() {
     let mut world = world(SHOP);
     let set = |world: &mut World, phase| {
         let mut workload = (*world.workloads["shop/catalog-1"]).clone();
-        workload.status = Some(crate::kinds::WorkloadStatus { phase: Some(phase), conditions: Vec::new() });
+        workload.phase = Some(phase);
         world.workloads.insert("shop/catalog-1".into(), Arc::new(workload));
         let (output, _) = compile(world, &LastGood::default());
-        output.endpoints["shop/catalog:80/0"].endpoints.iter().find(|e| e.uid == "shop/catalog-1").map(|e| e.health)
+        output.endpoints["shop/catalog:80/0"]
+            .read()
+            .endpoints
+            .iter()
+            .find(|e| e.uid == "shop/catalog-1")
+            .map(|e| e.health)
     };
     assert_eq!(set(&mut world, crate::kinds::Phase::Draining), Some(v1::Health::Draining.into()));
     assert_eq!(set(&mut world, crate::kinds::Phase::Lost), None);
@@ -253,7 +266,7 @@ spec:
     timeouts: {request: 2s, backendRequest: 0s}
     retry: {attempts: 3, codes: [503], backoff: 10ms}"#,
     );
-    let frontend = output.services["shop/catalog"].default.ports[0].frontend.clone().unwrap();
+    let frontend = output.services["shop/catalog"].default.read().ports[0].frontend.clone().unwrap();
     let value = json(
         "weft.v1.Service",
         &v1::Service {
@@ -300,7 +313,9 @@ fn references_that_do_not_resolve_leave_the_route_accepted_and_their_share_faili
         assert!(condition(&output, "r", "Accepted").status);
         let resolved = condition(&output, "r", "ResolvedRefs");
         assert_eq!((resolved.status, resolved.reason), (false, reason));
-        let rule = &output.services["shop/catalog"].default.ports[0].frontend.as_ref().unwrap().routes[0].rules[0];
+        let rule = output.services["shop/catalog"].default.read().ports[0].frontend.as_ref().unwrap().routes[0].rules
+            [0]
+        .clone();
         assert_eq!(rule.backends[0].unresolved, "");
         let said = &rule.backends[1].unresolved;
         assert!(said.starts_with(&format!("{reason}: ")), "{said}");
@@ -395,7 +410,7 @@ fn what_is_not_implemented_is_refused_and_what_was_in_force_stays() {
         let (third, _) = compile(&bad, &keep);
         assert_eq!(second.services, third.services);
         let (fresh, _) = compile(&bad, &LastGood::default());
-        assert!(routes(&fresh.services["shop/catalog"].default).is_empty());
+        assert!(routes(&fresh.services["shop/catalog"].default.read()).is_empty());
     }
 }
 
@@ -414,10 +429,10 @@ spec:
   rules: [{backendRefs: [{name: catalog-v2, namespace: shop, port: 80}]}]"#,
     );
     let catalog = &output.services["shop/catalog"];
-    assert_eq!(routes(&catalog.default), ["shop/producer"]);
-    assert_eq!(routes(&catalog.by_namespace["shop"]), ["shop/producer"]);
-    assert_eq!(routes(&catalog.by_namespace["bank"]), ["bank/consumer"]);
-    assert_eq!(catalog.by_namespace["bank"].hostnames.len(), 3);
+    assert_eq!(routes(&catalog.default.read()), ["shop/producer"]);
+    assert_eq!(routes(&catalog.by_namespace["shop"].read()), ["shop/producer"]);
+    assert_eq!(routes(&catalog.by_namespace["bank"].read()), ["bank/consumer"]);
+    assert_eq!(catalog.by_namespace["bank"].read().hostnames.len(), 3);
     assert!(condition(&output, "consumer", "ResolvedRefs").status, "no ReferenceGrant is needed in a mesh");
 }
 
@@ -442,7 +457,7 @@ spec:
     backendRefs: [{name: catalog, port: 80}]"#,
     );
     assert!(condition(&output, "grpc", "Accepted").status, "{}", condition(&output, "grpc", "Accepted").message);
-    let api = &output.services["shop/api"].default;
+    let api = &output.services["shop/api"].default.read();
     assert_eq!((routes(api), api.ports[0].protocol), (vec!["shop/grpc"], v1::Protocol::Grpc.into()));
     assert_eq!(condition(&output, "http", "Accepted").reason, "Conflicted");
 }
@@ -471,7 +486,7 @@ kind: TrafficPolicy
 metadata: {name: wrong}
 spec: {targetRefs: [{group: weft.mesh, kind: Workload, name: catalog-1}]}"#,
     );
-    let port = &output.services["shop/catalog"].default.ports[0];
+    let port = &output.services["shop/catalog"].default.read().ports[0];
     let (frontend, backend) = (port.frontend.as_ref().unwrap(), port.backend.as_ref().unwrap());
     assert_eq!(frontend.request_timeout.unwrap().seconds, 1);
     assert_eq!(frontend.idle_timeout.unwrap().seconds, 60);
@@ -508,11 +523,11 @@ metadata: {name: both}
 spec: {targetRefs: [{kind: Service, name: catalog}], selector: {}}"#,
     );
     let names = |uid: &str| -> Vec<String> {
-        output.inbound[uid].ports[0].authorization.iter().map(|a| a.name.clone()).collect()
+        output.inbound[uid].read().ports[0].authorization.iter().map(|a| a.name.clone()).collect()
     };
     assert_eq!(names("shop/catalog-1"), ["shop/everyone"]);
     assert_eq!(names("shop/catalog-2"), ["shop/catalog", "shop/everyone"]);
-    let rules = &output.inbound["shop/catalog-2"].ports[0].authorization[0].rules;
+    let rules = &output.inbound["shop/catalog-2"].read().ports[0].authorization[0].rules;
     let accounts = |i: usize| rules[0].from[i].service_accounts.join(" ");
     assert_eq!((accounts(0), accounts(1)), ("shop/cart bank/teller".into(), "shop/cart".into()));
     assert_eq!(rules[0].from[1].identities, ["spiffe://weft.local/ns/x/*"], "both lists must hold");
@@ -538,7 +553,7 @@ metadata: {name: v2}
 spec: {selector: {matchLabels: {version: v2}}, mode: Strict, ports: [{port: 8080, mode: Disabled}]}"#,
     );
     let tls = |output: &Output, uid: &str| {
-        let port = &output.inbound[uid].ports[0];
+        let port = output.inbound[uid].read().ports[0].clone();
         (v1::TlsMode::try_from(port.tls).unwrap(), port.tls_source.clone())
     };
     assert_eq!(tls(&output, "shop/catalog-1"), (v1::TlsMode::Permissive, "shop/all".into()));
@@ -562,9 +577,9 @@ spec:
   - {name: odd, port: 9999}
   - {name: udp, port: 53, protocol: UDP}"#,
     );
-    let ports = &output.services["shop/mixed"].default.ports;
+    let ports = &output.services["shop/mixed"].default.read().ports;
     let protocols: Vec<_> = ports.iter().map(|p| (p.port, v1::Protocol::try_from(p.protocol).unwrap())).collect();
     use v1::Protocol::{Detect, Grpc, Http2, Tcp};
     assert_eq!(protocols, [(1, Grpc), (2, Http2), (5432, Tcp), (9999, Detect)]);
-    assert!(output.endpoints["shop/mixed:1/0"].endpoints.is_empty(), "an empty backend is answered too");
+    assert!(output.endpoints["shop/mixed:1/0"].read().endpoints.is_empty(), "an empty backend is answered too");
 }

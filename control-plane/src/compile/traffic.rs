@@ -195,7 +195,7 @@ fn read(world: &World, members: &Members, policy: &TrafficPolicy, before: Option
     };
     if part.as_ref().is_some_and(|part| part.inbound.is_some()) {
         let reached = targets.iter().flat_map(|(service, _)| members.of_service(service));
-        shapes.extend(reached.map(|(uid, _)| (type_url::INBOUND, uid.clone())));
+        shapes.extend(reached.map(|(uid, _)| (type_url::INBOUND, uid.to_owned())));
     }
     let verdict = Verdict {
         kind: Kind::TrafficPolicy,

@@ -5,9 +5,11 @@
 //! Latencies are the buckets of `weft_proto::LATENCY_BOUNDS_US`; a percentile is interpolated within its bucket.
 
 mod counts;
+mod samples;
 
 use super::Breaker;
-use counts::{Counts, Samples};
+use counts::Counts;
+use samples::Samples;
 use serde::Serialize;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -17,7 +19,7 @@ use weft_proto::v1;
 
 /// Rows kept; a report of a further one is only counted.
 pub const MAX_SERIES: usize = 100_000;
-/// Samples kept of edges and endpoints together, of some hundred bytes each.
+/// Samples kept of edges and endpoints together, of some forty bytes each.
 const MAX_SAMPLES: usize = 320_000;
 const FINE: Duration = Duration::from_secs(5);
 const FINE_KEPT: u64 = 24;
@@ -223,6 +225,7 @@ impl Golden {
             *known = Known { epoch: self.epoch, all: Vec::new() };
         }
         let mut at = 0;
+        known.all.reserve_exact(if known.all.is_empty() { report.calls.len() } else { 0 });
         for stats in report.calls {
             let inbound = stats.direction == i32::from(v1::Direction::Inbound);
             // A call is in the report of its caller and in that of its callee: the caller's word counts, where there is one.

@@ -78,7 +78,7 @@ impl State {
             return;
         }
         self.generation = compiled.generation;
-        let (terms, enforced) = limits(compiled.output.inbound.iter().map(|(uid, inbound)| (uid, &**inbound)));
+        let (terms, enforced) = limits(compiled.output.inbound.iter().map(|(uid, guarded)| (uid, &*guarded.global)));
         self.allocator.configure(terms);
         self.enforced = enforced;
     }
@@ -90,11 +90,10 @@ type AllTerms = BTreeMap<Arc<str>, Terms>;
 type Enforced = HashMap<String, Vec<Arc<str>>>;
 
 /// The global limits of all workloads, and which workload enforces which.
-fn limits<'i>(inbounds: impl Iterator<Item = (&'i String, &'i v1::Inbound)>) -> (AllTerms, Enforced) {
+fn limits<'i>(workloads: impl Iterator<Item = (&'i String, &'i [v1::RateLimit])>) -> (AllTerms, Enforced) {
     let (mut terms, mut enforced) = (AllTerms::new(), Enforced::new());
-    for (uid, inbound) in inbounds {
-        let limits = inbound.ports.iter().flat_map(|port| &port.rate_limits);
-        for limit in limits.filter(|limit| limit.scope() == v1::RateLimitScope::Global) {
+    for (uid, limits) in workloads {
+        for limit in limits {
             let seconds = limit.per.as_ref().map_or(1.0, |per| per.seconds as f64 + f64::from(per.nanos) / 1e9);
             let burst = if limit.burst == 0 { limit.requests } else { limit.burst };
             let name: Arc<str> = limit.name.as_str().into();
@@ -115,6 +114,7 @@ fn limits<'i>(inbounds: impl Iterator<Item = (&'i String, &'i v1::Inbound)>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compile::Guarded;
 
     fn inbound(limit: &str, scope: v1::RateLimitScope) -> v1::Inbound {
         let limit = v1::RateLimit {
@@ -130,12 +130,15 @@ mod tests {
 
     #[test]
     fn a_limit_is_parted_among_the_workloads_that_enforce_it_and_no_others() {
-        let all = [
+        let all: BTreeMap<String, Guarded> = [
             ("shop/a".to_owned(), inbound("shop/catalog/all", v1::RateLimitScope::Global)),
             ("shop/b".to_owned(), inbound("shop/catalog/all", v1::RateLimitScope::Global)),
             ("shop/c".to_owned(), inbound("shop/orders/own", v1::RateLimitScope::Local)),
-        ];
-        let (terms, enforced) = limits(all.iter().map(|(uid, inbound)| (uid, inbound)));
+        ]
+        .into_iter()
+        .map(|(uid, inbound)| (uid.clone(), Guarded::new(&uid, &inbound)))
+        .collect();
+        let (terms, enforced) = limits(all.iter().map(|(uid, guarded)| (uid, &*guarded.global)));
         let name: Arc<str> = "shop/catalog/all".into();
         assert_eq!(terms, [(name.clone(), Terms { per_second: 1.0, burst: 60, instances: 2 })].into());
         assert_eq!(enforced.get("shop/a"), Some(&vec![name]));
@@ -146,11 +149,8 @@ mod tests {
     fn a_sidecar_gets_tokens_of_its_own_limits_only() {
         let (_publish, compiled) = watch::channel(Compiled::default());
         let leases = Leases::new(compiled);
-        let (terms, enforced) = limits(
-            [("shop/a".to_owned(), inbound("shop/catalog/all", v1::RateLimitScope::Global))]
-                .iter()
-                .map(|(u, i)| (u, i)),
-        );
+        let guarded = Guarded::new("shop/a", &inbound("shop/catalog/all", v1::RateLimitScope::Global));
+        let (terms, enforced) = limits(std::iter::once((&"shop/a".to_owned(), &*guarded.global)));
         {
             let mut state = leases.state.lock();
             state.allocator.configure(terms);

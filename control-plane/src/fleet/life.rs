@@ -4,11 +4,12 @@
 //! workload only after a grace, and not at all shortly after a start, when every sidecar is still on its way back.
 
 use super::Fleet;
+use crate::compile::{endpoints::is_member, names};
 use crate::identity::registration::is_registered;
 use crate::identity::{Peer, SYSTEM_NAMESPACE};
-use crate::kinds::{Phase, Workload};
-use crate::world::Table;
+use crate::kinds::{self, Phase};
 use crate::world::reconcile::Compiled;
+use crate::world::{Table, Workload};
 use crate::xds::Convergence;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use serde_json::json;
@@ -37,19 +38,21 @@ const TRIES: usize = 5;
 #[derive(Default)]
 struct Seen {
     workloads: Table<Arc<Workload>>,
-    /// Since when a workload that should have a stream has none.
-    missing: HashMap<String, Instant>,
-    /// When something becomes of those, in order, and by uid.
-    due: BTreeSet<(Instant, String)>,
-    due_of: HashMap<String, Instant>,
+    /// Since when a workload that should have a stream has none, and when something becomes of it.
+    missing: HashMap<Arc<str>, (Instant, Option<Instant>)>,
+    /// The latter, in order.
+    due: BTreeSet<(Instant, Arc<str>)>,
     /// What was written may not have been.
     again: BTreeSet<String>,
 }
 
 impl Seen {
     fn forget_due(&mut self, uid: &str) {
-        if let Some(at) = self.due_of.remove(uid) {
-            self.due.remove(&(at, uid.to_owned()));
+        if let Some((uid, at)) =
+            self.missing.get_key_value(uid).and_then(|(uid, (_, due))| Some((uid.clone(), (*due)?)))
+        {
+            self.due.remove(&(at, uid.clone()));
+            self.missing.entry(uid).and_modify(|(_, due)| *due = None);
         }
     }
 }
@@ -170,15 +173,15 @@ impl Life {
         while let Some((_, uid)) = seen.due.first().filter(|(at, _)| *at <= now).cloned() {
             // Written or not: it is looked at again.
             seen.forget_due(&uid);
-            seen.again.insert(uid.clone());
+            seen.again.insert(uid.to_string());
             let Some(workload) = seen.workloads.get(&uid).filter(|_| !self.fleet.is_connected(&uid)) else { continue };
-            let lost = match workload.status.as_ref().and_then(|s| s.phase) {
+            let lost = match workload.phase {
                 Some(Phase::Ready | Phase::NotReady) => true,
                 Some(Phase::Draining) => !is_registered(workload),
                 Some(Phase::Lost | Phase::Pending) | None => false,
             };
             if lost {
-                tracing::warn!(workload = uid, "its control stream has been lost: it is withdrawn");
+                tracing::warn!(workload = %uid, "its control stream has been lost: it is withdrawn");
                 self.set(&uid, Phase::Lost, "StreamLost", "its sidecar's control stream was lost").await;
             } else {
                 self.delete(&uid, &workload.clone()).await;
@@ -189,24 +192,25 @@ impl Life {
     async fn look(&self, seen: &mut Seen, uid: String, now: Instant) {
         let workload = seen.workloads.get(&uid).cloned();
         let takes_calls = self.fleet.takes_calls(&uid);
-        let phase = workload.as_ref().and_then(|w| w.status.as_ref()?.phase);
+        let phase = workload.as_ref().and_then(|w| w.phase);
         // Its readiness may have come before its registration, which begins anew, or could not be written.
         if workload.is_some() && takes_calls == Some(true) && phase != Some(Phase::Ready) {
             self.ready(&uid, true).await;
             seen.again.insert(uid.clone());
         }
         let Some(workload) = workload.filter(|w| w.spec.tunnel.is_some() && takes_calls.is_none()) else {
-            seen.missing.remove(&uid);
             seen.forget_due(&uid);
+            seen.missing.remove(&*uid);
             return;
         };
-        let since = *seen.missing.entry(uid.clone()).or_insert(now);
         seen.forget_due(&uid);
+        let uid = seen.missing.get_key_value(&*uid).map_or_else(|| uid.into(), |(known, _)| known.clone());
+        let since = seen.missing.entry(uid.clone()).or_insert((now, None)).0;
         if let Some(at) = self.ends(phase, is_registered(&workload), since) {
             // Not at once again, where what was due could not be written.
             let at = at.max(now + SWEEP);
             seen.due.insert((at, uid.clone()));
-            seen.due_of.insert(uid, at);
+            seen.missing.insert(uid, (since, Some(at)));
         }
     }
 
@@ -223,12 +227,12 @@ impl Life {
 
     async fn delete(&self, uid: &str, workload: &Workload) {
         let Some((namespace, name)) = uid.split_once('/') else { return };
-        let api: Api<Workload> = Api::namespaced(self.client.clone(), namespace);
+        let api: Api<kinds::Workload> = Api::namespaced(self.client.clone(), namespace);
         // Only what was looked at: it may have registered again meanwhile.
         let params = DeleteParams {
             preconditions: Some(Preconditions {
-                uid: workload.metadata.uid.clone(),
-                resource_version: workload.metadata.resource_version.clone(),
+                uid: Some(workload.object_uid.to_string()),
+                resource_version: Some(workload.resource_version.to_string()),
             }),
             ..Default::default()
         };
@@ -241,7 +245,7 @@ impl Life {
 
     async fn set(&self, uid: &str, phase: Phase, reason: &str, message: &str) {
         let Some((namespace, name)) = uid.split_once('/') else { return };
-        let api: Api<Workload> = Api::namespaced(self.client.clone(), namespace);
+        let api: Api<kinds::Workload> = Api::namespaced(self.client.clone(), namespace);
         for _ in 0..TRIES {
             let current = match api.get_opt(name).await {
                 Ok(Some(current)) => current,
@@ -284,12 +288,18 @@ impl Life {
 /// The slices that show the workload as draining; `None` while one still shows it otherwise.
 fn slices(latest: &Compiled, uid: &str) -> Option<BTreeSet<crate::xds::convergence::Key>> {
     let mut found = BTreeSet::new();
-    for (name, slice) in &latest.output.endpoints {
-        for endpoint in slice.endpoints.iter().filter(|e| e.uid == uid) {
-            if endpoint.health != i32::from(v1::Health::Draining) {
-                return None;
+    let Some(workload) = latest.world.workloads.get(uid) else { return Some(found) };
+    let namespace = uid.split_once('/').map_or("", |(namespace, _)| namespace);
+    let own = latest.world.services.with_prefix(&format!("{namespace}/"));
+    let of = own.filter(|(_, service)| is_member(service, workload)).map(|(name, _)| name.clone());
+    for service in of.chain([names::of_workload(uid)]) {
+        for (name, slice) in latest.output.endpoints.with_prefix(&format!("{service}:")) {
+            for endpoint in slice.read().endpoints.iter().filter(|e| e.uid == uid) {
+                if endpoint.health != i32::from(v1::Health::Draining) {
+                    return None;
+                }
+                found.insert((type_url::ENDPOINTS, name.clone()));
             }
-            found.insert((type_url::ENDPOINTS, name.clone()));
         }
     }
     Some(found)

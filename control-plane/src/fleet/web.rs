@@ -13,7 +13,7 @@ use crate::api::record::Record;
 use crate::explain::{Explanation, Question, Unexplained};
 use crate::identity::token::{Refusal, Tokens, unix};
 use crate::identity::{Audit, Revoker, Rotator};
-use crate::kinds::{Phase, Workload};
+use crate::kinds::Phase;
 use crate::store::Store;
 use crate::world::World;
 use crate::world::reconcile::Compiled;
@@ -180,7 +180,7 @@ async fn stat(State(sources): State<Sources>, Query(query): Query<Window>) -> Re
 fn instances(world: &World) -> HashMap<String, (usize, usize)> {
     let mut found: HashMap<String, (usize, usize)> = HashMap::new();
     crate::compile::endpoints::memberships(world, |service, workload| {
-        let phase = match workload.status.as_ref().and_then(|s| s.phase) {
+        let phase = match workload.phase {
             None if workload.spec.tunnel.is_none() => Phase::Ready,
             phase => phase.unwrap_or(Phase::Pending),
         };
@@ -202,7 +202,7 @@ async fn fleet(State(sources): State<Sources>) -> Json<Value> {
             "workload": uid,
             "serviceAccount": workload.spec.service_account,
             "address": workload.spec.address,
-            "phase": workload.status.as_ref().and_then(|s| s.phase),
+            "phase": workload.phase,
             "meshed": workload.spec.tunnel.is_some(),
             "sidecar": connected.get(uid),
         })
@@ -242,7 +242,7 @@ async fn check(State(sources): State<Sources>) -> Json<Value> {
         checks.push(Check { name: "one control plane leads", ok: lead.mine, detail: lead.owner });
     }
     // One that is leaving has said so; that its stream ends is no fault.
-    let leaving = |w: &Workload| w.status.as_ref().and_then(|s| s.phase) == Some(Phase::Draining);
+    let leaving = |w: &crate::world::Workload| w.phase == Some(Phase::Draining);
     let meshed = compiled.world.workloads.iter().filter(|(_, w)| w.spec.tunnel.is_some() && !leaving(w));
     let lost: Vec<_> =
         meshed.clone().filter(|(uid, _)| !sources.fleet.is_connected(uid)).map(|(uid, _)| uid.as_str()).collect();

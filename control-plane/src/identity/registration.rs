@@ -27,8 +27,8 @@ pub enum Refusal {
 
 /// Whether a workload registered itself, rather than being written by an operator.
 #[must_use]
-pub fn is_registered(workload: &Workload) -> bool {
-    workload.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(REGISTERED_BY))
+pub fn is_registered(workload: &crate::world::Workload) -> bool {
+    workload.annotations.get(REGISTERED_BY).is_some()
 }
 
 /// The object to be stored.
@@ -84,7 +84,8 @@ fn allowed(
         return Err(Refusal::Invalid(format!("name: {:?} is not a DNS label", request.name)));
     }
     if let Some(existing) = existing {
-        if !is_registered(existing) {
+        let annotations = existing.metadata.annotations.as_ref();
+        if !annotations.is_some_and(|a| a.contains_key(REGISTERED_BY)) {
             let text = format!("name: workload {}/{} was written by an operator", peer.namespace, request.name);
             return Err(Refusal::Denied(text));
         }

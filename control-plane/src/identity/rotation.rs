@@ -250,7 +250,7 @@ impl Rotator {
 
 /// Every sidecar that may have a certificate: those that are connected, and those that registered and have not left.
 fn everyone(world: &World, connected: BTreeMap<String, Option<Certificate>>) -> BTreeMap<String, Option<Certificate>> {
-    let leaving = |w: &crate::kinds::Workload| w.status.as_ref().and_then(|s| s.phase) == Some(Phase::Draining);
+    let leaving = |w: &crate::world::Workload| w.phase == Some(Phase::Draining);
     let registered = world.workloads.iter().filter(|(_, w)| is_registered(w) && !leaving(w));
     let mut all: BTreeMap<_, _> = registered.map(|(uid, _)| (uid.clone(), None)).collect();
     all.extend(connected);

@@ -10,17 +10,18 @@ pub mod reconcile;
 pub mod status;
 pub mod table;
 pub mod watch;
+mod workload;
 
 pub use table::Table;
+pub use workload::{Labels, Workload};
 
 use crate::compile::Kind;
 use crate::kinds::{
     AuthorizationPolicy, FederatedTrustDomain, MeshTls, Phase, RateLimitPolicy, RequestAuthentication, Service,
-    TrafficPolicy, Workload,
+    TrafficPolicy,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::ObjectMeta;
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use weft_proto::v1;
@@ -132,7 +133,7 @@ impl World {
 /// The address at which others can reach the workload, unless it has gone or shares it by being on loopback.
 #[must_use]
 pub fn own_address(workload: &Workload) -> Option<IpAddr> {
-    let alive = workload.status.as_ref().and_then(|s| s.phase) != Some(Phase::Lost);
+    let alive = workload.phase != Some(Phase::Lost);
     workload.spec.address.parse::<IpAddr>().ok().filter(|a| alive && !a.is_loopback())
 }
 
@@ -150,8 +151,8 @@ pub fn created(meta: &ObjectMeta) -> i64 {
 
 /// Whether a label selector selects an object with these labels. An empty selector selects everything; an unknown operator nothing.
 #[must_use]
-pub fn selects(selector: &LabelSelector, labels: Option<&BTreeMap<String, String>>) -> bool {
-    let value = |key: &str| labels.and_then(|l| l.get(key)).map(String::as_str);
+pub fn selects(selector: &LabelSelector, labels: &Labels) -> bool {
+    let value = |key: &str| labels.get(key);
     let equal = selector.match_labels.iter().flatten().all(|(k, v)| value(k) == Some(v));
     equal
         && selector.match_expressions.iter().flatten().all(|e| {
@@ -174,8 +175,8 @@ mod tests {
 
     #[test]
     fn selectors_mean_what_they_mean_in_kubernetes() {
-        let labels: BTreeMap<String, String> = [("app".to_owned(), "cart".to_owned())].into();
-        let selects = |s| super::selects(&serde_json::from_value(s).unwrap(), Some(&labels));
+        let labels: Labels = [("app".to_owned(), "cart".to_owned())].into_iter().collect();
+        let selects = |s| super::selects(&serde_json::from_value(s).unwrap(), &labels);
         assert!(selects(json!({})));
         assert!(selects(json!({"matchLabels": {"app": "cart"}})));
         assert!(!selects(json!({"matchLabels": {"app": "cart", "tier": "web"}})));

@@ -78,7 +78,7 @@ pub async fn run(
             generation,
             resources = snapshot.len(),
             recompiled = compiler.recompiled(),
-            encoded = snapshot.encoded(),
+            renewed = snapshot.renewed(),
             took = ?started.elapsed(),
             "compiled the mesh"
         );

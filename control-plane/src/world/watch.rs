@@ -4,11 +4,11 @@
 //! they hold. Until every kind was listed once there is no world: a half-known one would withdraw what the other half holds.
 
 use super::jwks;
-use super::{Mesh, Route, Table, World, created, status};
+use super::{Mesh, Route, Table, Workload, World, created, status};
 use crate::compile::Kind;
 use crate::kinds::{
-    AuthorizationPolicy, FederatedTrustDomain, MeshTls, RateLimitPolicy, RequestAuthentication, Service, TrafficPolicy,
-    Workload,
+    self, AuthorizationPolicy, FederatedTrustDomain, MeshTls, RateLimitPolicy, RequestAuthentication, Service,
+    TrafficPolicy,
 };
 use futures_util::StreamExt;
 use kube::api::{Api, DynamicObject};
@@ -87,7 +87,7 @@ impl Reflectors {
         });
         Self {
             services: typed(client, &mut tasks, &dirty),
-            workloads: typed(client, &mut tasks, &dirty),
+            workloads: kept::<kinds::Workload, _>(client, &mut tasks, &dirty, |object| Arc::new(object.into())),
             http: routes(client, Kind::HttpRoute, &mut tasks, &dirty),
             grpc: routes(client, Kind::GrpcRoute, &mut tasks, &dirty),
             tls: routes(client, Kind::TlsRoute, &mut tasks, &dirty),
@@ -178,13 +178,26 @@ fn typed<K>(client: &kube::Client, tasks: &mut JoinSet<()>, dirty: &Dirty) -> Ar
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + PartialEq + Send + Sync + 'static,
 {
-    let (cache, listed) = Cache::new();
-    let (api, kind) = (Api::<K>::all(client.clone()), K::kind(&()).into_owned());
-    let made = |mut object: K| {
+    kept(client, tasks, dirty, |mut object: K| {
         // Who wrote what is most of an object, and nothing to the mesh.
         object.meta_mut().managed_fields = None;
         Arc::new(object)
-    };
+    })
+}
+
+/// What is `made` of the objects of a kind.
+fn kept<K, V>(
+    client: &kube::Client,
+    tasks: &mut JoinSet<()>,
+    dirty: &Dirty,
+    made: impl Fn(K) -> Arc<V> + Send + 'static,
+) -> Arc<Cache<Arc<V>>>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+    V: PartialEq + Send + Sync + 'static,
+{
+    let (cache, listed) = Cache::new();
+    let (api, kind) = (Api::<K>::all(client.clone()), K::kind(&()).into_owned());
     tasks.spawn(follow(api, cache.clone(), listed, made, dirty.clone(), kind));
     cache
 }

@@ -243,17 +243,17 @@ impl Drop for Guard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compile::{Output, Variants};
+    use crate::compile::{Output, Packed, Variants};
     use weft_proto::{type_url, v1};
 
     #[test]
     fn progress_counts_sidecars_not_resources_and_a_closed_stream_no_longer_counts() {
         let mut output = Output::default();
         for name in ["shop/a", "shop/b"] {
-            let default = v1::Service { name: name.into(), ..Default::default() };
-            output.services.insert(name.into(), Arc::new(Variants { default, ..Default::default() }));
+            let default = Packed::service(&v1::Service { name: name.into(), ..Default::default() });
+            output.services.insert(name.into(), Arc::new(Variants { default, by_namespace: BTreeMap::new() }));
         }
-        let snapshot = Snapshot::next(&Snapshot::default(), &output);
+        let snapshot = Snapshot::next(&Snapshot::default(), &output).0;
         let client = Client { identity: "spiffe://weft.local/ns/shop/sa/x".into(), namespace: "shop".into() };
         let version = |n: &str| snapshot.lookup(&client, type_url::SERVICE, n).unwrap().version.clone();
         let all = Arc::new(Convergence::default());

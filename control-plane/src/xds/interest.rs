@@ -6,40 +6,43 @@
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Notify;
 
 /// A type URL and a name.
 pub type Topic = (&'static str, Arc<str>);
 
-/// A stream that waits, by its number.
-type Waiting = (u64, Arc<Notify>);
+/// A stream that waits.
+#[derive(Debug, Default)]
+struct Waiting {
+    notify: Notify,
+    /// What has changed since it looked last: no more than it is interested in.
+    changed: Mutex<HashSet<Topic>>,
+}
 
 /// By type URL, then by name.
-type ByName = HashMap<&'static str, HashMap<Arc<str>, Vec<Waiting>>>;
+type ByName = HashMap<&'static str, HashMap<Arc<str>, Vec<Arc<Waiting>>>>;
 
 /// All streams' interests. Cheap to share.
 #[derive(Debug, Default)]
 pub struct Interests {
     by_name: Mutex<ByName>,
-    next: AtomicU64,
 }
 
 impl Interests {
     /// A stream that is interested in nothing yet.
     #[must_use]
     pub fn join(self: &Arc<Self>) -> Interest {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        Interest { all: self.clone(), number, notify: Arc::default(), topics: HashSet::new() }
+        Interest { all: self.clone(), waiting: Arc::default(), topics: HashSet::new() }
     }
 
     /// Wakes every stream that is interested in one of these.
     pub fn tell(&self, topics: &[Topic]) {
         let by_name = self.by_name.lock();
         for (url, name) in topics {
-            for (_, notify) in by_name.get(url).and_then(|names| names.get(name)).into_iter().flatten() {
+            for waiting in by_name.get(url).and_then(|names| names.get(name)).into_iter().flatten() {
+                waiting.changed.lock().insert((url, name.clone()));
                 // A stream that is told twice before it looks wakes once.
-                notify.notify_one();
+                waiting.notify.notify_one();
             }
         }
     }
@@ -49,8 +52,7 @@ impl Interests {
 #[derive(Debug)]
 pub struct Interest {
     all: Arc<Interests>,
-    number: u64,
-    notify: Arc<Notify>,
+    waiting: Arc<Waiting>,
     topics: HashSet<Topic>,
 }
 
@@ -62,7 +64,7 @@ impl Interest {
         for name in names {
             let name = of_type.get_key_value(name).map_or_else(|| Arc::from(name), |(known, _)| known.clone());
             if self.topics.insert((url, name.clone())) {
-                of_type.entry(name).or_default().push((self.number, self.notify.clone()));
+                of_type.entry(name).or_default().push(self.waiting.clone());
             }
         }
     }
@@ -72,14 +74,20 @@ impl Interest {
         let mut by_name = self.all.by_name.lock();
         for name in names {
             if self.topics.remove(&(url, Arc::from(name))) {
-                forget(&mut by_name, url, name, self.number);
+                forget(&mut by_name, url, name, &self.waiting);
             }
         }
     }
 
     /// Waits until something that it is interested in may have changed since the last time. Cancel-safe.
     pub async fn changed(&self) {
-        self.notify.notified().await;
+        self.waiting.notify.notified().await;
+    }
+
+    /// What of it has changed since the last call. Look at what is offered after it, not before: else what changes in between is missed.
+    #[must_use]
+    pub fn take(&self) -> HashSet<Topic> {
+        std::mem::take(&mut self.waiting.changed.lock())
     }
 }
 
@@ -87,15 +95,15 @@ impl Drop for Interest {
     fn drop(&mut self) {
         let mut by_name = self.all.by_name.lock();
         for (url, name) in &self.topics {
-            forget(&mut by_name, url, name, self.number);
+            forget(&mut by_name, url, name, &self.waiting);
         }
     }
 }
 
-fn forget(by_name: &mut ByName, url: &'static str, name: &str, number: u64) {
+fn forget(by_name: &mut ByName, url: &'static str, name: &str, who: &Arc<Waiting>) {
     let Some(of_type) = by_name.get_mut(url) else { return };
     let Some(waiting) = of_type.get_mut(name) else { return };
-    if let Some(at) = waiting.iter().position(|(of, _)| *of == number) {
+    if let Some(at) = waiting.iter().position(|waiting| Arc::ptr_eq(waiting, who)) {
         waiting.swap_remove(at);
     }
     if waiting.is_empty() {

@@ -14,4 +14,4 @@ pub mod snapshot;
 pub use convergence::Convergence;
 pub use server::{Discovery, Hub};
 pub use session::Client;
-pub use snapshot::{Encoded, Snapshot};
+pub use snapshot::Snapshot;

@@ -54,10 +54,11 @@ impl Default for Hub {
 impl Hub {
     /// Offers what was compiled; streams take it when they can.
     pub fn publish(&self, output: &Output) -> Arc<Snapshot> {
-        let next = Arc::new(Snapshot::next(&self.snapshot(), output));
+        let (next, topics) = Snapshot::next(&self.snapshot(), output);
+        let next = Arc::new(next);
         *self.snapshot.write() = next.clone();
         // After it: who wakes finds it.
-        self.interests.tell(next.topics());
+        self.interests.tell(&topics);
         next
     }
 
@@ -134,6 +135,8 @@ impl Live {
     /// Waits for the next response to send; `None` ends the stream.
     async fn next(&mut self) -> Option<Result<DeltaDiscoveryResponse, Status>> {
         loop {
+            // In this order: what is published in between is told once more.
+            self.session.changed(self.interest.take());
             let snapshot = self.hub.snapshot();
             let before = self.session.counts();
             if let Some(response) = self.session.response(&snapshot) {

@@ -1,10 +1,13 @@
 //! The protocol of one incremental stream, without I/O: requests are applied, responses are asked for, and both are plain values.
 //!
-//! A session never queues updates. It compares what its client should hold by the newest snapshot with what it was sent, whenever it may
-//! send; so a slow sidecar costs nothing but its own lateness, and meets only the newest version of everything.
+//! A session never queues updates, only names that may have changed. It compares what its client should hold of those by the newest snapshot
+//! with what it was sent, whenever it may send; so a slow sidecar costs nothing but its own lateness, and meets only the newest version of
+//! everything.
 //! Reference: xDS protocol, "Incremental xDS" (envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol).
 
-use super::snapshot::{Encoded, Snapshot};
+use super::interest::Topic;
+use super::snapshot::Snapshot;
+use crate::compile::Encoded;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use weft_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as Envelope};
@@ -89,7 +92,7 @@ pub const MAX_NAME: usize = 512;
 /// Resources in one response; more go into further ones, so that no message grows without bound.
 const MAX_PER_RESPONSE: usize = 256;
 /// Bytes of them, unless one alone has more: a stream's buffer stays as large as its largest message was.
-const MAX_BYTES_PER_RESPONSE: usize = 8 << 10;
+const MAX_BYTES_PER_RESPONSE: usize = 4 << 10;
 /// Responses that may wait for their acknowledgement before the stream pauses.
 const MAX_OUTSTANDING: usize = 64;
 /// In this order responses are sent: what is referred to goes before what refers to it.
@@ -113,6 +116,10 @@ struct TypeState {
     subscribed: BTreeMap<String, Answer>,
     /// Resource name → version last sent, or held since before the stream. Both shared with what is on offer.
     held: BTreeMap<Arc<str>, Arc<str>>,
+    /// Names and aliases that must be looked at: the client has just said that it wants or holds them, or something of theirs has changed.
+    unsure: BTreeSet<Arc<str>>,
+    /// Those of them that stand for nothing on offer, and resources that a name stood for until now.
+    vanished: BTreeSet<Arc<str>>,
     seen: bool,
 }
 
@@ -202,8 +209,11 @@ impl Session {
             }
         }
         if first {
-            let held = request.initial_resource_versions.into_iter();
-            state.held.extend(held.map(|(name, version)| (name.into(), version.into())));
+            for (name, version) in request.initial_resource_versions {
+                let name: Arc<str> = name.into();
+                state.unsure.insert(name.clone());
+                state.held.insert(name, version.into());
+            }
         }
         for name in subscribe {
             // Names that resume are owed an answer only if it differs; names asked for anew always are.
@@ -216,6 +226,7 @@ impl Session {
                     state.subscribed.insert(name, Answer::Present(resource));
                 }
                 None => {
+                    state.unsure.insert(name.as_str().into());
                     state.subscribed.insert(name, Answer::Owed);
                 }
             }
@@ -223,7 +234,17 @@ impl Session {
         Ok(events)
     }
 
-    /// The next response that is due by `snapshot`, if any. Call until `None`.
+    /// Something of these has changed: what is offered from now on may be another.
+    pub fn changed(&mut self, topics: impl IntoIterator<Item = Topic>) {
+        for (url, name) in topics {
+            if let Some(state) = self.types.get_mut(url) {
+                state.unsure.insert(name);
+            }
+        }
+    }
+
+    /// The next response that is due by `snapshot`, if any. Call until `None`. Only what the client or [`Self::changed`] has named since is
+    /// looked at.
     pub fn response(&mut self, snapshot: &Snapshot) -> Option<DeltaDiscoveryResponse> {
         if self.outstanding.len() >= MAX_OUTSTANDING {
             return None;
@@ -255,37 +276,60 @@ impl Session {
     }
 
     fn due(&mut self, url: &'static str, snapshot: &Snapshot) -> Option<Vec<Arc<Encoded>>> {
-        let state = self.types.get_mut(url)?;
+        let TypeState { subscribed, held, unsure, vanished, .. } = self.types.get_mut(url)?;
         let mut due: BTreeMap<&str, &Arc<Encoded>> = BTreeMap::new();
         let mut bytes = 0;
-        for (name, answer) in &mut state.subscribed {
-            if due.len() >= MAX_PER_RESPONSE {
+        while let Some(name) = unsure.pop_first() {
+            let Some(resource) = snapshot.lookup(&self.client, url, &name) else {
+                vanished.insert(name);
+                continue;
+            };
+            let Some(answer) = subscribed.get_mut(&*name) else { continue };
+            let known = matches!(answer, Answer::Present(known) if *known == resource.name);
+            if known && held.get(&resource.name) == Some(&resource.version) {
+                continue;
+            }
+            let more = bytes + resource.value.len();
+            if due.len() >= MAX_PER_RESPONSE || (more > MAX_BYTES_PER_RESPONSE && !due.is_empty()) {
+                unsure.insert(name);
                 break;
             }
-            let Some(resource) = snapshot.lookup(&self.client, url, name) else { continue };
-            let known = matches!(answer, Answer::Present(known) if *known == resource.name);
-            if !known || state.held.get(&resource.name) != Some(&resource.version) {
-                bytes += resource.any.value.len();
-                if bytes > MAX_BYTES_PER_RESPONSE && !due.is_empty() {
-                    break;
-                }
-                *answer = Answer::Present(resource.name.clone());
-                due.insert(&resource.name, resource);
+            bytes = more;
+            if let Answer::Present(was) = std::mem::replace(answer, Answer::Present(resource.name.clone())) {
+                vanished.insert(was);
             }
+            due.insert(&resource.name, resource);
         }
         (!due.is_empty()).then(|| due.into_values().cloned().collect())
     }
 
     fn gone(&mut self, url: &'static str, snapshot: &Snapshot) -> BTreeSet<Arc<str>> {
-        let Some(state) = self.types.get_mut(url) else { return BTreeSet::new() };
-        let client = &self.client;
-        let mut gone: BTreeSet<Arc<str>> =
-            state.held.keys().filter(|name| snapshot.lookup(client, url, name).is_none()).cloned().collect();
-        // A name that resolves to nothing is answered once, and again when it stops resolving.
-        for (name, answer) in &mut state.subscribed {
-            if *answer != Answer::Absent && snapshot.lookup(client, url, name).is_none() {
-                *answer = Answer::Absent;
-                gone.insert(name.as_str().into());
+        let Some(TypeState { subscribed, held, vanished, .. }) = self.types.get_mut(url) else {
+            return BTreeSet::new();
+        };
+        let (mut gone, mut left) = (BTreeSet::new(), BTreeSet::new());
+        for name in std::mem::take(vanished) {
+            let stands = snapshot.lookup(&self.client, url, &name).is_some();
+            match subscribed.get_mut(&*name) {
+                // What came back since is told as a change, if it is one.
+                Some(_) if stands => {}
+                // A name that resolves to nothing is answered once, and again when it stops resolving.
+                Some(answer) => {
+                    match std::mem::replace(answer, Answer::Absent) {
+                        Answer::Absent => continue,
+                        Answer::Present(was) => drop(left.insert(was)),
+                        Answer::Owed => {}
+                    }
+                    gone.insert(name);
+                }
+                None => drop(left.insert(name)),
+            }
+        }
+        // A resource that no name stands for any more is not the client's business, whether there is one or not.
+        for name in left {
+            let stands_for = |answer: &Answer| matches!(answer, Answer::Present(resource) if *resource == name);
+            if held.contains_key(&name) && !subscribed.values().any(stands_for) {
+                gone.insert(name);
             }
         }
         gone
@@ -386,8 +430,8 @@ fn envelope(resource: &Encoded) -> Envelope {
     Envelope {
         name: resource.name.to_string(),
         version: resource.version.to_string(),
-        aliases: resource.aliases.clone(),
-        resource: Some(resource.any.clone()),
+        aliases: resource.aliases.iter().map(|alias| alias.to_string()).collect(),
+        resource: Some(prost_types::Any { type_url: resource.type_url.to_owned(), value: resource.value.to_vec() }),
         ..Default::default()
     }
 }

@@ -1,4 +1,4 @@
-//! What the server offers at one moment: every resource encoded once, with its version, and the indexes that answer names and aliases.
+//! What the server offers at one moment: every resource with its version, and the indexes that answer names and aliases.
 //!
 //! Immutable once built; successive ones share what did not change, so that the next costs what changed and no more. A stream looks names up
 //! here on behalf of its [`Client`]; which variant of a service that client sees, and whether it may have an `Inbound`, is decided here and
@@ -7,184 +7,96 @@
 use super::interest::Topic;
 use super::session::Client;
 use super::shards::{Claims, Shards};
-use crate::compile::{Output, Variants};
+use crate::compile::{Encoded, Guarded, Output, Packed, Variants};
 use crate::world::Table;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use weft_proto::{Resource, type_url, v1, version_of};
-
-/// One resource as it goes over the wire, shared by all the sidecars that hold it.
-#[derive(Debug, PartialEq)]
-pub struct Encoded {
-    /// Resource name.
-    pub name: Arc<str>,
-    /// Hash of `any.value`.
-    pub version: Arc<str>,
-    /// `host:…` and `vip:…` names under which the resource can be asked for too.
-    pub aliases: Vec<String>,
-    /// The packed message.
-    pub any: prost_types::Any,
-}
-
-#[derive(Debug)]
-struct Service {
-    default: Arc<Encoded>,
-    by_namespace: BTreeMap<String, Arc<Encoded>>,
-}
-
-#[derive(Debug)]
-struct Inbound {
-    /// Who may have it.
-    identity: String,
-    encoded: Arc<Encoded>,
-}
-
-/// What was encoded, to find out what differs in the next.
-#[derive(Clone, Debug, Default)]
-struct Source {
-    services: Table<Arc<Variants>>,
-    endpoints: Table<Arc<v1::Endpoints>>,
-    inbound: Table<Arc<v1::Inbound>>,
-    /// With the settings, once there were any.
-    mesh: Option<(BTreeMap<String, v1::TrustBundle>, v1::MeshSettings)>,
-}
+use weft_proto::{type_url, v1};
 
 /// Everything on offer. See the module's text.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    source: Source,
-    services: Shards<Arc<Service>>,
+    services: Table<Arc<Variants>>,
+    endpoints: Table<Packed<v1::Endpoints>>,
+    /// By workload uid.
+    inbound: Table<Arc<Guarded>>,
+    bundles: BTreeMap<String, Packed<v1::TrustBundle>>,
+    settings: Option<Packed<v1::MeshSettings>>,
     /// Alias → service, for clients of any namespace.
     aliases: Shards<Claims>,
     /// Client namespace → alias → service: what only that namespace may write (`host:catalog`).
     own_aliases: HashMap<String, Arc<HashMap<String, Claims>>>,
-    endpoints: Shards<Arc<Encoded>>,
-    /// By workload uid.
-    inbound: Shards<Arc<Inbound>>,
-    bundles: HashMap<String, Arc<Encoded>>,
-    settings: Option<Arc<Encoded>>,
     /// Variants beyond the default ones.
     variants: usize,
-    encoded: usize,
-    /// Names whose resource is another than in the snapshot before, or came, or went.
-    topics: Vec<Topic>,
+    /// How many resources are others than in the snapshot before.
+    renewed: usize,
 }
 
 impl Snapshot {
-    /// Encodes what differs in `output` from what `previous` was made of; all else is taken over.
+    /// Offers `output`; what it has in common with `previous` is taken over. With it come the names, aliases among them, whose resource is
+    /// another than before, or came, or went.
     #[must_use]
-    pub fn next(previous: &Self, output: &Output) -> Self {
-        let mut next = Self { encoded: 0, topics: Vec::new(), ..previous.clone() };
-        for (name, _, is) in output.services.changes(&previous.source.services, Arc::ptr_eq) {
-            next.service(name, is.map(|v| &**v));
+    pub fn next(previous: &Self, output: &Output) -> (Self, Vec<Topic>) {
+        let mut next = Next { of: Self { renewed: 0, ..previous.clone() }, topics: Vec::new() };
+        for (name, was, is) in output.services.changes(&previous.services, Arc::ptr_eq) {
+            next.service(name, was.map(|v| &**v), is.map(|v| &**v));
         }
-        for (name, _, is) in output.endpoints.changes(&previous.source.endpoints, Arc::ptr_eq) {
-            match is {
-                Some(message) => {
-                    let before = previous.endpoints.get(name);
-                    let encoded = next.keep(name, &**message, Vec::new(), before);
-                    if before.is_none_or(|before| !Arc::ptr_eq(before, &encoded)) {
-                        next.topics.push((type_url::ENDPOINTS, encoded.name.clone()));
-                    }
-                    next.endpoints.insert(encoded.name.clone(), encoded);
-                }
-                None => {
-                    next.topics.push((type_url::ENDPOINTS, name.as_str().into()));
-                    next.endpoints.remove(name);
-                }
+        for (name, _, is) in output.endpoints.changes(&previous.endpoints, Packed::ptr_eq) {
+            next.tell(type_url::ENDPOINTS, name, is.map(|packed| packed.encoded()));
+        }
+        for (uid, _, is) in output.inbound.changes(&previous.inbound, Arc::ptr_eq) {
+            next.tell(type_url::INBOUND, uid, is.map(|guarded| guarded.inbound.encoded()));
+        }
+        let settings = Packed::new("mesh", &output.settings).or_same(previous.settings.as_ref());
+        let bundles: BTreeMap<_, _> = output
+            .bundles
+            .iter()
+            .map(|(name, message)| (name.clone(), Packed::new(name, message).or_same(previous.bundles.get(name))))
+            .collect();
+        for name in previous.bundles.keys().chain(bundles.keys()).collect::<BTreeSet<_>>() {
+            let (was, is) = (previous.bundles.get(name), bundles.get(name));
+            if was != is {
+                next.tell(type_url::TRUST_BUNDLE, name, is.map(|packed| packed.encoded()));
             }
         }
-        for (uid, _, is) in output.inbound.changes(&previous.source.inbound, Arc::ptr_eq) {
-            match is {
-                Some(message) => {
-                    let encoded = next.keep(uid, &**message, Vec::new(), previous.inbound.get(uid).map(|i| &i.encoded));
-                    let identity = message.identity.clone();
-                    next.topics.push((type_url::INBOUND, encoded.name.clone()));
-                    next.inbound.insert(encoded.name.clone(), Arc::new(Inbound { identity, encoded }));
-                }
-                None => {
-                    next.topics.push((type_url::INBOUND, uid.as_str().into()));
-                    next.inbound.remove(uid);
-                }
-            }
+        if previous.settings.as_ref() != Some(&settings) {
+            next.tell(type_url::MESH_SETTINGS, "mesh", Some(settings.encoded()));
         }
-        let mesh = (output.bundles.clone(), output.settings.clone());
-        if previous.source.mesh.as_ref() != Some(&mesh) {
-            let bundles = output.bundles.iter().map(|(name, message)| {
-                (name.clone(), next.keep(name, message, Vec::new(), previous.bundles.get(name)))
-            });
-            next.bundles = bundles.collect();
-            let bundles = previous.bundles.keys().chain(next.bundles.keys());
-            let topics = bundles.map(|name| (type_url::TRUST_BUNDLE, Arc::from(name.as_str())));
-            next.topics.extend(topics.chain([(type_url::MESH_SETTINGS, "mesh".into())]));
-            next.settings = Some(next.keep("mesh", &output.settings, Vec::new(), previous.settings.as_ref()));
-        }
-        next.source = Source {
-            services: output.services.clone(),
-            endpoints: output.endpoints.clone(),
-            inbound: output.inbound.clone(),
-            mesh: Some(mesh),
-        };
-        next
+        let Next { of: next, topics } = next;
+        let (services, endpoints) = (output.services.clone(), output.endpoints.clone());
+        (
+            Self { services, endpoints, inbound: output.inbound.clone(), bundles, settings: Some(settings), ..next },
+            topics,
+        )
     }
 
-    fn service(&mut self, name: &str, is: Option<&Variants>) {
-        let was = self.services.get(name).cloned();
-        let is = is.map(|variants| {
-            let default = self.encode(name, &variants.default, was.as_ref().map(|s| &s.default));
-            let by_namespace = variants.by_namespace.iter().map(|(namespace, message)| {
-                let was = was.as_ref().and_then(|s| s.by_namespace.get(namespace));
-                (namespace.clone(), self.encode(name, message, was))
-            });
-            let by_namespace = by_namespace.collect();
-            Arc::new(Service { default, by_namespace })
-        });
-        let (before, now) = (names(was.as_deref()), names(is.as_deref()));
-        for (namespace, alias) in before.difference(&now) {
-            self.unname(*namespace, alias, name);
-        }
-        for (namespace, alias) in now.difference(&before) {
-            let Some(service) = &is else { continue };
-            self.name(*namespace, alias, &service.default.name);
-        }
-        let aliases: BTreeSet<&str> = before.union(&now).map(|(_, alias)| *alias).collect();
-        let topics = aliases.into_iter().chain([name]).map(|name| (type_url::SERVICE, Arc::from(name)));
-        self.topics.extend(topics.collect::<Vec<_>>());
-        self.variants -= was.as_ref().map_or(0, |s| s.by_namespace.len());
-        self.variants += is.as_ref().map_or(0, |s| s.by_namespace.len());
-        match is {
-            Some(service) => self.services.insert(service.default.name.clone(), service),
-            None => self.services.remove(name),
-        }
-    }
-
-    fn name(&mut self, namespace: Option<&str>, alias: &str, service: &Arc<str>) {
+    fn name(&mut self, namespace: Option<&str>, alias: &Arc<str>, service: &Arc<str>) {
         match namespace {
             None => {
                 let mut claims = self.aliases.get(alias).cloned().unwrap_or_default();
                 claims.add(service);
-                self.aliases.insert(alias.into(), claims);
+                self.aliases.insert(alias.clone(), claims);
             }
             Some(namespace) => {
                 let own = Arc::make_mut(self.own_aliases.entry(namespace.to_owned()).or_default());
-                own.entry(alias.to_owned()).or_default().add(service);
+                own.entry(alias.to_string()).or_default().add(service);
             }
         }
     }
 
-    fn unname(&mut self, namespace: Option<&str>, alias: &str, service: &str) {
+    fn unname(&mut self, namespace: Option<&str>, alias: &Arc<str>, service: &str) {
         match namespace {
             None => {
                 let Some(mut claims) = self.aliases.get(alias).cloned() else { return };
                 claims.remove(service);
-                if claims.is_empty() { self.aliases.remove(alias) } else { self.aliases.insert(alias.into(), claims) }
+                if claims.is_empty() { self.aliases.remove(alias) } else { self.aliases.insert(alias.clone(), claims) }
             }
             Some(namespace) => {
                 let Some(own) = self.own_aliases.get_mut(namespace).map(Arc::make_mut) else { return };
-                let Some(claims) = own.get_mut(alias) else { return };
+                let Some(claims) = own.get_mut(&**alias) else { return };
                 claims.remove(service);
                 if claims.is_empty() {
-                    own.remove(alias);
+                    own.remove(&**alias);
                 }
                 if own.is_empty() {
                     self.own_aliases.remove(namespace);
@@ -204,22 +116,23 @@ impl Snapshot {
                 } else {
                     name
                 };
-                let service = self.services.get(name)?;
-                Some(service.by_namespace.get(&client.namespace).unwrap_or(&service.default))
+                Some(self.services.get(name)?.of(&client.namespace).encoded())
             }
-            type_url::ENDPOINTS => self.endpoints.get(name),
+            type_url::ENDPOINTS => self.endpoints.get(name).map(Packed::encoded),
             // The identity of the connection decides, never what the node says of itself.
-            type_url::INBOUND => self.inbound.get(name).filter(|i| i.identity == client.identity).map(|i| &i.encoded),
-            type_url::TRUST_BUNDLE => self.bundles.get(name),
-            type_url::MESH_SETTINGS => self.settings.as_ref().filter(|_| name == "mesh"),
+            type_url::INBOUND => {
+                self.inbound.get(name).filter(|i| *i.identity == *client.identity).map(|i| i.inbound.encoded())
+            }
+            type_url::TRUST_BUNDLE => self.bundles.get(name).map(Packed::encoded),
+            type_url::MESH_SETTINGS => self.settings.as_ref().filter(|_| name == "mesh").map(Packed::encoded),
             _ => None,
         }
     }
 
-    /// How many resources were encoded for it; all others it took over.
+    /// How many resources are others than before; all the rest it took over.
     #[must_use]
-    pub fn encoded(&self) -> usize {
-        self.encoded
+    pub fn renewed(&self) -> usize {
+        self.renewed
     }
 
     /// How many resources are on offer, variants included.
@@ -233,50 +146,51 @@ impl Snapshot {
             + usize::from(self.settings.is_some())
     }
 
-    /// Names, aliases among them, whose resource is another than in the snapshot before, or came, or went.
-    #[must_use]
-    pub fn topics(&self) -> &[Topic] {
-        &self.topics
-    }
-
     /// Whether nothing was compiled yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
 
-    fn encode(&mut self, name: &str, message: &v1::Service, before: Option<&Arc<Encoded>>) -> Arc<Encoded> {
-        // Invariant: aliases are a function of the message, so that the version covers them.
-        let hosts = message.hostnames.iter().map(|h| format!("host:{h}"));
-        let aliases = hosts.chain(message.vips.iter().map(|v| format!("vip:{v}"))).collect();
-        self.keep(name, message, aliases, before)
+/// A snapshot that is being made, and what differs in it.
+struct Next {
+    of: Snapshot,
+    topics: Vec<Topic>,
+}
+
+impl Next {
+    /// A resource came, went, or is another.
+    fn tell(&mut self, url: &'static str, name: &str, is: Option<&Arc<Encoded>>) {
+        self.of.renewed += usize::from(is.is_some());
+        self.topics.push((url, is.map_or_else(|| name.into(), |encoded| encoded.name.clone())));
     }
 
-    /// Encodes a message; what it was before stays if that was the same.
-    fn keep<M: Resource>(
-        &mut self,
-        name: &str,
-        message: &M,
-        aliases: Vec<String>,
-        before: Option<&Arc<Encoded>>,
-    ) -> Arc<Encoded> {
-        self.encoded += 1;
-        let any = message.to_any();
-        if let Some(same) = before.filter(|before| before.any.value == any.value) {
-            return same.clone();
+    fn service(&mut self, name: &str, was: Option<&Variants>, is: Option<&Variants>) {
+        let (before, now) = (names(was), names(is));
+        for (namespace, alias) in before.difference(&now) {
+            self.of.unname(*namespace, alias, name);
         }
-        let name = before.map_or_else(|| Arc::from(name), |before| before.name.clone());
-        Arc::new(Encoded { name, version: version_of(&any.value).into(), aliases, any })
+        for (namespace, alias) in now.difference(&before) {
+            let Some(service) = &is else { continue };
+            self.of.name(*namespace, alias, &service.default.name);
+        }
+        let aliases: BTreeSet<&Arc<str>> = before.union(&now).map(|(_, alias)| *alias).collect();
+        self.topics.extend(aliases.into_iter().map(|alias| (type_url::SERVICE, alias.clone())));
+        self.tell(type_url::SERVICE, name, is.map(|service| service.default.encoded()));
+        let beyond = |service: Option<&Variants>| service.map_or(0, |s| s.by_namespace.len());
+        self.of.renewed += beyond(is);
+        self.of.variants = self.of.variants + beyond(is) - beyond(was);
     }
 }
 
 /// The aliases of a service: for clients of all namespaces (`None`), and what only those of one may write besides.
-fn names(service: Option<&Service>) -> BTreeSet<(Option<&str>, &str)> {
+fn names(service: Option<&Variants>) -> BTreeSet<(Option<&str>, &Arc<str>)> {
     let Some(service) = service else { return BTreeSet::new() };
-    let all = service.default.aliases.iter().map(|a| (None, a.as_str()));
-    let own = service.by_namespace.iter().flat_map(|(namespace, encoded)| {
-        let more = encoded.aliases.iter().filter(|a| !service.default.aliases.contains(a));
-        more.map(move |a| (Some(namespace.as_str()), a.as_str()))
+    let all = service.default.aliases.iter().map(|alias| (None, alias));
+    let own = service.by_namespace.iter().flat_map(|(namespace, packed)| {
+        let more = packed.aliases.iter().filter(|a| !service.default.aliases.contains(a));
+        more.map(move |alias| (Some(namespace.as_str()), alias))
     });
     all.chain(own).collect()
 }

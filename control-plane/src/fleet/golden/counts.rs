@@ -1,65 +1,64 @@
-//! Samples of one row, small: most of a large mesh's memory is made of them.
+//! What is counted of calls, and how it is kept: packed, since most of a large mesh's memory is made of it.
 
 use super::Numbers;
-use std::collections::VecDeque;
+use bytes::{Buf, BufMut};
+use prost::encoding::{decode_varint, encode_varint};
 use weft_proto::{LATENCY_BOUNDS_US, v1};
 
 /// What was counted in some time.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Counts {
-    calls: u32,
-    failures: u32,
-    attempts: u32,
-    failed_attempts: u32,
-    retries: u32,
-    mtls: u32,
-    tcp_connections: u32,
-    bytes_sent: u64,
-    bytes_received: u64,
+    /// Calls, failures, attempts, failed attempts, retries, calls over mutual TLS, TCP connections, bytes sent, bytes received.
+    fields: [u64; FIELDS],
     latency: Latency,
 }
 
-/// Counts by bucket, those that are not zero, in order.
-#[derive(Clone, Debug, Default)]
-struct Latency(Vec<u32>);
+/// Numbers besides the latencies.
+const FIELDS: usize = 9;
+const BUCKETS: usize = LATENCY_BOUNDS_US.len() + 1;
+/// No packed counts are longer: a mask, numbers of up to ten bytes, how many buckets there are, and each with its number.
+pub(super) const PACKED: usize = 2 + FIELDS * 10 + 1 + BUCKETS * 11;
 
-/// A bucket's number is in the upper bits, its count in these.
-const COUNT: u32 = (1 << 26) - 1;
-const _: () = assert!(LATENCY_BOUNDS_US.len() < 64, "the number of a bucket has six bits");
+/// Counts by bucket.
+#[derive(Clone, Debug, PartialEq)]
+struct Latency {
+    /// A bit for each bucket that is not zero: mostly a few.
+    used: u64,
+    counts: [u64; BUCKETS],
+}
+
+const _: () = assert!(BUCKETS <= 64, "a bit for each bucket");
+
+impl Default for Latency {
+    fn default() -> Self {
+        Self { used: 0, counts: [0; BUCKETS] }
+    }
+}
 
 impl Latency {
-    fn of(buckets: &[u64]) -> Self {
-        let buckets = buckets.iter().take(LATENCY_BOUNDS_US.len() + 1).zip(0_u32..).filter(|(n, _)| **n > 0);
-        let mut found: Vec<u32> = buckets.map(|(n, i)| i << 26 | small(*n).min(COUNT)).collect();
-        found.shrink_to_fit();
-        Self(found)
+    fn add(&mut self, bucket: usize, count: u64) {
+        if let Some(sum) = self.counts.get_mut(bucket).filter(|_| count > 0) {
+            *sum = sum.saturating_add(count);
+            self.used |= 1 << bucket;
+        }
     }
 
     fn iter(&self) -> impl Iterator<Item = (usize, u64)> {
-        self.0.iter().map(|packed| ((packed >> 26) as usize, u64::from(packed & COUNT)))
-    }
-
-    fn add(&mut self, other: &Self) {
-        for packed in &other.0 {
-            let (bucket, count) = (packed >> 26, packed & COUNT);
-            match self.0.binary_search_by_key(&bucket, |p| p >> 26) {
-                Ok(i) => self.0[i] = bucket << 26 | ((self.0[i] & COUNT) + count).min(COUNT),
-                Err(i) => {
-                    // One at a time: room for twice as many would mostly stay empty.
-                    self.0.reserve_exact(1);
-                    self.0.insert(i, *packed);
-                }
-            }
-        }
+        let mut left = self.used;
+        std::iter::from_fn(move || {
+            let bucket = left.trailing_zeros() as usize;
+            left &= left.wrapping_sub(1);
+            Some((bucket, *self.counts.get(bucket)?))
+        })
     }
 
     /// The latency below which a share of calls stayed, in milliseconds.
     fn percentile(&self, share: f64) -> Option<f64> {
-        let total: u64 = self.iter().map(|(_, n)| n).sum();
-        if total == 0 {
+        let total: f64 = self.iter().map(|(_, n)| n as f64).sum();
+        if total == 0.0 {
             return None;
         }
-        let rank = (total as f64 * share).max(1.0);
+        let rank = (total * share).max(1.0);
         let mut before = 0.0;
         for (bucket, count) in self.iter() {
             let here = count as f64;
@@ -77,158 +76,92 @@ impl Latency {
     }
 }
 
-/// As much of a number as a sample keeps: the rest of so much is not missed in a minute.
-fn small(number: u64) -> u32 {
-    u32::try_from(number).unwrap_or(u32::MAX)
-}
-
 impl Counts {
     pub(super) fn of(stats: &v1::CallStats) -> Self {
-        Self {
-            calls: small(stats.calls),
-            failures: small(stats.failures.min(stats.calls)),
-            attempts: small(stats.attempts),
-            failed_attempts: small(stats.failed_attempts.min(stats.attempts)),
-            retries: small(stats.retries),
-            mtls: small(stats.mtls.min(stats.calls)),
-            tcp_connections: small(stats.tcp_connections),
-            bytes_sent: stats.bytes_sent,
-            bytes_received: stats.bytes_received,
-            latency: Latency::of(&stats.latency_buckets),
+        let mut latency = Latency::default();
+        for (bucket, count) in stats.latency_buckets.iter().enumerate() {
+            latency.add(bucket, *count);
         }
+        let fields = [
+            stats.calls,
+            stats.failures.min(stats.calls),
+            stats.attempts,
+            stats.failed_attempts.min(stats.attempts),
+            stats.retries,
+            stats.mtls.min(stats.calls),
+            stats.tcp_connections,
+            stats.bytes_sent,
+            stats.bytes_received,
+        ];
+        Self { fields, latency }
     }
 
     pub(super) fn add(&mut self, other: &Self) {
-        let sums = [
-            (&mut self.calls, other.calls),
-            (&mut self.failures, other.failures),
-            (&mut self.attempts, other.attempts),
-            (&mut self.failed_attempts, other.failed_attempts),
-            (&mut self.retries, other.retries),
-            (&mut self.mtls, other.mtls),
-            (&mut self.tcp_connections, other.tcp_connections),
-        ];
-        for (sum, more) in sums {
-            *sum = sum.saturating_add(more);
+        for (sum, more) in self.fields.iter_mut().zip(&other.fields) {
+            *sum = sum.saturating_add(*more);
         }
-        self.bytes_sent = self.bytes_sent.saturating_add(other.bytes_sent);
-        self.bytes_received = self.bytes_received.saturating_add(other.bytes_received);
-        self.latency.add(&other.latency);
+        for (bucket, count) in other.latency.iter() {
+            self.latency.add(bucket, count);
+        }
+    }
+
+    /// Only what is not zero: a mask of the numbers that follow, then buckets with their counts.
+    pub(super) fn pack(&self, into: &mut impl BufMut) {
+        let mask = self.fields.iter().enumerate().filter(|(_, n)| **n > 0).fold(0_u16, |mask, (i, _)| mask | 1 << i);
+        into.put_u16_le(mask);
+        for number in self.fields.into_iter().filter(|n| *n > 0) {
+            encode_varint(number, into);
+        }
+        into.put_u8(self.latency.used.count_ones() as u8);
+        for (bucket, count) in self.latency.iter() {
+            into.put_u8(bucket as u8);
+            encode_varint(count, into);
+        }
+    }
+
+    /// Reads what [`Self::pack`] wrote.
+    pub(super) fn unpack(from: &mut impl Buf) -> Self {
+        let mut counts = Self::default();
+        let mask = from.try_get_u16_le().unwrap_or_default();
+        for (i, number) in counts.fields.iter_mut().enumerate() {
+            if mask & 1 << i != 0 {
+                *number = decode_varint(from).unwrap_or_default();
+            }
+        }
+        for _ in 0..from.try_get_u8().unwrap_or_default() {
+            let bucket = from.try_get_u8().unwrap_or_default();
+            let count = decode_varint(from).unwrap_or_default();
+            counts.latency.add(bucket.into(), count);
+        }
+        counts
     }
 
     pub(super) const fn is_empty(&self) -> bool {
-        self.calls == 0 && self.attempts == 0 && self.tcp_connections == 0 && self.bytes_sent == 0
+        let [calls, _, attempts, _, _, _, tcp_connections, bytes_sent, _] = self.fields;
+        calls == 0 && attempts == 0 && tcp_connections == 0 && bytes_sent == 0
     }
 
     /// What is shown of them, if they cover so many seconds.
     pub(super) fn numbers(&self, seconds: f64) -> Numbers {
-        let share = |good: u32, all: u32| (all > 0).then(|| f64::from(good) / f64::from(all));
+        let [calls, failures, attempts, failed_attempts, retries, mtls, tcp_connections, bytes_sent, bytes_received] =
+            self.fields;
+        let share = |good: u64, all: u64| (all > 0).then(|| good as f64 / all as f64);
         Numbers {
-            rps: (f64::from(self.calls) / seconds * 100.0).round() / 100.0,
-            calls: self.calls.into(),
-            failures: self.failures.into(),
-            success: share(self.calls.saturating_sub(self.failures), self.calls),
-            success_before_retries: share(self.attempts.saturating_sub(self.failed_attempts), self.attempts),
-            attempts: self.attempts.into(),
-            failed_attempts: self.failed_attempts.into(),
-            retries: self.retries.into(),
+            rps: (calls as f64 / seconds * 100.0).round() / 100.0,
+            calls,
+            failures,
+            success: share(calls.saturating_sub(failures), calls),
+            success_before_retries: share(attempts.saturating_sub(failed_attempts), attempts),
+            attempts,
+            failed_attempts,
+            retries,
             p50_ms: self.latency.percentile(0.50),
             p95_ms: self.latency.percentile(0.95),
             p99_ms: self.latency.percentile(0.99),
-            mtls: share(self.mtls, self.calls),
-            tcp_connections: self.tcp_connections.into(),
-            bytes_sent: self.bytes_sent,
-            bytes_received: self.bytes_received,
-        }
-    }
-}
-
-/// Fine slots in a coarse one.
-const IN_COARSE: u64 = super::COARSE.as_secs() / super::FINE.as_secs();
-
-/// Samples of one row at both resolutions. The newest fine one becomes part of a coarse one when the next begins.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Samples {
-    fine: Ring,
-    coarse: Ring,
-}
-
-impl Samples {
-    pub(super) fn len(&self) -> usize {
-        self.fine.0.len() + self.coarse.0.len()
-    }
-
-    /// The newest fine slot.
-    pub(super) fn last(&self) -> Option<u64> {
-        self.fine.0.back().map(|(slot, _)| u64::from(*slot))
-    }
-
-    /// Counts in a fine slot; `kept` are the numbers of fine and coarse ones.
-    pub(super) fn add(&mut self, fine: u64, kept: (u64, u64), counts: &Counts) {
-        if self.last() != Some(fine) {
-            self.fold(kept.1);
-            self.fine.forget(fine, kept.0);
-        }
-        self.fine.add(fine, counts);
-    }
-
-    fn fold(&mut self, kept: u64) {
-        if let Some((slot, counts)) = self.fine.0.back() {
-            let coarse = u64::from(*slot) / IN_COARSE;
-            self.coarse.forget(coarse, kept);
-            self.coarse.add(coarse, counts);
-        }
-    }
-
-    /// Lets go of what is before the last `kept` slots.
-    pub(super) fn forget(&mut self, (fine, coarse): (u64, u64), kept: (u64, u64)) {
-        if self.last().is_some_and(|last| last + kept.0 <= fine) {
-            self.fold(kept.1);
-        }
-        self.fine.forget(fine, kept.0);
-        self.coarse.forget(coarse, kept.1);
-    }
-
-    /// Adds up the slots from one on, of one resolution.
-    pub(super) fn sum(&self, is_fine: bool, from: u64, into: &mut Counts) {
-        if is_fine {
-            return self.fine.sum(from, into);
-        }
-        self.coarse.sum(from, into);
-        if let Some((slot, counts)) = self.fine.0.back()
-            && u64::from(*slot) / IN_COARSE >= from
-        {
-            into.add(counts);
-        }
-    }
-}
-
-/// Samples at one resolution: slot number since the beginning, counts.
-#[derive(Clone, Debug, Default)]
-struct Ring(VecDeque<(u32, Counts)>);
-
-impl Ring {
-    fn add(&mut self, slot: u64, counts: &Counts) {
-        match self.0.back_mut() {
-            Some((last, sum)) if u64::from(*last) == slot => sum.add(counts),
-            _ => self.0.push_back((small(slot), counts.clone())),
-        }
-    }
-
-    /// Keeps what is in the last `kept` slots, this one included.
-    fn forget(&mut self, slot: u64, kept: u64) {
-        let before = self.0.len();
-        while self.0.front().is_some_and(|(s, _)| u64::from(*s) + kept <= slot) {
-            self.0.pop_front();
-        }
-        if self.0.len() + 8 < before {
-            self.0.shrink_to_fit();
-        }
-    }
-
-    fn sum(&self, from: u64, into: &mut Counts) {
-        for (_, counts) in self.0.iter().rev().take_while(|(slot, _)| u64::from(*slot) >= from) {
-            into.add(counts);
+            mtls: share(mtls, calls),
+            tcp_connections,
+            bytes_sent,
+            bytes_received,
         }
     }
 }

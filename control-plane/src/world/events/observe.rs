@@ -13,8 +13,8 @@ use serde_json::Value;
 use super::ledger::{About, Occurrence};
 use crate::{
     compile::{Kind, ParentVerdict, Verdict},
-    kinds::{Phase, TargetRef, Workload},
-    world::{Table, World},
+    kinds::{Phase, TargetRef},
+    world::{Table, Workload, World},
 };
 
 /// The reason of what is not known yet: nothing is wrong.
@@ -153,7 +153,7 @@ fn service(world: &World, key: &str) -> Option<About> {
 }
 
 fn phase(workload: &Workload) -> Option<Phase> {
-    workload.status.as_ref().and_then(|status| status.phase)
+    workload.phase
 }
 
 /// What became of a workload: lost, gone for good after it was lost, or back.
@@ -168,15 +168,14 @@ fn workload(world: &World, was: Option<&Arc<Workload>>, is: Option<&Arc<Workload
         _ => return,
     };
     let Some(of) = is.or(was) else { return };
-    let (namespace, name) =
-        (of.metadata.namespace.clone().unwrap_or_default(), of.metadata.name.clone().unwrap_or_default());
+    let (namespace, name) = (of.namespace.to_string(), of.name.to_string());
     if is.is_some() {
         let about = About {
             api_version: "weft.mesh/v1alpha1",
             kind: "Workload",
             namespace: namespace.clone(),
             name: name.clone(),
-            uid: of.metadata.uid.clone().unwrap_or_default(),
+            uid: of.object_uid.to_string(),
         };
         happened.push(Occurrence { about, warning, reason: reason.to_owned(), message: what.to_owned() });
     }
@@ -256,7 +255,7 @@ mod tests {
                 let workload = json!({"apiVersion": "weft.mesh/v1alpha1", "kind": "Workload",
                     "metadata": {"name": "w", "namespace": "shop", "uid": "w"},
                     "spec": {"address": "192.0.2.1", "services": ["cart"]}, "status": {"phase": phase}});
-                Arc::new(serde_json::from_value(workload).unwrap())
+                Arc::new(serde_json::from_value::<crate::kinds::Workload>(workload).unwrap().into())
             });
             match workload {
                 Some(workload) => drop(world.workloads.insert("shop/w".into(), workload)),

@@ -1,0 +1,219 @@
+//! Samples of one row at two resolutions, each in one piece of memory.
+
+use super::counts::{Counts, PACKED};
+use super::{COARSE, FINE};
+use prost::encoding::{decode_varint, encode_varint};
+
+/// Fine slots in a coarse one.
+const IN_COARSE: u64 = COARSE.as_secs() / FINE.as_secs();
+
+/// Samples of one row at both resolutions. The newest fine one becomes part of a coarse one when the next begins.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Samples {
+    fine: Ring,
+    coarse: Ring,
+}
+
+impl Samples {
+    pub(super) fn len(&self) -> usize {
+        usize::from(self.fine.len) + usize::from(self.coarse.len)
+    }
+
+    /// The newest fine slot.
+    pub(super) fn last(&self) -> Option<u64> {
+        self.fine.last()
+    }
+
+    /// Counts in a fine slot; `kept` are the numbers of fine and coarse ones.
+    pub(super) fn add(&mut self, fine: u64, kept: (u64, u64), counts: &Counts) {
+        if self.last() != Some(fine) {
+            self.fold(kept.1);
+            self.fine.forget(fine, kept.0);
+        }
+        self.fine.add(fine, counts);
+    }
+
+    fn fold(&mut self, kept: u64) {
+        if let Some((slot, counts)) = self.fine.newest() {
+            let coarse = slot / IN_COARSE;
+            self.coarse.forget(coarse, kept);
+            self.coarse.add(coarse, &counts);
+        }
+    }
+
+    /// Lets go of what is before the last `kept` slots.
+    pub(super) fn forget(&mut self, (fine, coarse): (u64, u64), kept: (u64, u64)) {
+        if self.last().is_some_and(|last| last + kept.0 <= fine) {
+            self.fold(kept.1);
+        }
+        self.fine.forget(fine, kept.0);
+        self.coarse.forget(coarse, kept.1);
+    }
+
+    /// Adds up the slots from one on, of one resolution.
+    pub(super) fn sum(&self, is_fine: bool, from: u64, into: &mut Counts) {
+        if is_fine {
+            return self.fine.sum(from, into);
+        }
+        self.coarse.sum(from, into);
+        if let Some((slot, counts)) = self.fine.newest()
+            && slot / IN_COARSE >= from
+        {
+            into.add(&counts);
+        }
+    }
+}
+
+/// Samples at one resolution, oldest first: of each, how many slots it is after the one before it, and packed counts.
+#[derive(Clone, Debug, Default)]
+struct Ring {
+    bytes: Vec<u8>,
+    /// Slots of the oldest and of the newest.
+    ends: [u32; 2],
+    /// Where the newest begins.
+    tail: u32,
+    len: u16,
+}
+
+impl Ring {
+    fn last(&self) -> Option<u64> {
+        (self.len > 0).then_some(u64::from(self.ends[1]))
+    }
+
+    fn newest(&self) -> Option<(u64, Counts)> {
+        let mut bytes = self.bytes.get(self.tail as usize..).filter(|_| self.len > 0)?;
+        decode_varint(&mut bytes).ok()?;
+        Some((u64::from(self.ends[1]), Counts::unpack(&mut bytes)))
+    }
+
+    fn add(&mut self, slot: u64, counts: &Counts) {
+        let slot = u32::try_from(slot).unwrap_or(u32::MAX);
+        let mut after = slot.saturating_sub(self.ends[1]);
+        match self.newest() {
+            Some((_, mut sum)) if self.ends[1] == slot => {
+                let mut old = &self.bytes[self.tail as usize..];
+                after = decode_varint(&mut old).unwrap_or_default() as u32;
+                sum.add(counts);
+                self.bytes.truncate(self.tail as usize);
+                self.push(after, &sum);
+            }
+            newest => {
+                if newest.is_none() {
+                    *self = Self { ends: [slot, slot], ..Self::default() };
+                    after = 0;
+                }
+                self.tail = self.bytes.len() as u32;
+                self.ends[1] = slot;
+                self.len += 1;
+                self.push(after, counts);
+            }
+        }
+    }
+
+    fn push(&mut self, after: u32, counts: &Counts) {
+        let mut packed = [0; PACKED + 10];
+        let mut rest = &mut packed[..];
+        encode_varint(after.into(), &mut rest);
+        counts.pack(&mut rest);
+        let left = rest.len();
+        let packed = &packed[..PACKED + 10 - left];
+        let spare = self.bytes.capacity() - self.bytes.len();
+        if spare < packed.len() {
+            // Not room for twice as many, most of which would stay empty.
+            self.bytes.reserve_exact(packed.len().max(self.bytes.len() / 4));
+        }
+        self.bytes.extend_from_slice(packed);
+    }
+
+    /// Keeps what is in the last `kept` slots, this one included.
+    fn forget(&mut self, slot: u64, kept: u64) {
+        if self.last().is_none_or(|last| last + kept <= slot) {
+            *self = Self::default();
+            return;
+        }
+        let (mut begin, mut gone) = (0, 0);
+        while u64::from(self.ends[0]) + kept <= slot {
+            let mut bytes = &self.bytes[begin..];
+            let (_, _) = (decode_varint(&mut bytes), Counts::unpack(&mut bytes));
+            begin = self.bytes.len() - bytes.len();
+            self.ends[0] += decode_varint(&mut bytes).unwrap_or_default() as u32;
+            gone += 1;
+        }
+        if gone > 0 {
+            self.bytes.drain(..begin);
+            self.tail -= begin as u32;
+            self.len -= gone;
+            if self.bytes.capacity() > 2 * self.bytes.len() + 64 {
+                self.bytes.shrink_to_fit();
+            }
+        }
+    }
+
+    fn sum(&self, from: u64, into: &mut Counts) {
+        let mut bytes = &self.bytes[..];
+        let mut slot = u64::from(self.ends[0]);
+        for i in 0..self.len {
+            let after = decode_varint(&mut bytes).unwrap_or_default();
+            slot += if i == 0 { 0 } else { after };
+            let counts = Counts::unpack(&mut bytes);
+            if slot >= from {
+                into.add(&counts);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
+    use weft_proto::v1;
+
+    fn counts() -> impl Strategy<Value = Counts> {
+        let number = prop_oneof![Just(0), 0..200_u64, any::<u64>()];
+        (prop::collection::vec(number, 7), prop::collection::vec((0..58_usize, 0..1000_u64), 0..6)).prop_map(
+            |(n, l)| {
+                let mut latency_buckets = vec![0; 58];
+                l.into_iter().for_each(|(bucket, count)| latency_buckets[bucket] = count);
+                Counts::of(&v1::CallStats {
+                    calls: n[0],
+                    failures: n[1],
+                    attempts: n[2],
+                    retries: n[3],
+                    mtls: n[4],
+                    bytes_sent: n[5],
+                    bytes_received: n[6],
+                    latency_buckets,
+                    ..Default::default()
+                })
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn a_ring_is_a_queue_of_counts(steps in prop::collection::vec((0..4_u64, counts(), 0..9_u64), 0..60)) {
+            let (mut ring, mut queue) = (Ring::default(), VecDeque::<(u64, Counts)>::new());
+            let mut slot = 1000;
+            for (after, counts, kept) in steps {
+                slot += after;
+                ring.forget(slot, kept + 1);
+                queue.retain(|(of, _)| of + kept + 1 > slot);
+                ring.add(slot, &counts);
+                match queue.back_mut() {
+                    Some((of, sum)) if *of == slot => sum.add(&counts),
+                    _ => queue.push_back((slot, counts)),
+                }
+                prop_assert_eq!(usize::from(ring.len), queue.len());
+                prop_assert_eq!(ring.newest(), queue.back().cloned());
+                for from in [0, slot - 3, slot] {
+                    let (mut is, mut wanted) = (Counts::default(), Counts::default());
+                    ring.sum(from, &mut is);
+                    queue.iter().filter(|(of, _)| *of >= from).for_each(|(_, counts)| wanted.add(counts));
+                    prop_assert_eq!(is, wanted);
+                }
+            }
+        }
+    }
+}
