@@ -281,7 +281,8 @@ async fn reporting(
     let mut client = ControlClient::new(channel);
     let mut commands = client.stream(ReceiverStream::new(messages)).await.ok()?.into_inner();
     let size = world.size;
-    let calls = uses(size, number).into_iter().map(|i| v1::CallStats {
+    let calls = uses(size, number).into_iter().zip(1..).map(|(i, series)| v1::CallStats {
+        series,
         direction: v1::Direction::Outbound.into(),
         source: uid.clone(),
         destination: size.service(i),
@@ -296,7 +297,7 @@ async fn reporting(
         bytes_received: 9000,
         ..Default::default()
     });
-    let report = v1::Report { interval_ms: 2000, calls: calls.collect(), breakers: Vec::new() };
+    let mut report = v1::Report { interval_ms: 2000, calls: calls.collect(), breakers: Vec::new() };
     Some(async move {
         // Not all at the same time.
         let offset = REPORT.mul_f64((number % 997) as f64 / 997.0);
@@ -307,6 +308,12 @@ async fn reporting(
                     let message = v1::control_up::Message::Report(report.clone());
                     if up.send(v1::ControlUp { message: Some(message) }).await.is_err() {
                         return;
+                    }
+                    // What was named once has a number from then on.
+                    for calls in &mut report.calls {
+                        for name in [&mut calls.source, &mut calls.destination, &mut calls.endpoint, &mut calls.route] {
+                            name.clear();
+                        }
                     }
                 }
                 command = commands.message() => if !matches!(command, Ok(Some(_))) { return },
@@ -441,8 +448,13 @@ impl Fleet {
 /// The sizes of the issue at hand, each in a control plane of its own.
 pub fn run(report: &mut Report, quick: bool) {
     let whole = |services, endpoints| Size { services, in_namespace: services, endpoints };
-    let sizes: &[(Size, usize)] =
-        if quick { &[(whole(200, 20), 200)] } else { &[(whole(1_000, 20), 2_000), (whole(10_000, 10), 5_000)] };
+    let sizes: &[(Size, usize)] = if std::env::var("TMP_JOIN").is_ok() {
+        &[(whole(1_000, 20), 500)]
+    } else if quick {
+        &[(whole(200, 20), 200)]
+    } else {
+        &[(whole(1_000, 20), 2_000), (whole(10_000, 10), 5_000)]
+    };
     weft_control::up::raise_descriptors();
     let mut found = Vec::new();
     for (size, sidecars) in sizes {

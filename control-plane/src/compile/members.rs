@@ -46,6 +46,8 @@ pub struct Members {
     by_service: HashMap<Arc<str>, OfService>,
     /// Workload uid → services it belongs to, in order of name.
     by_workload: HashMap<Arc<str>, Box<[Belongs]>>,
+    /// By namespace, of those that were asked for since their services changed.
+    candidates: HashMap<String, Arc<Candidates>>,
 }
 
 /// What a change of objects means for memberships.
@@ -67,14 +69,12 @@ impl Members {
         for namespace in &of_services {
             again.extend(world.workloads_in(namespace).map(|(uid, _)| uid.as_str()));
         }
-        let mut candidates: Option<(&str, Candidates<'_>)> = None;
+        for namespace in &of_services {
+            self.candidates.remove(*namespace);
+        }
         for uid in again {
-            let namespace = namespace_of(uid);
-            let of_namespace = match &mut candidates {
-                Some((of, found)) if *of == namespace => found,
-                other => &mut other.insert((namespace, Candidates::of(world, namespace))).1,
-            };
-            let mut is = world.workloads.get(uid).map(|w| of_namespace.belongs(w)).unwrap_or_default();
+            let of_namespace = self.candidates(world, namespace_of(uid));
+            let mut is = world.workloads.get(uid).map(|w| of_namespace.belongs(world, w)).unwrap_or_default();
             let (uid_shared, was) = match self.by_workload.get_key_value(uid) {
                 Some((uid, was)) => (uid.clone(), &**was),
                 None => (uid.into(), &[][..]),
@@ -112,7 +112,18 @@ impl Members {
                 self.by_workload.insert(uid_shared, is.into());
             }
         }
+        // Nothing is kept of namespaces that may have gone.
+        self.candidates.retain(|_, candidates| !candidates.by_label.is_empty());
         touched
+    }
+
+    fn candidates(&mut self, world: &World, namespace: &str) -> Arc<Candidates> {
+        if let Some(known) = self.candidates.get(namespace) {
+            return known.clone();
+        }
+        let made = Arc::new(Candidates::of(world, namespace));
+        self.candidates.insert(namespace.to_owned(), made.clone());
+        made
     }
 
     /// Members of a service in order of uid.
@@ -131,47 +142,49 @@ fn namespace_of(name: &str) -> &str {
     name.split('/').next().unwrap_or_default()
 }
 
+/// Key → value → services, "namespace/name".
+type ByLabel = HashMap<Box<str>, HashMap<Box<str>, Vec<Box<str>>>>;
+
 /// The services of a namespace by what selects: each is filed under the pair of its selector that fewest others ask for, so that a workload
 /// is compared with few.
-struct Candidates<'w> {
-    world: &'w World,
-    namespace: &'w str,
-    by_label: HashMap<(&'w str, &'w str), Vec<(&'w String, &'w Service)>>,
+#[derive(Debug)]
+struct Candidates {
+    namespace: Box<str>,
+    by_label: ByLabel,
 }
 
-impl<'w> Candidates<'w> {
-    fn of(world: &'w World, namespace: &'w str) -> Self {
+impl Candidates {
+    fn of(world: &World, namespace: &str) -> Self {
         let prefix = format!("{namespace}/");
         let all = || {
             world.services.with_prefix(&prefix).filter_map(|(name, service)| {
-                let selector = service.spec.as_ref()?.selector.as_ref().filter(|s| !s.is_empty())?;
-                Some((name, &**service, selector))
+                Some((name, service.spec.as_ref()?.selector.as_ref().filter(|s| !s.is_empty())?))
             })
         };
         let mut asked: HashMap<(&str, &str), usize> = HashMap::new();
-        for pair in all().flat_map(|(_, _, selector)| selector) {
+        for pair in all().flat_map(|(_, selector)| selector) {
             *asked.entry((pair.0, pair.1)).or_default() += 1;
         }
-        let mut by_label: HashMap<(&str, &str), Vec<_>> = HashMap::new();
-        for (name, service, selector) in all() {
+        let mut by_label = ByLabel::new();
+        for (name, selector) in all() {
             let pairs = selector.iter().map(|(k, v)| (k.as_str(), v.as_str()));
-            if let Some(rarest) = pairs.min_by_key(|pair| asked.get(pair)) {
-                by_label.entry(rarest).or_default().push((name, service));
+            if let Some((key, value)) = pairs.min_by_key(|pair| asked.get(pair)) {
+                let of_key = by_label.entry(key.into()).or_default();
+                of_key.entry(value.into()).or_default().push(name.as_str().into());
             }
         }
-        Self { world, namespace, by_label }
+        Self { namespace: namespace.into(), by_label }
     }
 
-    fn belongs(&self, workload: &Workload) -> Vec<Belongs> {
+    fn belongs(&self, world: &World, workload: &Workload) -> Vec<Belongs> {
         let mut found: BTreeMap<&String, &Service> = BTreeMap::new();
-        for label in workload.labels.iter() {
-            let of_label = self.by_label.get(&label);
-            found.extend(of_label.into_iter().flatten().copied());
-        }
-        for own in &workload.spec.services {
-            let named = self.world.services.get_key_value(&names::namespaced(self.namespace, own));
-            found.extend(named.map(|(name, service)| (name, &**service)));
-        }
+        let labelled = workload.labels.iter().filter_map(|(key, value)| self.by_label.get(key)?.get(value));
+        let named = workload.spec.services.iter().map(|own| names::namespaced(&self.namespace, own));
+        let mut candidate = |name: &str| {
+            found.extend(world.services.get_key_value(name).map(|(name, service)| (name, &**service)));
+        };
+        labelled.flatten().for_each(|name| candidate(name));
+        named.for_each(|name| candidate(&name));
         let members = found.into_iter().filter(|(_, service)| is_member(service, workload));
         members.map(|(n, s)| Belongs { service: n.as_str().into(), targets: targets(s, workload).into() }).collect()
     }
@@ -179,14 +192,14 @@ impl<'w> Candidates<'w> {
 
 /// Every service that a workload of the world belongs to, with that workload. Workloads are in order of uid.
 pub fn memberships(world: &World, mut each: impl FnMut(&str, &Workload)) {
-    let mut candidates: Option<Candidates<'_>> = None;
+    let mut candidates: Option<Candidates> = None;
     for (uid, workload) in &world.workloads {
         let namespace = namespace_of(uid);
         let of_namespace = match &mut candidates {
-            Some(found) if found.namespace == namespace => found,
+            Some(found) if *found.namespace == *namespace => found,
             other => other.insert(Candidates::of(world, namespace)),
         };
-        for belongs in of_namespace.belongs(workload) {
+        for belongs in of_namespace.belongs(world, workload) {
             each(&belongs.service, workload);
         }
     }
@@ -239,8 +252,9 @@ fn targets(service: &Service, workload: &Workload) -> Vec<Target> {
 /// Which workloads are alone at an address: a call to that address means them.
 #[derive(Clone, Debug, Default)]
 pub struct Addresses {
-    at: HashMap<IpAddr, BTreeSet<String>>,
-    of: HashMap<String, IpAddr>,
+    /// In any order: mostly there is one.
+    at: HashMap<IpAddr, Vec<Arc<str>>>,
+    of: HashMap<Arc<str>, IpAddr>,
 }
 
 impl Addresses {
@@ -249,15 +263,18 @@ impl Addresses {
         let mut touched = workloads.clone();
         for uid in workloads {
             let is = world.workloads.get(uid).and_then(|w| own_address(w));
-            let was = self.of.get(uid).copied();
+            let (shared, was) = match self.of.get_key_value(uid.as_str()) {
+                Some((uid, was)) => (uid.clone(), Some(*was)),
+                None => (uid.as_str().into(), None),
+            };
             if is == was {
                 continue;
             }
             if let Some(address) = was
                 && let Some(there) = self.at.get_mut(&address)
             {
-                there.remove(uid);
-                touched.extend(there.iter().cloned());
+                there.retain(|other| *other != shared);
+                touched.extend(there.iter().map(|other| other.to_string()));
                 if there.is_empty() {
                     self.at.remove(&address);
                 }
@@ -265,11 +282,12 @@ impl Addresses {
             match is {
                 Some(address) => {
                     let there = self.at.entry(address).or_default();
-                    touched.extend(there.iter().cloned());
-                    there.insert(uid.clone());
-                    self.of.insert(uid.clone(), address);
+                    touched.extend(there.iter().map(|other| other.to_string()));
+                    there.reserve_exact(1);
+                    there.push(shared.clone());
+                    self.of.insert(shared, address);
                 }
-                None => drop(self.of.remove(uid)),
+                None => drop(self.of.remove(&shared)),
             }
         }
         touched

@@ -11,11 +11,10 @@ use super::Breaker;
 use counts::Counts;
 use samples::Samples;
 use serde::Serialize;
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use weft_proto::v1;
+use weft_proto::{MAX_NUMBERED, v1};
 
 /// Rows kept; a report of a further one is only counted.
 pub const MAX_SERIES: usize = 100_000;
@@ -63,27 +62,30 @@ struct Series {
     samples: Samples,
 }
 
-/// What a sidecar has reported of before, in the order of its reports, and the rows that it counts in: nothing is looked up twice.
+/// What a sidecar has named on its stream, by the number that it gave, and the rows that it counts in: nothing is looked up twice.
 #[derive(Debug, Default)]
-pub struct Known {
-    epoch: u64,
-    all: Vec<Of>,
+pub struct Known(Vec<Option<Of>>);
+
+impl Known {
+    /// The place of a number; `None`: it is out of bounds.
+    fn place(&mut self, number: u32) -> Option<&mut Option<Of>> {
+        let place = (number as usize).checked_sub(1).filter(|_| number <= MAX_NUMBERED)?;
+        if self.0.len() <= place {
+            self.0.reserve_exact(place + 1 - self.0.len());
+            self.0.resize_with(place + 1, || None);
+        }
+        self.0.get_mut(place)
+    }
 }
 
 #[derive(Debug)]
 struct Of {
     inbound: bool,
-    /// Destination, endpoint, source, route: as reports are sorted.
+    /// Destination, endpoint, source, route.
     names: [Arc<str>; 4],
     rows: [Option<u32>; 3],
-}
-
-impl Of {
-    fn cmp(&self, stats: &v1::CallStats, inbound: bool) -> Ordering {
-        let theirs = [&stats.destination, &stats.endpoint, &stats.source, &stats.route];
-        let names = self.names.iter().map(|n| n.as_ref()).cmp(theirs.into_iter().map(String::as_str));
-        names.then(self.inbound.cmp(&inbound))
-    }
+    /// Of the rows; `None`: they have not been looked up yet.
+    epoch: Option<u32>,
 }
 
 /// All rows.
@@ -94,7 +96,7 @@ pub struct Golden {
     rows: Vec<Option<Series>>,
     free: Vec<u32>,
     /// Grows when rows go: then nobody may rely on what is known of theirs.
-    epoch: u64,
+    epoch: u32,
     /// Every name in use, once.
     names: HashSet<Arc<str>>,
     /// Source → sidecars that report calls of it: whose breakers belong to an edge.
@@ -221,30 +223,42 @@ impl Golden {
         if self.swept != coarse {
             self.sweep(fine, coarse);
         }
-        if known.epoch != self.epoch || known.all.len() > 2 * report.calls.len() + 256 {
-            *known = Known { epoch: self.epoch, all: Vec::new() };
-        }
-        let mut at = 0;
-        known.all.reserve_exact(if known.all.is_empty() { report.calls.len() } else { 0 });
+        // What has no number is named each time.
+        let mut unnumbered;
         for stats in report.calls {
             let inbound = stats.direction == i32::from(v1::Direction::Inbound);
+            let place = match stats.series {
+                0 => {
+                    unnumbered = None;
+                    Some(&mut unnumbered)
+                }
+                number => known.place(number),
+            };
+            let Some(place) = place else {
+                self.dropped += 1;
+                continue;
+            };
+            let is_named =
+                [&stats.destination, &stats.endpoint, &stats.source, &stats.route].iter().any(|n| !n.is_empty());
+            if is_named {
+                *place = self.named(&stats, inbound);
+            }
+            let Some(of) = place else {
+                self.dropped += 1;
+                continue;
+            };
             // A call is in the report of its caller and in that of its callee: the caller's word counts, where there is one.
-            if inbound && self.is_called(&stats.destination, fine) {
+            if inbound && self.is_called(&of.names[0], fine) {
                 continue;
             }
-            while known.all.get(at).is_some_and(|of| of.cmp(&stats, inbound) == Ordering::Less) {
-                at += 1;
+            if of.epoch != Some(self.epoch) {
+                of.rows = self.rows_of(sidecar, of);
+                of.epoch = Some(self.epoch);
             }
-            if known.all.get(at).is_none_or(|of| of.cmp(&stats, inbound) != Ordering::Equal) {
-                let Some(of) = self.begin(sidecar, &stats, inbound) else { continue };
-                known.all.insert(at, of);
-            }
-            let Some(of) = known.all.get(at) else { continue };
             let counts = Counts::of(&stats);
             for row in of.rows {
                 self.count(row, fine, &counts);
             }
-            at += 1;
         }
         while self.samples > self.most && self.kept(About::Edge) > LEAST_KEPT {
             self.depth += 1;
@@ -258,15 +272,18 @@ impl Golden {
         row.and_then(|row| row.samples.last()).is_some_and(|last| last + FINE_KEPT > fine)
     }
 
-    /// The rows of what a sidecar reports for the first time; `None`: its names are no names.
-    fn begin(&mut self, sidecar: &str, stats: &v1::CallStats, inbound: bool) -> Option<Of> {
+    /// What a sidecar names; `None`: its names are no names.
+    fn named(&mut self, stats: &v1::CallStats, inbound: bool) -> Option<Of> {
         let names = [&stats.destination, &stats.endpoint, &stats.source, &stats.route];
         if names.iter().any(|n| n.len() > MAX_NAME) {
-            self.dropped += 1;
             return None;
         }
-        let names = names.map(|text| self.name(text));
-        let [destination, endpoint, source, route] = &names;
+        Some(Of { inbound, names: names.map(|text| self.name(text)), rows: [None; 3], epoch: None })
+    }
+
+    fn rows_of(&mut self, sidecar: &str, of: &Of) -> [Option<u32>; 3] {
+        let inbound = of.inbound;
+        let [destination, endpoint, source, route] = &of.names;
         let endpoint = if inbound { self.name(sidecar) } else { endpoint.clone() };
         let rows = [(About::Edge, source.clone()), (About::Endpoint, endpoint), (About::Route, route.clone())];
         let rows = rows.map(|(about, other)| self.row(Key { about, inbound, destination: destination.clone(), other }));
@@ -274,9 +291,9 @@ impl Golden {
             if let Some(edge) = rows[0] {
                 self.called.insert(destination.clone(), edge);
             }
-            self.speaks(&stats.source, sidecar);
+            self.speaks(source, sidecar);
         }
-        Some(Of { inbound, names, rows })
+        rows
     }
 
     fn row(&mut self, key: Key) -> Option<u32> {
@@ -364,7 +381,7 @@ impl Golden {
                 self.index.remove(&series.key);
                 *place = None;
                 self.free.push(row);
-                self.epoch += 1;
+                self.epoch = self.epoch.wrapping_add(1);
             }
         }
         self.samples = samples;

@@ -10,6 +10,7 @@ pub mod server;
 pub mod session;
 mod shards;
 pub mod snapshot;
+mod sorted;
 
 pub use convergence::Convergence;
 pub use server::{Discovery, Hub};

@@ -7,6 +7,7 @@
 
 use super::interest::Topic;
 use super::snapshot::Snapshot;
+use super::sorted::Sorted;
 use crate::compile::Encoded;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -113,9 +114,9 @@ enum Answer {
 #[derive(Debug, Default)]
 struct TypeState {
     /// By names and aliases as the client wrote them.
-    subscribed: BTreeMap<String, Answer>,
+    subscribed: Sorted<Answer>,
     /// Resource name → version last sent, or held since before the stream. Both shared with what is on offer.
-    held: BTreeMap<Arc<str>, Arc<str>>,
+    held: Sorted<Arc<str>>,
     /// Names and aliases that must be looked at: the client has just said that it wants or holds them, or something of theirs has changed.
     unsure: BTreeSet<Arc<str>>,
     /// Those of them that stand for nothing on offer, and resources that a name stood for until now.
@@ -202,7 +203,7 @@ impl Session {
         let client = &self.client;
         let Some(state) = self.types.get_mut(url) else { return Ok(events) };
         for name in request.resource_names_unsubscribe {
-            let Some(Answer::Present(resource)) = state.subscribed.remove(name.as_str()) else { continue };
+            let Some(Answer::Present(resource)) = state.subscribed.remove(&name) else { continue };
             let still = state.subscribed.values().any(|a| matches!(a, Answer::Present(r) if *r == resource));
             if !still && state.held.remove(&resource).is_some() {
                 events.push(Event::Dropped { type_url: url, name: resource });
@@ -223,10 +224,11 @@ impl Session {
                     self.counts.resumed += 1;
                     let (resource, version) = (resource.name.clone(), resource.version.clone());
                     events.push(Event::Holds { type_url: url, name: resource.clone(), version });
-                    state.subscribed.insert(name, Answer::Present(resource));
+                    state.subscribed.insert(name.into(), Answer::Present(resource));
                 }
                 None => {
-                    state.unsure.insert(name.as_str().into());
+                    let name: Arc<str> = name.into();
+                    state.unsure.insert(name.clone());
                     state.subscribed.insert(name, Answer::Owed);
                 }
             }
@@ -284,7 +286,7 @@ impl Session {
                 vanished.insert(name);
                 continue;
             };
-            let Some(answer) = subscribed.get_mut(&*name) else { continue };
+            let Some(answer) = subscribed.get_mut(&name) else { continue };
             let known = matches!(answer, Answer::Present(known) if *known == resource.name);
             if known && held.get(&resource.name) == Some(&resource.version) {
                 continue;
@@ -310,7 +312,7 @@ impl Session {
         let (mut gone, mut left) = (BTreeSet::new(), BTreeSet::new());
         for name in std::mem::take(vanished) {
             let stands = snapshot.lookup(&self.client, url, &name).is_some();
-            match subscribed.get_mut(&*name) {
+            match subscribed.get_mut(&name) {
                 // What came back since is told as a change, if it is one.
                 Some(_) if stands => {}
                 // A name that resolves to nothing is answered once, and again when it stops resolving.
@@ -328,7 +330,7 @@ impl Session {
         // A resource that no name stands for any more is not the client's business, whether there is one or not.
         for name in left {
             let stands_for = |answer: &Answer| matches!(answer, Answer::Present(resource) if *resource == name);
-            if held.contains_key(&name) && !subscribed.values().any(stands_for) {
+            if held.get(&name).is_some() && !subscribed.values().any(stands_for) {
                 gone.insert(name);
             }
         }
@@ -371,6 +373,9 @@ impl Session {
         let position = self.outstanding.iter().position(|o| o.nonce == request.response_nonce && o.type_url == url);
         // A nonce of an earlier stream, or one that was acknowledged already, says nothing.
         let Some(answered) = position.and_then(|i| self.outstanding.remove(i)) else { return };
+        if self.outstanding.is_empty() {
+            self.outstanding = VecDeque::new();
+        }
         let mut refusals: BTreeMap<String, v1::ResourceRefusal> = BTreeMap::new();
         if let Some(status) = &request.error_detail {
             self.counts.refused += 1;

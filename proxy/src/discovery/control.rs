@@ -128,6 +128,7 @@ impl Control {
             Err(_) => return format!("not accepted within {OPEN:?}"),
         };
         self.leases.client.connected(true, Instant::now().into_std());
+        reporter.begin();
         let mut reports = tokio::time::interval(REPORT);
         reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // When a report was last sent, if it said nothing.

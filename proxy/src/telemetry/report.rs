@@ -25,6 +25,8 @@ struct Told {
     sent: u64,
     received: u64,
     idle_reports: u32,
+    /// Its number on the stream, once it was named there.
+    number: u32,
 }
 
 /// Gathers reports. One per process; a report that could not be sent is lost, the counters at `/metrics` are not.
@@ -32,6 +34,8 @@ struct Told {
 pub struct Reporter {
     told: HashMap<usize, (Arc<Series>, Told)>,
     last: Option<Instant>,
+    /// Numbers given on this stream.
+    numbered: u32,
 }
 
 impl std::fmt::Debug for Reporter {
@@ -41,6 +45,12 @@ impl std::fmt::Debug for Reporter {
 }
 
 impl Reporter {
+    /// A new stream begins, of whose other end nothing is known to have been told before.
+    pub fn begin(&mut self) {
+        self.numbered = 0;
+        self.told.values_mut().for_each(|(_, told)| told.number = 0);
+    }
+
     /// What happened since the last call of this function. Series without calls are left out; every breaker that is not closed, or
     /// ever was, is listed.
     pub fn take<'a>(
@@ -53,10 +63,8 @@ impl Reporter {
         for series in telemetry.series.read().values().flatten() {
             self.told.entry(Arc::as_ptr(series).addr()).or_insert_with(|| (Arc::clone(series), Told::default()));
         }
-        let mut calls: Vec<_> = self.told.values_mut().filter_map(|(series, told)| delta(series, told)).collect();
-        calls.sort_unstable_by(|a, b| {
-            (&a.destination, &a.endpoint, &a.source, &a.route).cmp(&(&b.destination, &b.endpoint, &b.source, &b.route))
-        });
+        let numbered = &mut self.numbered;
+        let calls = self.told.values_mut().filter_map(|(series, told)| delta(series, told, numbered)).collect();
         self.forget(telemetry);
         let breakers = clusters
             .flat_map(|(_, _, cluster)| cluster.breakers(now))
@@ -85,7 +93,7 @@ impl Reporter {
     }
 }
 
-fn delta(series: &Series, told: &mut Told) -> Option<v1::CallStats> {
+fn delta(series: &Series, told: &mut Told, numbered: &mut u32) -> Option<v1::CallStats> {
     let tally = &series.tally;
     let latency: Vec<u64> = tally.latency.counts().collect();
     let now = Told {
@@ -98,6 +106,7 @@ fn delta(series: &Series, told: &mut Told) -> Option<v1::CallStats> {
         sent: tally.sent.load(Relaxed),
         received: tally.received.load(Relaxed),
         idle_reports: 0,
+        number: told.number,
         latency,
     };
     let quiet = now.calls == told.calls
@@ -111,16 +120,23 @@ fn delta(series: &Series, told: &mut Told) -> Option<v1::CallStats> {
     let before = std::mem::replace(told, now.clone());
     let buckets = now.latency.iter().enumerate().map(|(i, n)| n - before.latency.get(i).copied().unwrap_or_default());
     let calls = now.calls - before.calls;
+    let is_named = told.number == 0;
+    if is_named && *numbered < weft_proto::MAX_NUMBERED {
+        *numbered += 1;
+        told.number = *numbered;
+    }
+    let name = |name: &str| if is_named { name.to_owned() } else { String::new() };
     Some(v1::CallStats {
+        series: told.number,
         direction: match series.direction {
             Direction::Inbound => v1::Direction::Inbound,
             Direction::Outbound => v1::Direction::Outbound,
         }
         .into(),
-        source: series.source.to_string(),
-        destination: series.destination.to_string(),
-        endpoint: series.endpoint.to_string(),
-        route: series.route.to_string(),
+        source: name(&series.source),
+        destination: name(&series.destination),
+        endpoint: name(&series.endpoint),
+        route: name(&series.route),
         calls,
         failures: now.failures - before.failures,
         attempts: now.attempts - before.attempts,
@@ -170,5 +186,12 @@ mod tests {
         let second = reporter.take(&telemetry, std::iter::empty(), now + Duration::from_secs(1));
         assert_eq!((second.interval_ms, second.calls[0].calls, second.calls[0].failures), (1000, 1, 1));
         assert!(reporter.take(&telemetry, std::iter::empty(), now + Duration::from_secs(2)).calls.is_empty());
+        // Names are told once in the life of a stream.
+        let told = |report: &v1::Report| (report.calls[0].series, report.calls[0].destination.clone());
+        assert_eq!((told(&first), told(&second)), ((1, "shop/payments".into()), (1, String::new())));
+        reporter.begin();
+        series.call(&outcome);
+        let anew = reporter.take(&telemetry, std::iter::empty(), now + Duration::from_secs(3));
+        assert_eq!((told(&anew), anew.calls[0].calls), ((1, "shop/payments".into()), 1));
     }
 }

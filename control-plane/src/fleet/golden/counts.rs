@@ -120,20 +120,27 @@ impl Counts {
     }
 
     /// Reads what [`Self::pack`] wrote.
-    pub(super) fn unpack(from: &mut impl Buf) -> Self {
+    pub(super) fn unpack(from: &mut &[u8]) -> Self {
         let mut counts = Self::default();
-        let mask = from.try_get_u16_le().unwrap_or_default();
-        for (i, number) in counts.fields.iter_mut().enumerate() {
-            if mask & 1 << i != 0 {
-                *number = decode_varint(from).unwrap_or_default();
+        counts.add_packed(from);
+        counts
+    }
+
+    /// Adds what [`Self::pack`] wrote.
+    pub(super) fn add_packed(&mut self, from: &mut &[u8]) {
+        let mut left = from.try_get_u16_le().unwrap_or_default();
+        while left != 0 {
+            let more = decode_varint(from).unwrap_or_default();
+            if let Some(sum) = self.fields.get_mut(left.trailing_zeros() as usize) {
+                *sum = sum.saturating_add(more);
             }
+            left &= left - 1;
         }
         for _ in 0..from.try_get_u8().unwrap_or_default() {
             let bucket = from.try_get_u8().unwrap_or_default();
             let count = decode_varint(from).unwrap_or_default();
-            counts.latency.add(bucket.into(), count);
+            self.latency.add(bucket.into(), count);
         }
-        counts
     }
 
     pub(super) const fn is_empty(&self) -> bool {

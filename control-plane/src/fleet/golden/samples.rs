@@ -88,26 +88,23 @@ impl Ring {
 
     fn add(&mut self, slot: u64, counts: &Counts) {
         let slot = u32::try_from(slot).unwrap_or(u32::MAX);
-        let mut after = slot.saturating_sub(self.ends[1]);
-        match self.newest() {
-            Some((_, mut sum)) if self.ends[1] == slot => {
-                let mut old = &self.bytes[self.tail as usize..];
-                after = decode_varint(&mut old).unwrap_or_default() as u32;
-                sum.add(counts);
-                self.bytes.truncate(self.tail as usize);
-                self.push(after, &sum);
-            }
-            newest => {
-                if newest.is_none() {
-                    *self = Self { ends: [slot, slot], ..Self::default() };
-                    after = 0;
-                }
-                self.tail = self.bytes.len() as u32;
-                self.ends[1] = slot;
-                self.len += 1;
-                self.push(after, counts);
-            }
+        if self.len > 0 && self.ends[1] == slot {
+            let mut newest = self.bytes.get(self.tail as usize..).unwrap_or_default();
+            let after = decode_varint(&mut newest).unwrap_or_default() as u32;
+            let mut sum = counts.clone();
+            sum.add_packed(&mut newest);
+            self.bytes.truncate(self.tail as usize);
+            self.push(after, &sum);
+            return;
         }
+        if self.len == 0 {
+            self.ends = [slot, slot];
+        }
+        let after = slot.saturating_sub(self.ends[1]);
+        self.tail = self.bytes.len() as u32;
+        self.ends[1] = slot;
+        self.len += 1;
+        self.push(after, counts);
     }
 
     fn push(&mut self, after: u32, counts: &Counts) {
@@ -155,9 +152,10 @@ impl Ring {
         for i in 0..self.len {
             let after = decode_varint(&mut bytes).unwrap_or_default();
             slot += if i == 0 { 0 } else { after };
-            let counts = Counts::unpack(&mut bytes);
             if slot >= from {
-                into.add(&counts);
+                into.add_packed(&mut bytes);
+            } else {
+                Counts::unpack(&mut bytes);
             }
         }
     }

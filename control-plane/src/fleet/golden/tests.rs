@@ -132,24 +132,44 @@ fn rows_are_bounded_and_what_does_not_fit_is_counted() {
 }
 
 #[test]
-fn what_is_known_of_a_sidecar_saves_looking_up_and_changes_nothing() {
+fn what_is_named_once_and_numbered_counts_as_if_it_were_named_each_time() {
     let (mut with, mut without) = (Golden::default(), Golden::default());
     let began = with.began;
     without.began = began;
-    let mut known = Known::default();
+    let (mut known, mut named) = (Known::default(), HashSet::new());
     for second in 0..400_u64 {
         // Series come and go, for so long at times that their rows are forgotten.
-        let names = (0..8).filter(|i| (second / 7 + i * second / 90) % 3 != 0);
+        let series = (0..8).filter(|i| (second / 7 + i * second / 90) % 3 != 0);
         let one = |i| stats("shop/web", &format!("shop/s-{i}"), &format!("shop/s-{i}-1"), 1 + second % 3, 0);
-        let calls: Vec<v1::CallStats> = names.map(one).collect();
+        let full: Vec<v1::CallStats> = series.clone().map(one).collect();
+        let numbered = series.zip(&full).map(|(i, full)| {
+            let bare = v1::CallStats {
+                source: String::new(),
+                destination: String::new(),
+                endpoint: String::new(),
+                ..full.clone()
+            };
+            v1::CallStats { series: i as u32 + 1, ..if named.insert(i) { full.clone() } else { bare } }
+        });
         let now = began + Duration::from_secs(second * 20);
-        with.add(now, "shop/web-1", &mut known, report(calls.clone()));
-        add(&mut without, now, "shop/web-1", report(calls));
+        with.add(now, "shop/web-1", &mut known, report(numbered.collect()));
+        add(&mut without, now, "shop/web-1", report(full));
         for window in [10, 120, 3600].map(Duration::from_secs) {
             assert_eq!(with.stat(now, window, &[]), without.stat(now, window, &[]), "{second}");
         }
     }
-    assert!(known.all.len() <= 8);
+    assert_eq!(known.0.len(), 8);
+}
+
+#[test]
+fn a_number_that_means_nothing_is_counted_and_takes_no_room() {
+    let (mut golden, mut known) = (Golden::default(), Known::default());
+    let now = golden.began;
+    let bare = |series| v1::CallStats { series, calls: 1, ..Default::default() };
+    let far = v1::CallStats { series: MAX_NUMBERED + 1, ..stats("shop/web", "shop/cart", "shop/cart-1", 1, 0) };
+    golden.add(now, "shop/web-1", &mut known, report(vec![bare(0), bare(7), bare(u32::MAX), far]));
+    assert_eq!(golden.stat(now, Duration::from_secs(1), &[]).dropped, 4);
+    assert!(golden.index.is_empty() && known.0.len() == 7);
 }
 
 #[test]
