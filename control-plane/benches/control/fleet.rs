@@ -448,13 +448,8 @@ impl Fleet {
 /// The sizes of the issue at hand, each in a control plane of its own.
 pub fn run(report: &mut Report, quick: bool) {
     let whole = |services, endpoints| Size { services, in_namespace: services, endpoints };
-    let sizes: &[(Size, usize)] = if std::env::var("TMP_JOIN").is_ok() {
-        &[(whole(1_000, 20), 500)]
-    } else if quick {
-        &[(whole(200, 20), 200)]
-    } else {
-        &[(whole(1_000, 20), 2_000), (whole(10_000, 10), 5_000)]
-    };
+    let sizes: &[(Size, usize)] =
+        if quick { &[(whole(200, 20), 200)] } else { &[(whole(1_000, 20), 2_000), (whole(10_000, 10), 5_000)] };
     weft_control::up::raise_descriptors();
     let mut found = Vec::new();
     for (size, sidecars) in sizes {
