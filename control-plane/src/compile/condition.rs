@@ -30,6 +30,8 @@ pub enum Kind {
     RateLimitPolicy,
     /// `weft.mesh/v1alpha1` RequestAuthentication.
     RequestAuthentication,
+    /// `weft.mesh/v1alpha1` MeshSettings.
+    MeshSettings,
 }
 
 impl Kind {
@@ -55,6 +57,7 @@ impl Kind {
             Self::MeshTls => "MeshTLS",
             Self::RateLimitPolicy => "RateLimitPolicy",
             Self::RequestAuthentication => "RequestAuthentication",
+            Self::MeshSettings => "MeshSettings",
         }
     }
 }
@@ -131,7 +134,7 @@ impl ParentVerdict {
 pub struct Verdict {
     /// Its kind.
     pub kind: Kind,
-    /// Its namespace.
+    /// Its namespace; empty for one of the whole cluster.
     pub namespace: String,
     /// Its name.
     pub name: String,

@@ -144,6 +144,7 @@ pub struct Compiler {
     traffic: traffic::Policies,
     routes: route::Attached,
     guards: inbound::Guards,
+    settings: Vec<Arc<Verdict>>,
     output: Output,
     recompiled: usize,
 }
@@ -175,7 +176,9 @@ impl Compiler {
         }
         self.output.settings = mesh::settings(world);
         self.output.bundles = mesh::bundles(world);
+        self.settings = mesh::verdicts(world, &self.settings);
         let of_policies = self.routes.verdicts().chain(self.traffic.verdicts()).chain(self.guards.verdicts());
+        let of_policies = of_policies.chain(&self.settings);
         self.output.verdicts = of_policies.cloned().collect();
         self.world = world.clone();
         self.output.clone()

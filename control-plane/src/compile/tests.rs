@@ -67,6 +67,7 @@ fn add(world: &mut World, object: Value, created: i64) {
         "MeshTLS" => drop(world.mesh_tls.insert(key, typed(&object))),
         "RateLimitPolicy" => drop(world.limits.insert(key, typed(&object))),
         "RequestAuthentication" => drop(world.authentication.insert(key, typed(&object))),
+        "MeshSettings" => drop(world.settings.insert(format!("/{name}"), typed(&object))),
         // Nothing of the mesh: the API alone reads them.
         "Role" | "ClusterRole" | "RoleBinding" | "ClusterRoleBinding" => {}
         other => {

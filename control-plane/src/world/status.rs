@@ -6,8 +6,8 @@
 use super::reconcile::{Compiled, settle};
 use crate::compile::{Kind, ParentVerdict, Verdict};
 use crate::kinds::{
-    AuthorizationPolicy, GrpcRoute, HttpRoute, MeshTls, RateLimitPolicy, RequestAuthentication, TcpRoute, TlsRoute,
-    TrafficPolicy,
+    AuthorizationPolicy, GrpcRoute, HttpRoute, MeshSettings, MeshTls, RateLimitPolicy, RequestAuthentication, TcpRoute,
+    TlsRoute, TrafficPolicy,
 };
 use crate::xds::Convergence;
 use crate::xds::convergence::Progress;
@@ -116,6 +116,7 @@ pub(super) fn resource(kind: Kind) -> ApiResource {
         Kind::MeshTls => ApiResource::erase::<MeshTls>(&()),
         Kind::RateLimitPolicy => ApiResource::erase::<RateLimitPolicy>(&()),
         Kind::RequestAuthentication => ApiResource::erase::<RequestAuthentication>(&()),
+        Kind::MeshSettings => ApiResource::erase::<MeshSettings>(&()),
     }
 }
 
@@ -227,7 +228,11 @@ async fn write_all(
 }
 
 async fn write(client: &kube::Client, verdict: &Verdict, status: &Value) -> Result<(), kube::Error> {
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &verdict.namespace, &resource(verdict.kind));
+    let resource = resource(verdict.kind);
+    let api: Api<DynamicObject> = match verdict.namespace.as_str() {
+        "" => Api::all_with(client.clone(), &resource),
+        namespace => Api::namespaced_with(client.clone(), namespace, &resource),
+    };
     let patch = Patch::Merge(json!({ "status": status }));
     match api.patch_status(&verdict.name, &PatchParams::default(), &patch).await {
         Ok(_) => Ok(()),
@@ -253,6 +258,7 @@ fn there(latest: &Compiled, verdict: &Verdict) -> Value {
         Kind::MeshTls => json(world.mesh_tls.get(&key).and_then(|o| o.status.as_ref())),
         Kind::RateLimitPolicy => json(world.limits.get(&key).and_then(|o| o.status.as_ref())),
         Kind::RequestAuthentication => json(world.authentication.get(&key).and_then(|o| o.status.as_ref())),
+        Kind::MeshSettings => json(world.settings.get(&key).and_then(|o| o.status.as_ref())),
     }
 }
 

@@ -19,7 +19,7 @@ pub enum Fate {
 pub fn has_fate(group: &str, kind: &str) -> bool {
     match group {
         "gateway.networking.k8s.io" => kind.ends_with("Route"),
-        "weft.mesh" => kind.ends_with("Policy") || kind == "MeshTLS" || kind == "RequestAuthentication",
+        "weft.mesh" => kind.ends_with("Policy") || kind.starts_with("Mesh") || kind == "RequestAuthentication",
         _ => false,
     }
 }

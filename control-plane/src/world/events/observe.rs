@@ -129,7 +129,7 @@ fn services(world: &World, verdict: &Verdict, parent: Option<&ParentVerdict>) ->
         Kind::RequestAuthentication => {
             world.authentication.get(&key).map(|p| of(&p.spec.target_refs)).unwrap_or_default()
         }
-        Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => Vec::new(),
+        Kind::MeshSettings | Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => Vec::new(),
     };
     named.iter().collect::<BTreeSet<_>>().into_iter().filter_map(|key| service(world, key)).collect()
 }
