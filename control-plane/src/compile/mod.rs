@@ -37,7 +37,7 @@ mod route_tests;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use condition::{Condition, Kind, ParentVerdict, Verdict};
+pub use condition::{Condition, Kind, Note, ParentVerdict, Stage, Verdict};
 
 use crate::world::{Mesh, Table, World};
 use std::collections::{BTreeMap, BTreeSet};

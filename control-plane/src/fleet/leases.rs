@@ -78,7 +78,7 @@ impl State {
             return;
         }
         self.generation = compiled.generation;
-        let (terms, enforced) = limits(compiled.output.inbound.iter().map(|(uid, inbound)| (uid, &**inbound)));
+        let (terms, enforced) = limits(compiled.inbound());
         self.allocator.configure(terms);
         self.enforced = enforced;
     }

@@ -46,7 +46,7 @@ pub async fn run(client: kube::Client, mut compiled: watch::Receiver<Compiled>, 
             () = shutdown.cancelled() => return,
         }
         let latest = compiled.borrow_and_update().clone();
-        let happened = observer.observe(&latest.world, &latest.output.verdicts);
+        let happened = observer.observe(&latest.world, latest.verdicts());
         for entry in happened.into_iter().filter_map(|one| ledger.note(one, started.elapsed())) {
             let written = tokio::select! {
                 written = write(&client, &entry) => written,

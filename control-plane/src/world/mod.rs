@@ -59,6 +59,8 @@ pub struct Route {
     pub generation: i64,
     /// `metadata.creationTimestamp`, seconds since the Unix epoch.
     pub created: i64,
+    /// What its annotation says of rollouts.
+    pub rollout: Option<String>,
     /// `spec`
     pub spec: serde_json::Value,
     /// `status`

@@ -7,8 +7,8 @@ use super::jwks;
 use super::{Mesh, Route, Table, World, created, status};
 use crate::compile::Kind;
 use crate::kinds::{
-    AuthorizationPolicy, FederatedTrustDomain, MeshSettings, MeshTls, RateLimitPolicy, RequestAuthentication, Service,
-    TrafficPolicy, Workload,
+    AuthorizationPolicy, FederatedTrustDomain, MeshSettings, MeshTls, ROLLOUT, RateLimitPolicy, RequestAuthentication,
+    Service, TrafficPolicy, Workload,
 };
 use futures_util::StreamExt;
 use kube::api::{Api, DynamicObject};
@@ -167,6 +167,7 @@ fn route(kind: Kind, mut object: DynamicObject) -> Arc<Route> {
     Arc::new(Route {
         kind,
         created: created(&object.metadata),
+        rollout: object.metadata.annotations.as_mut().and_then(|all| all.remove(ROLLOUT)),
         namespace: object.metadata.namespace.unwrap_or_default(),
         name: object.metadata.name.unwrap_or_default(),
         uid: object.metadata.uid.unwrap_or_default(),

@@ -5,12 +5,14 @@
 
 use super::convergence::{Convergence, Guard};
 use super::interest::{Interest, Interests};
+use super::offer::Offer;
 use super::session::{self, Client, Counts, Session};
 use super::snapshot::Snapshot;
 use crate::compile::Output;
 use crate::identity::Peer;
 use futures_util::Stream;
 use parking_lot::RwLock;
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,7 +26,7 @@ use weft_proto::type_url;
 /// What is offered now, and who holds what: the meeting point of the compiler and the streams.
 #[derive(Debug)]
 pub struct Hub {
-    snapshot: RwLock<Arc<Snapshot>>,
+    offer: RwLock<Offer>,
     convergence: Arc<Convergence>,
     interests: Arc<Interests>,
     totals: Totals,
@@ -43,7 +45,7 @@ pub struct Totals {
 impl Default for Hub {
     fn default() -> Self {
         Self {
-            snapshot: RwLock::default(),
+            offer: RwLock::default(),
             convergence: Arc::new(Convergence::default()),
             interests: Arc::default(),
             totals: Totals::default(),
@@ -52,19 +54,24 @@ impl Default for Hub {
 }
 
 impl Hub {
-    /// Offers what was compiled; streams take it when they can.
-    pub fn publish(&self, output: &Output) -> Arc<Snapshot> {
-        let next = Arc::new(Snapshot::next(&self.snapshot(), output));
-        *self.snapshot.write() = next.clone();
+    /// Offers what was compiled, and to a sample something else; streams take it when they can.
+    pub fn publish(&self, output: &Output, trial: Option<(&Output, Arc<BTreeSet<String>>)>) -> Offer {
+        let before = self.offer();
+        let next = before.next(output, trial);
+        *self.offer.write() = next.clone();
         // After it: who wakes finds it.
-        self.interests.tell(next.topics());
+        next.topics(&before).for_each(|topics| self.interests.tell(topics));
         next
     }
 
-    /// What is offered now.
+    fn offer(&self) -> Offer {
+        self.offer.read().clone()
+    }
+
+    /// What the sidecar of a workload is offered now; `None`: it has not said which it is.
     #[must_use]
-    pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.snapshot.read().clone()
+    pub fn snapshot(&self, workload: Option<&str>) -> Arc<Snapshot> {
+        self.offer.read().of(workload).clone()
     }
 
     /// Who holds what.
@@ -122,6 +129,8 @@ const FIRST_REQUEST: Duration = Duration::from_secs(30);
 
 struct Live {
     session: Session,
+    /// Once it has asked for its `Inbound`.
+    workload: Option<String>,
     requests: Streaming<DeltaDiscoveryRequest>,
     interest: Interest,
     hub: Arc<Hub>,
@@ -134,7 +143,7 @@ impl Live {
     /// Waits for the next response to send; `None` ends the stream.
     async fn next(&mut self) -> Option<Result<DeltaDiscoveryResponse, Status>> {
         loop {
-            let snapshot = self.hub.snapshot();
+            let snapshot = self.hub.snapshot(self.workload.as_deref());
             let before = self.session.counts();
             if let Some(response) = self.session.response(&snapshot) {
                 self.hub.count(before, self.session.counts());
@@ -174,6 +183,12 @@ impl Live {
             if let Some(url) = session::known(&request.type_url) {
                 self.interest.add(url, request.resource_names_subscribe.iter().map(String::as_str));
                 self.interest.remove(url, request.resource_names_unsubscribe.iter().map(String::as_str));
+                if url == type_url::INBOUND && self.workload.is_none() {
+                    // What it may not have it is not.
+                    let client = self.session.client();
+                    let own = |name: &&String| snapshot.lookup(client, url, name).is_some();
+                    self.workload = request.resource_names_subscribe.iter().find(own).cloned();
+                }
                 if url == type_url::MESH_SETTINGS {
                     self.interest.add(url, std::iter::once("mesh"));
                 }
@@ -215,6 +230,7 @@ impl AggregatedDiscoveryService for Discovery {
         tracing::debug!(peer = %client.identity, "xDS stream opened");
         let live = Live {
             session: Session::new(client.clone()),
+            workload: None,
             requests: request.into_inner(),
             interest: self.hub.interests.join(),
             guard: self.hub.convergence.join(client),
