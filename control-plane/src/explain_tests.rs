@@ -56,7 +56,7 @@ fn shop() -> Compiled {
     let world = world(SHOP);
     let (output, _) = compile(&world, &LastGood::default());
     let snapshot = Arc::new(Snapshot::next(&Snapshot::default(), &output).0);
-    Compiled { world: Arc::new(world), output: Arc::new(output), snapshot, generation: 1 }
+    Compiled { world: Arc::new(world), output: Arc::new(output), snapshot, generation: 1, ..Compiled::default() }
 }
 
 fn ask(from: &str, to: &str, method: &str, path: &str) -> Question {

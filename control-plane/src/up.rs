@@ -10,6 +10,7 @@ use crate::identity::service::Issue;
 use crate::identity::{
     Audit, Authority, IdentityService, Ledger, Limiter, Reviewer, Revoker, Rotator, Tokens, limiter, pki,
 };
+use crate::rollout::{Rollouts, conduct};
 use crate::store::{Embedded, Etcd, EtcdSettings, Options, Store};
 use crate::world::reconcile::{self, Compiled};
 use crate::world::watch::Reflectors;
@@ -257,6 +258,9 @@ struct Parts {
     leaf_lifetime: Duration,
     jwks: jwks::Settings,
     reviewer: Reviewer,
+    rollouts: Arc<Rollouts>,
+    /// Up to which their records are known.
+    recorded: u64,
 }
 
 impl Parts {
@@ -291,6 +295,9 @@ impl Parts {
             ..api::Settings::default()
         };
         let api = api::Api::open(store.clone(), api_settings).await.map_err(failed("resource API"))?;
+
+        let rollouts = Arc::new(Rollouts::default());
+        let recorded = conduct::load(&rollouts, &*store).await.map_err(failed("records of rollouts"))?;
 
         let reviewing = match &settings.token_review {
             Some(cluster) => cluster.client().await?,
@@ -348,6 +355,8 @@ impl Parts {
             leaf_lifetime: settings.leaf_lifetime,
             jwks: jwks::Settings { roots: Vec::new(), loopback_http: settings.jwks_loopback_http },
             reviewer: Reviewer::new(reviewing),
+            rollouts,
+            recorded,
         })
     }
 
@@ -404,7 +413,7 @@ impl Parts {
             discovery: AggregatedDiscoveryServiceServer::new(Discovery::new(hub.clone(), shutdown.clone())),
             identity: IdentityServer::new(identity),
             control: ControlServer::new(ControlService::new(
-                fleet,
+                fleet.clone(),
                 life.clone(),
                 Leases::new(compiled.clone()),
                 shutdown.clone(),
@@ -423,9 +432,22 @@ impl Parts {
 
         let (watched, mesh, stop, offered) = (client.clone(), self.mesh, shutdown.clone(), hub.clone());
         let (trust, keys) = (self.authority.trust(), self.jwks);
+        let means = conduct::Means {
+            rollouts: self.rollouts.clone(),
+            store: self.store,
+            fleet: fleet.clone(),
+            convergence: hub.convergence().clone(),
+            compiled: compiled.clone(),
+        };
+        let (recorded, conducting) = (self.recorded, shutdown.clone());
+        tasks.spawn(async move {
+            conduct::conduct(means, recorded, conducting).await;
+            ("rollouts", Ok(()))
+        });
+        let rollouts = self.rollouts;
         tasks.spawn(async move {
             let reflectors = Reflectors::start(&watched, keys);
-            let ran = reconcile::run(&reflectors, mesh, trust, &offered, &publish, &stop).await;
+            let ran = reconcile::run(&reflectors, mesh, trust, &rollouts, &offered, &publish, &stop).await;
             ("reconciler", ran)
         });
         let (to, of, stop) = (client.clone(), compiled.clone(), shutdown.clone());

@@ -248,6 +248,7 @@ pub fn put(world: &mut World, document: &Value) {
 fn read_route(document: &Value) -> Route {
     let meta = kube::core::ObjectMeta::deserialize(&document["metadata"]).expect("metadata");
     Route {
+        rollout: None,
         kind: Kind::HttpRoute,
         created: weft_control::world::created(&meta),
         namespace: meta.namespace.unwrap_or_default(),

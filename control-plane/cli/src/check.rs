@@ -97,7 +97,8 @@ async fn policies(client: &Client) -> Result<Check, Failure> {
             let at = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
             let name = format!("{} {}/{}", kind.singular, at("/metadata/namespace"), at("/metadata/name"));
             match conditions::fate(object) {
-                Fate::InForce(_) => {}
+                // What is rolled out is on its way, and ends by itself.
+                Fate::InForce(_) | Fate::RollingOut(_) => {}
                 Fate::Pending(message) => pending.push(format!("{name}: {message}")),
                 Fate::Refused(reason) => refused.push(format!("{name}: {reason}")),
             }

@@ -11,7 +11,7 @@ use super::{
     schema::Walk,
 };
 use crate::kinds::{
-    Kind,
+    Kind, ROLLOUT, Wish,
     check::{Cause, Findings, is_label, is_label_key, is_label_value, is_segment, is_subdomain},
     metadata_schema,
     registry::Naming,
@@ -173,6 +173,11 @@ fn judge_metadata(kind: &Kind, metadata: &Value, findings: &mut Findings) {
     for (key, value) in metadata["annotations"].as_object().into_iter().flatten() {
         if !is_label_key(&key.to_ascii_lowercase()) {
             findings.invalid("metadata.annotations", &Value::from(key.as_str()), "must be a qualified name");
+        }
+        if key == ROLLOUT
+            && let Err(why) = value.as_str().unwrap_or_default().parse::<Wish>()
+        {
+            findings.invalid(format!("metadata.annotations[{ROLLOUT}]"), value, why);
         }
         size += key.len() + value.as_str().map_or(0, str::len);
     }

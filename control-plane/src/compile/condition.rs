@@ -30,6 +30,8 @@ pub enum Kind {
     RateLimitPolicy,
     /// `weft.mesh/v1alpha1` RequestAuthentication.
     RequestAuthentication,
+    /// `weft.mesh/v1alpha1` MeshSettings.
+    MeshSettings,
 }
 
 impl Kind {
@@ -55,6 +57,7 @@ impl Kind {
             Self::MeshTls => "MeshTLS",
             Self::RateLimitPolicy => "RateLimitPolicy",
             Self::RequestAuthentication => "RequestAuthentication",
+            Self::MeshSettings => "MeshSettings",
         }
     }
 }
@@ -107,6 +110,37 @@ pub(super) fn misfit(policy: &impl Serialize, check: fn(&Value, &mut Findings)) 
     }
 }
 
+/// How far a staged rollout of a change has got. [`crate::rollout`] decides it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// In force nowhere yet.
+    Waiting,
+    /// In force for the sample.
+    Trying,
+    /// In force nowhere: it made things worse.
+    RolledBack,
+}
+
+/// What keeps an object from being in force for all as it is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// How far its rollout has got.
+    pub stage: Stage,
+    /// For people.
+    pub message: String,
+}
+
+impl Note {
+    /// The reason of `Programmed=False`.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self.stage {
+            Stage::Waiting | Stage::Trying => "RollingOut",
+            Stage::RolledBack => "RolledBack",
+        }
+    }
+}
+
 /// The fate of an object under one parent, or its only one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ParentVerdict {
@@ -131,7 +165,7 @@ impl ParentVerdict {
 pub struct Verdict {
     /// Its kind.
     pub kind: Kind,
-    /// Its namespace.
+    /// Its namespace; empty for one of the whole cluster.
     pub namespace: String,
     /// Its name.
     pub name: String,
@@ -141,4 +175,14 @@ pub struct Verdict {
     pub generation: i64,
     /// One for each parent that is ours, in the order written; kinds without parents have exactly one.
     pub parents: Vec<ParentVerdict>,
+    /// Its rollout, while there is one or after one that failed.
+    pub rollout: Option<Note>,
+}
+
+impl Verdict {
+    /// Whether it is in force under all of its parents, or would be.
+    #[must_use]
+    pub fn is_accepted(&self) -> bool {
+        self.parents.iter().all(ParentVerdict::is_accepted)
+    }
 }

@@ -67,6 +67,7 @@ fn every_example_of_the_how_to_pages_is_accepted() {
         "policy",
         "rate-limits",
         "retries",
+        "rollouts",
     ];
     assert!(shown.iter().all(|page| pages.contains(*page)), "{pages:?}");
 }

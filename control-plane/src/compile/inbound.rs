@@ -99,6 +99,7 @@ pub(super) fn verdict(kind: Kind, meta: &kube::core::ObjectMeta, conditions: Vec
         uid: meta.uid.clone().unwrap_or_default(),
         generation: meta.generation.unwrap_or_default(),
         parents: vec![ParentVerdict { parent: None, conditions, shapes: BTreeSet::new() }],
+        rollout: None,
     })
 }
 

@@ -3,6 +3,8 @@
 use super::tests::{key, of_kind, put, world};
 use super::*;
 use crate::kinds::Phase;
+use crate::rollout::Rollouts;
+use crate::rollout::record::Progress;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng};
@@ -33,8 +35,14 @@ fn object(random: &mut StdRng, faults: bool) -> Value {
         "AuthorizationPolicy",
         "MeshTLS",
         "RequestAuthentication",
+        "MeshSettings",
+        "FederatedTrustDomain",
     ];
-    let kind = pick(random, &kinds);
+    // Reading roots takes long.
+    let kind = match pick(random, &kinds) {
+        "FederatedTrustDomain" if !faults => "MeshSettings",
+        kind => kind,
+    };
     let bad = faults && random.random_bool(0.2);
     let spec = match kind {
         "Service" => service(random),
@@ -43,13 +51,18 @@ fn object(random: &mut StdRng, faults: bool) -> Value {
         "TLSRoute" | "TCPRoute" => connections(random, kind, bad),
         "TrafficPolicy" => traffic(random, bad),
         "RateLimitPolicy" => limits(random, bad),
+        "MeshSettings" => settings(random),
+        "FederatedTrustDomain" => federated(random, bad),
         _ => policy(random, kind, bad),
     };
     let mut made = json!({
         "kind": kind, "spec": spec,
         "metadata": {"namespace": namespace, "name": name, "labels": {"app": pick(random, &NAMES), "tier": pick(random, &["a", "b"])}},
     });
-    if random.random_bool(0.3) {
+    made["metadata"]["generation"] = random.random_range(1..1_000_000).into();
+    if kind == "MeshSettings" {
+        made["metadata"]["name"] = if random.random_bool(0.8) { "default" } else { name }.into();
+    } else if random.random_bool(0.3) {
         made["metadata"]["annotations"] =
             json!({endpoints::ALLOWED_SERVICES: pick(random, &["cart", "*", "web,orders"])});
     }
@@ -189,6 +202,23 @@ fn limits(random: &mut StdRng, bad: bool) -> Value {
     json!({"targetRefs": targets, "limits": [limit]})
 }
 
+fn settings(random: &mut StdRng) -> Value {
+    match random.random_range(0..3) {
+        0 => json!({"egress": pick(random, &["Any", "Registered"])}),
+        1 => json!({"rollout": {"percent": random.random_range(1..50)}}),
+        _ => json!({}),
+    }
+}
+
+fn federated(random: &mut StdRng, bad: bool) -> Value {
+    static ROOTS: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
+        let ca = weft_certs::MeshCa::ephemeral(&"partner.example".parse().unwrap(), std::time::SystemTime::now());
+        ca.unwrap().bundle().to_pem()
+    });
+    let roots = if bad { "none" } else { &ROOTS };
+    json!({"trustDomain": pick(random, &["partner.example", "weft.local", "other.example"]), "roots": roots})
+}
+
 fn policy(random: &mut StdRng, kind: &str, bad: bool) -> Value {
     let target = target(random);
     let mut spec = json!({});
@@ -231,6 +261,12 @@ fn edit(world: &mut World, random: &mut StdRng, created: i64, faults: bool) {
             "MeshTLS" => drop(world.mesh_tls.remove(&key)),
             "RateLimitPolicy" => drop(world.limits.remove(&key)),
             "RequestAuthentication" => drop(world.authentication.remove(&key)),
+            "MeshSettings" => {
+                drop(world.settings.remove(&format!("/{}", object["metadata"]["name"].as_str().unwrap())))
+            }
+            "FederatedTrustDomain" => {
+                drop(world.federated.remove(&format!("/{}", object["metadata"]["name"].as_str().unwrap())));
+            }
             route => {
                 let kind = Kind::ROUTES.into_iter().find(|k| k.name() == route).unwrap();
                 of_kind(world, kind).remove(&key);
@@ -286,6 +322,127 @@ fn with_refused_objects_too_it_does_not_matter_what_else_is_compiled_again() {
             assert_same(&output, &all.compile(&world), &format!("run {run}, step {step}"));
         }
     }
+}
+
+/// Versions of everything that is offered: they are hashes of what is encoded.
+fn versions(output: &Output) -> Vec<(&'static str, String, Vec<u8>)> {
+    use weft_proto::Resource as _;
+    let variants = output.services.iter().flat_map(|(name, of)| {
+        let all = of.by_namespace.iter().map(move |(namespace, s)| (format!("{name}@{namespace}"), s));
+        all.chain([(name.clone(), &of.default)])
+    });
+    let mut all: Vec<_> = variants.map(|(name, s)| ("service", name, s.value.to_vec())).collect();
+    all.extend(output.endpoints.iter().map(|(name, m)| ("endpoints", name.clone(), m.value.to_vec())));
+    all.extend(output.inbound.iter().map(|(name, m)| ("inbound", name.clone(), m.inbound.value.to_vec())));
+    all.extend(output.bundles.iter().map(|(name, m)| ("bundle", name.clone(), m.to_any().value.to_vec())));
+    all.push(("settings", String::new(), output.settings.to_any().value.to_vec()));
+    all
+}
+
+#[test]
+fn the_same_objects_in_any_order_give_the_same_bytes() {
+    use rand::seq::SliceRandom as _;
+    let mut random = StdRng::seed_from_u64(5);
+    for run in 0..60 {
+        // Of several objects of one name the last would count: there is one of each.
+        let mut objects = std::collections::BTreeMap::new();
+        for i in 0..60 {
+            let made = object(&mut random, true);
+            let kind = made["kind"].as_str().unwrap_or_default();
+            let of_cluster = ["MeshSettings", "FederatedTrustDomain"].contains(&kind);
+            let own = if of_cluster { made["metadata"]["name"].to_string() } else { key(&made) };
+            let name = (kind.to_owned(), own);
+            // Two of one age are told apart by their names.
+            objects.insert(name, (made, 1_700_000_000 + i / 4));
+        }
+        let mut objects: Vec<_> = objects.into_values().collect();
+        let mut made = (0..3).map(|_| {
+            objects.shuffle(&mut random);
+            let mut world = start();
+            objects.iter().for_each(|(object, created)| put(&mut world, object.clone(), *created));
+            Compiler::default().compile(&world)
+        });
+        let first = made.next().unwrap();
+        for again in made {
+            assert_same(&again, &first, &format!("run {run}"));
+            assert_eq!(versions(&again), versions(&first), "run {run}");
+        }
+    }
+}
+
+/// Decides at random about changes that are held back, as whoever conducts rollouts would.
+fn move_on(rollouts: &Rollouts, random: &mut StdRng, revision: u64, world: &World) {
+    let held = rollouts.held();
+    let Some(held) = held.choose(random) else { return };
+    let uids: Vec<String> = world.workloads.keys().filter(|_| random.random_bool(0.3)).cloned().collect();
+    let progress = match random.random_range(0..4) {
+        0 => Progress::Waiting,
+        1 => Progress::Trying { of: uids.len(), sample: uids, began: 0 },
+        2 => Progress::RolledBack { message: "worse".into() },
+        _ => Progress::Promoted { message: "no worse".into() },
+    };
+    rollouts.note(held.id.clone(), revision, Some(held.record(progress)));
+}
+
+#[test]
+fn while_changes_are_rolled_out_both_outputs_are_what_a_compilation_from_nothing_gives_and_share_what_is_equal() {
+    let mut random = StdRng::seed_from_u64(13);
+    let (mut trials, mut shared, mut others) = (0, 0, 0);
+    for run in 0..8 {
+        let (mut world, mut compiler, rollouts) = (start(), Compiler::default(), Rollouts::default());
+        put(
+            &mut world,
+            json!({"kind": "MeshSettings", "metadata": {"name": "default"}, "spec": {"rollout": {"percent": 20}}}),
+            1,
+        );
+        let mut offer = crate::xds::Offer::default();
+        for step in 0..120_i64 {
+            let settings = world.settings.clone();
+            edit(&mut world, &mut random, 1_700_000_000 + step / 3, false);
+            if random.random_bool(0.95) {
+                world.settings = settings;
+            }
+            if random.random_bool(0.5) {
+                move_on(&rollouts, &mut random, u64::try_from(step).unwrap() + 1, &world);
+            }
+            let what = format!("run {run}, step {step}");
+            let plan = rollouts.stage(&world);
+            let stable = plan.stable.as_deref().unwrap_or(&world);
+            let output = compiler.compile(stable);
+            assert_same(&output, &Compiler::default().compile(stable), &what);
+            let trial = plan.trial.as_ref().map(|trial| {
+                let tried = compiler.clone().compile(trial);
+                assert_same(&tried, &Compiler::default().compile(trial), &what);
+                tried
+            });
+            if let Some(tried) = &trial {
+                trials += 1;
+                let differ = tried.services.changes(&output.services, Arc::ptr_eq).len();
+                for (name, was, is) in tried.services.changes(&output.services, Arc::ptr_eq) {
+                    assert_ne!(was, is, "{what}: {name} is equal and not shared");
+                }
+                (shared, others) = (shared + tried.services.len() - differ.min(tried.services.len()), others + differ);
+            }
+            // What is offered is what was compiled, to everybody, whatever was offered before.
+            offer = offer.next(&output, trial.as_ref().map(|tried| (tried, plan.sample.clone()))).0;
+            for (uid, workload) in world.workloads.iter() {
+                let own = trial.as_ref().filter(|_| plan.sample.contains(uid)).unwrap_or(&output);
+                let namespace = workload.namespace.to_string();
+                let identity = own.inbound.get(uid).map(|i| i.identity.to_string()).unwrap_or_default();
+                let client = crate::xds::Client { identity, namespace: namespace.clone() };
+                let snapshot = offer.of(Some(uid));
+                let inbound = snapshot.lookup(&client, weft_proto::type_url::INBOUND, uid).map(|e| &*e.value);
+                assert_eq!(inbound, own.inbound.get(uid).map(|m| &*m.inbound.value), "{what}");
+                for (name, variants) in own.services.iter() {
+                    let wanted = variants.of(&namespace);
+                    let found = snapshot.lookup(&client, weft_proto::type_url::SERVICE, name).unwrap();
+                    assert_eq!(found.value, wanted.value, "{what}: {name}");
+                }
+            }
+        }
+    }
+    println!("{trials} trials; {shared} services shared, {others} not");
+    assert!(trials > 300 && shared > others, "{trials} trials, {shared} shared, {others} not");
 }
 
 #[test]

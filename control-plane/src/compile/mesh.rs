@@ -1,11 +1,14 @@
 //! `TrustBundle` and `MeshSettings`: what holds for the whole mesh.
 
-use super::service;
+use super::condition::{Condition, Kind, Verdict};
+use super::{inbound, service};
+use crate::kinds::MeshSettings;
 use crate::world::{World, age};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use weft_certs::TrustBundle;
-use weft_proto::v1;
+use weft_proto::{type_url, v1};
 
 /// Other trust domains that sidecars are told of.
 const FEDERATED: usize = 64;
@@ -15,7 +18,7 @@ const OUTSIDE: usize = 1000;
 /// The resource named `mesh`. Ranges of the mesh are those that a sidecar asks about: its own, then addresses outside that are registered.
 #[must_use]
 pub fn settings(world: &World) -> v1::MeshSettings {
-    let egress = if world.mesh.registered_only { v1::Egress::RegisteredOnly } else { v1::Egress::PassThrough };
+    let egress = if world.is_registered_only() { v1::Egress::RegisteredOnly } else { v1::Egress::PassThrough };
     v1::MeshSettings {
         trust_domain: world.mesh.trust_domain.clone(),
         domain: world.mesh.domain.clone(),
@@ -23,6 +26,29 @@ pub fn settings(world: &World) -> v1::MeshSettings {
         mesh_cidrs: std::iter::once(world.mesh.service_cidr.clone()).chain(outside(world)).collect(),
         federated_trust_domains: federated(world).into_keys().collect(),
     }
+}
+
+/// What MeshSettings learn of their fate. `before` are the verdicts of the last compilation: what is as it was stays the same value.
+#[must_use]
+pub fn verdicts(world: &World, before: &[Arc<Verdict>]) -> Vec<Arc<Verdict>> {
+    let verdict = |object: &Arc<MeshSettings>| {
+        let is_ours = object.metadata.name.as_deref() == Some(MeshSettings::NAME);
+        let accepted = if is_ours {
+            Condition::accepted()
+        } else {
+            Condition::refused(
+                "Invalid",
+                format!("metadata.name: only the object named {:?} counts", MeshSettings::NAME),
+            )
+        };
+        let shapes = is_ours.then(|| (type_url::MESH_SETTINGS, "mesh".to_owned()));
+        let mut made = inbound::verdict(Kind::MeshSettings, &object.metadata, vec![accepted]);
+        if let Some(parent) = Arc::make_mut(&mut made).parents.first_mut() {
+            parent.shapes.extend(shapes);
+        }
+        before.iter().find(|known| **known == made).cloned().unwrap_or(made)
+    };
+    world.settings.values().map(verdict).collect()
 }
 
 /// Addresses that Services of type ExternalName stand for, as ranges of one.
@@ -88,6 +114,26 @@ mod tests {
         assert!(weft_policy::config::Settings::from_wire(&told).is_ok());
         world.mesh.registered_only = true;
         assert_eq!(settings(&world).egress(), v1::Egress::RegisteredOnly);
+    }
+
+    #[test]
+    fn what_people_say_of_egress_comes_before_the_flag_and_they_learn_who_holds_it() {
+        let of = |name: &str, egress: &str| {
+            format!("kind: MeshSettings\nmetadata: {{name: {name}}}\nspec: {{egress: {egress}}}")
+        };
+        let told = |yaml: &str, flag: bool| {
+            let mut world = world(yaml);
+            world.mesh.registered_only = flag;
+            (settings(&world).egress(), verdicts(&world, &[]))
+        };
+        let (egress, said) = told(&of("default", "Any"), true);
+        assert_eq!(egress, v1::Egress::PassThrough);
+        assert!(said[0].parents[0].is_accepted());
+        assert_eq!(said[0].parents[0].shapes, [(type_url::MESH_SETTINGS, "mesh".to_owned())].into());
+        assert_eq!(told(&of("default", "Registered"), false).0, v1::Egress::RegisteredOnly);
+        let (egress, said) = told(&of("other", "Registered"), false);
+        assert_eq!(egress, v1::Egress::PassThrough, "another name counts for nothing");
+        assert!(!said[0].parents[0].is_accepted());
     }
 
     #[test]

@@ -38,7 +38,7 @@ mod route_tests;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use condition::{Condition, Kind, ParentVerdict, Verdict};
+pub use condition::{Condition, Kind, Note, ParentVerdict, Stage, Verdict};
 pub use packed::{Encoded, Packed};
 
 use crate::world::{Mesh, Table, World};
@@ -186,6 +186,7 @@ pub struct Compiler {
     traffic: traffic::Policies,
     routes: route::Attached,
     guards: inbound::Guards,
+    settings: Vec<Arc<Verdict>>,
     output: Output,
     recompiled: usize,
 }
@@ -219,7 +220,9 @@ impl Compiler {
         }
         self.output.settings = mesh::settings(world);
         self.output.bundles = mesh::bundles(world);
+        self.settings = mesh::verdicts(world, &self.settings);
         let of_policies = self.routes.verdicts().chain(self.traffic.verdicts()).chain(self.guards.verdicts());
+        let of_policies = of_policies.chain(&self.settings);
         self.output.verdicts = of_policies.cloned().collect();
         self.world = world.clone();
         self.output.clone()

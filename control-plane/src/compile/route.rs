@@ -289,5 +289,6 @@ fn verdict(route: &Route, parents: &[Parent], lost: &[Lost]) -> Option<Verdict> 
         uid: route.uid.clone(),
         generation: route.generation,
         parents: parents.iter().zip(lost).map(of_parent).collect(),
+        rollout: None,
     })
 }

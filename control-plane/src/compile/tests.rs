@@ -38,10 +38,12 @@ pub(crate) fn world(yaml: &str) -> World {
 }
 
 /// Puts an object into the world, created at that second.
-pub(super) fn put(world: &mut World, mut object: Value, created: i64) {
+pub(crate) fn put(world: &mut World, mut object: Value, created: i64) {
     object["metadata"]["creationTimestamp"] =
         k8s_openapi::jiff::Timestamp::from_second(created).unwrap().to_string().into();
-    object["metadata"]["generation"] = 1.into();
+    if object["metadata"]["generation"].is_null() {
+        object["metadata"]["generation"] = 1.into();
+    }
     add(world, object, created);
 }
 
@@ -70,6 +72,8 @@ fn add(world: &mut World, object: Value, created: i64) {
         "MeshTLS" => drop(world.mesh_tls.insert(key, typed(&object))),
         "RateLimitPolicy" => drop(world.limits.insert(key, typed(&object))),
         "RequestAuthentication" => drop(world.authentication.insert(key, typed(&object))),
+        "FederatedTrustDomain" => drop(world.federated.insert(format!("/{name}"), typed(&object))),
+        "MeshSettings" => drop(world.settings.insert(format!("/{name}"), typed(&object))),
         // Nothing of the mesh: the API alone reads them.
         "Role" | "ClusterRole" | "RoleBinding" | "ClusterRoleBinding" => {}
         other => {
@@ -78,9 +82,10 @@ fn add(world: &mut World, object: Value, created: i64) {
                 kind,
                 namespace,
                 name,
-                uid: String::new(),
-                generation: 1,
+                uid: text("/metadata/uid"),
+                generation: object["metadata"]["generation"].as_i64().unwrap_or_default(),
                 created,
+                rollout: object["metadata"]["annotations"][crate::kinds::ROLLOUT].as_str().map(str::to_owned),
                 spec: object["spec"].clone(),
                 status: Value::Null,
             };

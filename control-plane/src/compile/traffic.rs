@@ -208,6 +208,7 @@ fn read(world: &World, members: &Members, policy: &TrafficPolicy, before: Option
             conditions: vec![accepted, Condition::resolved(&unresolved)],
             shapes,
         }],
+        rollout: None,
     };
     Some(Known { names: named, part, targets, verdict: Arc::new(verdict) })
 }

@@ -67,6 +67,18 @@ struct Series {
 pub struct Known(Vec<Option<Of>>);
 
 impl Known {
+    /// Writes the names of what was only numbered into a report that was added before.
+    pub fn name(&self, calls: &mut [v1::CallStats]) {
+        for stats in calls {
+            let place = (stats.series as usize).checked_sub(1).and_then(|place| self.0.get(place)?.as_ref());
+            let Some(of) = place else { continue };
+            let names = [&mut stats.destination, &mut stats.endpoint, &mut stats.source, &mut stats.route];
+            for (is, name) in names.into_iter().zip(&of.names) {
+                name.as_ref().clone_into(is);
+            }
+        }
+    }
+
     /// The place of a number; `None`: it is out of bounds.
     fn place(&mut self, number: u32) -> Option<&mut Option<Of>> {
         let place = (number as usize).checked_sub(1).filter(|_| number <= MAX_NUMBERED)?;
@@ -217,7 +229,7 @@ pub struct Stat {
 
 impl Golden {
     /// Takes a report of a sidecar; `known` is what earlier ones of the same sidecar have left.
-    pub fn add(&mut self, now: Instant, sidecar: &str, known: &mut Known, report: v1::Report) {
+    pub fn add(&mut self, now: Instant, sidecar: &str, known: &mut Known, report: &v1::Report) {
         let since = now.saturating_duration_since(self.began);
         let (fine, coarse) = (slot(since, FINE), slot(since, COARSE));
         if self.swept != coarse {
@@ -225,7 +237,7 @@ impl Golden {
         }
         // What has no number is named each time.
         let mut unnumbered;
-        for stats in report.calls {
+        for stats in &report.calls {
             let inbound = stats.direction == i32::from(v1::Direction::Inbound);
             let place = match stats.series {
                 0 => {
@@ -241,7 +253,7 @@ impl Golden {
             let is_named =
                 [&stats.destination, &stats.endpoint, &stats.source, &stats.route].iter().any(|n| !n.is_empty());
             if is_named {
-                *place = self.named(&stats, inbound);
+                *place = self.named(stats, inbound);
             }
             let Some(of) = place else {
                 self.dropped += 1;
@@ -255,7 +267,7 @@ impl Golden {
                 of.rows = self.rows_of(sidecar, of);
                 of.epoch = Some(self.epoch);
             }
-            let counts = Counts::of(&stats);
+            let counts = Counts::of(stats);
             for row in of.rows {
                 self.count(row, fine, &counts);
             }

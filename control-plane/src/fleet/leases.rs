@@ -78,7 +78,7 @@ impl State {
             return;
         }
         self.generation = compiled.generation;
-        let (terms, enforced) = limits(compiled.output.inbound.iter().map(|(uid, guarded)| (uid, &*guarded.global)));
+        let (terms, enforced) = limits(compiled.inbound().map(|(uid, guarded)| (uid, &*guarded.global)));
         self.allocator.configure(terms);
         self.enforced = enforced;
     }

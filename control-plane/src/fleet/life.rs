@@ -126,7 +126,7 @@ impl Life {
                     held.borrow_and_update();
                     let slices = slices(&latest, uid);
                     if let Some(slices) = slices
-                        && self.convergence.waiting_for(&latest.snapshot, &slices) == 0
+                        && self.convergence.waiting_for(&latest.offer(), &slices) == 0
                     {
                         return;
                     }

@@ -1,13 +1,14 @@
 //! The sidecars as a fleet: their control streams, their readiness, what they report, what they are told to do.
 //!
 //! [`stream`] is the tonic service, [`life`] decides when a workload takes calls and when it is gone, [`leases`] parts global rate limits, [`golden`] keeps an hour of golden
-//! metrics in memory (pure), [`web`] answers the questions of `weft stat`, `check` and `token`. What a workload may say of itself is decided
+//! metrics in memory (pure), [`tally`] counts by sidecar while a change is tried, [`web`] answers the questions of `weft stat`, `check` and `token`. What a workload may say of itself is decided
 //! in [`crate::identity`]; what its readiness means for others in [`crate::compile`].
 
 pub mod golden;
 pub mod leases;
 pub mod life;
 pub mod stream;
+pub mod tally;
 pub mod web;
 
 pub use leases::Leases;
@@ -107,6 +108,8 @@ pub enum CommandError {
 pub struct Fleet {
     sidecars: Mutex<BTreeMap<String, Connected>>,
     golden: Mutex<golden::Golden>,
+    /// While somebody wants it.
+    tally: Mutex<Option<tally::Tally>>,
     /// Whose streams came, went, or said whether they are ready, since somebody last took this.
     touched: Mutex<BTreeSet<String>>,
     next: AtomicU64,
@@ -166,6 +169,22 @@ impl Fleet {
     pub fn stat(&self, window: Duration) -> golden::Stat {
         let breakers = self.breakers();
         self.golden.lock().stat(Instant::now(), window, &breakers)
+    }
+
+    /// From now on these calls are counted by sidecar; `None`: no longer. True where that is from nothing, since others were counted before.
+    pub fn count(&self, subject: Option<&tally::Subject>) -> bool {
+        let mut tally = self.tally.lock();
+        if tally.as_ref().map(tally::Tally::subject) == subject {
+            return false;
+        }
+        *tally = subject.cloned().map(tally::Tally::of);
+        true
+    }
+
+    /// What was counted since.
+    #[must_use]
+    pub fn tally(&self) -> tally::Tally {
+        self.tally.lock().clone().unwrap_or_default()
     }
 
     /// Sends a command to a sidecar and waits for its answer.
@@ -243,7 +262,7 @@ impl Membership {
         sidecars.get_mut(&self.uid).filter(|c| c.stream == self.stream).map(act)
     }
 
-    fn report(&self, report: v1::Report) {
+    fn report(&self, mut report: v1::Report) {
         let uid = self.uid.clone();
         let breakers = report.breakers.iter().take(golden::MAX_SERIES).map(|b| Breaker {
             sidecar: uid.clone(),
@@ -261,7 +280,12 @@ impl Membership {
             c.reported = Some(Instant::now());
             c.breakers = breakers;
         });
-        self.fleet.golden.lock().add(Instant::now(), &self.uid, &mut self.known.lock(), report);
+        let mut known = self.known.lock();
+        self.fleet.golden.lock().add(Instant::now(), &self.uid, &mut known, &report);
+        if let Some(tally) = &mut *self.fleet.tally.lock() {
+            known.name(&mut report.calls);
+            tally.add(&self.uid, &report.calls);
+        }
     }
 
     fn certificate(&self, status: v1::CertificateStatus) {

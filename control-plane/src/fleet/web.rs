@@ -268,13 +268,12 @@ async fn check(State(sources): State<Sources>) -> Json<Value> {
         },
     });
     let broken: Vec<String> = compiled
-        .output
-        .verdicts
+        .verdicts()
         .iter()
         .filter(|v| v.parents.iter().any(|p| p.conditions.iter().any(|c| !c.status)))
         .map(|v| format!("{} {}/{}", v.kind.name(), v.namespace, v.name))
         .collect();
-    let total = compiled.output.verdicts.len();
+    let total = compiled.verdicts().len();
     checks.push(Check {
         name: "policies accepted",
         ok: broken.is_empty(),
@@ -284,8 +283,8 @@ async fn check(State(sources): State<Sources>) -> Json<Value> {
             format!("not as written: {}", named(&broken.iter().map(String::as_str).collect::<Vec<_>>()))
         },
     });
-    let sets = compiled.output.verdicts.iter().flat_map(|v| v.parents.iter().map(|p| &p.shapes));
-    let progress = sources.hub.convergence().held(&compiled.snapshot, sets);
+    let sets = compiled.verdicts().iter().flat_map(|v| v.parents.iter().map(|p| &p.shapes));
+    let progress = sources.hub.convergence().held(&compiled.offer(), sets);
     let behind = progress.iter().filter(|p| p.hold < p.need).count();
     let refused: usize = progress.iter().map(|p| p.refused.len()).sum();
     checks.push(Check {

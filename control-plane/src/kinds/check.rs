@@ -18,7 +18,8 @@ use super::Duration;
 pub use data::{change, config_map, event, secret};
 pub use gateway::{grpc_route, http_route, tcp_route, tls_route};
 pub use policies::{
-    authorization_policy, federated_trust_domain, is_fetchable, mesh_tls, request_authentication, workload,
+    authorization_policy, federated_trust_domain, is_fetchable, mesh_settings, mesh_tls, request_authentication,
+    workload,
 };
 pub use rbac::{cluster_role, cluster_role_binding, is_segment, role, role_binding};
 pub use text::{is_label, is_label_key, is_label_value, is_subdomain};

@@ -196,6 +196,23 @@ pub(super) fn mesh_tls() -> Vec<Column> {
     ]
 }
 
+pub(super) fn mesh_settings() -> Vec<Column> {
+    // "5% for 1m": what is left out has its default.
+    let rollout = |o: &Value| match &o["spec"]["rollout"] {
+        Value::Null => "off".to_owned(),
+        rollout => {
+            let percent = rollout["percent"].as_u64().unwrap_or(5);
+            format!("{percent}% for {}", rollout["duration"].as_str().unwrap_or("60s"))
+        }
+    };
+    vec![
+        text("Egress", |o| string(&o["spec"]["egress"])),
+        text("Rollout", rollout),
+        text("Accepted", |o| condition(o, "Accepted")),
+        AGE,
+    ]
+}
+
 pub(super) fn federated_trust_domain() -> Vec<Column> {
     vec![text("Trust-Domain", |o| string(&o["spec"]["trustDomain"])), AGE]
 }

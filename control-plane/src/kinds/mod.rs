@@ -13,6 +13,7 @@ mod duration;
 mod failure;
 mod gateways;
 mod limits;
+mod mesh;
 mod rbac;
 mod refs;
 pub mod registry;
@@ -33,6 +34,7 @@ pub use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
 };
 pub use limits::{RateLimit, RateLimitKey, RateLimitPolicy, RateLimitPolicySpec, RateLimitScope};
+pub use mesh::{EgressMode, MeshSettings, MeshSettingsSpec, ROLLOUT, Rollout, RolloutKind, Wish};
 pub use rbac::RBAC_GROUP;
 pub use refs::{PolicyStatus, TargetRef};
 pub use registry::{Kind, all, find, find_kind, metadata_schema};

@@ -6,9 +6,9 @@ use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
 use super::{
-    AuthorizationPolicy, EndpointSlice, FederatedTrustDomain, GATEWAY_GROUP, GROUP, GrpcRoute, HttpRoute, MeshTls,
-    Namespace, RateLimitPolicy, RequestAuthentication, Service, ServiceAccount, TcpRoute, TlsRoute, TrafficPolicy,
-    Workload,
+    AuthorizationPolicy, EndpointSlice, FederatedTrustDomain, GATEWAY_GROUP, GROUP, GrpcRoute, HttpRoute, MeshSettings,
+    MeshTls, Namespace, RateLimitPolicy, RequestAuthentication, Service, ServiceAccount, TcpRoute, TlsRoute,
+    TrafficPolicy, Workload,
     check::{self, Findings},
     column::{self, Column},
     routes, structural,
@@ -279,6 +279,19 @@ fn build() -> Vec<Kind> {
                 structural::derived(&FederatedTrustDomain::crd()),
                 column::federated_trust_domain(),
                 check::federated_trust_domain,
+            )
+        },
+        Kind {
+            namespaced: false,
+            ..weft(
+                "MeshSettings",
+                "meshsettings",
+                "meshsettings",
+                &["ms"],
+                Naming::Subdomain,
+                structural::derived(&MeshSettings::crd()),
+                column::mesh_settings(),
+                check::mesh_settings,
             )
         },
         weft(

@@ -41,7 +41,7 @@ fn view() -> Vec<Value> {
         rule(&READ, "discovery.k8s.io", &["endpointslices"]),
         json!({ "verbs": READ, "apiGroups": [GATEWAY_GROUP], "resources": with_status(&ROUTES) }),
         json!({ "verbs": READ, "apiGroups": [GROUP], "resources": with_status(&WEFT) }),
-        rule(&READ, GROUP, &["federatedtrustdomains"]),
+        rule(&READ, GROUP, &["federatedtrustdomains", "meshsettings", "meshsettings/status"]),
     ]
 }
 

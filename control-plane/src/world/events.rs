@@ -46,7 +46,7 @@ pub async fn run(client: kube::Client, mut compiled: watch::Receiver<Compiled>, 
             () = shutdown.cancelled() => return,
         }
         let latest = compiled.borrow_and_update().clone();
-        let happened = observer.observe(&latest.world, &latest.output.verdicts);
+        let happened = observer.observe(&latest.world, latest.verdicts());
         for entry in happened.into_iter().filter_map(|one| ledger.note(one, started.elapsed())) {
             let written = tokio::select! {
                 written = write(&client, &entry) => written,
@@ -64,7 +64,7 @@ pub async fn run(client: kube::Client, mut compiled: watch::Receiver<Compiled>, 
 }
 
 async fn write(client: &kube::Client, entry: &Entry) -> Result<(), kube::Error> {
-    let api: Api<Event> = Api::namespaced(client.clone(), &entry.what.about.namespace);
+    let api: Api<Event> = Api::namespaced(client.clone(), namespace(&entry.what.about.namespace));
     let now = super::status::now();
     for _ in 0..3 {
         let known = if entry.again { counted(&api, &entry.name, &now).await } else { Ok(false) };
@@ -100,11 +100,16 @@ async fn counted(api: &Api<Event>, name: &str, now: &str) -> Result<bool, kube::
     }
 }
 
+/// Where the events of an object are: those of the whole cluster have theirs in `default`, as in Kubernetes.
+fn namespace(of_object: &str) -> &str {
+    if of_object.is_empty() { "default" } else { of_object }
+}
+
 fn document(entry: &Entry, now: &str) -> Value {
     let (what, about) = (&entry.what, &entry.what.about);
     json!({
         "apiVersion": "v1", "kind": "Event",
-        "metadata": { "name": entry.name, "namespace": about.namespace },
+        "metadata": { "name": entry.name, "namespace": namespace(&about.namespace) },
         "involvedObject": {
             "apiVersion": about.api_version, "kind": about.kind, "namespace": about.namespace, "name": about.name,
             "uid": about.uid },

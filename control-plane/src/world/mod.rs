@@ -17,8 +17,8 @@ pub use workload::{Labels, Workload};
 
 use crate::compile::Kind;
 use crate::kinds::{
-    AuthorizationPolicy, FederatedTrustDomain, MeshTls, Phase, RateLimitPolicy, RequestAuthentication, Service,
-    TrafficPolicy,
+    AuthorizationPolicy, EgressMode, FederatedTrustDomain, MeshSettings, MeshTls, Phase, RateLimitPolicy,
+    RequestAuthentication, Service, TrafficPolicy,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::ObjectMeta;
@@ -60,6 +60,8 @@ pub struct Route {
     pub generation: i64,
     /// `metadata.creationTimestamp`, seconds since the Unix epoch.
     pub created: i64,
+    /// What its annotation says of rollouts.
+    pub rollout: Option<String>,
     /// `spec`
     pub spec: serde_json::Value,
     /// `status`
@@ -103,6 +105,8 @@ pub struct World {
     pub limits: Table<Arc<RateLimitPolicy>>,
     /// RequestAuthentications.
     pub authentication: Table<Arc<RequestAuthentication>>,
+    /// MeshSettings, of which the one named `default` counts.
+    pub settings: Table<Arc<MeshSettings>>,
     /// Keys of issuers, by the address that they come from.
     pub jwks: Table<Arc<jwks::Jwks>>,
 }
@@ -120,8 +124,22 @@ impl World {
             | Kind::AuthorizationPolicy
             | Kind::MeshTls
             | Kind::RateLimitPolicy
-            | Kind::RequestAuthentication => None,
+            | Kind::RequestAuthentication
+            | Kind::MeshSettings => None,
         }
+    }
+
+    /// What people decided for the mesh as a whole, where they did.
+    #[must_use]
+    pub fn settings(&self) -> Option<&Arc<MeshSettings>> {
+        self.settings.get(&format!("/{}", MeshSettings::NAME))
+    }
+
+    /// Whether only what is registered may be called: as the settings say, else as the control plane was started.
+    #[must_use]
+    pub fn is_registered_only(&self) -> bool {
+        let said = self.settings().and_then(|settings| settings.spec.egress);
+        said.map_or(self.mesh.registered_only, |egress| egress == EgressMode::Registered)
     }
 
     /// Workloads of a namespace with their uids, in order.

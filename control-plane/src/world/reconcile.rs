@@ -4,9 +4,10 @@
 
 use super::watch::Reflectors;
 use super::{Mesh, World};
-use crate::compile::{Compiler, Output};
+use crate::compile::{Compiler, Guarded, Output, Verdict};
 use crate::identity::Trust;
-use crate::xds::{Hub, Snapshot};
+use crate::rollout::{Plan, Rollouts};
+use crate::xds::{Canary, Hub, Offer, Snapshot};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -25,8 +26,46 @@ pub struct Compiled {
     pub output: Arc<Output>,
     /// What is offered.
     pub snapshot: Arc<Snapshot>,
+    /// What is not in force for all as it is written, while there is any.
+    pub staged: Option<Arc<Staged>>,
     /// Grows with every compilation; zero: there was none yet.
     pub generation: u64,
+}
+
+/// What changes that are rolled out in stages make of a compilation.
+#[derive(Clone, Debug)]
+pub struct Staged {
+    /// The verdicts of the compilation; of objects that are held back, those of their new editions.
+    pub verdicts: Vec<Arc<Verdict>>,
+    /// What the sample gets, and who is in it.
+    pub trial: Option<(Arc<Output>, Canary)>,
+}
+
+impl Compiled {
+    /// What every policy object learns of its fate.
+    #[must_use]
+    pub fn verdicts(&self) -> &[Arc<Verdict>] {
+        self.staged.as_ref().map_or(&self.output.verdicts, |staged| &staged.verdicts)
+    }
+
+    fn trial(&self) -> Option<&(Arc<Output>, Canary)> {
+        self.staged.as_ref()?.trial.as_ref()
+    }
+
+    /// What is offered, and to whom.
+    #[must_use]
+    pub fn offer(&self) -> Offer {
+        Offer { stable: self.snapshot.clone(), canary: self.trial().map(|(_, canary)| canary.clone()) }
+    }
+
+    /// What each workload enforces.
+    pub fn inbound(&self) -> impl Iterator<Item = (&String, &Guarded)> {
+        let trial = self.trial();
+        self.output.inbound.iter().map(move |(uid, stable)| {
+            let tried = trial.filter(|(_, canary)| canary.sample.contains(uid));
+            (uid, &**tried.and_then(|(output, _)| output.inbound.get(uid)).unwrap_or(stable))
+        })
+    }
 }
 
 /// Waits until changes pause; false when they have ended for good.
@@ -48,11 +87,13 @@ pub async fn run(
     reflectors: &Reflectors,
     mut mesh: Mesh,
     mut trust: watch::Receiver<Trust>,
+    rollouts: &Rollouts,
     hub: &Hub,
     compiled: &watch::Sender<Compiled>,
     shutdown: &CancellationToken,
 ) -> Result<(), String> {
     let mut changes = reflectors.changes();
+    let mut moved = rollouts.changes();
     let mut compiler = Compiler::default();
     let mut generation = 0;
     tokio::select! {
@@ -71,22 +112,43 @@ pub async fn run(
         Trust { roots: mesh.roots, reissue_after: mesh.reissue_after, revocations: mesh.revocations } =
             trust.borrow_and_update().clone();
         let world = Arc::new(reflectors.world(&mesh));
-        let output = Arc::new(compiler.compile(&world));
-        let snapshot = hub.publish(&output);
+        let plan = rollouts.stage(&world);
+        let output = Arc::new(compiler.compile(plan.stable.as_ref().unwrap_or(&world)));
+        let (recompiled, staged) = (compiler.recompiled(), stage(rollouts, &compiler, &plan, &output));
+        let trial = staged.as_ref().and_then(|(_, trial)| trial.clone()).filter(|_| !plan.sample.is_empty());
+        let offer = hub.publish(&output, trial.as_ref().map(|trial| (&**trial, plan.sample.clone())));
+        let snapshot = offer.stable;
+        let staged = staged.map(|(verdicts, _)| Arc::new(Staged { verdicts, trial: trial.zip(offer.canary) }));
         generation += 1;
         tracing::debug!(
             generation,
             resources = snapshot.len(),
-            recompiled = compiler.recompiled(),
+            recompiled,
             renewed = snapshot.renewed(),
             took = ?started.elapsed(),
             "compiled the mesh"
         );
-        compiled.send_replace(Compiled { world, output, snapshot, generation });
+        compiled.send_replace(Compiled { world, output, snapshot, staged, generation });
         tokio::select! {
             changed = changes.changed() => changed.map_err(|_| "every watch has ended".to_owned())?,
             Ok(()) = trust.changed() => {}
+            Ok(()) = moved.changed() => {}
             () = shutdown.cancelled() => return Ok(()),
         }
     }
+}
+
+/// Verdicts, and what the sample gets.
+type Judged = (Vec<Arc<Verdict>>, Option<Arc<Output>>);
+
+/// The verdicts with those of what is held back, and what the sample gets. A trial is compiled as a change of what all others have, which
+/// it leaves alone: the two share whatever is equal.
+fn stage(rollouts: &Rollouts, compiler: &Compiler, plan: &Plan, output: &Output) -> Option<Judged> {
+    plan.stable.as_ref()?;
+    let compile = |world: &World| compiler.clone().compile(world);
+    let trial = plan.trial.as_ref().map(compile);
+    let unknown = plan.unknown.as_ref().map(compile);
+    let made = [&trial, &unknown].into_iter().flatten();
+    rollouts.learn(made.flat_map(|output| &output.verdicts));
+    Some((rollouts.verdicts(&output.verdicts), trial.map(Arc::new)))
 }

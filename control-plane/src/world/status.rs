@@ -4,10 +4,10 @@
 //! and a condition whose status does not change keeps its `lastTransitionTime` (KEP-1623).
 
 use super::reconcile::{Compiled, settle};
-use crate::compile::{Kind, ParentVerdict, Verdict};
+use crate::compile::{Kind, Note, ParentVerdict, Verdict};
 use crate::kinds::{
-    AuthorizationPolicy, GrpcRoute, HttpRoute, MeshTls, RateLimitPolicy, RequestAuthentication, TcpRoute, TlsRoute,
-    TrafficPolicy,
+    AuthorizationPolicy, GrpcRoute, HttpRoute, MeshSettings, MeshTls, RateLimitPolicy, RequestAuthentication, TcpRoute,
+    TlsRoute, TrafficPolicy,
 };
 use crate::xds::Convergence;
 use crate::xds::convergence::Progress;
@@ -30,11 +30,19 @@ const NAMED: usize = 3;
 
 /// `Programmed`, in words.
 #[must_use]
-pub fn programmed(verdict: &ParentVerdict, generation: i64, progress: &Progress) -> (bool, &'static str, String) {
+pub fn programmed(
+    verdict: &ParentVerdict,
+    generation: i64,
+    rollout: Option<&Note>,
+    progress: &Progress,
+) -> (bool, &'static str, String) {
     if !verdict.is_accepted() {
         let text =
             format!("generation {generation} is not accepted; what was accepted before, if anything, stays in force");
         return (false, "NotAccepted", text);
+    }
+    if let Some(note) = rollout {
+        return (false, note.reason(), note.message.clone());
     }
     let (hold, need) = (progress.hold, progress.need);
     let count = format!("{hold} of {need} sidecars hold generation {generation}");
@@ -58,9 +66,10 @@ pub fn programmed(verdict: &ParentVerdict, generation: i64, progress: &Progress)
 /// The conditions of one parent, or of a policy, in the API's shape. `before` are those that are there; times are kept where the status
 /// stays the same.
 #[must_use]
-pub fn conditions(verdict: &ParentVerdict, generation: i64, progress: &Progress, before: &Value, now: &str) -> Value {
-    let (ok, reason, message) = programmed(verdict, generation, progress);
-    let all = verdict.conditions.iter().map(|c| (c.r#type, c.status, c.reason, c.message.clone()));
+pub fn conditions(verdict: &Verdict, parent: &ParentVerdict, progress: &Progress, before: &Value, now: &str) -> Value {
+    let generation = verdict.generation;
+    let (ok, reason, message) = programmed(parent, generation, verdict.rollout.as_ref(), progress);
+    let all = parent.conditions.iter().map(|c| (c.r#type, c.status, c.reason, c.message.clone()));
     let all = all.chain(std::iter::once(("Programmed", ok, reason, message)));
     let condition = |(kind, status, reason, message): (&str, bool, &str, String)| {
         let status = if status { "True" } else { "False" };
@@ -86,7 +95,7 @@ pub fn routes(verdict: &Verdict, progress: &[Progress], before: &Value, now: &st
         parents.push(json!({
             "parentRef": reference,
             "controllerName": CONTROLLER,
-            "conditions": conditions(parent, verdict.generation, progress, &before, now),
+            "conditions": conditions(verdict, parent, progress, &before, now),
         }));
     }
     json!({ "parents": parents })
@@ -96,7 +105,7 @@ fn policy(verdict: &Verdict, progress: &[Progress], before: &Value, now: &str) -
     let none = Progress::default();
     let Some(only) = verdict.parents.first() else { return json!({ "conditions": [] }) };
     let progress = progress.first().unwrap_or(&none);
-    json!({ "conditions": conditions(only, verdict.generation, progress, &before["conditions"], now) })
+    json!({ "conditions": conditions(verdict, only, progress, &before["conditions"], now) })
 }
 
 /// Where the objects of a kind are.
@@ -116,6 +125,7 @@ pub(super) fn resource(kind: Kind) -> ApiResource {
         Kind::MeshTls => ApiResource::erase::<MeshTls>(&()),
         Kind::RateLimitPolicy => ApiResource::erase::<RateLimitPolicy>(&()),
         Kind::RequestAuthentication => ApiResource::erase::<RequestAuthentication>(&()),
+        Kind::MeshSettings => ApiResource::erase::<MeshSettings>(&()),
     }
 }
 
@@ -153,12 +163,12 @@ pub async fn run(
         let latest = compiled.borrow_and_update().clone();
         let newest = *held.borrow();
         // Most compilations are of endpoints that came and went: no object learns anything from them.
-        let same = verdicts.len() == latest.output.verdicts.len()
-            && verdicts.iter().zip(&latest.output.verdicts).all(|(was, is)| Arc::ptr_eq(was, is));
+        let same = verdicts.len() == latest.verdicts().len()
+            && verdicts.iter().zip(latest.verdicts()).all(|(was, is)| Arc::ptr_eq(was, is));
         if same && newest == seen {
             continue;
         }
-        (seen, verdicts) = (newest, latest.output.verdicts.clone());
+        (seen, verdicts) = (newest, latest.verdicts().to_vec());
         let failed = tokio::select! {
             failed = write_all(&client, &latest, &convergence, &mut written) => failed,
             () = shutdown.cancelled() => return,
@@ -182,9 +192,9 @@ async fn write_all(
     convergence: &Convergence,
     written: &mut HashMap<Object, Told>,
 ) -> bool {
-    let verdicts = &latest.output.verdicts;
+    let verdicts = latest.verdicts();
     let sets = verdicts.iter().flat_map(|v| v.parents.iter().map(|p| &p.shapes));
-    let mut progress = convergence.held(&latest.snapshot, sets).into_iter();
+    let mut progress = convergence.held(&latest.offer(), sets).into_iter();
     let now = now();
     let mut failed = false;
     let mut seen = HashMap::with_capacity(verdicts.len());
@@ -227,7 +237,11 @@ async fn write_all(
 }
 
 async fn write(client: &kube::Client, verdict: &Verdict, status: &Value) -> Result<(), kube::Error> {
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &verdict.namespace, &resource(verdict.kind));
+    let resource = resource(verdict.kind);
+    let api: Api<DynamicObject> = match verdict.namespace.as_str() {
+        "" => Api::all_with(client.clone(), &resource),
+        namespace => Api::namespaced_with(client.clone(), namespace, &resource),
+    };
     let patch = Patch::Merge(json!({ "status": status }));
     match api.patch_status(&verdict.name, &PatchParams::default(), &patch).await {
         Ok(_) => Ok(()),
@@ -253,6 +267,7 @@ fn there(latest: &Compiled, verdict: &Verdict) -> Value {
         Kind::MeshTls => json(world.mesh_tls.get(&key).and_then(|o| o.status.as_ref())),
         Kind::RateLimitPolicy => json(world.limits.get(&key).and_then(|o| o.status.as_ref())),
         Kind::RequestAuthentication => json(world.authentication.get(&key).and_then(|o| o.status.as_ref())),
+        Kind::MeshSettings => json(world.settings.get(&key).and_then(|o| o.status.as_ref())),
     }
 }
 
@@ -266,7 +281,7 @@ pub fn now() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compile::Condition;
+    use crate::compile::{Condition, Stage};
     use crate::xds::convergence::Refused;
 
     fn verdict(accepted: Condition) -> ParentVerdict {
@@ -277,13 +292,16 @@ mod tests {
     fn programmed_says_how_many_sidecars_hold_which_generation() {
         let of = |hold, need| {
             let progress = Progress { hold, need, refused: Vec::new() };
-            programmed(&verdict(Condition::accepted()), 7, &progress)
+            programmed(&verdict(Condition::accepted()), 7, None, &progress)
         };
         assert_eq!(of(12, 12), (true, "Programmed", "12 of 12 sidecars hold generation 7".into()));
         assert_eq!(of(11, 12), (false, "Pending", "11 of 12 sidecars hold generation 7".into()));
         assert!(of(0, 0).0, "what nobody needs is not waited for");
-        let (ok, reason, _) = programmed(&verdict(Condition::refused("Invalid", "x")), 7, &Progress::default());
+        let (ok, reason, _) = programmed(&verdict(Condition::refused("Invalid", "x")), 7, None, &Progress::default());
         assert_eq!((ok, reason), (false, "NotAccepted"));
+        let note = Note { stage: Stage::RolledBack, message: "worse".into() };
+        let said = programmed(&verdict(Condition::accepted()), 7, Some(&note), &Progress::default());
+        assert_eq!(said, (false, "RolledBack", "worse".into()));
     }
 
     #[test]
@@ -295,7 +313,7 @@ mod tests {
             reason: "must not be 0".into(),
         }];
         let progress = Progress { hold: 1, need: 2, refused };
-        let (ok, reason, message) = programmed(&verdict(Condition::accepted()), 7, &progress);
+        let (ok, reason, message) = programmed(&verdict(Condition::accepted()), 7, None, &progress);
         assert_eq!((ok, reason), (false, "Refused"));
         assert!(message.contains("shop/cart-1 refused shop/catalog: ports[0].port: must not be 0"), "{message}");
     }
@@ -311,6 +329,7 @@ mod tests {
             uid: String::new(),
             generation: 2,
             parents: vec![ParentVerdict { parent: Some(parent), ..verdict(Condition::accepted()) }],
+            rollout: None,
         };
         let progress = [Progress::default()];
         let first = routes(&verdict, &progress, &json!({ "parents": [other] }), "2026-01-01T00:00:00Z");

@@ -7,8 +7,8 @@ use super::jwks;
 use super::{Mesh, Route, Table, Workload, World, created, status};
 use crate::compile::Kind;
 use crate::kinds::{
-    self, AuthorizationPolicy, FederatedTrustDomain, MeshTls, RateLimitPolicy, RequestAuthentication, Service,
-    TrafficPolicy,
+    self, AuthorizationPolicy, FederatedTrustDomain, MeshSettings, MeshTls, ROLLOUT, RateLimitPolicy,
+    RequestAuthentication, Service, TrafficPolicy,
 };
 use futures_util::StreamExt;
 use kube::api::{Api, DynamicObject};
@@ -66,6 +66,7 @@ pub struct Reflectors {
     mesh_tls: Arc<Cache<Arc<MeshTls>>>,
     limits: Arc<Cache<Arc<RateLimitPolicy>>>,
     authentication: Arc<Cache<Arc<RequestAuthentication>>>,
+    settings: Arc<Cache<Arc<MeshSettings>>>,
     jwks: jwks::Shared,
     changed: watch::Receiver<u64>,
     tasks: JoinSet<()>,
@@ -98,6 +99,7 @@ impl Reflectors {
             mesh_tls: typed(client, &mut tasks, &dirty),
             limits: typed(client, &mut tasks, &dirty),
             authentication,
+            settings: typed(client, &mut tasks, &dirty),
             jwks,
             changed,
             tasks,
@@ -126,7 +128,8 @@ impl Reflectors {
         self.federated.ready().await?;
         self.mesh_tls.ready().await?;
         self.limits.ready().await?;
-        self.authentication.ready().await
+        self.authentication.ready().await?;
+        self.settings.ready().await
     }
 
     /// How many watch tasks are alive: all of them, or something is badly wrong.
@@ -152,6 +155,7 @@ impl Reflectors {
             mesh_tls: self.mesh_tls.copy(),
             limits: self.limits.copy(),
             authentication: self.authentication.copy(),
+            settings: self.settings.copy(),
             jwks: self.jwks.lock().clone(),
         }
     }
@@ -163,6 +167,7 @@ fn route(kind: Kind, mut object: DynamicObject) -> Arc<Route> {
     Arc::new(Route {
         kind,
         created: created(&object.metadata),
+        rollout: object.metadata.annotations.as_mut().and_then(|all| all.remove(ROLLOUT)),
         namespace: object.metadata.namespace.unwrap_or_default(),
         name: object.metadata.name.unwrap_or_default(),
         uid: object.metadata.uid.unwrap_or_default(),

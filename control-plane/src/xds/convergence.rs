@@ -3,8 +3,9 @@
 //! Streams report in through a [`Guard`], whose drop is the end of the stream. What a version means for an object that people wrote is the
 //! compiler's knowledge: it lists the resources that each object shapes, and [`Convergence::held`] counts.
 
+use super::offer::Offer;
 use super::session::{Client, Event};
-use super::snapshot::Snapshot;
+use crate::compile::Encoded;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -119,7 +120,7 @@ impl Convergence {
 
     /// For each set of resources, none of them endpoints: how many sidecars need any of it, and how many of those hold the newest version of all they need.
     #[must_use]
-    pub fn held<'a>(&self, snapshot: &Snapshot, sets: impl Iterator<Item = &'a BTreeSet<Key>>) -> Vec<Progress> {
+    pub fn held<'a>(&self, offer: &Offer, sets: impl Iterator<Item = &'a BTreeSet<Key>>) -> Vec<Progress> {
         let sidecars = self.sidecars.lock();
         let mut by_key: HashMap<(&str, &str), Vec<Holder<'_>>> = HashMap::new();
         for (id, sidecar) in sidecars.iter() {
@@ -132,7 +133,7 @@ impl Convergence {
             let mut refused = Vec::new();
             for key in set {
                 for (id, sidecar, held) in by_key.get(&(key.0, key.1.as_str())).into_iter().flatten() {
-                    let Some(newest) = snapshot.lookup(&sidecar.client, key.0, &key.1) else { continue };
+                    let Some(newest) = sidecar.offered(offer, key) else { continue };
                     *needs.entry(*id).or_insert(true) &= held.version.as_ref() == Some(&newest.version);
                     if let Some(refusal) = held.refused.as_ref().filter(|r| r.version == newest.version) {
                         refused.push(Refused {
@@ -151,11 +152,11 @@ impl Convergence {
 
     /// Of the sidecars that need `key`: how many do not hold its newest version yet. A refusal counts as an answer.
     #[must_use]
-    pub fn waiting_for(&self, snapshot: &Snapshot, keys: &BTreeSet<Key>) -> usize {
+    pub fn waiting_for(&self, offer: &Offer, keys: &BTreeSet<Key>) -> usize {
         let sidecars = self.sidecars.lock();
         let behind = |sidecar: &&Sidecar| {
             keys.iter().any(|key| {
-                let newest = snapshot.lookup(&sidecar.client, key.0, &key.1);
+                let newest = sidecar.offered(offer, key);
                 let held = newest.and_then(|n| sidecar.held.get(&(key.0, n.name.clone())));
                 match (newest, held) {
                     (Some(newest), Some(held)) => {
@@ -169,6 +170,15 @@ impl Convergence {
         sidecars.values().filter(behind).count()
     }
 
+    /// The workloads whose sidecars need any of these resources.
+    #[must_use]
+    pub fn holders(&self, keys: &BTreeSet<Key>) -> BTreeSet<String> {
+        let keys: BTreeSet<(&str, &str)> = keys.iter().map(|(url, name)| (*url, name.as_str())).collect();
+        let sidecars = self.sidecars.lock();
+        let needs = |sidecar: &&Sidecar| sidecar.held.keys().any(|(url, name)| keys.contains(&(*url, &**name)));
+        sidecars.values().filter(needs).filter_map(|sidecar| sidecar.uid.clone()).collect()
+    }
+
     fn touch(&self, shaped: bool) {
         self.changed.send_modify(|n| *n += 1);
         if shaped {
@@ -178,6 +188,10 @@ impl Convergence {
 }
 
 impl Sidecar {
+    fn offered<'o>(&self, offer: &'o Offer, key: &Key) -> Option<&'o Arc<Encoded>> {
+        offer.of(self.uid.as_deref()).lookup(&self.client, key.0, &key.1)
+    }
+
     fn name(&mut self, type_url: &str, resource: &str) {
         // An Inbound goes to its own workload alone, so whoever has it is that workload.
         if type_url == weft_proto::type_url::INBOUND {
@@ -253,9 +267,9 @@ mod tests {
             let default = Packed::service(&v1::Service { name: name.into(), ..Default::default() });
             output.services.insert(name.into(), Arc::new(Variants { default, by_namespace: BTreeMap::new() }));
         }
-        let snapshot = Snapshot::next(&Snapshot::default(), &output).0;
+        let offer = Offer::default().next(&output, None).0;
         let client = Client { identity: "spiffe://weft.local/ns/shop/sa/x".into(), namespace: "shop".into() };
-        let version = |n: &str| snapshot.lookup(&client, type_url::SERVICE, n).unwrap().version.clone();
+        let version = |n: &str| offer.stable.lookup(&client, type_url::SERVICE, n).unwrap().version.clone();
         let all = Arc::new(Convergence::default());
         let (one, two) = (all.join(client.clone()), all.join(client.clone()));
         one.sent(type_url::SERVICE, ["shop/a".into(), "shop/b".into()].into_iter());
@@ -263,9 +277,9 @@ mod tests {
         let holds = |n: &str| Event::Holds { type_url: type_url::SERVICE, name: n.into(), version: version(n) };
         one.apply(vec![holds("shop/a"), holds("shop/b")]);
         let set: BTreeSet<Key> = [(type_url::SERVICE, "shop/a".into()), (type_url::SERVICE, "shop/b".into())].into();
-        let progress = |all: &Convergence| all.held(&snapshot, std::iter::once(&set)).remove(0);
+        let progress = |all: &Convergence| all.held(&offer, std::iter::once(&set)).remove(0);
         assert_eq!((progress(&all).hold, progress(&all).need), (1, 2));
-        assert_eq!(all.waiting_for(&snapshot, &set), 1);
+        assert_eq!(all.waiting_for(&offer, &set), 1);
         two.apply(vec![Event::Refused {
             type_url: type_url::SERVICE,
             name: "shop/a".into(),
@@ -274,7 +288,7 @@ mod tests {
             reason: "no".into(),
         }]);
         assert_eq!(progress(&all).refused.len(), 1);
-        assert_eq!(all.waiting_for(&snapshot, &set), 0);
+        assert_eq!(all.waiting_for(&offer, &set), 0);
         drop(two);
         assert_eq!((progress(&all).hold, progress(&all).need), (1, 1));
     }

@@ -4,13 +4,15 @@
 //! send, so a slow sidecar holds up nobody and holds no backlog here. Dropping the stream is its whole cleanup.
 
 use super::convergence::{Convergence, Guard};
-use super::interest::{Interest, Interests};
+use super::interest::{Interest, Interests, Topic};
+use super::offer::Offer;
 use super::session::{self, Client, Counts, Session};
 use super::snapshot::Snapshot;
 use crate::compile::Output;
 use crate::identity::Peer;
 use futures_util::Stream;
 use parking_lot::RwLock;
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,7 +26,7 @@ use weft_proto::type_url;
 /// What is offered now, and who holds what: the meeting point of the compiler and the streams.
 #[derive(Debug)]
 pub struct Hub {
-    snapshot: RwLock<Arc<Snapshot>>,
+    offer: RwLock<Offer>,
     convergence: Arc<Convergence>,
     interests: Arc<Interests>,
     totals: Totals,
@@ -43,7 +45,7 @@ pub struct Totals {
 impl Default for Hub {
     fn default() -> Self {
         Self {
-            snapshot: RwLock::default(),
+            offer: RwLock::default(),
             convergence: Arc::new(Convergence::default()),
             interests: Arc::default(),
             totals: Totals::default(),
@@ -52,20 +54,30 @@ impl Default for Hub {
 }
 
 impl Hub {
-    /// Offers what was compiled; streams take it when they can.
-    pub fn publish(&self, output: &Output) -> Arc<Snapshot> {
-        let (next, topics) = Snapshot::next(&self.snapshot(), output);
-        let next = Arc::new(next);
-        *self.snapshot.write() = next.clone();
+    /// Offers what was compiled, and to a sample something else; streams take it when they can.
+    pub fn publish(&self, output: &Output, trial: Option<(&Output, Arc<BTreeSet<String>>)>) -> Offer {
+        let (next, topics) = self.offer().next(output, trial);
+        *self.offer.write() = next.clone();
         // After it: who wakes finds it.
         self.interests.tell(&topics);
         next
     }
 
-    /// What is offered now.
+    fn offer(&self) -> Offer {
+        self.offer.read().clone()
+    }
+
+    /// What the sidecar of a workload is offered now; `None`: it has not said which it is.
     #[must_use]
-    pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.snapshot.read().clone()
+    pub fn snapshot(&self, workload: Option<&str>) -> Arc<Snapshot> {
+        self.offer.read().of(workload).clone()
+    }
+
+    /// Names of which the sidecar of a workload is offered something else than all others.
+    fn tried(&self, workload: Option<&str>) -> Vec<Topic> {
+        let offer = self.offer();
+        let canary = offer.canary.filter(|canary| workload.is_some_and(|uid| canary.sample.contains(uid)));
+        canary.map(|canary| canary.topics.to_vec()).unwrap_or_default()
     }
 
     /// Who holds what.
@@ -123,6 +135,8 @@ const FIRST_REQUEST: Duration = Duration::from_secs(30);
 
 struct Live {
     session: Session,
+    /// Once it has asked for its `Inbound`.
+    workload: Option<String>,
     requests: Streaming<DeltaDiscoveryRequest>,
     interest: Interest,
     hub: Arc<Hub>,
@@ -137,7 +151,7 @@ impl Live {
         loop {
             // In this order: what is published in between is told once more.
             self.session.changed(self.interest.take());
-            let snapshot = self.hub.snapshot();
+            let snapshot = self.hub.snapshot(self.workload.as_deref());
             let before = self.session.counts();
             if let Some(response) = self.session.response(&snapshot) {
                 self.hub.count(before, self.session.counts());
@@ -177,6 +191,14 @@ impl Live {
             if let Some(url) = session::known(&request.type_url) {
                 self.interest.add(url, request.resource_names_subscribe.iter().map(String::as_str));
                 self.interest.remove(url, request.resource_names_unsubscribe.iter().map(String::as_str));
+                if url == type_url::INBOUND && self.workload.is_none() {
+                    // What it may not have it is not.
+                    let client = self.session.client();
+                    let own = |name: &&String| snapshot.lookup(client, url, name).is_some();
+                    self.workload = request.resource_names_subscribe.iter().find(own).cloned();
+                    // It may be one of those that are offered something else.
+                    self.session.changed(self.hub.tried(self.workload.as_deref()));
+                }
                 if url == type_url::MESH_SETTINGS {
                     self.interest.add(url, std::iter::once("mesh"));
                 }
@@ -218,6 +240,7 @@ impl AggregatedDiscoveryService for Discovery {
         tracing::debug!(peer = %client.identity, "xDS stream opened");
         let live = Live {
             session: Session::new(client.clone()),
+            workload: None,
             requests: request.into_inner(),
             interest: self.hub.interests.join(),
             guard: self.hub.convergence.join(client),

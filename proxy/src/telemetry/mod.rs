@@ -104,6 +104,17 @@ impl Outcome {
             None => self.status >= 500 || (self.status == 0 && self.reason != "client_gone"),
         }
     }
+
+    /// Whether this proxy answered that the call may not be made: 401, 403 or 429, or gRPC's PERMISSION_DENIED, RESOURCE_EXHAUSTED,
+    /// UNAUTHENTICATED. An application that says so gives no reason here.
+    #[must_use]
+    pub fn refused(&self) -> bool {
+        let said = match self.grpc_status {
+            Some(code) => matches!(code, 7 | 8 | 16),
+            None => matches!(self.status, 401 | 403 | 429),
+        };
+        said && !self.reason.is_empty()
+    }
 }
 
 /// Counts since the process started, from which reports take deltas.
@@ -111,6 +122,7 @@ impl Outcome {
 struct Tally {
     calls: AtomicU64,
     failures: AtomicU64,
+    refusals: AtomicU64,
     attempts: AtomicU64,
     failed_attempts: AtomicU64,
     retries: AtomicU64,
@@ -195,6 +207,7 @@ impl Series {
         let tally = &self.tally;
         tally.calls.fetch_add(1, Relaxed);
         tally.failures.fetch_add(u64::from(outcome.failed()), Relaxed);
+        tally.refusals.fetch_add(u64::from(outcome.refused()), Relaxed);
         tally.attempts.fetch_add(u64::from(outcome.attempts), Relaxed);
         tally.failed_attempts.fetch_add(u64::from(outcome.failed_attempts), Relaxed);
         tally.retries.fetch_add(u64::from(outcome.attempts.saturating_sub(1)), Relaxed);
@@ -468,6 +481,7 @@ impl Telemetry {
             tally: Tally {
                 calls: AtomicU64::new(0),
                 failures: AtomicU64::new(0),
+                refusals: AtomicU64::new(0),
                 attempts: AtomicU64::new(0),
                 failed_attempts: AtomicU64::new(0),
                 retries: AtomicU64::new(0),

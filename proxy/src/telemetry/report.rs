@@ -17,6 +17,7 @@ const FORGET_AFTER: u32 = 3600;
 struct Told {
     calls: u64,
     failures: u64,
+    refusals: u64,
     attempts: u64,
     failed_attempts: u64,
     retries: u64,
@@ -99,6 +100,7 @@ fn delta(series: &Series, told: &mut Told, numbered: &mut u32) -> Option<v1::Cal
     let now = Told {
         calls: tally.calls.load(Relaxed),
         failures: tally.failures.load(Relaxed),
+        refusals: tally.refusals.load(Relaxed),
         attempts: tally.attempts.load(Relaxed),
         failed_attempts: tally.failed_attempts.load(Relaxed),
         retries: tally.retries.load(Relaxed),
@@ -147,6 +149,7 @@ fn delta(series: &Series, told: &mut Told, numbered: &mut u32) -> Option<v1::Cal
         tcp_connections: now.connections - before.connections,
         bytes_sent: now.sent - before.sent,
         bytes_received: now.received - before.received,
+        refusals: now.refusals - before.refusals,
     })
 }
 
@@ -193,5 +196,26 @@ mod tests {
         series.call(&outcome);
         let anew = reporter.take(&telemetry, std::iter::empty(), now + Duration::from_secs(3));
         assert_eq!((told(&anew), anew.calls[0].calls), ((1, "shop/payments".into()), 1));
+    }
+
+    #[test]
+    fn what_a_policy_refused_is_counted_and_what_the_application_refused_is_not() {
+        let (telemetry, mut reporter, now) = (Telemetry::quiet(), Reporter::default(), Instant::now());
+        let series = telemetry.series(&Key {
+            direction: Direction::Inbound,
+            source: "shop/storefront",
+            destination: "shop/payments",
+            endpoint: "",
+            route: "",
+            protocol: "http1",
+            mtls: true,
+        });
+        let answer = |status, grpc_status, reason| Outcome { status, grpc_status, reason, ..Outcome::default() };
+        series.call(&answer(403, None, "denied"));
+        series.call(&answer(200, Some(8), "rate_limited"));
+        series.call(&answer(403, None, ""));
+        series.call(&answer(503, None, "overload"));
+        let stats = &reporter.take(&telemetry, std::iter::empty(), now).calls[0];
+        assert_eq!((stats.calls, stats.failures, stats.refusals), (4, 1, 2));
     }
 }

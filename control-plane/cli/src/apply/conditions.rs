@@ -9,6 +9,8 @@ use serde_json::Value;
 pub enum Fate {
     /// Nobody has said anything about this generation yet; the text is what was said last.
     Pending(String),
+    /// A sample of the sidecars has it; the text says how many, and for how long.
+    RollingOut(String),
     /// In force; the text is what `Programmed` says ("12 of 12 sidecars hold generation 7").
     InForce(String),
     /// Not accepted, or it refers to what is not there.
@@ -19,7 +21,7 @@ pub enum Fate {
 pub fn has_fate(group: &str, kind: &str) -> bool {
     match group {
         "gateway.networking.k8s.io" => kind.ends_with("Route"),
-        "weft.mesh" => kind.ends_with("Policy") || kind == "MeshTLS" || kind == "RequestAuthentication",
+        "weft.mesh" => kind.ends_with("Policy") || kind.starts_with("Mesh") || kind == "RequestAuthentication",
         _ => false,
     }
 }
@@ -70,7 +72,10 @@ fn of_conditions(conditions: &[Value], generation: i64) -> Fate {
         Some(programmed) if !is_current(programmed) => Fate::Pending(text(programmed, "message")),
         Some(programmed) if text(programmed, "status") == "True" => Fate::InForce(text(programmed, "message")),
         // A sidecar that refuses says so here; one that has not answered yet is only late.
-        Some(programmed) if ["Invalid", "Refused", "Rejected"].contains(&text(programmed, "reason").as_str()) => {
+        Some(programmed) if text(programmed, "reason") == "RollingOut" => Fate::RollingOut(text(programmed, "message")),
+        Some(programmed)
+            if ["Invalid", "Refused", "Rejected", "RolledBack"].contains(&text(programmed, "reason").as_str()) =>
+        {
             Fate::Refused(format!("Programmed=False ({}): {}", text(programmed, "reason"), text(programmed, "message")))
         }
         Some(programmed) => Fate::Pending(text(programmed, "message")),
@@ -92,6 +97,19 @@ mod tests {
         assert_eq!(fate(&object(condition("Programmed", "True", 2))), Fate::InForce("m".into()));
         assert_eq!(fate(&object(condition("Programmed", "True", 1))), Fate::Pending("m".into()));
         assert_eq!(fate(&object(condition("Programmed", "False", 2))), Fate::Pending("m".into()));
+    }
+
+    #[test]
+    fn a_change_that_is_rolled_out_is_waited_for_and_one_that_is_rolled_back_is_refused() {
+        let object = |reason: &str| {
+            let mut programmed = condition("Programmed", "False", 2);
+            programmed["reason"] = reason.into();
+            fate(
+                &json!({"metadata": {"generation": 2}, "status": {"conditions": [condition("Accepted", "True", 2), programmed]}}),
+            )
+        };
+        assert_eq!(object("RollingOut"), Fate::RollingOut("m".into()));
+        assert_eq!(object("RolledBack"), Fate::Refused("Programmed=False (RolledBack): m".into()));
     }
 
     #[test]

@@ -328,10 +328,11 @@ async fn same(client: &Client, item: &Item, would: &Value) -> Result<bool, Error
 /// # Errors
 /// When something is refused, or the time is over; the message names what and why.
 pub async fn wait(client: &Client, applied: &[Applied], timeout: Duration) -> Result<(), Failure> {
-    let deadline = Instant::now() + timeout;
+    let mut deadline = Instant::now() + timeout;
     for done in applied.iter().filter(|done| done.has_fate) {
         let mut pause = Duration::from_millis(25);
         let mut said = false;
+        let mut stage = String::new();
         loop {
             let object: Value = client
                 .read(&done.path)
@@ -346,6 +347,16 @@ pub async fn wait(client: &Client, applied: &[Applied], timeout: Duration) -> Re
                 }
                 Fate::Refused(reason) => return Err(Failure::not_well(format!("{}: {reason}", done.name))),
                 Fate::Pending(message) => message,
+                // That takes the time that its settings say, and ends by itself.
+                Fate::RollingOut(message) => {
+                    deadline = Instant::now() + timeout;
+                    if stage != message {
+                        output::progress(&format!("{}: {message}", done.name));
+                        stage.clone_from(&message);
+                        said = true;
+                    }
+                    message
+                }
             };
             if Instant::now() + pause > deadline {
                 return Err(Failure::not_well(format!(

@@ -28,7 +28,7 @@ fn report(calls: Vec<v1::CallStats>) -> v1::Report {
 
 /// A report of a sidecar of which nothing is known.
 fn add(golden: &mut Golden, now: Instant, sidecar: &str, report: v1::Report) {
-    golden.add(now, sidecar, &mut Known::default(), report);
+    golden.add(now, sidecar, &mut Known::default(), &report);
 }
 
 #[test]
@@ -152,7 +152,11 @@ fn what_is_named_once_and_numbered_counts_as_if_it_were_named_each_time() {
             v1::CallStats { series: i as u32 + 1, ..if named.insert(i) { full.clone() } else { bare } }
         });
         let now = began + Duration::from_secs(second * 20);
-        with.add(now, "shop/web-1", &mut known, report(numbered.collect()));
+        let mut report_of = report(numbered.collect());
+        with.add(now, "shop/web-1", &mut known, &report_of);
+        known.name(&mut report_of.calls);
+        let destinations = |calls: &[v1::CallStats]| calls.iter().map(|c| c.destination.clone()).collect::<Vec<_>>();
+        assert_eq!(destinations(&report_of.calls), destinations(&full), "names can be had again");
         add(&mut without, now, "shop/web-1", report(full));
         for window in [10, 120, 3600].map(Duration::from_secs) {
             assert_eq!(with.stat(now, window, &[]), without.stat(now, window, &[]), "{second}");
@@ -167,7 +171,7 @@ fn a_number_that_means_nothing_is_counted_and_takes_no_room() {
     let now = golden.began;
     let bare = |series| v1::CallStats { series, calls: 1, ..Default::default() };
     let far = v1::CallStats { series: MAX_NUMBERED + 1, ..stats("shop/web", "shop/cart", "shop/cart-1", 1, 0) };
-    golden.add(now, "shop/web-1", &mut known, report(vec![bare(0), bare(7), bare(u32::MAX), far]));
+    golden.add(now, "shop/web-1", &mut known, &report(vec![bare(0), bare(7), bare(u32::MAX), far]));
     assert_eq!(golden.stat(now, Duration::from_secs(1), &[]).dropped, 4);
     assert!(golden.index.is_empty() && known.0.len() == 7);
 }

@@ -5,9 +5,10 @@ use serde_json::Value;
 use super::{
     Findings, has, items, text,
     text::{address, is_label, is_subdomain, is_token, socket},
+    traffic::within,
     unique,
 };
-use crate::kinds::GROUP;
+use crate::kinds::{GROUP, MeshSettings};
 use weft_certs::jwt::Keys;
 use weft_certs::{TrustBundle, TrustDomain};
 use weft_policy::config::{authorization_key, authorization_value};
@@ -130,6 +131,18 @@ pub fn federated_trust_domain(object: &Value, findings: &mut Findings) {
     }
 }
 
+/// The only object there is; a rollout that can be watched, of kinds named once.
+pub fn mesh_settings(object: &Value, findings: &mut Findings) {
+    let name = &object["metadata"]["name"];
+    if name.as_str().is_some_and(|name| name != MeshSettings::NAME) {
+        let why = format_args!("must be {:?}: the mesh has one MeshSettings", MeshSettings::NAME);
+        findings.invalid("metadata.name", name, why);
+    }
+    let rollout = &object["spec"]["rollout"];
+    within(findings, "spec.rollout.duration".to_owned(), &rollout["duration"], "5s", "24h");
+    unique(findings, items(rollout, "kinds", "spec.rollout"));
+}
+
 /// Targets or a selector.
 pub fn mesh_tls(object: &Value, findings: &mut Findings) {
     targets_or_selector(&object["spec"], findings);
@@ -179,4 +192,24 @@ pub(super) fn targets(spec: &Value, known: &[(&str, &str)], findings: &mut Findi
         }
     }
     unique(findings, refs.iter().map(|(path, target)| (path.clone(), *target)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_mesh_has_one_settings_object_and_a_rollout_that_can_be_watched() {
+        let fields = |name: &str, spec: Value| {
+            let mut findings = Findings::default();
+            mesh_settings(&json!({"metadata": {"name": name}, "spec": spec}), &mut findings);
+            findings.0.into_iter().map(|cause| cause.field).collect::<Vec<_>>()
+        };
+        assert!(fields("default", json!({"egress": "Any", "rollout": {"duration": "5s"}})).is_empty());
+        assert_eq!(fields("other", json!({})), ["metadata.name"]);
+        assert_eq!(fields("default", json!({"rollout": {"duration": "4s"}})), ["spec.rollout.duration"]);
+        let twice = json!({"rollout": {"kinds": ["HTTPRoute", "HTTPRoute"]}});
+        assert_eq!(fields("default", twice), ["spec.rollout.kinds[1]"]);
+    }
 }

@@ -33,7 +33,7 @@ fn span(text: &str) -> Duration {
     text.parse().unwrap_or_default()
 }
 
-fn within(findings: &mut Findings, path: String, value: &Value, least: &str, most: &str) {
+pub(super) fn within(findings: &mut Findings, path: String, value: &Value, least: &str, most: &str) {
     let given = value.as_str().and_then(|text| text.parse::<Duration>().ok());
     if given.is_some_and(|given| !(span(least)..=span(most)).contains(&given)) {
         findings.invalid(path, value, format_args!("must be between {least} and {most}"));

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::ledger::{About, Occurrence};
 use crate::{
-    compile::{Kind, ParentVerdict, Verdict},
+    compile::{Kind, ParentVerdict, Stage, Verdict},
     kinds::{Phase, TargetRef},
     world::{Table, Workload, World},
 };
@@ -27,6 +27,8 @@ type Object = (Kind, String, String, String);
 struct Told {
     verdict: Arc<Verdict>,
     wrong: BTreeSet<(&'static str, String)>,
+    /// How far its rollout had got, and of which edition.
+    rollout: Option<(Stage, i64)>,
 }
 
 /// Remembers one compilation to compare the next with.
@@ -45,12 +47,15 @@ impl Observer {
             let object = (verdict.kind, verdict.namespace.clone(), verdict.name.clone(), verdict.uid.clone());
             let before = self.told.remove(&object);
             if let Some(told) = before.as_ref().filter(|told| Arc::ptr_eq(&told.verdict, verdict)) {
-                seen.insert(object, Told { verdict: verdict.clone(), wrong: told.wrong.clone() });
+                let told = Told { verdict: verdict.clone(), wrong: told.wrong.clone(), rollout: told.rollout };
+                seen.insert(object, told);
                 continue;
             }
-            let before = before.map(|told| told.wrong).unwrap_or_default();
+            let (before, stage) = before.map(|told| (told.wrong, told.rollout)).unwrap_or_default();
             let wrong = tell(world, verdict, &before, &mut happened);
-            seen.insert(object, Told { verdict: verdict.clone(), wrong });
+            rolled(world, verdict, stage, &mut happened);
+            let rollout = verdict.rollout.as_ref().map(|note| (note.stage, verdict.generation));
+            seen.insert(object, Told { verdict: verdict.clone(), wrong, rollout });
         }
         self.told = seen;
         if let Some(before) = &self.workloads {
@@ -71,22 +76,9 @@ fn tell(
     before: &BTreeSet<(&'static str, String)>,
     happened: &mut Vec<Occurrence>,
 ) -> BTreeSet<(&'static str, String)> {
-    let about = About {
-        api_version: if verdict.kind.is_route() { "gateway.networking.k8s.io/v1" } else { "weft.mesh/v1alpha1" },
-        kind: verdict.kind.name(),
-        namespace: verdict.namespace.clone(),
-        name: verdict.name.clone(),
-        uid: verdict.uid.clone(),
-    };
     let mut wrong = BTreeSet::new();
     let mut say = |warning: bool, reason: &str, message: &str, parent: Option<&ParentVerdict>| {
-        let occurrence =
-            |about: About, message: String| Occurrence { about, warning, reason: reason.to_owned(), message };
-        happened.push(occurrence(about.clone(), message.to_owned()));
-        for service in services(world, verdict, parent) {
-            let message = format!("{} {}/{}: {message}", verdict.kind.name(), verdict.namespace, verdict.name);
-            happened.push(occurrence(service, message));
-        }
+        say(world, verdict, (warning, reason, message), parent, happened);
     };
     for parent in &verdict.parents {
         for condition in parent.conditions.iter().filter(|c| !c.status && c.reason != WAITING) {
@@ -111,6 +103,51 @@ fn tell(
     wrong
 }
 
+/// Tells how the rollout of an object moved on; `before` is how far it had got, and of which edition.
+fn rolled(world: &World, verdict: &Verdict, before: Option<(Stage, i64)>, happened: &mut Vec<Occurrence>) {
+    let now = verdict.rollout.as_ref().map(|note| (note.stage, verdict.generation));
+    if now == before {
+        return;
+    }
+    let generation = verdict.generation;
+    let everywhere = format!("generation {generation} is in force for all sidecars");
+    let what = match (&verdict.rollout, before) {
+        (Some(note), _) => match note.stage {
+            Stage::Waiting => return,
+            Stage::Trying => (false, "RolloutStarted", note.message.as_str()),
+            Stage::RolledBack => (true, "RolledBack", note.message.as_str()),
+        },
+        (None, Some((Stage::Trying, of))) if of == generation && verdict.is_accepted() => {
+            (false, "RolledOut", everywhere.as_str())
+        }
+        _ => return,
+    };
+    say(world, verdict, what, None, happened);
+}
+
+/// Says something of an object, and of the Services that it is about: whether somebody should do something, the reason, and for people.
+fn say(
+    world: &World,
+    verdict: &Verdict,
+    (warning, reason, message): (bool, &str, &str),
+    parent: Option<&ParentVerdict>,
+    happened: &mut Vec<Occurrence>,
+) {
+    let about = About {
+        api_version: if verdict.kind.is_route() { "gateway.networking.k8s.io/v1" } else { "weft.mesh/v1alpha1" },
+        kind: verdict.kind.name(),
+        namespace: verdict.namespace.clone(),
+        name: verdict.name.clone(),
+        uid: verdict.uid.clone(),
+    };
+    let occurrence = |about: About, message: String| Occurrence { about, warning, reason: reason.to_owned(), message };
+    happened.push(occurrence(about, message.to_owned()));
+    for service in services(world, verdict, parent) {
+        let message = format!("{} {}/{}: {message}", verdict.kind.name(), verdict.namespace, verdict.name);
+        happened.push(occurrence(service, message));
+    }
+}
+
 /// The Services that an object is about: the parent of a route, the targets of a policy.
 fn services(world: &World, verdict: &Verdict, parent: Option<&ParentVerdict>) -> Vec<About> {
     let key = format!("{}/{}", verdict.namespace, verdict.name);
@@ -129,7 +166,7 @@ fn services(world: &World, verdict: &Verdict, parent: Option<&ParentVerdict>) ->
         Kind::RequestAuthentication => {
             world.authentication.get(&key).map(|p| of(&p.spec.target_refs)).unwrap_or_default()
         }
-        Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => Vec::new(),
+        Kind::MeshSettings | Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => Vec::new(),
     };
     named.iter().collect::<BTreeSet<_>>().into_iter().filter_map(|key| service(world, key)).collect()
 }
@@ -211,6 +248,7 @@ mod tests {
             uid: "u".into(),
             generation: 3,
             parents: vec![parent],
+            rollout: None,
         })
     }
 
