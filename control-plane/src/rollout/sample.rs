@@ -23,7 +23,7 @@ pub struct Candidate {
 #[must_use]
 pub fn pick(candidates: Vec<Candidate>, percent: u8, minimum: usize, salt: &str) -> BTreeSet<String> {
     let all = candidates.len();
-    let wanted = (all * usize::from(percent) / 100).max(minimum).max(1).min(MOST);
+    let wanted = (all * usize::from(percent) / 100).max(minimum).clamp(1, MOST);
     let wanted = wanted.min(all.saturating_sub(1).max(1));
     let mut left: HashMap<String, usize> = HashMap::new();
     for candidate in &candidates {
@@ -58,7 +58,7 @@ mod tests {
         let of = |i: usize| Candidate {
             uid: format!("shop/w-{i}"),
             instance_of: format!("s-{}", i % services),
-            is_busy: i % 3 == 0,
+            is_busy: i.is_multiple_of(3),
         };
         (0..services * instances).map(of).collect()
     }

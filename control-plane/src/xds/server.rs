@@ -129,8 +129,10 @@ const FIRST_REQUEST: Duration = Duration::from_secs(30);
 
 struct Live {
     session: Session,
-    /// Once it has asked for its `Inbound`.
-    workload: Option<String>,
+    /// Whose `Inbound` it asked for.
+    workload: Option<Box<str>>,
+    /// Whether it may have it: what it may not have it is not.
+    is_own: bool,
     requests: Streaming<DeltaDiscoveryRequest>,
     interest: Interest,
     hub: Arc<Hub>,
@@ -140,10 +142,20 @@ struct Live {
 }
 
 impl Live {
+    /// What is offered to this stream now.
+    fn snapshot(&mut self) -> Arc<Snapshot> {
+        if let Some(asked) = self.workload.as_deref().filter(|_| !self.is_own) {
+            // A workload that has just registered is not compiled yet; once it is, the stream is woken.
+            let client = self.session.client();
+            self.is_own = self.hub.snapshot(None).lookup(client, type_url::INBOUND, asked).is_some();
+        }
+        self.hub.snapshot(self.workload.as_deref().filter(|_| self.is_own))
+    }
+
     /// Waits for the next response to send; `None` ends the stream.
     async fn next(&mut self) -> Option<Result<DeltaDiscoveryResponse, Status>> {
         loop {
-            let snapshot = self.hub.snapshot(self.workload.as_deref());
+            let snapshot = self.snapshot();
             let before = self.session.counts();
             if let Some(response) = self.session.response(&snapshot) {
                 self.hub.count(before, self.session.counts());
@@ -184,10 +196,7 @@ impl Live {
                 self.interest.add(url, request.resource_names_subscribe.iter().map(String::as_str));
                 self.interest.remove(url, request.resource_names_unsubscribe.iter().map(String::as_str));
                 if url == type_url::INBOUND && self.workload.is_none() {
-                    // What it may not have it is not.
-                    let client = self.session.client();
-                    let own = |name: &&String| snapshot.lookup(client, url, name).is_some();
-                    self.workload = request.resource_names_subscribe.iter().find(own).cloned();
+                    self.workload = request.resource_names_subscribe.first().map(|name| name.as_str().into());
                 }
                 if url == type_url::MESH_SETTINGS {
                     self.interest.add(url, std::iter::once("mesh"));
@@ -231,6 +240,7 @@ impl AggregatedDiscoveryService for Discovery {
         let live = Live {
             session: Session::new(client.clone()),
             workload: None,
+            is_own: false,
             requests: request.into_inner(),
             interest: self.hub.interests.join(),
             guard: self.hub.convergence.join(client),
