@@ -24,7 +24,7 @@ use tokio::{
 use weft_certs::{ca::Credential, tls::api_client_config};
 use weft_control::{
     api::{self, Settings},
-    kinds::{Service, TargetRef, TrafficPolicy, TrafficPolicySpec, Workload, WorkloadSpec},
+    kinds::{MeshSettings, Service, TargetRef, TrafficPolicy, TrafficPolicySpec, Workload, WorkloadSpec},
     store,
 };
 
@@ -408,4 +408,37 @@ async fn discovery_names_every_kind_in_one_document() {
         assert!(list.contains(&format!("\"kind\":\"{}\"", kind.kind)), "{list}");
     }
     server.stop().await;
+}
+
+#[tokio::test]
+async fn the_mesh_has_one_settings_object_and_what_is_wrong_with_it_is_named() {
+    let server = Server::start().await;
+    let all: Api<MeshSettings> = Api::all(api::client(&server.api));
+    let of = |name: &str, spec: Value| -> MeshSettings {
+        let (api_version, kind) = ("weft.mesh/v1alpha1", "MeshSettings");
+        serde_json::from_value(
+            json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": name}, "spec": spec}),
+        )
+        .unwrap()
+    };
+    let made = all.create(&PostParams::default(), &of("default", json!({"rollout": {"percent": 10}}))).await.unwrap();
+    assert_eq!((&made.metadata.namespace, made.spec.rollout.as_ref().unwrap().percent), (&None, Some(10)));
+    let named = |result: kube::Result<MeshSettings>| match result.unwrap_err() {
+        kube::Error::Api(status) => (status.code, status.message),
+        other => panic!("{other}"),
+    };
+    let (code, message) = named(all.create(&PostParams::default(), &of("other", json!({}))).await);
+    assert!(code == 422 && message.contains("metadata.name") && message.contains("\"default\""), "{code} {message}");
+    for (spec, field) in [
+        (json!({"rollout": {"percent": 51}}), "spec.rollout.percent"),
+        (json!({"rollout": {"duration": "1s"}}), "spec.rollout.duration"),
+        (json!({"rollout": {"maxErrorIncrease": 101.0}}), "spec.rollout.maxErrorIncrease"),
+    ] {
+        let (code, message) = named(all.create(&PostParams::default(), &of("default", spec)).await);
+        assert!(code == 422 && message.contains(field), "{field}: {code} {message}");
+    }
+    let mut wish = made.clone();
+    wish.metadata.annotations = Some([("weft.mesh/rollout".to_owned(), "half".to_owned())].into());
+    let (code, message) = named(all.replace("default", &PostParams::default(), &wish).await);
+    assert!(code == 422 && message.contains("metadata.annotations[weft.mesh/rollout]"), "{code} {message}");
 }

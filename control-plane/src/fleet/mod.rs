@@ -187,6 +187,14 @@ impl Fleet {
         self.tally.lock().clone().unwrap_or_default()
     }
 
+    /// As if a sidecar had reported these calls.
+    #[cfg(test)]
+    pub(crate) fn tell(&self, sidecar: &str, calls: &[v1::CallStats]) {
+        if let Some(tally) = &mut *self.tally.lock() {
+            tally.add(sidecar, calls);
+        }
+    }
+
     /// Sends a command to a sidecar and waits for its answer.
     ///
     /// # Errors

@@ -26,10 +26,15 @@ use weft_proto::type_url;
 const LOOK: Duration = Duration::from_secs(1);
 /// How long calls are counted before a change, at most; a quarter of its own time otherwise.
 const BEFORE: Duration = Duration::from_secs(10);
+/// So long after a start sidecars may still be on their way back: that nobody needs a change says nothing yet.
+const RETURN: Duration = Duration::from_secs(30);
+/// After so long without a call of the sample, and without the sample itself, another one is picked.
+const GONE: Duration = Duration::from_secs(30);
 /// After the store failed, it is asked again no sooner than this.
 const AGAIN: Duration = Duration::from_secs(1);
-/// Records written at once: fewer than etcd takes.
+/// Records written at once, and bytes of them: fewer than etcd takes.
 const WRITES: usize = 100;
+const BYTES: usize = 1 << 20;
 
 /// What is needed to see and to write.
 pub struct Means {
@@ -117,9 +122,9 @@ async fn lead(means: &Means) {
         }
         let latest = compiled.borrow_and_update().clone();
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let writes = conductor.decide(means, &latest, Instant::now(), unix);
-        for chunk in writes.chunks(WRITES) {
-            match means.store.transact(chunk.to_vec()).await {
+        let writes = conductor.decide(means, &means.rollouts, &latest, Instant::now(), unix);
+        for chunk in chunks(writes) {
+            match means.store.transact(chunk).await {
                 // Sooner than they come back, so that nothing is decided twice.
                 Ok(events) => events.iter().for_each(|event| note(&means.rollouts, event)),
                 Err(error) => {
@@ -132,6 +137,26 @@ async fn lead(means: &Means) {
     }
 }
 
+/// Writes in lots that a store takes at once.
+fn chunks(writes: Vec<Write>) -> Vec<Vec<Write>> {
+    let mut lots: Vec<Vec<Write>> = Vec::new();
+    let mut bytes = 0;
+    for write in writes {
+        let size = write.value.as_ref().map_or(0, |value| value.len());
+        match lots.last_mut().filter(|lot| lot.len() < WRITES && bytes + size <= BYTES) {
+            Some(lot) => {
+                bytes += size;
+                lot.push(write);
+            }
+            None => {
+                bytes = size;
+                lots.push(vec![write]);
+            }
+        }
+    }
+    lots
+}
+
 /// Changes that are given to a sample together.
 #[derive(Default)]
 struct Batch {
@@ -141,17 +166,30 @@ struct Batch {
     since: Option<Instant>,
     /// The counts when the sample got it.
     before: Option<Tally>,
+    /// Since when calls are counted that the sample makes with it, in seconds since the Unix epoch: a start begins anew.
+    counted: u64,
 }
 
+/// Decides what is next. The time is an argument.
 #[derive(Default)]
-struct Conductor {
+pub(super) struct Conductor {
     batch: Batch,
+    /// Since when it decides.
+    since: Option<Instant>,
 }
 
 impl Conductor {
     /// What is to be written now.
-    fn decide(&mut self, means: &Means, latest: &Compiled, now: Instant, unix: u64) -> Vec<Write> {
-        let held = means.rollouts.held();
+    pub(super) fn decide(
+        &mut self,
+        means: &Means,
+        rollouts: &Rollouts,
+        latest: &Compiled,
+        now: Instant,
+        unix: u64,
+    ) -> Vec<Write> {
+        self.since.get_or_insert(now);
+        let held = rollouts.held();
         let mut writes: Vec<Write> = Vec::new();
         let mut write = |held: &Held, progress: Progress| {
             match &progress {
@@ -174,7 +212,7 @@ impl Conductor {
             self.batch = Batch::default();
             means.fleet.count(None);
         }
-        for (id, revision) in means.rollouts.useless() {
+        for (id, revision) in rollouts.useless() {
             writes.extend(record::write(&id, Some(revision), None));
         }
         writes
@@ -195,12 +233,13 @@ impl Conductor {
         self.batch.members.retain(|member, _| ready.contains_key(member));
         if self.batch.members.is_empty() {
             self.batch.since = None;
+            let is_early = self.since.is_none_or(|since| now.saturating_duration_since(since) < RETURN);
             for (member, held) in &ready {
-                if concerned(means, latest, held).is_empty() {
+                if !concerned(means, latest, held).is_empty() {
+                    self.batch.members.insert(member.clone(), subject(latest, held));
+                } else if !is_early {
                     let message = "no sidecar that is connected needs it".to_owned();
                     write(held, Progress::Promoted { message });
-                } else {
-                    self.batch.members.insert(member.clone(), subject(latest, held));
                 }
             }
         }
@@ -250,7 +289,7 @@ impl Conductor {
             self.batch.members.entry(member).or_insert_with(|| subject(latest, held));
         }
         if means.fleet.count(Some(&self.batch.subject())) {
-            self.batch.before = None;
+            (self.batch.before, self.batch.counted) = (None, unix);
         }
         let tally = means.fleet.tally();
         let shapes = trying.iter().filter_map(|held| held.verdict.as_ref()).flat_map(|verdict| &verdict.parents);
@@ -271,7 +310,13 @@ impl Conductor {
             let refusals = progress.by_ref().take(parents).flat_map(|progress| progress.refused).collect::<Vec<_>>();
             let refused = refusals.iter().find(|refused| in_sample(&refused.sidecar));
             let refused = refused.map(|r| format!("{} refused {}: {} {}", r.sidecar, r.resource, r.field, r.reason));
-            let elapsed = Duration::from_secs(unix.saturating_sub(*began));
+            let elapsed = Duration::from_secs(unix.saturating_sub(self.batch.counted.max(*began)));
+            // Whoever should have tried it may be gone: then others do.
+            let is_silent = elapsed >= GONE && evidence.iter().all(|seen| seen.during.sample.calls == 0);
+            if is_silent && !concerned(means, latest, held).iter().any(|uid| in_sample(uid)) {
+                write(held, Progress::Waiting);
+                continue;
+            }
             match judge(&held.terms.limits, &evidence, elapsed, (sample.len(), *of), refused.as_deref()) {
                 Decision::GoOn => {}
                 Decision::Promote(message) => write(held, Progress::Promoted { message }),
@@ -323,5 +368,25 @@ fn instance_of(world: &World, uid: &str) -> String {
         }
         Some(workload) => format!("{namespace}:{}", workload.spec.service_account),
         None => uid.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Expect, Key};
+
+    #[test]
+    fn a_lot_has_neither_too_many_records_nor_too_many_bytes() {
+        let write = |i: usize, size: usize| Write {
+            key: Key::new(RESOURCE, "shop", format!("HTTPRoute.{i}")),
+            expect: Expect::Absent,
+            value: Some(vec![0; size].into()),
+        };
+        let sizes = |lots: Vec<Vec<Write>>| lots.iter().map(Vec::len).collect::<Vec<_>>();
+        assert_eq!(sizes(chunks((0..250).map(|i| write(i, 10)).collect())), [100, 100, 50]);
+        assert_eq!(sizes(chunks((0..5).map(|i| write(i, 400 << 10)).collect())), [2, 2, 1]);
+        assert_eq!(sizes(chunks(vec![write(0, 2 << 20), write(1, 1)])), [1, 1]);
+        assert!(chunks(Vec::new()).is_empty());
     }
 }

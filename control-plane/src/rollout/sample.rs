@@ -58,7 +58,7 @@ mod tests {
         let of = |i: usize| Candidate {
             uid: format!("shop/w-{i}"),
             instance_of: format!("s-{}", i % services),
-            is_busy: i % 3 == 0,
+            is_busy: i.is_multiple_of(3),
         };
         (0..services * instances).map(of).collect()
     }

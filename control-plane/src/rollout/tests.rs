@@ -17,6 +17,9 @@ use std::sync::Arc;
 use weft_proto::discovery::DeltaDiscoveryRequest;
 use weft_proto::{type_url, v1};
 
+#[path = "conduct_tests.rs"]
+mod conducting;
+
 const SHOP: &str = "kind: Service\nmetadata: {name: cart}\nspec: {clusterIP: 198.18.0.1, ports: [{name: http, port: 80}]}\n---\n\
     kind: MeshSettings\nmetadata: {name: default}\nspec: {rollout: {percent: 5, duration: 60s}}";
 

@@ -138,12 +138,12 @@ pub async fn run(
     }
 }
 
-/// Verdicts, and what the sample gets.
-type Judged = (Vec<Arc<Verdict>>, Option<Arc<Output>>);
+/// The verdicts on everything, and what the sample gets.
+type Trial = (Vec<Arc<Verdict>>, Option<Arc<Output>>);
 
 /// The verdicts with those of what is held back, and what the sample gets. A trial is compiled as a change of what all others have, which
 /// it leaves alone: the two share whatever is equal.
-fn stage(rollouts: &Rollouts, compiler: &Compiler, plan: &Plan, output: &Output) -> Option<Judged> {
+fn stage(rollouts: &Rollouts, compiler: &Compiler, plan: &Plan, output: &Output) -> Option<Trial> {
     plan.stable.as_ref()?;
     let compile = |world: &World| compiler.clone().compile(world);
     let trial = plan.trial.as_ref().map(compile);

@@ -74,9 +74,8 @@ impl Hub {
     }
 
     /// Names of which the sidecar of a workload is offered something else than all others.
-    fn tried(&self, workload: Option<&str>) -> Vec<Topic> {
-        let offer = self.offer();
-        let canary = offer.canary.filter(|canary| workload.is_some_and(|uid| canary.sample.contains(uid)));
+    fn tried(&self, workload: &str) -> Vec<Topic> {
+        let canary = self.offer().canary.filter(|canary| canary.sample.contains(workload));
         canary.map(|canary| canary.topics.to_vec()).unwrap_or_default()
     }
 
@@ -135,8 +134,10 @@ const FIRST_REQUEST: Duration = Duration::from_secs(30);
 
 struct Live {
     session: Session,
-    /// Once it has asked for its `Inbound`.
-    workload: Option<String>,
+    /// Whose `Inbound` it asked for.
+    workload: Option<Box<str>>,
+    /// Whether it may have it: what it may not have it is not.
+    is_own: bool,
     requests: Streaming<DeltaDiscoveryRequest>,
     interest: Interest,
     hub: Arc<Hub>,
@@ -146,12 +147,26 @@ struct Live {
 }
 
 impl Live {
+    /// What is offered to this stream now.
+    fn snapshot(&mut self) -> Arc<Snapshot> {
+        if let Some(asked) = self.workload.as_deref().filter(|_| !self.is_own) {
+            // A workload that has just registered is not compiled yet; once it is, the stream is woken.
+            let client = self.session.client();
+            self.is_own = self.hub.snapshot(None).lookup(client, type_url::INBOUND, asked).is_some();
+            if self.is_own {
+                // It may be one of those that are offered something else.
+                self.session.changed(self.hub.tried(asked));
+            }
+        }
+        self.hub.snapshot(self.workload.as_deref().filter(|_| self.is_own))
+    }
+
     /// Waits for the next response to send; `None` ends the stream.
     async fn next(&mut self) -> Option<Result<DeltaDiscoveryResponse, Status>> {
         loop {
             // In this order: what is published in between is told once more.
             self.session.changed(self.interest.take());
-            let snapshot = self.hub.snapshot(self.workload.as_deref());
+            let snapshot = self.snapshot();
             let before = self.session.counts();
             if let Some(response) = self.session.response(&snapshot) {
                 self.hub.count(before, self.session.counts());
@@ -192,12 +207,7 @@ impl Live {
                 self.interest.add(url, request.resource_names_subscribe.iter().map(String::as_str));
                 self.interest.remove(url, request.resource_names_unsubscribe.iter().map(String::as_str));
                 if url == type_url::INBOUND && self.workload.is_none() {
-                    // What it may not have it is not.
-                    let client = self.session.client();
-                    let own = |name: &&String| snapshot.lookup(client, url, name).is_some();
-                    self.workload = request.resource_names_subscribe.iter().find(own).cloned();
-                    // It may be one of those that are offered something else.
-                    self.session.changed(self.hub.tried(self.workload.as_deref()));
+                    self.workload = request.resource_names_subscribe.first().map(|name| name.as_str().into());
                 }
                 if url == type_url::MESH_SETTINGS {
                     self.interest.add(url, std::iter::once("mesh"));
@@ -241,6 +251,7 @@ impl AggregatedDiscoveryService for Discovery {
         let live = Live {
             session: Session::new(client.clone()),
             workload: None,
+            is_own: false,
             requests: request.into_inner(),
             interest: self.hub.interests.join(),
             guard: self.hub.convergence.join(client),

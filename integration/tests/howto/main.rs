@@ -19,6 +19,7 @@ mod policy;
 mod rate_limits;
 mod retries;
 mod roles;
+mod rollouts;
 
 /// Pages that show YAML have a test module of their name, which opens the page and uses up every block of it.
 #[test]

@@ -225,7 +225,7 @@ fn workload(world: &World, was: Option<&Arc<Workload>>, is: Option<&Arc<Workload
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compile::Condition;
+    use crate::compile::{Condition, Note};
     use serde_json::json;
 
     fn world() -> World {
@@ -282,6 +282,29 @@ mod tests {
             Observer::default().observe(&world, &[verdict(vec![Condition::accepted()])]).is_empty(),
             "well at the start"
         );
+    }
+
+    #[test]
+    fn how_a_rollout_goes_is_told_once_and_of_the_service_too() {
+        let (mut observer, world) = (Observer::default(), world());
+        let mut step = |stage: Option<Stage>, generation: i64| {
+            let mut verdict = Verdict::clone(&verdict(vec![Condition::accepted()]));
+            verdict.generation = generation;
+            verdict.rollout = stage.map(|stage| Note { stage, message: "so many".into() });
+            let happened = observer.observe(&world, &[Arc::new(verdict)]);
+            happened.iter().map(|o| (o.warning, o.reason.clone(), o.about.kind)).collect::<Vec<_>>()
+        };
+        let both = |warning: bool, reason: &str| {
+            vec![(warning, reason.to_owned(), "HTTPRoute"), (warning, reason.to_owned(), "Service")]
+        };
+        assert!(step(None, 1).is_empty() && step(Some(Stage::Waiting), 2).is_empty());
+        assert_eq!(step(Some(Stage::Trying), 2), both(false, "RolloutStarted"));
+        assert!(step(Some(Stage::Trying), 2).is_empty());
+        assert_eq!(step(None, 2), both(false, "RolledOut"));
+        assert!(step(None, 2).is_empty() && step(Some(Stage::Waiting), 3).is_empty());
+        assert_eq!(step(Some(Stage::Trying), 3), both(false, "RolloutStarted"));
+        assert_eq!(step(Some(Stage::RolledBack), 3), both(true, "RolledBack"));
+        assert!(step(Some(Stage::RolledBack), 3).is_empty() && step(None, 4).is_empty());
     }
 
     #[test]
