@@ -377,6 +377,7 @@ impl Parts {
             clients: self.clients,
             store: self.store.clone(),
             trust_domain: self.endpoints.trust_domain.clone(),
+            data_dir: settings.data_dir.clone(),
         }));
         let mut tasks = Tasks::new();
 

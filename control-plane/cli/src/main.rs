@@ -12,6 +12,7 @@ mod delete;
 mod demo;
 mod describe;
 mod edit;
+mod endpoints;
 mod explain;
 mod failure;
 mod fleet;
@@ -20,6 +21,7 @@ mod identity;
 mod output;
 mod plugin;
 mod proxy;
+mod routes;
 mod run;
 mod stat;
 mod store;
@@ -79,7 +81,11 @@ enum Command {
     Explain(explain::Args),
     /// Show success, latency and load of services
     Stat(stat::Args),
-    /// Ask a sidecar for its configuration, or change what it logs
+    /// Show by which rules calls of services go, and how they fare
+    Routes(routes::Args),
+    /// Show the endpoints of services, or how one caller's sidecar sees them
+    Endpoints(endpoints::Args),
+    /// Ask a sidecar for its configuration or its metrics, or change what it logs
     Proxy(proxy::Args),
     /// Make, list and revoke the tokens with which workloads join
     Token(token::Args),
@@ -139,6 +145,8 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Check(args) => single(check::run(&global, args)),
         Command::Explain(args) => single(explain::run(&global, args)),
         Command::Stat(args) => single(stat::run(&global, args)),
+        Command::Routes(args) => single(routes::run(&global, args)),
+        Command::Endpoints(args) => single(endpoints::run(&global, args)),
         Command::Proxy(args) => single(proxy::run(&global, args)),
         Command::User(args) => single(user::run(&global, args)),
         Command::Admin(args) => single(admin::run(&global, args)),

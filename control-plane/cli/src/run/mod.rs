@@ -2,7 +2,7 @@
 //! knows the sidecar process, `supervise` lives with both.
 
 mod join;
-mod netns;
+pub mod netns;
 pub mod ports;
 pub mod sidecar;
 mod supervise;
