@@ -378,6 +378,7 @@ impl Parts {
             store: self.store.clone(),
             trust_domain: self.endpoints.trust_domain.clone(),
             data_dir: settings.data_dir.clone(),
+            started: std::time::Instant::now(),
         }));
         let mut tasks = Tasks::new();
 

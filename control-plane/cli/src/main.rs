@@ -11,6 +11,7 @@ mod completion;
 mod delete;
 mod demo;
 mod describe;
+mod diagnose;
 mod edit;
 mod endpoints;
 mod explain;
@@ -77,6 +78,8 @@ enum Command {
     Delete(delete::Args),
     /// Say whether the mesh is well, and what to do where it is not
     Check(check::Args),
+    /// Gather what somebody who helps wants to see of the mesh, without its secrets, into one file
+    Diagnose(diagnose::Args),
     /// Say what becomes of a call, and which route and policy decide: nothing is sent
     Explain(explain::Args),
     /// Show success, latency and load of services
@@ -143,6 +146,7 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Edit(args) => single(edit::run(&global, args)),
         Command::Delete(args) => single(delete::run(&global, args)),
         Command::Check(args) => single(check::run(&global, args)),
+        Command::Diagnose(args) => single(diagnose::run(&global, args)),
         Command::Explain(args) => single(explain::run(&global, args)),
         Command::Stat(args) => single(stat::run(&global, args)),
         Command::Routes(args) => single(routes::run(&global, args)),

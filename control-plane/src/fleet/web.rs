@@ -8,6 +8,7 @@ mod authority;
 mod check;
 mod endpoints;
 mod joining;
+mod process;
 mod routes;
 mod users;
 
@@ -62,6 +63,8 @@ pub struct Sources {
     pub trust_domain: String,
     /// The control plane's directory.
     pub data_dir: std::path::PathBuf,
+    /// When it started.
+    pub started: std::time::Instant,
 }
 
 /// The routes, all under `/weft/v1`.
@@ -72,6 +75,7 @@ pub fn router(sources: Sources) -> Router {
         .route("/weft/v1/endpoints", get(endpoints::list))
         .route("/weft/v1/fleet", get(fleet))
         .route("/weft/v1/check", get(check::check))
+        .route("/weft/v1/process", get(process::show))
         .route("/weft/v1/tokens", get(joining::list).post(joining::create))
         .route("/weft/v1/tokens/{id}", delete(joining::revoke))
         .route("/weft/v1/users", post(users::create))

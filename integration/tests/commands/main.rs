@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test says what is wrong")]
 
 mod check;
+mod diagnose;
 mod seeing;
 
 use serde_json::Value;
