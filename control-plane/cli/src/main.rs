@@ -27,6 +27,7 @@ mod run;
 mod stat;
 mod store;
 mod token;
+mod top;
 mod trampoline;
 mod up;
 mod user;
@@ -84,6 +85,8 @@ enum Command {
     Explain(explain::Args),
     /// Show success, latency and load of services
     Stat(stat::Args),
+    /// Watch services live on the whole terminal
+    Top(top::Args),
     /// Show by which rules calls of services go, and how they fare
     Routes(routes::Args),
     /// Show the endpoints of services, or how one caller's sidecar sees them
@@ -149,6 +152,7 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Diagnose(args) => single(diagnose::run(&global, args)),
         Command::Explain(args) => single(explain::run(&global, args)),
         Command::Stat(args) => single(stat::run(&global, args)),
+        Command::Top(args) => single(top::run(&global, args)),
         Command::Routes(args) => single(routes::run(&global, args)),
         Command::Endpoints(args) => single(endpoints::run(&global, args)),
         Command::Proxy(args) => single(proxy::run(&global, args)),

@@ -6,6 +6,7 @@
 mod check;
 mod diagnose;
 mod seeing;
+mod top;
 
 use serde_json::Value;
 use weft_integration::rig::stage::{Caller, Instance, services};
