@@ -49,6 +49,6 @@ fn endpoint(backend: &str, member: &Member, now: Instant) -> Value {
         "state": member.breaker_state(now),
         "opened": member.opened(),
         "inFlight": member.in_flight(),
-        "latencyMs": (!latency.is_zero()).then(|| latency.as_secs_f64() * 1000.0),
+        "latencyMs": (!latency.is_zero()).then_some(latency.as_secs_f64() * 1000.0),
     })
 }
