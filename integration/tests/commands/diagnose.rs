@@ -121,7 +121,8 @@ fn a_bundle_has_what_helps_and_no_secret() {
 
     let text = everything(&folder);
     let kubeconfig = std::fs::read_to_string(shop.mesh.kubeconfig()).unwrap();
-    let of_admin = kubeconfig.lines().find_map(|line| line.trim().strip_prefix("client-key-data:")).unwrap().trim();
+    let of_admin = kubeconfig.split("\"client-key-data\":").nth(1).and_then(|rest| rest.split('"').nth(1)).unwrap();
+    assert!(of_admin.len() > 100, "{kubeconfig}");
     let key_file = std::fs::read_to_string(shop.caller.sidecar.state.join("settings.json")).unwrap();
     let proxy_password = json(key_file)["outbound"]["credentials"]["password"].as_str().unwrap().to_owned();
     let encoded = STANDARD.encode(PASSWORD);

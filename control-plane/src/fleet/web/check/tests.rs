@@ -1,3 +1,5 @@
+//! Facts are judged by what was seen, and every one of them is in the book.
+
 use super::*;
 use crate::compile::{Condition, Kind, Output, ParentVerdict, Variants, Verdict};
 use crate::world::World;

@@ -1,3 +1,5 @@
+//! Routes are shown as they were compiled, with the figures that are theirs.
+
 use super::*;
 use weft_proto::v1::{RouteMatch, key_match, route_match};
 
