@@ -386,6 +386,8 @@ impl Parts {
             clients: self.clients,
             store: self.store.clone(),
             trust_domain: self.endpoints.trust_domain.clone(),
+            data_dir: settings.data_dir.clone(),
+            started: std::time::Instant::now(),
         }));
         let mut tasks = Tasks::new();
 

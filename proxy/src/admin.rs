@@ -3,10 +3,13 @@
 //!
 //! HTTP/1.1, one request a connection: it serves a scraper and a person, runs on the control thread, and bounds everything.
 
+mod stats;
+
 use crate::discovery::{Directory, DumpRequest};
 use crate::drain::Drain;
 use crate::telemetry::Telemetry;
 use serde_json::{Value, json};
+pub use stats::stats;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -186,31 +189,7 @@ impl Admin {
     }
 
     fn stats(&self) -> Value {
-        use crate::drain::Side;
-        let snapshot = self.directory.snapshot();
-        let now = std::time::Instant::now();
-        let breakers: Vec<Value> = snapshot
-            .clusters()
-            .flat_map(|(_, _, cluster)| cluster.breakers(now))
-            .map(|status| {
-                json!({
-                    "backend": status.backend,
-                    "endpoint": status.endpoint,
-                    "state": status.state().as_str_name().trim_start_matches("BREAKER_STATE_").to_ascii_lowercase(),
-                    "opened": status.opened,
-                })
-            })
-            .collect();
-        json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "pid": std::process::id(),
-            "ready": *self.ready.borrow(),
-            "drain": { "stage": format!("{:?}", self.drain.stage()).to_ascii_lowercase(), "cut": self.drain.cut_count() },
-            "generation": snapshot.generation,
-            "services": snapshot.services.len(),
-            "connections": { "inbound": self.drain.open(Side::Inbound), "outbound": self.drain.open(Side::Outbound) },
-            "endpoints": breakers,
-        })
+        stats(&self.directory.snapshot(), &self.drain, *self.ready.borrow(), std::time::Instant::now())
     }
 
     fn certificate(&self) -> Answer {

@@ -75,8 +75,10 @@ pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
 
 async fn take(global: &Global, file: &Path) -> Result<u8, Failure> {
     let client = Client::new(global)?;
+    output::progress("weft: taking every object");
     let text = client.text("/weft/v1/backup").await.map_err(|error| error.into_failure("take a backup"))?;
     // Whole as it arrived, or not written: the file of before stays.
+    output::progress(&format!("weft: {} KiB arrived; checking and writing", text.len().div_ceil(1024)));
     let taken = backup::read(&text).map_err(|error| Failure::not_well(error.to_string()).hint("take it again"))?;
     private_file(file, text.as_bytes())?;
     let header = taken.header;
@@ -94,6 +96,7 @@ async fn restore(args: Restore) -> Result<u8, Failure> {
     let file = args.file.display();
     let bad = |error: backup::Error| Failure::not_well(format!("{file}: {error}"));
     let text = std::fs::read_to_string(&args.file).map_err(|e| Failure::usage(format!("cannot read {file}: {e}")))?;
+    output::progress(&format!("weft: checking {} KiB", text.len().div_ceil(1024)));
     let backup = backup::read(&text).map_err(bad)?;
     let me = store::replica(format_args!("restore {}", std::process::id()));
     let named = args.store.settings(&me)?;
@@ -101,6 +104,7 @@ async fn restore(args: Restore) -> Result<u8, Failure> {
     let opened = weft_control::up::open_store(&args.data_dir, named.as_ref()).await;
     let store = opened.map_err(|error| Failure::not_well(error.to_string()).hint("end the control plane first"))?;
     if shared {
+        output::progress("weft: waiting for the lead of the store");
         let mut lead = store.lead();
         let known = tokio::time::timeout(LEAD, lead.wait_for(|lead| !lead.owner.is_empty())).await;
         let leads = known.ok().and_then(Result::ok).map(|lead| lead.owner.clone()).unwrap_or_default();
@@ -109,6 +113,7 @@ async fn restore(args: Restore) -> Result<u8, Failure> {
                 .hint("end every one of them, wait ten seconds, and restore again"));
         }
     }
+    output::progress(&format!("weft: writing {} objects", backup.header.objects));
     let done = backup::restore(&*store, &backup, args.force).await.map_err(|error| match error {
         backup::Error::NotEmpty(_) => Failure::not_well(error.to_string())
             .hint("restore into an empty store, or replace what is there with --force"),
@@ -126,6 +131,7 @@ fn compact(data_dir: &Path) -> Result<u8, Failure> {
     if !path.exists() {
         return Err(Failure::usage(format!("there is no {}", path.display())));
     }
+    output::progress("weft: compacting; a large store takes its time");
     let (before, after) = Embedded::compact(&path)
         .map_err(|error| Failure::not_well(error.to_string()).hint("end the control plane first"))?;
     output::print(&format!("{}: {before} bytes before, {after} after\n", path.display()))?;

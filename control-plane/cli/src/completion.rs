@@ -51,7 +51,7 @@ const BASH: &str = r#"
 _weft_live() {
     _weft "$@"
     case "${COMP_WORDS[1]}" in
-        get|describe|edit|delete)
+        get|describe|edit|delete|stat|top|routes|endpoints|proxy)
             local live
             live="$(weft __complete -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)" || return 0
             COMPREPLY+=( $(compgen -W "${live}" -- "${COMP_WORDS[COMP_CWORD]}") )
@@ -65,7 +65,7 @@ const ZSH: &str = r#"
 _weft_live() {
     local -a live
     case "${words[2]}" in
-        get|describe|edit|delete) live=(${(f)"$(weft __complete -- "${(@)words[2,CURRENT]}" 2>/dev/null)"}) ;;
+        get|describe|edit|delete|stat|top|routes|endpoints|proxy) live=(${(f)"$(weft __complete -- "${(@)words[2,CURRENT]}" 2>/dev/null)"}) ;;
     esac
     (( $#live )) && compadd -a live
     _weft "$@"
@@ -74,7 +74,7 @@ compdef _weft_live weft
 "#;
 
 const FISH: &str = r#"
-complete -c weft -n "__fish_seen_subcommand_from get describe edit delete" -f -a "(weft __complete -- (commandline -opc)[2..] (commandline -ct) 2>/dev/null)"
+complete -c weft -n "__fish_seen_subcommand_from get describe edit delete stat top routes endpoints proxy" -f -a "(weft __complete -- (commandline -opc)[2..] (commandline -ct) 2>/dev/null)"
 "#;
 
 /// What the word under the cursor can be.
@@ -159,9 +159,13 @@ fn read(words: &[String]) -> (Wanted, Typed) {
             None => return (Wanted::Nothing, typed),
         }
     }
+    let of = |kind: &str| Wanted::Name { kind: kind.to_owned(), slash: false };
     let wanted = match positions.as_slice() {
-        [verb, ..] if !["get", "describe", "edit", "delete"].contains(verb) => Wanted::Nothing,
         _ if cursor.starts_with('-') => Wanted::Nothing,
+        // These name services and workloads alone.
+        ["stat" | "routes" | "endpoints", ..] | ["top"] => of("service"),
+        ["proxy", "config" | "log" | "stats"] => of("workload"),
+        [verb, ..] if !["get", "describe", "edit", "delete"].contains(verb) => Wanted::Nothing,
         [_] => match cursor.split_once('/') {
             Some((kind, _)) => Wanted::Name { kind: kind.to_owned(), slash: true },
             None => Wanted::Kind,
@@ -188,7 +192,24 @@ mod tests {
         assert_eq!(after("describe svc "), name(false));
         assert_eq!(after("delete -l a=b svc cart ca"), name(false));
         assert_eq!(after("edit svc/c"), name(true));
-        for nothing in ["ge", "stat sv", "get --o", "get -n ", "get svc/cart x", "get -o "] {
+        let of = |kind: &str| Wanted::Name { kind: kind.into(), slash: false };
+        assert_eq!(
+            (after("stat sv"), after("routes a b"), after("top ")),
+            (of("service"), of("service"), of("service"))
+        );
+        assert_eq!((after("proxy stats -n shop c"), after("proxy log ")), (of("workload"), of("workload")));
+        for nothing in [
+            "ge",
+            "top a b",
+            "proxy c",
+            "proxy log a b",
+            "stat --w",
+            "explain a",
+            "get --o",
+            "get -n ",
+            "get svc/cart x",
+            "get -o ",
+        ] {
             assert_eq!(after(nothing), Wanted::Nothing, "{nothing}");
         }
     }

@@ -1,6 +1,6 @@
-//! What the control plane says of the running mesh (`/weft/v1/stat`, `/weft/v1/check`), as values.
+//! What the control plane says of the running mesh (`/weft/v1/stat`), as values.
 //!
-//! Every figure may be missing: no data is `None`, never zero. How it is shown is decided by `stat`, `check` and `demo`.
+//! Every figure may be missing: no data is `None`, never zero. How it is shown is decided by `stat` and `demo`.
 
 use crate::client::{Client, Error, encode};
 use serde::{Deserialize, Serialize};
@@ -71,37 +71,8 @@ pub struct Breaker {
     pub opened: u64,
 }
 
-/// Whether the mesh is well.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Health {
-    /// All of it.
-    pub ok: bool,
-    /// One by one.
-    pub checks: Vec<Check>,
-}
-
-/// One question and its answer.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Check {
-    /// What was asked.
-    pub name: String,
-    /// Whether it is well.
-    pub ok: bool,
-    /// What was found.
-    pub detail: String,
-    /// What to do, where it is not well.
-    pub hint: Option<String>,
-}
-
 /// Golden signals of the last `window` ("10s"), of one namespace or of all.
 pub async fn stat(client: &Client, window: &str, namespace: Option<&str>) -> Result<Stat, Error> {
     let namespace = namespace.map(|name| format!("&namespace={}", encode(name))).unwrap_or_default();
     client.read(&format!("/weft/v1/stat?window={}{namespace}", encode(window))).await
-}
-
-/// What the control plane says of itself and its sidecars.
-pub async fn check(client: &Client) -> Result<Health, Error> {
-    client.read("/weft/v1/check").await
 }

@@ -11,7 +11,9 @@ mod completion;
 mod delete;
 mod demo;
 mod describe;
+mod diagnose;
 mod edit;
+mod endpoints;
 mod explain;
 mod failure;
 mod fleet;
@@ -20,10 +22,12 @@ mod identity;
 mod output;
 mod plugin;
 mod proxy;
+mod routes;
 mod run;
 mod stat;
 mod store;
 mod token;
+mod top;
 mod trampoline;
 mod up;
 mod user;
@@ -75,11 +79,19 @@ enum Command {
     Delete(delete::Args),
     /// Say whether the mesh is well, and what to do where it is not
     Check(check::Args),
+    /// Gather what somebody who helps wants to see of the mesh, without its secrets, into one file
+    Diagnose(diagnose::Args),
     /// Say what becomes of a call, and which route and policy decide: nothing is sent
     Explain(explain::Args),
     /// Show success, latency and load of services
     Stat(stat::Args),
-    /// Ask a sidecar for its configuration, or change what it logs
+    /// Watch services live on the whole terminal
+    Top(top::Args),
+    /// Show by which rules calls of services go, and how they fare
+    Routes(routes::Args),
+    /// Show the endpoints of services, or how one caller's sidecar sees them
+    Endpoints(endpoints::Args),
+    /// Ask a sidecar for its configuration or its metrics, or change what it logs
     Proxy(proxy::Args),
     /// Make, list and revoke the tokens with which workloads join
     Token(token::Args),
@@ -137,8 +149,12 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Edit(args) => single(edit::run(&global, args)),
         Command::Delete(args) => single(delete::run(&global, args)),
         Command::Check(args) => single(check::run(&global, args)),
+        Command::Diagnose(args) => single(diagnose::run(&global, args)),
         Command::Explain(args) => single(explain::run(&global, args)),
         Command::Stat(args) => single(stat::run(&global, args)),
+        Command::Top(args) => single(top::run(&global, args)),
+        Command::Routes(args) => single(routes::run(&global, args)),
+        Command::Endpoints(args) => single(endpoints::run(&global, args)),
         Command::Proxy(args) => single(proxy::run(&global, args)),
         Command::User(args) => single(user::run(&global, args)),
         Command::Admin(args) => single(admin::run(&global, args)),

@@ -118,6 +118,23 @@ pub fn epoch(rfc3339: &str) -> Option<i64> {
     Some(days * 86_400 + hour * 3_600 + minute * 60 + second)
 }
 
+/// The time of so many seconds since the Unix epoch, in UTC, as [`epoch`] reads it.
+pub fn rfc3339(epoch: i64) -> String {
+    let (days, second) = (epoch.div_euclid(86_400), epoch.rem_euclid(86_400));
+    // Civil from days (Howard Hinnant), the inverse of the above.
+    let shifted = days + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let (hour, minute) = (second / 3_600, second / 60 % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{:02}Z", second % 60)
+}
+
 /// Seconds since the Unix epoch, now.
 pub fn now() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
@@ -176,6 +193,9 @@ mod tests {
         assert_eq!(epoch("2026-11-21T23:04:17Z"), Some(1_795_302_257));
         assert_eq!(epoch("2024-02-29T12:00:00Z"), Some(1_709_208_000));
         assert_eq!(epoch("yesterday"), None);
+        for time in ["1970-01-01T00:00:00Z", "2024-02-29T12:00:00Z", "2026-12-31T23:59:59Z", "2100-03-01T00:00:01Z"] {
+            assert_eq!(epoch(time).map(rfc3339).as_deref(), Some(time));
+        }
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! Exit code 1 when the sidecar is not connected or does not answer in time.
 
+mod stats;
+
 use crate::Global;
 use crate::client::{Client, encode};
 use crate::failure::Failure;
@@ -21,6 +23,8 @@ pub struct Args {
 enum Command {
     /// Print the configuration that a sidecar has in force (role: get workloads/config)
     Config(Config),
+    /// Print what a sidecar counts (role: get workloads/stats)
+    Stats(stats::Args),
     /// Change what a sidecar logs, until it restarts (role: update workloads/log)
     Log(Log),
 }
@@ -65,19 +69,21 @@ pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
     let client = Client::new(global)?;
     match args.command {
         Command::Config(args) => config(&client, &args).await,
+        Command::Stats(args) => stats::run(&client, &args).await,
         Command::Log(args) => log(&client, &args).await,
     }
 }
 
-/// Namespace and name.
-fn place<'w>(client: &Client, workload: &'w str, namespace: Option<&str>) -> (String, &'w str) {
+/// Namespace and name of a workload that is named with its namespace or without.
+pub fn place<'w>(client: &Client, workload: &'w str, namespace: Option<&str>) -> (String, &'w str) {
     match workload.split_once('/') {
         Some((namespace, name)) => (namespace.to_owned(), name),
         None => (client.namespace(namespace), workload),
     }
 }
 
-fn path((namespace, name): &(String, &str), what: &str) -> String {
+/// The page of a sidecar.
+pub fn path((namespace, name): &(String, &str), what: &str) -> String {
     format!("/weft/v1/fleet/{}/{}/{what}", encode(namespace), encode(name))
 }
 

@@ -71,7 +71,8 @@ pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
     }
 }
 
-fn is_named(service: &str, name: &str) -> bool {
+/// Whether a service is meant by its own name, or by it and its namespace's.
+pub fn is_named(service: &str, name: &str) -> bool {
     service == name || service.rsplit_once('/').is_some_and(|(_, own)| own == name)
 }
 

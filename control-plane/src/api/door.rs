@@ -26,12 +26,15 @@ pub(super) async fn who(
     let user = match caller {
         Caller::Control => return Ok(None),
         Caller::Known(user) if user.until.is_some_and(|until| until <= SystemTime::now()) => {
+            record.unknown = "the certificate has ended";
             return Err(Failure::unauthorized());
         }
         Caller::Known(user) => user,
         Caller::Anonymous => {
+            record.unknown = "no credentials";
             let token = bearer(headers).ok_or_else(Failure::unauthorized)?;
             let accounts = api.accounts.get().ok_or_else(Failure::unauthorized)?;
+            record.unknown = "the token is not good here";
             let known = accounts.authenticate(&*api.store, token, &[], SystemTime::now());
             let known = tokio::time::timeout(api.settings.deadline, known).await;
             match known.map_err(|_| Failure::timeout("the store took too long"))?? {
@@ -174,8 +177,9 @@ pub(super) fn page(method: &Method, segments: &[&str], query: &Query) -> Attribu
     };
     match (method.as_str(), rest) {
         ("GET", ["stat"]) => on("get", "stats", "", (here, "")),
+        ("GET", ["routes" | "endpoints"]) => on("get", "stats", "", (here, "")),
         ("GET", ["fleet"]) => on("list", "sidecars", "", ("", "")),
-        ("GET", ["check"]) => on("get", "checks", "", ("", "")),
+        ("GET", ["check" | "process"]) => on("get", "checks", "", ("", "")),
         ("GET", ["tokens"]) => on("list", "jointokens", "", (here, "")),
         ("POST", ["tokens"]) => on("create", "jointokens", "", (here, "")),
         ("DELETE", ["tokens", id]) => on("delete", "jointokens", "", (here, id)),
@@ -188,6 +192,7 @@ pub(super) fn page(method: &Method, segments: &[&str], query: &Query) -> Attribu
         ("GET", ["audit"] | ["identity", "audit"]) => on("list", "auditrecords", "", ("", "")),
         ("POST", ["users"]) => on("create", "users", "", ("", "")),
         ("GET", ["fleet", namespace, name, "config"]) => on("get", "workloads", "config", (namespace, name)),
+        ("GET", ["fleet", namespace, name, "stats" | "metrics"]) => on("get", "workloads", "stats", (namespace, name)),
         ("PUT", ["fleet", namespace, name, "log"]) => on("update", "workloads", "log", (namespace, name)),
         ("POST", ["fleet", namespace, name, "drain"]) => on("create", "workloads", "drain", (namespace, name)),
         (method, _) => Attributes::path(method.to_ascii_lowercase(), format!("/{}", segments.join("/"))),
@@ -207,10 +212,20 @@ mod tests {
         };
         let config = asked(Method::GET, "/weft/v1/fleet/shop/cart-1/config", "office");
         assert!(config.contains(r#"get resource "workloads/config" in API group "weft.mesh" in the namespace "shop""#));
+        for path in ["/weft/v1/fleet/shop/cart-1/stats", "/weft/v1/fleet/shop/cart-1/metrics"] {
+            let stats = asked(Method::GET, path, "office");
+            assert!(
+                stats.contains(r#"get resource "workloads/stats""#) && stats.ends_with(r#"in the namespace "shop""#)
+            );
+        }
+        for path in ["/weft/v1/stat", "/weft/v1/routes", "/weft/v1/endpoints"] {
+            assert!(asked(Method::GET, path, "shop").contains(r#"get resource "stats""#), "{path}");
+            assert!(asked(Method::GET, path, "shop").ends_with(r#"in the namespace "shop""#), "{path}");
+        }
         assert!(asked(Method::POST, "/weft/v1/tokens", "shop").ends_with(r#"in the namespace "shop""#));
         assert!(asked(Method::GET, "/weft/v1/stat", "").ends_with("at the cluster scope"));
         // What is of the whole mesh is asked for in no namespace, whatever the query says.
-        for path in ["/weft/v1/identity", "/weft/v1/audit", "/weft/v1/fleet", "/weft/v1/check"] {
+        for path in ["/weft/v1/identity", "/weft/v1/audit", "/weft/v1/fleet", "/weft/v1/check", "/weft/v1/process"] {
             assert!(asked(Method::GET, path, "shop").ends_with("at the cluster scope"), "{path}");
         }
         assert_eq!(asked(Method::GET, "/weft/v1/other", "shop"), r#"User "ana" cannot get path "/weft/v1/other""#);

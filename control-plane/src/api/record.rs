@@ -1,14 +1,19 @@
-//! What was asked of the API, for ever readable: a [`Journal`], `audit/api.jsonl` of the data directory. Each write, each command to a sidecar and
-//! each refusal is a line; refusals are bounded. Bodies, tokens and other secrets are never in it.
+//! What was asked of the API, for ever readable: a [`Journal`], `audit/api.jsonl` of the data directory. Each write, each command to a sidecar, each
+//! refusal and each failed authentication is a line; the last two are bounded. Bodies, tokens and other secrets are never in it.
 
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use http::{HeaderMap, StatusCode, header};
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::Value;
+use weft_policy::limit::TokenBucket;
 
 use crate::journal::{Journal, Refusals};
 use crate::kinds::GROUP;
@@ -40,6 +45,10 @@ pub(super) struct Request {
     pub address: Option<SocketAddr>,
     /// The client's name for itself.
     pub agent: String,
+    /// Method and path, for who is not even let in.
+    pub called: (String, String),
+    /// Why nobody is known to have asked.
+    pub unknown: &'static str,
 }
 
 #[derive(Debug, Serialize)]
@@ -61,6 +70,9 @@ struct Line<'r> {
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<&'r str>,
     code: u16,
+    /// Why it is not known who asked.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    why: &'r str,
     #[serde(skip_serializing_if = "is_false")]
     dry_run: bool,
     address: Option<SocketAddr>,
@@ -97,6 +109,7 @@ pub(super) fn agent(headers: &HeaderMap) -> String {
 pub struct Record {
     journal: Journal,
     refusals: Refusals,
+    strangers: Strangers,
 }
 
 impl Record {
@@ -105,7 +118,11 @@ impl Record {
     /// # Errors
     /// When it cannot be made or written.
     pub fn open(directory: &Path) -> Result<Self, weft_certs::Error> {
-        Ok(Self { journal: Journal::open(directory, "api")?, refusals: Refusals::default() })
+        Ok(Self {
+            journal: Journal::open(directory, "api")?,
+            refusals: Refusals::default(),
+            strangers: Strangers::default(),
+        })
     }
 
     /// The last lines, oldest first. Reads files of some MiB.
@@ -118,6 +135,9 @@ impl Record {
 
     /// Writes down a request that was answered, if it is one of those that are.
     pub(super) fn answered(&self, request: &Request, code: StatusCode, made: Option<&Made>) {
+        if code == StatusCode::UNAUTHORIZED {
+            return self.unknown(request);
+        }
         let (Some(user), Some(asked)) = (&request.user, &request.asked) else { return };
         let refused = code == StatusCode::FORBIDDEN;
         if !refused && (request.harmless || !is_act(asked)) {
@@ -139,6 +159,7 @@ impl Record {
             name: None,
             path: None,
             code: code.as_u16(),
+            why: "",
             dry_run: request.dry_run,
             address: request.address,
             user_agent: &request.agent,
@@ -157,12 +178,90 @@ impl Record {
         }
         self.journal.write(&line);
     }
+
+    /// Writes down a request of which nobody knows who asked, unless its address, or all together, made too many.
+    fn unknown(&self, request: &Request) {
+        let address = request.address.map(|address| address.ip());
+        let Some(kept_back) = self.strangers.take(address, Instant::now()) else { return };
+        self.journal.write(&Line {
+            user: "system:anonymous",
+            groups: vec!["system:unauthenticated"],
+            impersonated_by: None,
+            verb: &request.called.0,
+            resource: None,
+            group: None,
+            namespace: None,
+            name: None,
+            path: Some(short(&request.called.1, TEXT)),
+            code: StatusCode::UNAUTHORIZED.as_u16(),
+            why: request.unknown,
+            dry_run: false,
+            address: request.address,
+            user_agent: &request.agent,
+            kept_back,
+        });
+    }
+
+    /// Requests since the start of which it was not known who asked, those that were not written down included.
+    #[must_use]
+    pub fn unknown_callers(&self) -> u64 {
+        self.strangers.all.load(Ordering::Relaxed)
+    }
 }
 
-/// Whether a request writes, or commands a sidecar; a dump of its configuration is a command too.
+/// Failed authentications of one address that are written in a second, and at once.
+const FAILURES: (f64, f64) = (0.2, 5.0);
+/// Addresses that are told apart; those beyond share one account.
+const ADDRESSES: usize = 1024;
+
+/// Bounds what strangers may write: each address for itself, so that one that guesses does not hide another, and all together.
+#[derive(Debug, Default)]
+struct Strangers {
+    by_address: Mutex<HashMap<Option<IpAddr>, (TokenBucket, u64)>>,
+    together: Refusals,
+    all: AtomicU64,
+}
+
+impl Strangers {
+    /// `None`: too many, do not write it. Else how many before it were not written.
+    fn take(&self, address: Option<IpAddr>, now: Instant) -> Option<u64> {
+        self.all.fetch_add(1, Ordering::Relaxed);
+        let mut by_address = self.by_address.lock();
+        let mut key = address.map(network);
+        if by_address.len() >= ADDRESSES && !by_address.contains_key(&key) {
+            // Who has been silent long enough to begin anew is forgotten first.
+            by_address.retain(|_, (bucket, kept_back)| *kept_back > 0 || bucket.tokens(now) < FAILURES.1);
+            if by_address.len() >= ADDRESSES {
+                key = None;
+            }
+        }
+        let fresh = || (TokenBucket::new(FAILURES.0, FAILURES.1, now), 0);
+        let (bucket, kept_back) = by_address.entry(key).or_insert_with(fresh);
+        if bucket.take(1, now).is_err() {
+            *kept_back += 1;
+            return None;
+        }
+        let before = std::mem::take(kept_back);
+        drop(by_address);
+        Some(before + self.together.take()?)
+    }
+}
+
+/// The address, of IPv6 its network of 64 bits: whoever has one address there has all.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_none() => {
+            IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)))
+        }
+        other => other,
+    }
+}
+
+/// Whether a request writes, or commands a sidecar; a dump of what it holds or counts is a command too.
 fn is_act(asked: &Attributes) -> bool {
     let command = matches!(&asked.target,
-        Target::Resource(r) if r.group == GROUP && r.resource == "workloads" && r.subresource == "config");
+        Target::Resource(r) if r.group == GROUP && r.resource == "workloads"
+            && ["config", "stats"].contains(&r.subresource.as_str()));
     command || !matches!(asked.verb.as_str(), "get" | "list" | "watch" | "head" | "options")
 }
 
@@ -226,6 +325,50 @@ mod tests {
         let refused = lines.iter().filter(|line| line["code"] == 403).count();
         assert!((100..1000).contains(&refused), "{refused}");
         assert_eq!(lines.len() - refused, 200);
+    }
+
+    #[test]
+    fn failed_authentications_are_bounded_by_address_and_all_are_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let record = Record::open(dir.path()).unwrap();
+        let stranger = |address: &str| Request {
+            address: Some(address.parse().unwrap()),
+            called: ("get".to_owned(), "/api/v1/secrets".to_owned()),
+            unknown: "the token is not good here",
+            ..Request::default()
+        };
+        for _ in 0..500 {
+            record.answered(&stranger("192.0.2.7:1"), StatusCode::UNAUTHORIZED, None);
+        }
+        record.answered(&stranger("192.0.2.8:1"), StatusCode::UNAUTHORIZED, None);
+        for host in 0..50 {
+            record.answered(&stranger(&format!("[2001:db8::{host}]:1")), StatusCode::UNAUTHORIZED, None);
+        }
+        let lines = record.last(1000).unwrap();
+        let of = |start: &str| lines.iter().filter(|l| l["address"].as_str().unwrap().starts_with(start)).count();
+        assert!((5..8).contains(&of("192.0.2.7")), "{}", of("192.0.2.7"));
+        assert_eq!(of("192.0.2.8"), 1, "another address is not hidden by it");
+        assert!((5..8).contains(&of("[2001:db8:")), "one network of IPv6 counts as one");
+        assert_eq!(record.unknown_callers(), 551);
+        let first = &lines[0];
+        assert_eq!(
+            (&first["user"], &first["code"], &first["verb"]),
+            (&"system:anonymous".into(), &401.into(), &"get".into())
+        );
+        assert_eq!((&first["path"], &first["why"]), (&"/api/v1/secrets".into(), &"the token is not good here".into()));
+    }
+
+    #[test]
+    fn addresses_that_are_told_apart_are_bounded() {
+        let strangers = Strangers::default();
+        let now = Instant::now();
+        for host in 0..3 * ADDRESSES as u32 {
+            strangers.take(Some(IpAddr::V4((0x0a00_0000 + host).into())), now);
+        }
+        assert!(strangers.by_address.lock().len() <= ADDRESSES + 1);
+        // In time those who are silent make room.
+        strangers.take(Some("192.0.2.7".parse().unwrap()), now + std::time::Duration::from_secs(600));
+        assert!(strangers.by_address.lock().contains_key(&Some("192.0.2.7".parse().unwrap())));
     }
 
     #[test]

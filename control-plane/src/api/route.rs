@@ -89,6 +89,7 @@ pub(super) async fn handle(api: &Inner, request: Request<Body>) -> Response<Body
     let mut record = record::Request {
         address: parts.extensions.get::<Source>().map(|source| source.0),
         agent: record::agent(&parts.headers),
+        called: (parts.method.as_str().to_ascii_lowercase(), parts.uri.path().to_owned()),
         ..record::Request::default()
     };
     let mut body = Some(body);

@@ -20,7 +20,7 @@ use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, oneshot};
 use weft_proto::v1;
 
@@ -58,6 +58,8 @@ struct Connected {
     reported: Option<Instant>,
     breakers: Vec<Breaker>,
     certificate: Option<Certificate>,
+    /// Milliseconds that its clock is ahead of this one.
+    ahead_ms: Option<i64>,
     commands: mpsc::Sender<v1::ControlDown>,
     waiting: HashMap<u64, oneshot::Sender<v1::CommandResult>>,
 }
@@ -84,6 +86,8 @@ pub struct Sidecar {
     pub connected_seconds: u64,
     /// Seconds since its last report; null: none yet.
     pub last_report_seconds: Option<u64>,
+    /// Milliseconds that its clock is ahead of the control plane's, negative: behind; null: it has not said.
+    pub clock_ahead_ms: Option<i64>,
 }
 
 /// Why a command was not done.
@@ -127,6 +131,7 @@ impl Fleet {
             draining: c.draining,
             connected_seconds: now.saturating_duration_since(c.since).as_secs(),
             last_report_seconds: c.reported.map(|at| now.saturating_duration_since(at).as_secs()),
+            clock_ahead_ms: c.ahead_ms,
         };
         self.sidecars.lock().iter().map(shown).collect()
     }
@@ -233,6 +238,7 @@ impl Fleet {
             reported: None,
             breakers: Vec::new(),
             certificate: None,
+            ahead_ms: None,
             commands,
             waiting: HashMap::new(),
         };
@@ -307,6 +313,12 @@ impl Membership {
             serial: Some(serial).filter(is_print).unwrap_or_default(),
         };
         self.with(|c| c.certificate = Some(certificate));
+    }
+
+    fn clock(&self, said: v1::Clock) {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
+        self.with(|c| c.ahead_ms = Some(said.unix_ms.saturating_sub(now)));
     }
 
     fn result(&self, result: v1::CommandResult) {

@@ -94,6 +94,7 @@ impl Live {
             Some(Up::Report(report)) => self.membership.report(report),
             Some(Up::Certificate(status)) => self.membership.certificate(status),
             Some(Up::Result(result)) => self.membership.result(result),
+            Some(Up::Clock(clock)) => self.membership.clock(clock),
             Some(Up::LeaseRequest(request)) => {
                 self.answer = Some(self.leases.request(self.membership.stream, &self.uid, request));
             }

@@ -5,7 +5,11 @@
 //! asked for in that one alone: then the page must not speak of another. Keys are camelCase, `null` is no data.
 
 mod authority;
+mod check;
+mod endpoints;
 mod joining;
+mod process;
+mod routes;
 mod users;
 
 use super::{CommandError, Fleet};
@@ -23,7 +27,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -57,14 +61,21 @@ pub struct Sources {
     pub store: Arc<dyn Store>,
     /// The mesh's trust domain.
     pub trust_domain: String,
+    /// The control plane's directory.
+    pub data_dir: std::path::PathBuf,
+    /// When it started.
+    pub started: std::time::Instant,
 }
 
 /// The routes, all under `/weft/v1`.
 pub fn router(sources: Sources) -> Router {
     Router::new()
         .route("/weft/v1/stat", get(stat))
+        .route("/weft/v1/routes", get(routes::list))
+        .route("/weft/v1/endpoints", get(endpoints::list))
         .route("/weft/v1/fleet", get(fleet))
-        .route("/weft/v1/check", get(check))
+        .route("/weft/v1/check", get(check::check))
+        .route("/weft/v1/process", get(process::show))
         .route("/weft/v1/tokens", get(joining::list).post(joining::create))
         .route("/weft/v1/tokens/{id}", delete(joining::revoke))
         .route("/weft/v1/users", post(users::create))
@@ -77,6 +88,8 @@ pub fn router(sources: Sources) -> Router {
         .route("/weft/v1/identity/revocations", get(authority::revoked).post(authority::revoke))
         .route("/weft/v1/identity/audit", get(authority::audit))
         .route("/weft/v1/fleet/{namespace}/{name}/config", get(config))
+        .route("/weft/v1/fleet/{namespace}/{name}/stats", get(stats))
+        .route("/weft/v1/fleet/{namespace}/{name}/metrics", get(metrics))
         .route("/weft/v1/fleet/{namespace}/{name}/log", axum::routing::put(log))
         .route("/weft/v1/fleet/{namespace}/{name}/drain", post(drain))
         .with_state(sources)
@@ -135,6 +148,24 @@ struct Window {
     window: Option<String>,
     #[serde(default)]
     namespace: String,
+    /// Of a page about services: the name of one.
+    #[serde(default)]
+    service: String,
+}
+
+impl Window {
+    /// How far back; 10 s.
+    fn length(&self) -> Result<Duration, Failure> {
+        let Some(text) = &self.window else { return Ok(Duration::from_secs(10)) };
+        let read = text.parse::<crate::kinds::Duration>().map(Duration::from);
+        read.map_err(|e| Failure(StatusCode::BAD_REQUEST, "BadRequest", format!("window: {e}")))
+    }
+
+    /// Whether a service is asked about.
+    fn concerns(&self, service: &str) -> bool {
+        let name = service.split_once('/').map_or("", |(_, name)| name);
+        is_of(service, &self.namespace) && (self.service.is_empty() || self.service == name)
+    }
 }
 
 /// Whether a name `namespace/name` is of the namespace that was asked about, which is empty for all.
@@ -143,13 +174,7 @@ fn is_of(name: &str, namespace: &str) -> bool {
 }
 
 async fn stat(State(sources): State<Sources>, Query(query): Query<Window>) -> Result<Json<Value>, Failure> {
-    let window = match query.window.as_deref() {
-        None => Duration::from_secs(10),
-        Some(text) => text
-            .parse::<crate::kinds::Duration>()
-            .map(Duration::from)
-            .map_err(|e| Failure(StatusCode::BAD_REQUEST, "BadRequest", format!("window: {e}")))?,
-    };
+    let window = query.length()?;
     let stat = sources.fleet.stat(window);
     let world = sources.compiled.borrow().world.clone();
     let mut answer = serde_json::to_value(&stat).unwrap_or_default();
@@ -223,84 +248,6 @@ async fn fleet(State(sources): State<Sources>) -> Json<Value> {
     }))
 }
 
-#[derive(Serialize)]
-struct Check {
-    name: &'static str,
-    ok: bool,
-    detail: String,
-}
-
-async fn check(State(sources): State<Sources>) -> Json<Value> {
-    let compiled = sources.compiled.borrow().clone();
-    let mut checks = vec![Check {
-        name: "configuration compiled",
-        ok: compiled.generation > 0,
-        detail: format!("{} resources, compilation {}", compiled.snapshot.len(), compiled.generation),
-    }];
-    let lead = sources.store.lead().borrow().clone();
-    if !lead.owner.is_empty() {
-        checks.push(Check { name: "one control plane leads", ok: lead.mine, detail: lead.owner });
-    }
-    // One that is leaving has said so; that its stream ends is no fault.
-    let leaving = |w: &crate::world::Workload| w.phase == Some(Phase::Draining);
-    let meshed = compiled.world.workloads.iter().filter(|(_, w)| w.spec.tunnel.is_some() && !leaving(w));
-    let lost: Vec<_> =
-        meshed.clone().filter(|(uid, _)| !sources.fleet.is_connected(uid)).map(|(uid, _)| uid.as_str()).collect();
-    checks.push(Check {
-        name: "sidecars connected",
-        ok: lost.is_empty(),
-        detail: match lost.len() {
-            0 => format!("{} of {0} sidecars", meshed.count()),
-            n => format!("{n} without a control stream: {}", named(&lost)),
-        },
-    });
-    let instances = instances(&compiled.world);
-    let mut down: Vec<_> =
-        instances.iter().filter(|(_, of)| matches!(of, (0, 1..))).map(|(name, _)| name.as_str()).collect();
-    down.sort_unstable();
-    checks.push(Check {
-        name: "services have ready endpoints",
-        ok: down.is_empty(),
-        detail: if down.is_empty() {
-            "all that have any".to_owned()
-        } else {
-            format!("none is ready: {}", named(&down))
-        },
-    });
-    let broken: Vec<String> = compiled
-        .verdicts()
-        .iter()
-        .filter(|v| v.parents.iter().any(|p| p.conditions.iter().any(|c| !c.status)))
-        .map(|v| format!("{} {}/{}", v.kind.name(), v.namespace, v.name))
-        .collect();
-    let total = compiled.verdicts().len();
-    checks.push(Check {
-        name: "policies accepted",
-        ok: broken.is_empty(),
-        detail: if broken.is_empty() {
-            format!("{total} of {total}")
-        } else {
-            format!("not as written: {}", named(&broken.iter().map(String::as_str).collect::<Vec<_>>()))
-        },
-    });
-    let sets = compiled.verdicts().iter().flat_map(|v| v.parents.iter().map(|p| &p.shapes));
-    let progress = sources.hub.convergence().held(&compiled.offer(), sets);
-    let behind = progress.iter().filter(|p| p.hold < p.need).count();
-    let refused: usize = progress.iter().map(|p| p.refused.len()).sum();
-    checks.push(Check {
-        name: "sidecars hold the newest policies",
-        ok: behind == 0 && refused == 0,
-        detail: format!("{behind} policies on their way, {refused} refusals"),
-    });
-    Json(json!({ "ok": checks.iter().all(|c| c.ok), "checks": checks }))
-}
-
-fn named(all: &[&str]) -> String {
-    let more = all.len().saturating_sub(5);
-    let first = all.iter().take(5).copied().collect::<Vec<_>>().join(", ");
-    if more > 0 { format!("{first} and {more} more") } else { first }
-}
-
 impl From<weft_certs::Error> for Failure {
     fn from(error: weft_certs::Error) -> Self {
         match error {
@@ -353,6 +300,33 @@ async fn config(
     let uid = format!("{namespace}/{name}");
     let dump = sources.fleet.command(&uid, v1::command::Command::ConfigDump(v1::ConfigDump {})).await?;
     Ok(([(axum::http::header::CONTENT_TYPE, "application/json")], dump).into_response())
+}
+
+async fn stats(
+    State(sources): State<Sources>,
+    Path((namespace, name)): Path<(String, String)>,
+) -> Result<Response, Failure> {
+    let uid = format!("{namespace}/{name}");
+    let dump = sources.fleet.command(&uid, v1::command::Command::Stats(v1::StatsDump {})).await?;
+    Ok(([(axum::http::header::CONTENT_TYPE, "application/json")], dump).into_response())
+}
+
+#[derive(Deserialize)]
+struct Metrics {
+    /// Part of the names that are wanted.
+    #[serde(default)]
+    name: String,
+}
+
+async fn metrics(
+    State(sources): State<Sources>,
+    Path((namespace, name)): Path<(String, String)>,
+    Query(query): Query<Metrics>,
+) -> Result<Response, Failure> {
+    let uid = format!("{namespace}/{name}");
+    let command = v1::command::Command::Metrics(v1::MetricsDump { name: query.name });
+    let text = sources.fleet.command(&uid, command).await?;
+    Ok(([(axum::http::header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
 }
 
 /// How many records of a journal, the last ones: 100.

@@ -60,7 +60,7 @@ fn edit() -> Vec<Value> {
 
 fn observe() -> Vec<Value> {
     vec![
-        rule(&["get"], GROUP, &["checks", "stats", "workloads/config"]),
+        rule(&["get"], GROUP, &["checks", "stats", "workloads/config", "workloads/stats"]),
         rule(&["list"], GROUP, &["sidecars"]),
         rule(&["create"], GROUP, &["explanations"]),
     ]

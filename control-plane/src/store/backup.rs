@@ -123,7 +123,9 @@ fn line(value: &impl Serialize) -> Result<String, StoreError> {
     Ok(text + "\n")
 }
 
-fn sha256(bytes: &[u8]) -> String {
+/// SHA-256, hexadecimal.
+#[must_use]
+pub fn sha256(bytes: &[u8]) -> String {
     token::hex(digest(&SHA256, bytes).as_ref())
 }
 

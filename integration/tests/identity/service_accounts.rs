@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
 use weft_integration::rig::stage::text;
-use weft_integration::rig::{Mesh, Process, binary, http_get, kubectls, run, wait_for};
+use weft_integration::rig::{Mesh, Process, Run, binary, http_get, kubectls, program, run, wait_for};
 
 const SHOP: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n---\napiVersion: v1\nkind: Service\n\
                     metadata: {name: cart, namespace: shop}\nspec: {ports: [{name: http, port: 80}]}\n---\napiVersion: v1\nkind: ServiceAccount\n\
@@ -128,4 +128,39 @@ fn another_api_servers_word_counts_where_it_is_named() {
     late.mount(&token(&mesh, "weft.mesh"));
     late.process.wait_for_log("does not answer");
     pod.ready();
+}
+
+#[test]
+fn weft_run_passes_a_token_of_a_service_account_on_and_makes_none_of_its_own() {
+    let mesh = Mesh::start();
+    mesh.apply(SHOP).ok();
+    let (roots, file) = (mesh.folder().join("roots.pem"), mesh.folder().join("token"));
+    std::fs::write(&roots, mesh.weft(&["identity", "bundle"]).ok()).unwrap();
+    std::fs::write(&file, token(&mesh, "weft.mesh")).unwrap();
+    let sleep = program("sleep");
+    let cart = mesh.run_ready(&Run {
+        name: "cart-1",
+        services: &["cart"],
+        ports: &["80:8080:http".to_owned()],
+        flags: &["--service-account-token-file", text(&file), "--roots-file", text(&roots)],
+        command: &[text(&sleep), "infinity"],
+        ..Run::default()
+    });
+    let workload = mesh.object("workload", "shop", "cart-1");
+    assert_eq!(workload["spec"]["serviceAccount"], "cart", "{workload:#}");
+    assert!(!cart.state.join("join-token").exists());
+    let tokens: Value = serde_json::from_str(&mesh.weft(&["token", "list", "-o", "json"]).ok()).unwrap();
+    assert_eq!(tokens["items"].as_array().map(Vec::len), Some(0), "{tokens:#}");
+    let both = mesh.weft(&[
+        "run",
+        "--service-account-token-file",
+        "a",
+        "--roots-file",
+        "b",
+        "--join-token-file",
+        "c",
+        "--",
+        "true",
+    ]);
+    assert!(both.code == 2 && both.err.contains("cannot be used with"), "{both:?}");
 }

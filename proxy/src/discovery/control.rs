@@ -7,8 +7,8 @@ use super::{Directory, DumpRequest};
 use crate::drain::{Drain, Stage};
 use crate::identity::Standing;
 use crate::inbound::Leases;
-use crate::telemetry::Telemetry;
 use crate::telemetry::report::Reporter;
+use crate::telemetry::{Telemetry, metrics};
 use arc_swap::Guard;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -19,7 +19,7 @@ use tonic::transport::Channel;
 use weft_certs::{CertificateInfo, Fingerprint, LiveIdentity, TrustBundle};
 use weft_proto::v1::control_client::ControlClient;
 use weft_proto::v1::{
-    CertificateStatus, Command, CommandResult, ControlDown, ControlUp, Hello, Readiness, command, control_down,
+    CertificateStatus, Clock, Command, CommandResult, ControlDown, ControlUp, Hello, Readiness, command, control_down,
     control_up,
 };
 
@@ -29,6 +29,8 @@ const REPORT: Duration = Duration::from_secs(2);
 const NOTHING_NEW: Duration = Duration::from_secs(10);
 /// How long the control plane may take to accept the stream.
 const OPEN: Duration = Duration::from_secs(10);
+/// How often the sidecar says what its clock shows.
+const CLOCK: Duration = Duration::from_secs(60);
 /// Messages that may wait for the stream.
 const OUTSTANDING: usize = 64;
 /// Bytes of a dump that is sent: the control plane reads messages of at most 4 MiB.
@@ -65,6 +67,12 @@ pub struct Control {
 
 fn up(message: control_up::Message) -> ControlUp {
     ControlUp { message: Some(message) }
+}
+
+/// What the clock shows.
+fn clock() -> ControlUp {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    up(control_up::Message::Clock(Clock { unix_ms: i64::try_from(since.as_millis()).unwrap_or(i64::MAX) }))
 }
 
 /// Who the sidecar is now, and whom it trusts.
@@ -111,6 +119,7 @@ impl Control {
         stages.borrow_and_update();
         self.ready.borrow_and_update();
         let first = [up(control_up::Message::Hello(hello)), self.readiness()];
+        let mut clock_at: Option<Instant> = None;
         for message in first {
             if sender.try_send(message).is_err() {
                 return "no room for the first messages".to_owned();
@@ -170,6 +179,10 @@ impl Control {
                         continue;
                     }
                     let (snapshot, now) = (self.directory.snapshot(), Instant::now());
+                    if clock_at.is_none_or(|said| now >= said + CLOCK) {
+                        clock_at = sender.try_send(clock()).is_ok().then_some(now);
+                        continue;
+                    }
                     let report = reporter.take(&self.telemetry, snapshot.clusters(), now.into_std());
                     let nothing = report.calls.is_empty() && report.breakers.is_empty();
                     if nothing && empty.is_some_and(|sent| now < sent + NOTHING_NEW) {
@@ -203,6 +216,8 @@ impl Control {
             control_down::Message::Command(Command { id, command }) => {
                 let done = match command {
                     Some(command::Command::ConfigDump(_)) => self.dump().await,
+                    Some(command::Command::Metrics(wanted)) => self.metrics(&wanted.name),
+                    Some(command::Command::Stats(_)) => self.stats(),
                     Some(command::Command::LogLevel(level)) => {
                         tracing::info!(filter = level.filter, "log filter set by the control plane");
                         (self.set_log)(&level.filter).map(|()| Vec::new())
@@ -230,15 +245,27 @@ impl Control {
             answer.await.ok()
         };
         match timeout(Duration::from_secs(5), asked).await {
-            Ok(Some(value)) => {
-                let text = value.to_string();
-                // More would break the stream that it goes through.
-                if text.len() > DUMP {
-                    return Err(format!("the configuration is of {} bytes, and {DUMP} are sent at most", text.len()));
-                }
-                Ok(text.into_bytes())
-            }
+            Ok(Some(value)) => sent("the configuration is", value.to_string()),
             _ => Err("discovery does not answer".to_owned()),
         }
+    }
+
+    fn metrics(&self, name: &str) -> Result<Vec<u8>, String> {
+        let all = self.telemetry.render(self.directory.snapshot().clusters());
+        sent("the metrics are", metrics::named(&all, name))
+    }
+
+    fn stats(&self) -> Result<Vec<u8>, String> {
+        let snapshot = self.directory.snapshot();
+        let ready = *self.ready.borrow();
+        sent("the stats are", crate::admin::stats(&snapshot, &self.drain, ready, std::time::Instant::now()).to_string())
+    }
+}
+
+/// A dump, unless it would break the stream that it goes through.
+fn sent(what: &str, text: String) -> Result<Vec<u8>, String> {
+    match text.len() {
+        ..=DUMP => Ok(text.into_bytes()),
+        size => Err(format!("{what} of {size} bytes, and {DUMP} are sent at most")),
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Instant;
 use weft_certs::SpiffeId;
 use weft_policy::balance::{self, Load, Locality, Roster, Seat, View};
-use weft_policy::breaker::{Breaker, Ejections};
+use weft_policy::breaker::{self, Breaker, Ejections};
 use weft_policy::config::{Backend, Endpoint, Health};
 use weft_policy::health::Verdict;
 
@@ -122,6 +122,34 @@ impl Member {
     #[must_use]
     pub fn health(&self) -> Health {
         self.verdict.get().applied_to(self.endpoint.health)
+    }
+
+    /// State of its breaker as it is shown: `closed`, `open` (it is ejected) or `halfOpen`.
+    #[must_use]
+    pub fn breaker_state(&self, now: Instant) -> &'static str {
+        match self.breaker.state(now) {
+            breaker::State::Closed => "closed",
+            breaker::State::Open => "open",
+            breaker::State::HalfOpen => "halfOpen",
+        }
+    }
+
+    /// Times its breaker opened.
+    #[must_use]
+    pub fn opened(&self) -> u64 {
+        self.breaker.opened()
+    }
+
+    /// Calls of this sidecar that it has not answered yet.
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        self.load.in_flight()
+    }
+
+    /// What balancing takes its latency to be, which falls with time; zero: it was not called yet.
+    #[must_use]
+    pub fn latency(&self, now: Instant) -> std::time::Duration {
+        self.load.latency(now)
     }
 
     /// What a connection to it needs.

@@ -319,6 +319,20 @@ impl Registry {
     }
 }
 
+/// Of a text as [`Registry::render`] writes it, the families whose names contain `part`; all, if that is empty.
+#[must_use]
+pub fn named(text: &str, part: &str) -> String {
+    let mut wanted = false;
+    let of_it = |line: &&str| {
+        // Each family begins with its HELP line.
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            wanted = rest.split(' ').next().is_some_and(|name| name.contains(part));
+        }
+        wanted
+    };
+    text.split_inclusive('\n').filter(of_it).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -335,6 +349,21 @@ mod tests {
             "# HELP weft_things_total Things.\n# TYPE weft_things_total counter\n\
              weft_things_total{kind=\"a\\\"b\",code=\"200\"} 4\n"
         );
+    }
+
+    #[test]
+    fn families_are_chosen_by_a_part_of_their_names() {
+        let registry = Registry::default();
+        registry.counter("weft_calls_total", "Calls.", &["of"]).with(&["weft_things_total"]).increment();
+        registry.histogram("weft_wait_seconds", "Waits, not calls.", &[]).with(&[]).record(Duration::from_millis(3));
+        let all = registry.render(Instant::now());
+        assert_eq!(named(&all, ""), all);
+        assert_eq!(
+            named(&all, "calls"),
+            "# HELP weft_calls_total Calls.\n# TYPE weft_calls_total counter\nweft_calls_total{of=\"weft_things_total\"} 1\n"
+        );
+        assert!(named(&all, "wait").lines().all(|line| line.contains("weft_wait_seconds")));
+        assert_eq!(named(&all, "things"), "");
     }
 
     #[test]

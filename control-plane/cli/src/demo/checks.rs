@@ -1,10 +1,20 @@
 //! What the demo promises, judged from what was measured: five questions, each with an answer and the figures behind it. Pure.
 
 use super::prometheus::Scrape;
-use crate::fleet::Check;
 use crate::stat::percent;
 use serde::Deserialize;
 use std::collections::BTreeMap;
+
+/// One question and its answer.
+#[derive(Clone, Debug, Default)]
+pub struct Check {
+    /// What was asked.
+    pub name: String,
+    /// Whether it is well.
+    pub ok: bool,
+    /// What was found.
+    pub detail: String,
+}
 
 /// The load driver's cumulative report.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -68,7 +78,7 @@ pub fn judge(evidence: &Evidence) -> Vec<Check> {
 }
 
 fn check(name: &str, ok: bool, detail: String) -> Check {
-    Check { name: name.into(), ok, detail, hint: None }
+    Check { name: name.into(), ok, detail }
 }
 
 fn mtls(evidence: &Evidence) -> Check {

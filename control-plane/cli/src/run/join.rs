@@ -29,6 +29,14 @@ pub enum Source {
     Kubeconfig(Box<Client>),
     /// Nowhere: an identity of an earlier run must do.
     Stored,
+    /// The sidecar joins otherwise; Services that are missing are made with the kubeconfig, where there is one.
+    Given(Option<Box<Client>>),
+}
+
+/// For who joins otherwise.
+pub fn given(global: &Global) -> Result<Source, Failure> {
+    let client = kubeconfig::find(global).map(|_| Client::new(global)).transpose()?;
+    Ok(Source::Given(client.map(Box::new)))
 }
 
 /// The secret of a join.
@@ -164,7 +172,7 @@ pub async fn token(source: &Source, subject: &Subject<'_>, stored: bool) -> Resu
             .map(|text| Some(Secret { text: text.trim().to_owned(), revocable: None }))
             .map_err(|error| Failure::usage(format!("--join-token-file {}: {error}", file.display()))),
         Source::Environment(token) => Ok(Some(Secret { text: token.clone(), revocable: None })),
-        Source::Stored => Ok(None),
+        Source::Stored | Source::Given(_) => Ok(None),
         Source::Kubeconfig(client) => {
             let claims = Claims {
                 namespace: subject.namespace,

@@ -1,8 +1,9 @@
 //! `weft run`: any program with a sidecar beside it. This file turns flags into a plan; `join` gets what joining needs, `sidecar`
 //! knows the sidecar process, `supervise` lives with both.
 
+mod given;
 mod join;
-mod netns;
+pub mod netns;
 pub mod ports;
 pub mod sidecar;
 mod supervise;
@@ -63,6 +64,8 @@ pub struct Args {
     /// File with a join token; $WEFT_JOIN_TOKEN is the alternative. With a kubeconfig at hand neither is needed
     #[arg(long, value_name = "FILE")]
     join_token_file: Option<PathBuf>,
+    #[command(flatten)]
+    given: given::Given,
     /// Where the sidecar keeps its identity, its last configuration and its log
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
@@ -124,9 +127,12 @@ pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
 
     let subject =
         join::Subject { namespace: &namespace, service_account: &account, services: &args.services, ports: &ports };
-    let stored = state.has_identity();
-    let source = join::source(global, args.join_token_file.as_deref(), stored)?;
-    if let join::Source::Kubeconfig(client) = &source {
+    let stored = state.has_identity() || args.given.has_identity();
+    let source = match args.given.joins() {
+        true => join::given(global)?,
+        false => join::source(global, args.join_token_file.as_deref(), stored)?,
+    };
+    if let join::Source::Kubeconfig(client) | join::Source::Given(Some(client)) = &source {
         match join::ensure(client, &subject).await {
             Err(failure) if stored && failure.exit == Exit::Unreachable => {
                 eprintln!("weft: {failure}; going on with what was known");
@@ -174,6 +180,12 @@ pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
         drain: args.drain_deadline + args.stop_timeout,
         log: args.sidecar_log.as_deref(),
     });
+    args.given.settle(&mut settings)?;
+    if args.given.joins() && token_file.is_file() {
+        // Of an earlier run that joined otherwise: the sidecar takes one or the other.
+        std::fs::remove_file(&token_file)
+            .map_err(|error| Failure::not_well(format!("cannot remove {}: {error}", token_file.display())))?;
+    }
     if let Some(netns) = &netns {
         netns.intercept(&mut settings);
     }

@@ -214,7 +214,7 @@ fn ip(arguments: &[&str]) -> Result<(), Failure> {
 }
 
 /// What a program printed; the error is what it said on stderr.
-fn output(program: &str, arguments: &[&str]) -> Result<String, String> {
+pub fn output(program: &str, arguments: &[&str]) -> Result<String, String> {
     let output =
         Command::new(program).args(arguments).env("PATH", path()).output().map_err(|error| error.to_string())?;
     if output.status.success() {
