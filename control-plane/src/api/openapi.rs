@@ -3,6 +3,8 @@
 //!
 //! OpenAPI v2 is not served: no client of Kubernetes 1.27 or newer needs it.
 
+mod reviews;
+
 use std::{collections::BTreeMap, sync::LazyLock};
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -23,10 +25,13 @@ static DOCUMENTS: LazyLock<BTreeMap<String, Described>> = LazyLock::new(|| {
     for kind in kinds::all() {
         groups.entry(prefix(kind)).or_default().push(kind);
     }
+    for path in reviews::prefixes() {
+        groups.entry(path).or_default();
+    }
     groups
         .into_iter()
         .map(|(path, kinds)| {
-            let text = document(&kinds).to_string();
+            let text = document(&path, &kinds).to_string();
             let hash = digest(&SHA256, text.as_bytes()).as_ref().iter().map(|b| format!("{b:02X}")).collect();
             (path, Described { text, hash })
         })
@@ -78,7 +83,8 @@ fn gvk(kind: &Kind) -> Value {
     json!({ "group": kind.group, "version": kind.version, "kind": kind.kind })
 }
 
-fn document(kinds: &[&Kind]) -> Value {
+/// `path` is where it stands: questions that are put there are described too.
+fn document(path: &str, kinds: &[&Kind]) -> Value {
     let mut schemas = Map::new();
     schemas.insert(OBJECT_META.into(), metadata_schema().clone());
     schemas.insert(
@@ -127,6 +133,7 @@ fn document(kinds: &[&Kind]) -> Value {
         );
         routes(kind, &mut paths);
     }
+    reviews::describe(path, &mut schemas, &mut paths);
     json!({
         "openapi": "3.0.0",
         "info": { "title": "Weft", "version": concat!("v", env!("CARGO_PKG_VERSION")) },
@@ -241,23 +248,24 @@ fn path_parameter(name: &str) -> Value {
     json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string", "uniqueItems": true } })
 }
 
+fn query_parameters(names: &[&str]) -> Vec<Value> {
+    let parameter = |name: &&str| {
+        let kind = match *name {
+            "allowWatchBookmarks" | "sendInitialEvents" | "watch" | "force" | "orphanDependents" => "boolean",
+            "limit" | "timeoutSeconds" | "gracePeriodSeconds" => "integer",
+            _ => "string",
+        };
+        json!({ "name": name, "in": "query", "schema": { "type": kind, "uniqueItems": true } })
+    };
+    names.iter().map(parameter).collect()
+}
+
 fn operation(kind: &Kind, verb: &str, suffix: &str, parameters: &[&str], body: Body, answer: &Value) -> Value {
-    let parameters: Vec<Value> = parameters
-        .iter()
-        .map(|name| {
-            let kind = match *name {
-                "allowWatchBookmarks" | "sendInitialEvents" | "watch" | "force" | "orphanDependents" => "boolean",
-                "limit" | "timeoutSeconds" | "gracePeriodSeconds" => "integer",
-                _ => "string",
-            };
-            json!({ "name": name, "in": "query", "schema": { "type": kind, "uniqueItems": true } })
-        })
-        .collect();
     let scope = if kind.namespaced && suffix != "AllNamespaces" { "Namespaced" } else { "" };
     let mut operation = json!({
         "operationId": format!("{verb}{scope}{}{suffix}", kind.kind),
         "tags": [if kind.group.is_empty() { "core" } else { kind.group }],
-        "parameters": parameters,
+        "parameters": query_parameters(parameters),
         "responses": responses(verb, answer),
         "x-kubernetes-action": verb,
         "x-kubernetes-group-version-kind": gvk(kind),

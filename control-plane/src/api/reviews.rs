@@ -1,6 +1,8 @@
 //! Questions that are put as objects and answered at once, nothing being kept: may I, may they, who am I, whose token is this, and a token for a
 //! service account. `authorization.k8s.io/v1`, `authentication.k8s.io/v1` and `serviceaccounts/token`.
 
+mod shape;
+
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -15,6 +17,7 @@ use super::{
     json, object,
     protobuf::{self, PROTOBUF},
     route::json_response,
+    schema::Walk,
     table::negotiate,
 };
 use crate::rbac::{Attributes, MASTERS, Resource, User};
@@ -38,7 +41,7 @@ pub(super) struct Review {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum About {
+pub(super) enum About {
     Me,
     MyAccess,
     MyRules,
@@ -55,6 +58,18 @@ const fn review(
     about: About,
 ) -> Review {
     Review { group, of, kind, resource, singular, namespaced, about }
+}
+
+impl Review {
+    /// The schema of its `spec`; `None`: it has none.
+    pub fn spec(&self) -> Option<Value> {
+        shape::spec(self.about)
+    }
+
+    /// The schema of its `status`.
+    pub fn status(&self) -> Value {
+        shape::status(self.about)
+    }
 }
 
 /// All of them.
@@ -164,9 +179,17 @@ impl Question<'_> {
                 }
             }
         }
+        // A new token's fields are named one by one where they are read.
+        if self.review.about != About::NewToken
+            && let Some(schema) = self.review.spec()
+            && !asked["spec"].is_null()
+            && let Some(cause) = Walk::over(&schema, &mut asked["spec"], "spec").causes().first()
+        {
+            return Err(Failure::bad_request(format!("{}: {}", cause.field, cause.message)));
+        }
         let own = Arc::new(User::new(super::CONTROL, [MASTERS.to_owned()]));
         let user = user.unwrap_or(&own);
-        let mut metadata = json!({ "creationTimestamp": null });
+        let mut metadata = json!({});
         let (spec, status) = match self.review.about {
             About::Me => {
                 metadata["creationTimestamp"] = object::timestamp(time::OffsetDateTime::now_utc()).into();

@@ -38,6 +38,9 @@ pub struct Args {
     interval: Duration,
 }
 
+/// A question on its way.
+type Question = Pin<Box<dyn Future<Output = Result<Answer, Error>>>>;
+
 /// Shows it until `q`, or once.
 pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
     let client = Client::new(global)?;
@@ -64,7 +67,7 @@ pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
     let mut keys = Keys::start();
     let mut tick = tokio::time::interval(args.interval.max(Duration::from_millis(100)));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut asked: Option<Pin<Box<dyn Future<Output = Result<Answer, Error>>>>> = None;
+    let mut asked: Option<Question> = None;
     loop {
         screen.draw(|frame| view::draw(frame, &mut model))?;
         let answer = async {
