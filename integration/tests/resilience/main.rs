@@ -13,6 +13,7 @@ mod leaving;
 mod open;
 mod outage;
 mod refusal;
+mod rollout;
 mod rotation;
 mod routing;
 mod storm;
