@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
-use weft_control::store::{Etcd, EtcdFiles, EtcdSettings, Expect, Key, Lead, Options, Store, StoreError, Write};
+use weft_control::store::{Etcd, EtcdFiles, EtcdSettings, Expect, Key, Options, Store, StoreError, Write};
 
 /// Two ports that were free a moment ago.
 fn ports() -> [u16; 2] {
@@ -110,11 +110,32 @@ async fn one_replica_leads_and_another_when_it_is_gone() {
     let other = cluster.replica("other").await;
     let mut lead = other.lead();
     let seen = tokio::time::timeout(within, lead.wait_for(|lead| !lead.owner.is_empty())).await.unwrap().unwrap();
-    assert_eq!(*seen, Lead { mine: false, owner: "one".to_owned() });
+    assert_eq!((seen.mine, seen.owner.as_str()), (false, "one"));
     drop(seen);
     drop(one);
     let seen = tokio::time::timeout(within, lead.wait_for(|lead| lead.mine)).await.unwrap().unwrap();
-    assert_eq!(*seen, Lead { mine: true, owner: "other".to_owned() });
+    assert_eq!((seen.mine, seen.owner.as_str()), (true, "other"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_that_was_answered_late_is_made_through_the_log() {
+    let cluster = Cluster::new();
+    let store = cluster.replica("one").await;
+    let made = suite::write(&store, put("a", Expect::Absent, "1")).await;
+    let fence = || cluster.server.ctl(&["get", "/test/fence", "--write-out=fields"]);
+    cluster.server.ctl(&["del", "/test/fence"]);
+    let pid = cluster.server.pid(0).unwrap().to_string();
+    let signal =
+        |name: &str| assert!(std::process::Command::new("kill").args([name, &pid]).status().unwrap().success());
+    signal("-STOP");
+    let (asked, at) = (store.clone(), key("a"));
+    let read = tokio::spawn(async move { asked.get(&at).await });
+    tokio::time::sleep(Duration::from_millis(800)).await;
+    signal("-CONT");
+    assert_eq!(read.await.unwrap().unwrap().unwrap().revision, made);
+    assert!(fence().contains("/test/fence"), "a late answer is not believed");
+    // It is no write of the store.
+    assert_eq!(store.revision().await.unwrap() >> 10, made >> 10);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

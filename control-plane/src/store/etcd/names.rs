@@ -1,7 +1,8 @@
 //! How objects, revisions and documents are written in etcd. Pure.
 //!
-//! Everything is under one prefix: `objects/GROUP/PLURAL/NAMESPACE/NAME`, `clock`, which every transaction writes, and `leader`. A document
-//! follows a line with its place in the transaction that wrote it: etcd numbers transactions, the store numbers writes.
+//! Everything is under one prefix: `objects/GROUP/PLURAL/NAMESPACE/NAME`, `clock`, which every transaction writes, `leader`, and `fence`,
+//! which has no content and is written by reads that must have a place among the writes. A document follows a line with its place in the
+//! transaction that wrote it: etcd numbers transactions, the store numbers writes.
 
 use bytes::Bytes;
 
@@ -67,6 +68,11 @@ impl Names {
     /// Held by the replica that does what only one may do.
     pub fn leader(&self) -> Bytes {
         format!("{}leader", self.prefix).into()
+    }
+
+    /// Written by reads that pass through the log.
+    pub fn fence(&self) -> Bytes {
+        format!("{}fence", self.prefix).into()
     }
 
     /// Where an object is.
