@@ -239,7 +239,11 @@ async fn check(State(sources): State<Sources>) -> Json<Value> {
     }];
     let lead = sources.store.lead().borrow().clone();
     if !lead.owner.is_empty() {
-        checks.push(Check { name: "one control plane leads", ok: lead.mine, detail: lead.owner });
+        let detail = match lead.replicas.len() {
+            0 | 1 => lead.owner.clone(),
+            n => format!("{}, of {n} that serve", lead.owner),
+        };
+        checks.push(Check { name: "one control plane leads", ok: lead.is_certain(), detail });
     }
     // One that is leaving has said so; that its stream ends is no fault.
     let leaving = |w: &Workload| w.status.as_ref().and_then(|s| s.phase) == Some(Phase::Draining);

@@ -199,6 +199,14 @@ impl Link {
         }
     }
 
+    /// The connection that there is has not answered in time.
+    pub fn give_up_current(&self) {
+        let current = self.current.lock().as_ref().map(|connection| connection.number);
+        if let Some(number) = current {
+            self.give_up(number);
+        }
+    }
+
     /// Ends when this connection was given up.
     pub async fn given_up(&self, number: u64) {
         // The sender is this very value.
