@@ -4,6 +4,9 @@
 //! their remembered ports, and the signals. What the parts do is theirs; this file only wires them.
 
 mod listen;
+mod papers;
+mod relay;
+mod stand_by;
 
 use crate::fleet::{ControlService, Fleet, Leases, Life, web};
 use crate::identity::service::Issue;
@@ -17,7 +20,9 @@ use crate::world::watch::Reflectors;
 use crate::world::{Mesh, events, jwks, status};
 use crate::xds::{Discovery, Hub};
 use crate::{api, compile};
-use std::net::{IpAddr, SocketAddr};
+use listen::Listeners;
+use papers::{Named, accounts, api_authority, api_tls, names, vault};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -25,7 +30,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use weft_certs::ca::{TokenKey, Vault};
+use weft_certs::ca::Vault;
 use weft_certs::{ApiCa, TrustDomain, files};
 use weft_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use weft_proto::v1::control_server::ControlServer;
@@ -189,39 +194,97 @@ pub async fn run_until(
     shutdown: CancellationToken,
     started: impl FnOnce(&Endpoints),
 ) -> Result<(), Error> {
-    let store = open_store(&settings.data_dir, settings.store.as_ref()).await?;
-    // Whoever stands by opens nothing and listens nowhere: what it would read now is old by the time that it leads.
-    if !leads(&*store, &shutdown).await? {
-        return Ok(());
+    let (store, mut listeners) = open(&settings).await?;
+    let mut started = Some(started);
+    let result = loop {
+        let leads = stand_by::until_leading(&settings, &*store, &mut listeners, &shutdown, &mut started).await;
+        match leads {
+            Ok(true) => {}
+            Ok(false) => break Ok(()),
+            Err(error) => break Err(error),
+        }
+        match lead(&settings, store.clone(), &mut listeners, &shutdown, &mut started).await {
+            Ok(Ended::Deposed) => {}
+            Ok(Ended::ToldTo) => break Ok(()),
+            Err(error) => break Err(error),
+        }
+    };
+    store.resign().await;
+    if !closed(store).await {
+        tracing::warn!("connections still hold the store open");
     }
-    let parts = Parts::open(&settings, store.clone()).await?;
+    tracing::info!("the control plane has ended");
+    result
+}
+
+/// Store and listeners. Those who share a store are told where this one serves.
+async fn open(settings: &Settings) -> Result<(Arc<dyn Store>, Listeners), Error> {
+    let dir = &settings.data_dir;
+    files::private_dir(dir).map_err(failed("cannot use the data directory"))?;
+    let Some(etcd) = &settings.store else {
+        // First: it says whether another control plane runs on this directory.
+        let store = open_store(dir, None).await?;
+        return Ok((store, Listeners::bind(settings).await?));
+    };
+    let listeners = Listeners::bind(settings).await?;
+    let place = listeners.place.clone();
+    let etcd = EtcdSettings {
+        replica: format!("{} {}", etcd.replica, place.grpc).trim().to_owned(),
+        serves: Some(place),
+        ..etcd.clone()
+    };
+    Ok((open_store(dir, Some(&etcd)).await?, listeners))
+}
+
+/// Why a control plane leads no longer.
+enum Ended {
+    /// It was told to end.
+    ToldTo,
+    /// Another may lead by now.
+    Deposed,
+}
+
+/// Does what only one may do, until it is told to end, another may lead, or a part of it dies.
+async fn lead(
+    settings: &Settings,
+    store: Arc<dyn Store>,
+    listeners: &mut Listeners,
+    shutdown: &CancellationToken,
+    started: &mut Option<impl FnOnce(&Endpoints)>,
+) -> Result<Ended, Error> {
+    let parts = match Parts::open(settings, store.clone(), listeners).await {
+        Err(error) if !store.lead().borrow().is_certain() => {
+            tracing::warn!(%error, "the lead was lost before it began");
+            return Ok(Ended::Deposed);
+        }
+        opened => opened?,
+    };
     let endpoints = parts.endpoints.clone();
-    let mut tasks = parts.spawn(&settings, &shutdown)?;
+    let term = shutdown.child_token();
+    let mut tasks = parts.spawn(settings, &term)?;
     write_public(&settings.data_dir.join("endpoints.json"), &endpoints)?;
     tracing::info!(api = %endpoints.api, grpc = %endpoints.grpc, trust_domain = %endpoints.trust_domain, "the control plane is up");
-    started(&endpoints);
+    if let Some(started) = started.take() {
+        started(&endpoints);
+    }
     let result = tokio::select! {
         // First: parts end by themselves because of it.
         biased;
-        () = shutdown.cancelled() => Ok(()),
-        () = deposed(&*store) => Err(Error("the store does not answer, and another control plane may lead by now: start again to stand by".into())),
+        () = shutdown.cancelled() => Ok(Ended::ToldTo),
+        () = deposed(&*store) => Ok(Ended::Deposed),
         ended = tasks.join_next() => match ended {
             Some(Ok((part, Ok(())))) => Err(Error(format!("{part} ended by itself"))),
             Some(Ok((part, Err(error)))) => Err(Error(format!("{part}: {error}"))),
             Some(Err(panicked)) => Err(Error(format!("a part of the control plane panicked: {panicked}"))),
-            None => Ok(()),
+            None => Ok(Ended::ToldTo),
         },
     };
-    shutdown.cancel();
+    term.cancel();
     let ended = tokio::time::timeout(DRAIN, async { while tasks.join_next().await.is_some() {} }).await;
     if ended.is_err() {
         tracing::warn!("parts of the control plane did not end in time and are cut");
         tasks.shutdown().await;
     }
-    if !closed(store).await {
-        tracing::warn!("connections still hold the store open");
-    }
-    tracing::info!("the control plane has ended");
     result
 }
 
@@ -242,7 +305,7 @@ struct Parts {
     endpoints: Endpoints,
     store: Arc<dyn Store>,
     api: api::Api,
-    api_tls: Arc<rustls::ServerConfig>,
+    api_tls: watch::Sender<Arc<rustls::ServerConfig>>,
     clients: Arc<ApiCa>,
     record: Arc<api::record::Record>,
     api_listener: TcpListener,
@@ -264,15 +327,12 @@ struct Parts {
 }
 
 impl Parts {
-    async fn open(settings: &Settings, store: Arc<dyn Store>) -> Result<Self, Error> {
+    async fn open(settings: &Settings, store: Arc<dyn Store>, listeners: &mut Listeners) -> Result<Self, Error> {
         let dir = &settings.data_dir;
         let trust_domain: TrustDomain =
             settings.trust_domain.parse().map_err(failed(format!("trust domain {:?}", settings.trust_domain)))?;
         let reserved = range(&settings.service_cidr)?;
-        let vault = match &settings.ca_key_passphrase_file {
-            Some(path) => Vault::from_file(path).map_err(failed("passphrase of the CA keys"))?,
-            None => Vault::default(),
-        };
+        let vault = vault(settings)?;
         let identity = dir.join("identity");
         let authority = match &settings.pki {
             Some(files) => {
@@ -291,7 +351,7 @@ impl Parts {
         let tokens = Tokens::new(store.clone(), Arc::new(spki), trust_domain.to_string());
         let api_settings = api::Settings {
             service_cidr: settings.service_cidr.clone(),
-            hosts: vec![settings.api.ip().to_string()],
+            hosts: names(&*store, settings.api.ip()),
             ..api::Settings::default()
         };
         let api = api::Api::open(store.clone(), api_settings).await.map_err(failed("resource API"))?;
@@ -304,21 +364,10 @@ impl Parts {
             None => api::client(&api),
         };
 
-        let ports = dir.join("ports.json");
-        let remembered = listen::Ports::load(&ports);
-        let grpc_listener = listen::bind(settings.grpc, remembered.grpc, "--grpc").await?;
-        let api_listener = listen::bind(settings.api, remembered.api, "--api").await?;
-        let grpc = grpc_listener.local_addr().map_err(failed("gRPC listener"))?;
-        let api_at = api_listener.local_addr().map_err(failed("API listener"))?;
-        listen::Ports { grpc: Some(grpc.port()), api: Some(api_at.port()) }.save(&ports)?;
-
-        let endpoints = Endpoints {
-            grpc: grpc.to_string(),
-            api: format!("https://{api_at}"),
-            trust_domain: trust_domain.to_string(),
-            pid: std::process::id(),
-        };
-        let (clients, api_tls) = api_credentials(dir, &vault, &endpoints.api, settings.api.ip())?;
+        let endpoints = listeners.endpoints(&trust_domain);
+        let (api_listener, grpc_listener) = (listeners.api()?, listeners.grpc()?);
+        let clients = api_authority(dir, &vault, &endpoints.api)?;
+        let api_tls = watch::Sender::new(api_tls(&clients, &names(&*store, settings.api.ip()))?);
         let record = Arc::new(api::record::Record::open(&dir.join("audit")).map_err(failed("audit record"))?);
         api.keep_record(record.clone());
         api.issue_tokens(accounts(dir, &vault, &settings.domain)?);
@@ -383,7 +432,7 @@ impl Parts {
             revoker: self.revoker.clone(),
             audit: self.audit.clone(),
             record: self.record,
-            clients: self.clients,
+            clients: self.clients.clone(),
             store: self.store.clone(),
             trust_domain: self.endpoints.trust_domain.clone(),
             data_dir: settings.data_dir.clone(),
@@ -396,9 +445,16 @@ impl Parts {
             followed.follow_roles(&stop).await;
             ("roles", Ok(()))
         });
-        let (api, listener, tls, stop) = (self.api, self.api_listener, self.api_tls, shutdown.clone());
+        let named =
+            Named { store: self.store.clone(), api: self.api.clone(), authority: self.clients, ip: settings.api.ip() };
+        let (api, listener, tls, stop) = (self.api, self.api_listener, self.api_tls.subscribe(), shutdown.clone());
+        let (changing, ending) = (self.api_tls, shutdown.clone());
         tasks.spawn(async move {
-            let served = api::server::serve(listener, api, tls, stop).await;
+            named.follow(changing, ending).await;
+            ("names of the API", Ok(()))
+        });
+        tasks.spawn(async move {
+            let served = api::server::serve_as(listener, api, tls, stop).await;
             ("resource API", served.map_err(|e| e.to_string()))
         });
 
@@ -417,7 +473,7 @@ impl Parts {
             control: ControlServer::new(ControlService::new(
                 fleet.clone(),
                 life.clone(),
-                Leases::new(compiled.clone()),
+                Leases::new(compiled.clone(), self.store.lead()),
                 shutdown.clone(),
             )),
         };
@@ -518,24 +574,6 @@ pub async fn open_store(dir: &Path, named: Option<&EtcdSettings>) -> Result<Arc<
     Ok(Arc::new(opened?))
 }
 
-/// Waits until this control plane leads, which one that is alone does at once; false when it is to end before.
-async fn leads(store: &dyn Store, shutdown: &CancellationToken) -> Result<bool, Error> {
-    let mut lead = store.lead();
-    loop {
-        let now = lead.borrow_and_update().clone();
-        if now.mine {
-            return Ok(true);
-        }
-        if !now.owner.is_empty() {
-            tracing::info!(leader = %now.owner, "another control plane serves the mesh: standing by");
-        }
-        tokio::select! {
-            changed = lead.changed() => changed.map_err(failed("the store is closed"))?,
-            () = shutdown.cancelled() => return Ok(false),
-        }
-    }
-}
-
 /// Ends when this control plane leads no longer.
 async fn deposed(store: &dyn Store) {
     if store.lead().wait_for(|lead| !lead.mine).await.is_err() {
@@ -561,38 +599,6 @@ async fn sweep_tokens(tokens: Tokens, shutdown: CancellationToken) {
             () = shutdown.cancelled() => return,
         }
     }
-}
-
-/// The API's own CA, server certificate and the administrator's kubeconfig.
-fn api_credentials(
-    dir: &Path,
-    vault: &Vault,
-    server: &str,
-    ip: IpAddr,
-) -> Result<(ApiCa, Arc<rustls::ServerConfig>), Error> {
-    let now = SystemTime::now();
-    let ca = ApiCa::open_locked(&dir.join("api"), vault, now).map_err(failed("API CA"))?;
-    let ip = ip.to_string();
-    let mut names = vec!["localhost", "127.0.0.1", "::1"];
-    if !names.contains(&ip.as_str()) {
-        names.push(&ip);
-    }
-    let credential = ca.issue_server(&names, None, now).map_err(failed("API server certificate"))?;
-    let admin = ca
-        .issue_client("weft-admin", &[api::ADMIN_GROUP], Some(ADMIN), now)
-        .map_err(failed("administrator's certificate"))?;
-    let kubeconfig = api::access::kubeconfig(server, &ca.certificate_pem(), &admin.chain_pem(), &admin.key().to_pem());
-    files::write_private(&dir.join("kubeconfig"), kubeconfig.as_bytes())
-        .map_err(failed("cannot write the kubeconfig"))?;
-    let tls = weft_certs::tls::api_server_config(&credential, ca.certificate(), &[b"h2", b"http/1.1"]);
-    Ok((ca, tls.map_err(failed("API TLS"))?))
-}
-
-/// The authority over the tokens of service accounts, whose key is beside those of the API.
-fn accounts(dir: &Path, vault: &Vault, domain: &str) -> Result<api::accounts::Accounts, Error> {
-    let key = TokenKey::open(&dir.join("api/tokens.pem"), vault).map_err(failed("key of tokens"))?;
-    let issuer = format!("https://weft-control.weft-system.svc.{domain}");
-    api::accounts::Accounts::new(key, issuer).map_err(failed("key of tokens"))
 }
 
 fn write_public<T: serde::Serialize>(path: &Path, value: &T) -> Result<(), Error> {

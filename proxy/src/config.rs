@@ -4,10 +4,12 @@
 //! No I/O beyond reading that file happens here; what needs sockets, keys or directories is done by `app` with a validated value.
 //! Precedence: a flag (or its environment variable), then the file, then the default.
 
+mod addresses;
 mod agent;
 mod check;
 mod span;
 
+pub use addresses::Addresses;
 pub use agent::SOCKET_VARIABLE;
 pub use check::{ConfigError, Source, refuse};
 pub use span::Span;
@@ -154,12 +156,12 @@ pub enum Protocol {
     Detect,
 }
 
-/// The control plane's address and, where no join token carries it, the pin of its CA.
+/// The control plane's addresses and, where no join token carries it, the pin of its CA.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ControlPlane {
-    /// `ip:port` of its gRPC listener.
-    pub address: SocketAddr,
+    /// `ip:port` of its gRPC listener; of each replica's, where there are several.
+    pub address: Addresses,
     /// SHA-256 of the root CA's public key (SPKI), hexadecimal. A join token that says otherwise is refused.
     #[serde(default)]
     pub ca_fingerprint: Option<String>,
@@ -172,10 +174,10 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// The control plane at an address, with the defaults of everything else.
+    /// The control plane at these addresses, with the defaults of everything else.
     #[must_use]
-    pub fn at(address: SocketAddr) -> Self {
-        Self { address, ca_fingerprint: None, roots_file: None, trust_domain: default_trust_domain() }
+    pub fn at(address: impl Into<Addresses>) -> Self {
+        Self { address: address.into(), ca_fingerprint: None, roots_file: None, trust_domain: default_trust_domain() }
     }
 }
 

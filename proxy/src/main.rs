@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use weft_proxy::app::{self, AppError};
 use weft_proxy::config::{
-    self, ConfigError, ControlPlane, Port, Protocol, Settings, Span, TcpOutbound, Workload, WorkloadApi,
+    self, Addresses, ConfigError, ControlPlane, Port, Protocol, Settings, Span, TcpOutbound, Workload, WorkloadApi,
 };
 
 /// The sidecar of the Weft service mesh.
@@ -46,9 +46,9 @@ struct Flags {
     /// The same by the hint that the agent gives with it
     #[arg(long, value_name = "HINT", help_heading = "Configuration source")]
     svid_hint: Option<String>,
-    /// gRPC address of the control plane
-    #[arg(long, value_name = "IP:PORT", help_heading = "Configuration source")]
-    control_plane: Option<SocketAddr>,
+    /// gRPC address of the control plane; of each replica, comma-separated or repeated
+    #[arg(long, value_name = "IP:PORT", value_delimiter = ',', help_heading = "Configuration source")]
+    control_plane: Vec<SocketAddr>,
     /// File with a join token (never pass the token itself on a command line)
     #[arg(long, value_name = "FILE", help_heading = "Configuration source")]
     join_token_file: Option<PathBuf>,
@@ -170,9 +170,11 @@ impl Flags {
             };
             (api.spiffe_id, api.hint) = (self.spiffe_id, self.svid_hint);
         }
-        if let Some(address) = self.control_plane {
-            let control = settings.control_plane.get_or_insert_with(|| ControlPlane::at(address));
-            control.address = address;
+        if !self.control_plane.is_empty() {
+            let addresses = Addresses::new(self.control_plane);
+            let addresses = addresses.map_err(|why| config::refuse("controlPlane.address", why))?;
+            let control = settings.control_plane.get_or_insert_with(|| ControlPlane::at(addresses.clone()));
+            control.address = addresses;
         }
         if let Some(control) = &mut settings.control_plane {
             control.roots_file = self.roots_file.or(control.roots_file.take());

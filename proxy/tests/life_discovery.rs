@@ -30,7 +30,7 @@ impl Drop for Sidecar {
 }
 
 impl Sidecar {
-    fn start(plane: &Plane, address: std::net::SocketAddr, state: Option<&Path>) -> Self {
+    fn start(plane: &Plane, route: impl Into<link::Route>, state: Option<&Path>) -> Self {
         let id = SpiffeId::workload(&plane.domain, "shop", "cart").unwrap();
         let svid = plane.ca.issue(&id, None, SystemTime::now()).unwrap();
         let live = LiveIdentity::new(Identity::new(svid, plane.ca.bundle()));
@@ -44,7 +44,7 @@ impl Sidecar {
         };
         let prepare: xds::Prepare = Box::new(|| Box::pin(async { Ok(()) }));
         let dumps = mpsc::channel(1).1;
-        let channel = link::channel(address, tls);
+        let channel = link::channel(route, tls);
         let (client, status) = xds::Client::new(options, channel, prepare, publisher, asks, dumps);
         Self { directory, status, running: tokio::spawn(client.run(Duration::ZERO)) }
     }
@@ -189,6 +189,25 @@ async fn after_an_outage_nothing_is_sent_again_but_what_changed_and_what_went() 
     })
     .await;
     assert!(matches!(sidecar.resolve("payments", Duration::from_secs(10)).await, Resolution::Absent));
+}
+
+#[tokio::test]
+async fn a_sidecar_that_knows_several_replicas_goes_on_with_another_when_its_own_is_gone() {
+    let (plane, one) = started().await;
+    let other = plane.start(None).await;
+    let (first, second) = (one.address, other.address);
+    let addresses = weft_proxy::config::Addresses::new(vec![first, second]).unwrap();
+    let sidecar = Sidecar::start(&plane, link::Route::new(&addresses), None);
+    let mut running = [Some(one), Some(other)];
+    // Each of them is the only one once, whichever it began with.
+    for (place, address, short) in [(0, first, "catalog"), (1, second, "orders"), (0, first, "users")] {
+        running[place] = None;
+        let name = format!("shop/{short}");
+        plane.put([service(&name, &[]), slice(&name, self::address(1))]);
+        let found = sidecar.resolve(short, Duration::from_secs(10)).await;
+        assert!(matches!(found, Resolution::Found(_)), "{short} without {address}");
+        running[place] = Some(plane.start(Some(address)).await);
+    }
 }
 
 #[tokio::test]

@@ -98,7 +98,7 @@ async fn restore(args: Restore) -> Result<u8, Failure> {
     let text = std::fs::read_to_string(&args.file).map_err(|e| Failure::usage(format!("cannot read {file}: {e}")))?;
     output::progress(&format!("weft: checking {} KiB", text.len().div_ceil(1024)));
     let backup = backup::read(&text).map_err(bad)?;
-    let me = store::replica(format_args!("restore {}", std::process::id()));
+    let me = format!("{} restore {}", store::host(), std::process::id());
     let named = args.store.settings(&me)?;
     let shared = named.is_some();
     let opened = weft_control::up::open_store(&args.data_dir, named.as_ref()).await;

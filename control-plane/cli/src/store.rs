@@ -39,8 +39,7 @@ impl StoreArgs {
     }
 }
 
-/// A name for this process that says where it is.
-pub fn replica(place: impl std::fmt::Display) -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    format!("{} {place}", host.trim())
+/// The name of this host, which a control plane's own name begins with.
+pub fn host() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
 }

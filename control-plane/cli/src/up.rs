@@ -94,7 +94,7 @@ enum Egress {
 pub async fn run(args: Args) -> Result<u8, Failure> {
     log(&args.log, args.log_json)?;
     let defaults = Settings::default();
-    let store = args.store.settings(&store::replica(args.grpc))?;
+    let store = args.store.settings(&store::host())?;
     if store.is_some() && args.ca_chain.is_none() {
         // Each would make a root of its own, and no sidecar would trust those of the others.
         return Err(Failure::usage(

@@ -113,6 +113,8 @@ pub struct Api(pub(crate) Arc<Inner>);
 pub(crate) struct Inner {
     store: Arc<dyn Store>,
     settings: Settings,
+    /// The settings' own names, or those of [`Api::is_called`].
+    hosts: parking_lot::RwLock<Vec<String>>,
     addresses: address::Range,
     watches: Arc<Semaphore>,
     /// Serialises what must look at many objects before it writes: addresses of Services, namespaces that go.
@@ -136,6 +138,7 @@ impl Api {
         let watches = Arc::new(Semaphore::new(settings.max_watches));
         let api = Self(Arc::new(Inner {
             store,
+            hosts: settings.hosts.clone().into(),
             settings,
             addresses,
             watches,
@@ -154,6 +157,11 @@ impl Api {
     /// first call counts.
     pub fn mount(&self, pages: axum::Router) {
         drop(self.0.pages.set(pages));
+    }
+
+    /// From now on these are the names by which it may be called, as [`Settings::hosts`] says them.
+    pub fn is_called(&self, hosts: Vec<String>) {
+        *self.0.hosts.write() = hosts;
     }
 
     /// Makes tokens of service accounts, and believes them. Only the first call counts.

@@ -116,7 +116,7 @@ async fn answer(
 ) -> Result<Response<Body>> {
     let path = parts.uri.path().to_owned();
     let caller = parts.extensions.get::<Caller>().cloned().unwrap_or(Caller::Anonymous);
-    if !matches!(caller, Caller::Control) && !access::is_ours(&parts.uri, &parts.headers, &api.settings.hosts) {
+    if !matches!(caller, Caller::Control) && !access::is_ours(&parts.uri, &parts.headers, &api.hosts.read()) {
         return Err(Failure::misdirected());
     }
     if access::is_public(&parts.method, &path) {

@@ -14,7 +14,7 @@ use hyper_util::{
 use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{Semaphore, watch},
     task::JoinSet,
     time::timeout,
 };
@@ -42,8 +42,21 @@ pub async fn serve(
     tls: Arc<ServerConfig>,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
-    let tls = {
-        let mut tls = ServerConfig::clone(&tls);
+    serve_as(listener, api, watch::Sender::new(tls).subscribe(), shutdown).await
+}
+
+/// The same with a TLS configuration that may change: a connection has the one of its beginning.
+///
+/// # Errors
+/// When the listener breaks.
+pub async fn serve_as(
+    listener: TcpListener,
+    api: Api,
+    tls: watch::Receiver<Arc<ServerConfig>>,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
+    let acceptor = || {
+        let mut tls = ServerConfig::clone(&tls.borrow());
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         TlsAcceptor::from(Arc::new(tls))
     };
@@ -58,7 +71,7 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, permit)) => {
-                let (api, tls, stopping) = (api.clone(), tls.clone(), stopping.clone());
+                let (api, tls, stopping) = (api.clone(), acceptor(), stopping.clone());
                 connections.spawn(async move {
                     connection(stream, api, tls, stopping).await;
                     drop(permit);

@@ -3,6 +3,7 @@
 //! How tokens are parted is `weft_policy::limit::lease`'s; which limits there are, and who may ask for them, comes from what was compiled
 //! last. Buckets live in this process: after a restart they are full again.
 
+use crate::store::Lead;
 use crate::world::reconcile::Compiled;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
@@ -19,6 +20,8 @@ const SWEEP: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Leases {
     compiled: watch::Receiver<Compiled>,
+    /// Whose tokens count.
+    lead: watch::Receiver<Lead>,
     state: Mutex<State>,
 }
 
@@ -33,12 +36,12 @@ struct State {
 }
 
 impl Leases {
-    /// Over what is compiled from now on.
+    /// Over what is compiled from now on, for as long as this control plane leads: tokens that two give out are too many.
     #[must_use]
-    pub fn new(compiled: watch::Receiver<Compiled>) -> Arc<Self> {
+    pub fn new(compiled: watch::Receiver<Compiled>, lead: watch::Receiver<Lead>) -> Arc<Self> {
         let state =
             State { allocator: Allocator::default(), generation: 0, enforced: HashMap::new(), swept: Instant::now() };
-        Arc::new(Self { compiled, state: Mutex::new(state) })
+        Arc::new(Self { compiled, lead, state: Mutex::new(state) })
     }
 
     /// What a stream that begins is told; `None`: its workload enforces no global limit.
@@ -52,6 +55,9 @@ impl Leases {
 
     /// Answers asks of a workload's sidecar; those for limits that it does not enforce get nothing.
     pub fn request(&self, client: ClientId, uid: &str, mut request: v1::LeaseRequest) -> v1::LeaseGrant {
+        if !self.lead.borrow().is_certain() {
+            return v1::LeaseGrant::default();
+        }
         let now = Instant::now();
         let mut state = self.state.lock();
         state.follow(&self.compiled);
@@ -148,7 +154,8 @@ mod tests {
     #[test]
     fn a_sidecar_gets_tokens_of_its_own_limits_only() {
         let (_publish, compiled) = watch::channel(Compiled::default());
-        let leases = Leases::new(compiled);
+        let (lead, led) = watch::channel(Lead { mine: true, ..Lead::default() });
+        let leases = Leases::new(compiled, led);
         let guarded = Guarded::new("shop/a", &inbound("shop/catalog/all", v1::RateLimitScope::Global));
         let (terms, enforced) = limits(std::iter::once((&"shop/a".to_owned(), &*guarded.global)));
         {
@@ -163,5 +170,8 @@ mod tests {
         assert!(leases.request(2, "shop/b", ask("shop/catalog/all")).leases.is_empty());
         assert_eq!(leases.announce("shop/a").expect("told").leases[0].instances, 1);
         assert!(leases.announce("shop/b").is_none());
+        // What was certain until a moment ago, as after a pause of the process, is not any more.
+        lead.send_modify(|lead| lead.until = Some(tokio::time::Instant::now()));
+        assert!(leases.request(1, "shop/a", ask("shop/catalog/all")).leases.is_empty());
     }
 }

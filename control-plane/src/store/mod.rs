@@ -9,10 +9,11 @@ mod embedded;
 mod etcd;
 mod mirror;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 
 pub use embedded::Embedded;
 pub use etcd::{Etcd, Files as EtcdFiles, Settings as EtcdSettings};
@@ -183,6 +184,24 @@ fn distinct(writes: &[Write]) -> Result<()> {
 /// The result of a store's operation.
 pub type Result<T> = std::result::Result<T, StoreError>;
 
+/// Where a replica serves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Its gRPC listener.
+    pub grpc: SocketAddr,
+    /// Its resource API.
+    pub api: SocketAddr,
+}
+
+/// One of those that share a store.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replica {
+    /// What the others know it by.
+    pub name: String,
+    /// Where it serves; `None`: it does not.
+    pub at: Option<Place>,
+}
+
 /// Who does what only one of the replicas of a store may do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lead {
@@ -190,6 +209,22 @@ pub struct Lead {
     pub mine: bool,
     /// The name of the replica; empty: nobody, or not known.
     pub owner: String,
+    /// The replica itself, likewise.
+    pub leader: Option<Replica>,
+    /// Those that serve, this one included, in order of name.
+    pub replicas: Vec<Replica>,
+    /// Which of the leads of the store it is, where it is this replica's. They ascend.
+    pub term: u64,
+    /// Until when it is certain that no other leads, where it is this replica's; `None`: for ever.
+    pub until: Option<tokio::time::Instant>,
+}
+
+impl Lead {
+    /// Whether it is certain that this replica leads now. A process that was stopped for a while and goes on is told so here first.
+    #[must_use]
+    pub fn is_certain(&self) -> bool {
+        self.mine && self.until.is_none_or(|until| tokio::time::Instant::now() < until)
+    }
 }
 
 /// A durable map of objects with one revision for all. Every method may be dropped at any point: a write that was begun is finished.
@@ -221,7 +256,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Whether this process does what only one may do. A store of one process is always led by it.
     fn lead(&self) -> tokio::sync::watch::Receiver<Lead> {
-        tokio::sync::watch::channel(Lead { mine: true, owner: String::new() }).1
+        tokio::sync::watch::channel(Lead { mine: true, ..Lead::default() }).1
+    }
+
+    /// Leaves the lead, and those who serve, before the process ends: another one need not wait until it is missed.
+    fn resign(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
     }
 }
 

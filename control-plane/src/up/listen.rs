@@ -2,9 +2,10 @@
 //!
 //! Handshakes run in tasks of their own with a deadline, so that one slow peer holds up nobody.
 
-use super::{Error, failed};
+use super::{Endpoints, Error, Settings, failed};
 use crate::fleet::ControlService;
 use crate::identity::IdentityService;
+use crate::store::Place;
 use crate::xds::Discovery;
 use rustls::ServerConfig;
 use std::io;
@@ -24,7 +25,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::{Connected, TcpConnectInfo};
-use weft_certs::{LiveIdentity, Watched};
+use weft_certs::{LiveIdentity, TrustDomain, Watched};
 use weft_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use weft_proto::v1::control_server::ControlServer;
 use weft_proto::v1::identity_server::IdentityServer;
@@ -42,18 +43,18 @@ const TAKEN: Duration = Duration::from_secs(5);
 
 /// The ports of the last start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(super) struct Ports {
-    pub grpc: Option<u16>,
-    pub api: Option<u16>,
+struct Ports {
+    grpc: Option<u16>,
+    api: Option<u16>,
 }
 
 impl Ports {
-    pub fn load(path: &Path) -> Self {
+    fn load(path: &Path) -> Self {
         let text = std::fs::read(path).unwrap_or_default();
         serde_json::from_slice(&text).unwrap_or_default()
     }
 
-    pub fn save(self, path: &Path) -> Result<(), Error> {
+    fn save(self, path: &Path) -> Result<(), Error> {
         if Self::load(path) == self {
             return Ok(());
         }
@@ -61,8 +62,66 @@ impl Ports {
     }
 }
 
+/// Where this control plane listens, as long as it runs: whether it leads or not.
+pub(super) struct Listeners {
+    grpc: Option<std::net::TcpListener>,
+    api: Option<std::net::TcpListener>,
+    /// Whether they are needed again: who shares a store leads, and leads no longer.
+    shared: bool,
+    /// The addresses.
+    pub place: Place,
+}
+
+impl Listeners {
+    /// Binds both, and remembers their ports.
+    pub async fn bind(settings: &Settings) -> Result<Self, Error> {
+        let ports = settings.data_dir.join("ports.json");
+        let remembered = Ports::load(&ports);
+        let grpc = bind(settings.grpc, remembered.grpc, "--grpc").await?;
+        let api = bind(settings.api, remembered.api, "--api").await?;
+        let place = Place {
+            grpc: grpc.local_addr().map_err(failed("gRPC listener"))?,
+            api: api.local_addr().map_err(failed("API listener"))?,
+        };
+        Ports { grpc: Some(place.grpc.port()), api: Some(place.api.port()) }.save(&ports)?;
+        let shared = settings.store.is_some();
+        if shared && (place.grpc.ip().is_unspecified() || place.api.ip().is_unspecified()) {
+            tracing::warn!(grpc = %place.grpc, api = %place.api, "the other control planes cannot reach this one there: name addresses of this host");
+        }
+        let kept = |listener: TcpListener| listener.into_std().map(Some).map_err(failed("listener"));
+        Ok(Self { grpc: kept(grpc)?, api: kept(api)?, shared, place })
+    }
+
+    /// The gRPC listener, for as long as its taker wants.
+    pub fn grpc(&mut self) -> Result<TcpListener, Error> {
+        take(&mut self.grpc, self.shared)
+    }
+
+    /// The API's, likewise.
+    pub fn api(&mut self) -> Result<TcpListener, Error> {
+        take(&mut self.api, self.shared)
+    }
+
+    /// What others are told.
+    pub fn endpoints(&self, trust_domain: &TrustDomain) -> Endpoints {
+        Endpoints {
+            grpc: self.place.grpc.to_string(),
+            api: format!("https://{}", self.place.api),
+            trust_domain: trust_domain.to_string(),
+            pid: std::process::id(),
+        }
+    }
+}
+
+fn take(listener: &mut Option<std::net::TcpListener>, again: bool) -> Result<TcpListener, Error> {
+    let taken =
+        if again { listener.as_ref().map(std::net::TcpListener::try_clone).transpose() } else { Ok(listener.take()) };
+    let taken = taken.map_err(failed("listener"))?.ok_or_else(|| Error("a listener is taken twice".to_owned()))?;
+    TcpListener::from_std(taken).map_err(failed("listener"))
+}
+
 /// Binds an address; where its port is 0, the remembered one, since sidecars know no other.
-pub(super) async fn bind(address: SocketAddr, remembered: Option<u16>, flag: &str) -> Result<TcpListener, Error> {
+async fn bind(address: SocketAddr, remembered: Option<u16>, flag: &str) -> Result<TcpListener, Error> {
     let wanted = match (address.port(), remembered) {
         (0, Some(port)) => SocketAddr::new(address.ip(), port),
         _ => address,

@@ -15,12 +15,14 @@ use weft_control::store::{
     Write,
 };
 
-const KEYS: u32 = 12;
-const CLIENTS: u64 = 3;
+/// Few enough that writers meet.
+pub const KEYS: u32 = 12;
+/// Of each store.
+pub const CLIENTS: u64 = 3;
 const WATCHERS: usize = 2;
 
 /// Clients and watchers of some stores over the same objects.
-struct Crowd {
+pub struct Crowd {
     tasks: JoinSet<()>,
     watching: JoinSet<()>,
     record: Arc<dyn Record>,
@@ -32,7 +34,8 @@ struct Crowd {
 }
 
 impl Crowd {
-    fn new(stores: &[Arc<dyn Store>], keys: u32) -> Self {
+    /// All of them begin at once.
+    pub fn new(stores: &[Arc<dyn Store>], keys: u32) -> Self {
         let (send, lines) = mpsc::channel();
         let send = Mutex::new(send);
         let record: Arc<dyn Record> = Arc::new(move |line: String| drop(send.lock().unwrap().send(line)));
@@ -53,7 +56,7 @@ impl Crowd {
     }
 
     /// Ends clients, then watchers when they have seen everything.
-    async fn finish(mut self) -> crate::history::History {
+    pub async fn finish(mut self) -> crate::history::History {
         self.stop[0].store(true, Ordering::Relaxed);
         while let Some(done) = self.tasks.join_next().await {
             done.unwrap();

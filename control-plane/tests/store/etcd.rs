@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
-use weft_control::store::{Etcd, EtcdFiles, EtcdSettings, Expect, Key, Lead, Options, Store, StoreError, Write};
+use weft_control::store::{Etcd, EtcdFiles, EtcdSettings, Expect, Key, Options, Store, StoreError, Write};
 
 /// Two ports that were free a moment ago.
 fn ports() -> [u16; 2] {
@@ -31,9 +31,18 @@ impl Cluster {
     }
 
     pub fn three() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::three_in(tempfile::tempdir().unwrap())
+    }
+
+    /// Where their directories may be there already.
+    pub fn three_in(folder: TempDir) -> Self {
         let places = [(); 3].map(|()| Place::loopback(ports()));
         Self { server: Server::start(folder.path(), &places, &[]), _folder: folder }
+    }
+
+    pub fn at(places: &[Place]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self { server: Server::start(folder.path(), places, &[]), _folder: folder }
     }
 
     fn settings(&self) -> EtcdSettings {
@@ -110,11 +119,77 @@ async fn one_replica_leads_and_another_when_it_is_gone() {
     let other = cluster.replica("other").await;
     let mut lead = other.lead();
     let seen = tokio::time::timeout(within, lead.wait_for(|lead| !lead.owner.is_empty())).await.unwrap().unwrap();
-    assert_eq!(*seen, Lead { mine: false, owner: "one".to_owned() });
+    assert_eq!((seen.mine, seen.owner.as_str()), (false, "one"));
     drop(seen);
     drop(one);
     let seen = tokio::time::timeout(within, lead.wait_for(|lead| lead.mine)).await.unwrap().unwrap();
-    assert_eq!(*seen, Lead { mine: true, owner: "other".to_owned() });
+    assert_eq!((seen.mine, seen.owner.as_str()), (true, "other"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_was_deposed_without_noticing_writes_nothing() {
+    let cluster = Cluster::new();
+    let serving = async |name: &str, port: u16| {
+        let at = SocketAddr::from(([127, 0, 0, 1], port));
+        let serves = Some(weft_control::store::Place { grpc: at, api: at });
+        open(EtcdSettings { replica: name.to_owned(), serves, ..cluster.settings() }).await
+    };
+    let within = Duration::from_secs(30);
+    let one = serving("one", 1).await;
+    let mut led = one.lead();
+    tokio::time::timeout(within, led.wait_for(|lead| lead.mine)).await.unwrap().unwrap();
+    let made = suite::write(&one, put("a", Expect::Absent, "1")).await;
+    // It has just renewed its lease: it will not look for a while.
+    led.borrow_and_update();
+    tokio::time::timeout(within, led.changed()).await.unwrap().unwrap();
+    cluster.server.ctl(&["del", "/test/leader"]);
+    cluster.server.ctl(&["put", "/test/leader", r#"{"name":"other","at":null}"#]);
+    let error = one.transact(vec![put("a", Expect::Revision(made), "2")]).await.unwrap_err();
+    assert!(matches!(&error, StoreError::Failed(why) if why.contains("another control plane leads")), "{error}");
+    let seen = tokio::time::timeout(within, led.wait_for(|lead| lead.owner == "other")).await.unwrap().unwrap();
+    assert!(!seen.mine && !seen.is_certain());
+    drop(seen);
+
+    // One that knows does not even ask.
+    let two = serving("two", 2).await;
+    let error = two.transact(vec![put("a", Expect::Revision(made), "2")]).await.unwrap_err();
+    assert!(matches!(&error, StoreError::Failed(why) if why.contains("does not lead")), "{error}");
+    assert_eq!(two.get(&key("a")).await.unwrap().unwrap().revision, made);
+    let all = ["one", "two"];
+    let known = |lead: &weft_control::store::Lead| lead.replicas.iter().map(|r| r.name.as_str()).eq(all);
+    tokio::time::timeout(within, led.wait_for(known)).await.unwrap().unwrap();
+    // Who leaves is gone at once, not when it is missed.
+    two.resign().await;
+    assert!(!cluster.server.ctl(&["get", "--prefix", "/test/replicas/"]).contains("two"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_that_was_answered_late_is_made_through_the_log() {
+    let cluster = Cluster::new();
+    let store = cluster.replica("one").await;
+    let made = suite::write(&store, put("a", Expect::Absent, "1")).await;
+    let fence = || cluster.server.ctl(&["get", "/test/fence", "--write-out=fields"]);
+    cluster.server.ctl(&["del", "/test/fence"]);
+    let pid = cluster.server.pid(0).unwrap().to_string();
+    let signal =
+        |name: &str| assert!(std::process::Command::new("kill").args([name, &pid]).status().unwrap().success());
+    // Etcd may have lost its leader meanwhile and refuse: then the read is tried again, and answered in time.
+    let mut passed = false;
+    for _ in 0..10 {
+        signal("-STOP");
+        let (asked, at) = (store.clone(), key("a"));
+        let read = tokio::spawn(async move { asked.get(&at).await });
+        tokio::time::sleep(Duration::from_millis(800)).await;
+        signal("-CONT");
+        assert_eq!(read.await.unwrap().unwrap().unwrap().revision, made);
+        passed = passed || fence().contains("/test/fence");
+        if passed {
+            break;
+        }
+    }
+    assert!(passed, "a late answer is not believed");
+    // It is no write of the store.
+    assert_eq!(store.revision().await.unwrap() >> 10, made >> 10);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -48,6 +48,24 @@ pub struct History {
 }
 
 impl History {
+    /// Everything that was asked, told and shown of one key, a line each: operations by the time of their call, then what each watch showed.
+    pub fn of(&self, key: u32) -> Vec<String> {
+        let mut operations: Vec<&Operation> = self.operations.iter().filter(|o| o.key == key).collect();
+        operations.sort_by_key(|o| o.called);
+        let mut lines: Vec<String> = operations
+            .iter()
+            .map(|o| {
+                let done = if o.done == u64::MAX { "-".to_owned() } else { o.done.to_string() };
+                format!("{}..{done} {:?}", o.called, o.what)
+            })
+            .collect();
+        for (number, watch) in self.watches.iter().enumerate() {
+            let of_key = watch.iter().filter(|seen| seen.key == key);
+            lines.extend(of_key.map(|s| format!("watch {number}: {} {:?} -> {:?}", s.revision, s.before, s.after)));
+        }
+        lines
+    }
+
     /// Everything that is wrong with it.
     pub fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
@@ -130,7 +148,7 @@ fn linearizable(operations: &[Operation]) -> Result<(), String> {
     let mut furthest = 0;
     for _ in 0..STEPS {
         let Some((done, state, count)) = stack.pop() else {
-            return Err(format!("no order explains more than {furthest} of {must} answers: {operations:?}"));
+            return Err(format!("no order explains more than {furthest} of {must} answers"));
         };
         if count == must {
             return Ok(());

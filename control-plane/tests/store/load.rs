@@ -200,7 +200,18 @@ pub fn judge(history: &History) {
     let (all, made) = (history.operations.len(), history.made.len());
     println!("{all} operations, {made} writes acknowledged, {unknown} not answered; watches saw {seen:?}");
     let faults = history.faults();
-    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    assert!(faults.is_empty(), "{}\nthe whole history: {}", faults.join("\n"), keep(history).display());
+}
+
+/// Writes down what every key went through, for whoever looks into a fault.
+fn keep(history: &History) -> std::path::PathBuf {
+    let keys: std::collections::BTreeSet<u32> = history.operations.iter().map(|o| o.key).collect();
+    let text: Vec<String> =
+        keys.into_iter().flat_map(|key| std::iter::once(format!("key {key}")).chain(history.of(key))).collect();
+    let name = format!("history-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::write(&path, text.join("\n")).unwrap();
+    path
 }
 
 /// How long a check runs: `WEFT_STORE_CHECK_SECONDS`, or this.

@@ -8,6 +8,7 @@ mod embedded;
 mod etcd;
 mod history;
 mod load;
+mod partition;
 #[path = "../../../integration/src/rig/etcd.rs"]
 #[allow(dead_code, reason = "the end-to-end tests use the rest")]
 mod server;

@@ -157,6 +157,12 @@ impl Etcd {
         self.members[member].child.as_ref().map(Child::id)
     }
 
+    /// Whether a member that was started has ended by itself.
+    pub fn has_ended(&mut self, member: usize) -> bool {
+        let child = self.members[member].child.as_mut();
+        child.is_some_and(|child| child.try_wait().is_ok_and(|status| status.is_some()))
+    }
+
     /// Starts a member again on what it had.
     #[track_caller]
     pub fn restart(&mut self, member: usize) {

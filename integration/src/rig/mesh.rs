@@ -19,6 +19,10 @@ pub struct Mesh {
     folder: TempDir,
     grpc: SocketAddr,
     api: String,
+    /// What `weft run` is told of the control plane; empty: it finds the one of the mesh by itself.
+    addresses: String,
+    /// Another kubeconfig than the first control plane's.
+    asked: Option<PathBuf>,
     // Dropped last: what runs in it is gone by then.
     namespace: Option<Namespace>,
 }
@@ -89,7 +93,8 @@ impl Mesh {
     fn new() -> Self {
         let folder = tempfile::Builder::new().prefix("weft-test-").tempdir().expect("a temporary directory");
         let grpc = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self { control_plane: None, folder, grpc, api: String::new(), namespace: None }
+        let (addresses, asked) = (String::new(), None);
+        Self { control_plane: None, folder, grpc, api: String::new(), addresses, asked, namespace: None }
     }
 
     /// A command that runs where the mesh runs.
@@ -166,7 +171,17 @@ impl Mesh {
     /// The admin's kubeconfig.
     #[must_use]
     pub fn kubeconfig(&self) -> PathBuf {
-        self.data().join("kubeconfig")
+        self.asked.clone().unwrap_or_else(|| self.data().join("kubeconfig"))
+    }
+
+    /// From now on commands ask the control plane of this kubeconfig.
+    pub fn ask(&mut self, kubeconfig: PathBuf) {
+        self.asked = Some(kubeconfig);
+    }
+
+    /// Sidecars that start from now on know the control plane by these addresses, comma-separated.
+    pub fn reach_at(&mut self, addresses: String) {
+        self.addresses = addresses;
     }
 
     /// `weft …` with the admin's kubeconfig.
@@ -182,6 +197,9 @@ impl Mesh {
             [first, rest @ ..] => self.inside(first, &[rest, &[super::stage::text(&weft)], arguments].concat()),
         };
         command.env("KUBECONFIG", self.kubeconfig()).current_dir(self.folder.path());
+        if !self.addresses.is_empty() {
+            command.env("WEFT_CONTROL_PLANE", &self.addresses);
+        }
         command
     }
 

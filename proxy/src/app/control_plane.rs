@@ -55,6 +55,7 @@ impl Process {
     ) -> Result<(), AppError> {
         let Plan { control, workload, tunnel, enrolment, followed } = plan;
         let state_dir = self.settings.state_dir.clone().unwrap_or_default();
+        let route = link::Route::new(&control.address);
         let (live, remembered, keeper) = match followed {
             Some(followed) => {
                 let live = followed.live();
@@ -63,7 +64,7 @@ impl Process {
                 (live, kept.is_ok_and(|kept| kept.is_some()), Keeper::Agent(Box::new(followed)))
             }
             None => {
-                let issuer = Issuer::new(control.address, &workload, enrolment.clone(), state_dir.clone());
+                let issuer = Issuer::new(route.clone(), &workload, enrolment.clone(), state_dir.clone());
                 let (identity, remembered) = match issuer.remembered().map_err(start)? {
                     Some(identity) => (identity, true),
                     None => (join(&issuer).await?, false),
@@ -73,7 +74,7 @@ impl Process {
         };
         let _ = self.identity.set(live.clone());
         let tls = ClientConfigs::new(live.clone()).to_control_plane(&[ALPN_GRPC]).map_err(start)?;
-        let channel = link::channel(control.address, tls);
+        let channel = link::channel(route, tls);
         let registrar = Registrar::new(channel.clone(), &workload, tunnel, enrolment.as_ref());
         // A workload that nobody knows must be told why it is not let in, rather than wait for ever.
         let registered = AtomicBool::new(!remembered && register_first(&registrar).await?);

@@ -1,9 +1,11 @@
 //! The way to the control plane: one gRPC channel over our own TLS, patience between attempts, and failures in words.
 
+use crate::config::Addresses;
 use std::error::Error as _;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::net::TcpSocket;
 use tokio::time::timeout;
@@ -17,21 +19,63 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// dead after the repair.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
 
+/// Which of the control plane's addresses is used: a random one first, the next one when it cannot be connected to. Shared by the channels of
+/// a sidecar.
+#[derive(Clone, Debug)]
+pub struct Route {
+    addresses: Arc<[SocketAddr]>,
+    /// Counts on; its remainder is the place in the list.
+    turn: Arc<AtomicUsize>,
+}
+
+impl Route {
+    /// Begins at random: sidecars that start together spread over the replicas.
+    #[must_use]
+    pub fn new(addresses: &Addresses) -> Self {
+        let addresses: Arc<[SocketAddr]> = addresses.all().into();
+        let first = rand::random_range(0..addresses.len());
+        Self { addresses, turn: Arc::new(AtomicUsize::new(first)) }
+    }
+
+    /// The address to try, and the turn that it belongs to.
+    fn now(&self) -> (usize, SocketAddr) {
+        let turn = self.turn.load(Ordering::Relaxed);
+        (turn, self.addresses[turn % self.addresses.len()])
+    }
+
+    /// It cannot be connected to: whoever tries next, after its backoff, tries another. Nothing where somebody said so before.
+    fn failed(&self, turn: usize) {
+        let _ = self.turn.compare_exchange(turn, turn.wrapping_add(1), Ordering::Relaxed, Ordering::Relaxed);
+    }
+}
+
+impl From<SocketAddr> for Route {
+    fn from(address: SocketAddr) -> Self {
+        Self::new(&Addresses::from(address))
+    }
+}
+
 /// A channel that connects when it is first used, and again after it broke. Whom it accepts is said by `tls`.
 #[must_use]
-pub fn channel(address: SocketAddr, tls: Arc<rustls::ClientConfig>) -> Channel {
+pub fn channel(route: impl Into<Route>, tls: Arc<rustls::ClientConfig>) -> Channel {
     let tls = TlsConnector::from(tls);
+    let route = route.into();
     // The scheme must be http: with https tonic insists on TLS of its own.
     Endpoint::from_static("http://weft-control")
         .http2_keep_alive_interval(KEEP_ALIVE.0)
         .keep_alive_timeout(KEEP_ALIVE.1)
         .keep_alive_while_idle(true)
         .connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
-            let tls = tls.clone();
+            let (tls, route) = (tls.clone(), route.clone());
             async move {
+                let (turn, address) = route.now();
                 let connected = timeout(CONNECT, dial(address, tls)).await;
+                let connected = connected
+                    .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, format!("{address} is silent"))));
+                if connected.is_err() {
+                    route.failed(turn);
+                }
                 connected
-                    .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, format!("{address} is silent"))))
             }
         }))
 }
@@ -136,6 +180,33 @@ impl Backoff {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_that_fails_is_left_for_the_next_one_once() {
+        let all: Vec<SocketAddr> = (1..=3).map(|port| SocketAddr::from(([192, 0, 2, 1], port))).collect();
+        let route = Route::new(&Addresses::new(all.clone()).unwrap());
+        let mut tried = Vec::new();
+        for _ in 0..3 {
+            let (turn, address) = route.now();
+            tried.push(address);
+            // Two channels met the same failure.
+            route.failed(turn);
+            route.failed(turn);
+        }
+        tried.sort();
+        assert_eq!(tried, all);
+        let only = Route::from(all[0]);
+        only.failed(only.now().0);
+        assert_eq!(only.now().1, all[0]);
+    }
+
+    #[test]
+    fn sidecars_begin_at_different_addresses() {
+        let all: Vec<SocketAddr> = (1..=3).map(|port| SocketAddr::from(([192, 0, 2, 1], port))).collect();
+        let addresses = Addresses::new(all).unwrap();
+        let first: std::collections::BTreeSet<_> = (0..200).map(|_| Route::new(&addresses).now().1).collect();
+        assert_eq!(first.len(), 3);
+    }
 
     #[test]
     fn waits_grow_to_the_cap_and_a_good_answer_makes_them_short_again() {

@@ -3,7 +3,7 @@
 use super::Enrolment;
 use crate::config::Workload;
 use crate::discovery::link;
-use std::net::SocketAddr;
+use crate::discovery::link::Route;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -46,7 +46,7 @@ impl From<weft_certs::Error> for IdentityError {
 /// Gets certificates for one workload.
 #[derive(Clone, Debug)]
 pub struct Issuer {
-    control: SocketAddr,
+    control: Route,
     namespace: String,
     account: String,
     enrolment: Option<Enrolment>,
@@ -56,7 +56,7 @@ pub struct Issuer {
 impl Issuer {
     /// An issuer for a workload; `enrolment` is needed until there is a certificate.
     #[must_use]
-    pub fn new(control: SocketAddr, workload: &Workload, enrolment: Option<Enrolment>, state_dir: PathBuf) -> Self {
+    pub fn new(control: Route, workload: &Workload, enrolment: Option<Enrolment>, state_dir: PathBuf) -> Self {
         Self {
             control,
             namespace: workload.namespace.clone(),
@@ -128,7 +128,7 @@ impl Issuer {
             )
         })?;
         let (proof, tls) = enrolment.begin()?;
-        self.ask(link::channel(self.control, tls), Some(proof), &self.id(enrolment.trust_domain())?).await
+        self.ask(link::channel(self.control.clone(), tls), Some(proof), &self.id(enrolment.trust_domain())?).await
     }
 
     /// The next certificate, proved by the current one; by enrolment where the current one is not accepted any more.

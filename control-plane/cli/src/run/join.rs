@@ -86,9 +86,9 @@ pub fn source(global: &Global, file: Option<&Path>, stored: bool) -> Result<Sour
 }
 
 /// Where sidecars reach the control plane: the flag, else what `weft up` wrote beside the kubeconfig.
-pub fn control_plane(global: &Global, flag: Option<SocketAddr>) -> Result<SocketAddr, Failure> {
-    if let Some(address) = flag {
-        return Ok(address);
+pub fn control_plane(global: &Global, flag: &[SocketAddr]) -> Result<Vec<SocketAddr>, Failure> {
+    if !flag.is_empty() {
+        return Ok(flag.to_vec());
     }
     let hint = "name it with --control-plane IP:PORT (the --grpc address of weft up)";
     let Some(kubeconfig) = kubeconfig::find(global) else {
@@ -100,7 +100,7 @@ pub fn control_plane(global: &Global, flag: Option<SocketAddr>) -> Result<Socket
     })?;
     serde_json::from_str::<Value>(&text)
         .ok()
-        .and_then(|value| value.get("grpc")?.as_str()?.parse().ok())
+        .and_then(|value| Some(vec![value.get("grpc")?.as_str()?.parse().ok()?]))
         .ok_or_else(|| Failure::usage(format!("{} holds no gRPC address", file.display())).hint(hint))
 }
 

@@ -58,9 +58,9 @@ pub struct Args {
     /// Address at which other hosts reach this workload
     #[arg(long, default_value = "127.0.0.1", value_name = "IP")]
     address: IpAddr,
-    /// Where sidecars reach the control plane (default: what weft up wrote beside the kubeconfig)
-    #[arg(long, env = "WEFT_CONTROL_PLANE", value_name = "IP:PORT")]
-    control_plane: Option<SocketAddr>,
+    /// Where sidecars reach the control plane, each replica of it, comma-separated or repeated (default: what weft up wrote beside the kubeconfig)
+    #[arg(long, env = "WEFT_CONTROL_PLANE", value_name = "IP:PORT", value_delimiter = ',')]
+    control_plane: Vec<SocketAddr>,
     /// File with a join token; $WEFT_JOIN_TOKEN is the alternative. With a kubeconfig at hand neither is needed
     #[arg(long, value_name = "FILE")]
     join_token_file: Option<PathBuf>,
@@ -118,7 +118,7 @@ pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
     let base = args.services.first().map_or("workload", String::as_str);
     let named = args.name.is_some() || args.state_dir.is_some();
     let name = args.name.clone().unwrap_or_else(|| format!("{base}-{}", random(5)));
-    let control_plane = join::control_plane(global, args.control_plane)?;
+    let control_plane = join::control_plane(global, &args.control_plane)?;
     let state = State::open(global, args.state_dir.as_deref(), &namespace, &name, !named)?;
     let netns = match args.isolation {
         Isolation::None => None,
@@ -152,12 +152,18 @@ pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
     renew().await?;
 
     // The control plane's loopback is not that of the namespace.
-    let relay = match &netns {
-        Some(netns) if control_plane.ip().is_loopback() => {
-            Some(netns::relay::start(netns.gateway(), control_plane).await?)
+    let mut relays = Vec::new();
+    let mut reached = Vec::new();
+    for address in control_plane {
+        match &netns {
+            Some(netns) if address.ip().is_loopback() => {
+                let relay = netns::relay::start(netns.gateway(), address).await?;
+                reached.push(relay.address);
+                relays.push(relay);
+            }
+            _ => reached.push(address),
         }
-        _ => None,
-    };
+    }
     let (user, password) = ("weft".to_owned(), random(24));
     let labels: BTreeMap<String, String> = args.labels.iter().cloned().collect();
     let socket = state.socket()?;
@@ -171,7 +177,7 @@ pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
         zone: &args.zone,
         address: netns.as_ref().map_or(args.address, |netns| netns.address().into()),
         local: IpAddr::V4(Ipv4Addr::LOCALHOST),
-        control_plane: relay.as_ref().map_or(control_plane, |relay| relay.address),
+        control_plane: &reached,
         state_dir: &state.dir,
         socket: &socket,
         credentials: Some((&user, &password)),

@@ -309,8 +309,8 @@ pub struct Wanted<'a> {
     pub address: std::net::IpAddr,
     /// Where the application listens (the address part).
     pub local: std::net::IpAddr,
-    /// gRPC address of the control plane.
-    pub control_plane: SocketAddr,
+    /// gRPC addresses of the control plane's replicas.
+    pub control_plane: &'a [SocketAddr],
     /// State directory.
     pub state_dir: &'a Path,
     /// The private socket.

@@ -1,6 +1,7 @@
 //! The connection to etcd: one member at a time, the next one when it fails; every call with a deadline, signed in where etcd asks for it.
 //!
-//! A read is tried again on another member. A write is sent once: one that was not answered may have been made.
+//! A read is tried again on another member; one that was slow is made through the log. A write is sent once: one that was not answered may
+//! have been made.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -22,10 +23,12 @@ use tonic::{
 use super::super::{Result, StoreError};
 use super::{
     Settings,
+    names::Names,
+    operation,
     wire::{
         AuthenticateRequest, CompactionRequest, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseRevokeRequest,
-        RangeRequest, RangeResponse, TxnRequest, TxnResponse, auth_client::AuthClient, kv_client::KvClient,
-        lease_client::LeaseClient, watch_client::WatchClient,
+        PutRequest, RangeRequest, RangeResponse, TxnRequest, TxnResponse, auth_client::AuthClient, kv_client::KvClient,
+        lease_client::LeaseClient, request_op, response_op, watch_client::WatchClient,
     },
 };
 
@@ -35,6 +38,10 @@ const CONNECT: Duration = Duration::from_secs(2);
 const ANSWER: Duration = Duration::from_secs(4);
 /// A read with all its retries.
 const READ: Duration = Duration::from_secs(10);
+/// An answer that took longer is not believed to be the newest state. A member that hears nothing of its leader asks it again every 500 ms
+/// under the same number, and takes an old answer for one to the new question: after a pause of a process such a read can be stale
+/// (etcd-io/etcd#20418, mended in 3.6.9).
+const PROMPT: Duration = Duration::from_millis(400);
 /// Between attempts, grown and spread.
 const BACKOFF: Duration = Duration::from_millis(50);
 /// Etcd allows one ping in five seconds.
@@ -84,6 +91,8 @@ impl Connection {
 /// The way to etcd, shared by everything of one store.
 pub struct Link {
     members: Vec<Endpoint>,
+    /// Written by reads that must pass through the log.
+    fence: Bytes,
     user: Option<(String, String)>,
     /// The member to try next.
     next: AtomicUsize,
@@ -122,6 +131,7 @@ impl Link {
             // Replicas that start together do not all begin with the same member.
             next: AtomicUsize::new(rand::random_range(0..members.len())),
             members,
+            fence: Names::under(&settings.prefix).fence(),
             user: settings.user.clone(),
             current: Mutex::new(None),
             connecting: tokio::sync::Mutex::new(()),
@@ -189,20 +199,35 @@ impl Link {
         }
     }
 
+    /// The connection that there is has not answered in time.
+    pub fn give_up_current(&self) {
+        let current = self.current.lock().as_ref().map(|connection| connection.number);
+        if let Some(number) = current {
+            self.give_up(number);
+        }
+    }
+
     /// Ends when this connection was given up.
     pub async fn given_up(&self, number: u64) {
         // The sender is this very value.
         let _ = self.moved.subscribe().wait_for(|n| *n > number).await;
     }
 
-    /// A range, tried again until it is answered or too late.
+    /// A range, tried again until it is answered or too late. What it shows is what was there at some moment of this call, or at the revision
+    /// that was asked for.
     pub async fn range(&self, request: RangeRequest) -> Result<RangeResponse> {
         let end = Instant::now() + READ;
         let mut backoff = BACKOFF;
         loop {
             let asked = async {
                 let connection = self.connection().await?;
-                self.once(&connection, connection.kv().range(connection.request(request.clone()))).await
+                let begun = Instant::now();
+                let answer = self.once(&connection, connection.kv().range(connection.request(request.clone()))).await?;
+                if request.revision > 0 || begun.elapsed() < PROMPT {
+                    return Ok(answer);
+                }
+                tracing::debug!("a slow answer of etcd is asked for again, through its log");
+                self.range_through_log(&request).await
             };
             let status = match timeout_at(end, asked).await {
                 Ok(Ok(answer)) => return Ok(answer),
@@ -214,6 +239,20 @@ impl Link {
             }
             tokio::time::sleep(backoff.mul_f64(rand::random_range(0.5..1.5))).await;
             backoff = (backoff * 2).min(Duration::from_secs(1));
+        }
+    }
+
+    /// A range as part of a transaction that writes: the members agree on its place among all writes.
+    async fn range_through_log(&self, request: &RangeRequest) -> std::result::Result<RangeResponse, Status> {
+        let fence = PutRequest { key: self.fence.clone(), ..PutRequest::default() };
+        let success = vec![
+            operation(request_op::Request::RequestRange(request.clone())),
+            operation(request_op::Request::RequestPut(fence)),
+        ];
+        let answer = self.txn(TxnRequest { success, ..TxnRequest::default() }).await?;
+        match answer.responses.into_iter().next().and_then(|first| first.response) {
+            Some(response_op::Response::ResponseRange(range)) => Ok(RangeResponse { header: answer.header, ..range }),
+            _ => Err(Status::internal("etcd answered a range with something else")),
         }
     }
 

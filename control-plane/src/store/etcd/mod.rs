@@ -4,6 +4,7 @@
 //! until the mirror has what etcd had when they were asked, so that every replica answers as one. Speaks the part of etcd's v3 interface
 //! that is in `proto/etcd.proto`; etcd 3.4 or later.
 
+mod compact;
 mod follow;
 mod lead;
 mod link;
@@ -16,6 +17,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::{task::JoinHandle, time::timeout};
+use tokio_util::sync::CancellationToken;
 
 pub use settings::{Files, Settings};
 
@@ -33,6 +35,9 @@ use wire::{
 /// How long the mirror may take to show what etcd has.
 const LAG: Duration = Duration::from_secs(10);
 
+/// How long etcd may take to be told that a replica leaves.
+const RESIGN: Duration = Duration::from_secs(2);
+
 /// Etcd's own messages and services.
 mod wire {
     #![allow(missing_docs, clippy::all, clippy::allow_attributes_without_reason, reason = "generated")]
@@ -49,6 +54,9 @@ struct Inner {
     mirror: Arc<Mirror>,
     lead: tokio::sync::watch::Receiver<Lead>,
     replica: Bytes,
+    /// Whether it serves, and so writes only while it leads.
+    serves: bool,
+    leaving: CancellationToken,
     /// What runs as long as the store is open.
     tasks: Vec<JoinHandle<()>>,
 }
@@ -71,16 +79,18 @@ impl Etcd {
         let mirror = Arc::new(Mirror::new(state));
         let follower = follow::Follower::new(link.clone(), names.clone(), mirror.clone(), settings.options, at);
         let mut tasks = vec![tokio::spawn(follower.run())];
-        let (candidate, lead) = lead::Candidate::new(link.clone(), &names, &settings);
+        let leaving = CancellationToken::new();
+        let (candidate, lead) = lead::Candidate::new(link.clone(), &names, &settings, leaving.clone());
         tasks.push(tokio::spawn(candidate.run()));
-        tasks.push(tokio::spawn(lead::compact(
+        tasks.push(tokio::spawn(compact::compact(
             link.clone(),
             names.clone(),
             lead.clone(),
             settings.compaction,
             settings.options,
         )));
-        let store = Self(Arc::new(Inner { link, names, mirror, lead, replica: settings.replica.into(), tasks }));
+        let (replica, serves) = (settings.replica.into(), settings.serves.is_some());
+        let store = Self(Arc::new(Inner { link, names, mirror, lead, replica, serves, leaving, tasks }));
         store.0.caught_up().await?;
         Ok(store)
     }
@@ -115,8 +125,13 @@ impl Inner {
         if writes.len() > names::MOST_WRITES {
             return Err(StoreError::Refused(format!("more than {} writes", names::MOST_WRITES)));
         }
-        let answer = self.link.txn(self.request(&writes)).await.map_err(|status| failed(&status))?;
+        let term = self.term()?;
+        let answer = self.link.txn(self.request(&writes, term)).await.map_err(|status| failed(&status))?;
         if !answer.succeeded {
+            let last = answer.responses.last().and_then(|last| last.response.as_ref());
+            if term.is_some_and(|term| !lead::is_of(term, last)) {
+                return Err(StoreError::Failed("another control plane leads by now".to_owned()));
+            }
             return Err(conflict(&writes, answer.responses)?);
         }
         let made = answer.header.map_or(0, |header| names::number(header.revision));
@@ -141,7 +156,17 @@ impl Inner {
         Ok(events)
     }
 
-    fn request(&self, writes: &[Write]) -> TxnRequest {
+    /// The term in which it may write; `None`: in any. One that was deposed without noticing writes nothing, because etcd compares.
+    fn term(&self) -> Result<Option<u64>> {
+        let lead = self.lead.borrow();
+        match self.serves {
+            true if lead.is_certain() => Ok(Some(lead.term)),
+            true => Err(StoreError::Failed("this control plane does not lead".to_owned())),
+            false => Ok(None),
+        }
+    }
+
+    fn request(&self, writes: &[Write], term: Option<u64>) -> TxnRequest {
         let mut request = TxnRequest::default();
         for (place, write) in writes.iter().enumerate() {
             let key = self.names.object(&write.key);
@@ -163,6 +188,10 @@ impl Inner {
         }
         let clock = PutRequest { key: self.names.clock(), value: self.replica.clone(), ..PutRequest::default() };
         request.success.push(operation(request_op::Request::RequestPut(clock)));
+        if let Some(term) = term {
+            request.compare.push(lead::fence(&self.names, term));
+            request.failure.push(operation(request_op::Request::RequestRange(one(self.names.leader()))));
+        }
         request
     }
 }
@@ -268,5 +297,14 @@ impl Store for Etcd {
 
     fn lead(&self) -> tokio::sync::watch::Receiver<Lead> {
         self.0.lead.clone()
+    }
+
+    fn resign(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            self.0.leaving.cancel();
+            // Its sender goes when the lease has been given up.
+            let mut lead = self.0.lead.clone();
+            let _ = timeout(RESIGN, async { while lead.changed().await.is_ok() {} }).await;
+        })
     }
 }

@@ -1,7 +1,8 @@
 //! How objects, revisions and documents are written in etcd. Pure.
 //!
-//! Everything is under one prefix: `objects/GROUP/PLURAL/NAMESPACE/NAME`, `clock`, which every transaction writes, and `leader`. A document
-//! follows a line with its place in the transaction that wrote it: etcd numbers transactions, the store numbers writes.
+//! Everything is under one prefix: `objects/GROUP/PLURAL/NAMESPACE/NAME`, `clock`, which every transaction writes, `leader`,
+//! `replicas/NAME`, which end with their replica, and `fence`, which has no content and is written by reads that must have a place among the writes. A document follows a line with its place in the
+//! transaction that wrote it: etcd numbers transactions, the store numbers writes.
 
 use bytes::Bytes;
 
@@ -67,6 +68,23 @@ impl Names {
     /// Held by the replica that does what only one may do.
     pub fn leader(&self) -> Bytes {
         format!("{}leader", self.prefix).into()
+    }
+
+    /// Those that serve: first key, and the first one after them.
+    pub fn replicas(&self) -> (Bytes, Bytes) {
+        range(&format!("{}replicas/", self.prefix))
+    }
+
+    /// Where one of them is.
+    pub fn replica(&self, name: &str) -> Bytes {
+        let mut path = format!("{}replicas/", self.prefix);
+        escape(name, &mut path);
+        path.into()
+    }
+
+    /// Written by reads that pass through the log.
+    pub fn fence(&self) -> Bytes {
+        format!("{}fence", self.prefix).into()
     }
 
     /// Where an object is.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 use weft_certs::files;
 
-use super::super::Options;
+use super::super::{Options, Place};
 
 /// How an etcd store is reached and kept.
 #[derive(Clone)]
@@ -19,8 +19,10 @@ pub struct Settings {
     pub user: Option<(String, String)>,
     /// What every key begins with: `/weft/`.
     pub prefix: String,
-    /// The name of this replica, as it holds the lead.
+    /// The name of this replica, as it holds the lead; a control plane adds where it serves.
     pub replica: String,
+    /// Where it serves. One that serves is known to the others, and writes only while it leads; `None`: neither.
+    pub serves: Option<Place>,
     /// History in memory; what etcd itself keeps is compacted to as much.
     pub options: Options,
     /// How often the replica that leads has etcd forget history: 5 min.
@@ -89,6 +91,7 @@ impl Settings {
             user,
             prefix: format!("/{}/", prefix.trim_matches('/')),
             replica: String::new(),
+            serves: None,
             options: Options::default(),
             compaction: Duration::from_secs(300),
         })

@@ -15,10 +15,14 @@ pub(super) fn facts(seen: &Seen) -> Vec<Fact> {
         Fact::error(compiled, "not once yet", "its log says what it waits for")
     };
     let leads = "one control plane leads";
-    let leads = match (seen.lead.owner.as_str(), seen.lead.mine) {
+    let owner = match seen.lead.replicas.len() {
+        0 | 1 => seen.lead.owner.clone(),
+        n => format!("{}, of {n} that serve", seen.lead.owner),
+    };
+    let leads = match (seen.lead.owner.as_str(), seen.lead.is_certain()) {
         ("", _) => Fact::skipped(leads, "it keeps its objects for itself"),
-        (owner, true) => Fact::good(leads, owner),
-        (owner, false) => Fact::error(leads, owner, "this one is about to end; ask again"),
+        (_, true) => Fact::good(leads, owner),
+        (_, false) => Fact::error(leads, owner, "another is about to lead; ask again"),
     };
     vec![compiled, leads]
 }

@@ -1,0 +1,154 @@
+//! What a control plane that does not lead does with those who connect to it: it carries their connections to the one that leads.
+//!
+//! Bytes only. What travels is TLS between the two ends, who check each other: the one between could read or say nothing.
+
+use crate::store::{Lead, Place};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// How long the one that leads may take to accept.
+const CONNECT: Duration = Duration::from_secs(2);
+/// Connections carried at once: a sidecar has one or two.
+const MOST: usize = 16_384;
+
+/// Which of a replica's two listeners is meant.
+pub(super) type Door = fn(&Place) -> SocketAddr;
+
+/// Carries until `stop`. A connection ends with either side, and when another replica leads.
+pub(super) async fn run(
+    listener: TcpListener,
+    own: SocketAddr,
+    door: Door,
+    mut lead: watch::Receiver<Lead>,
+    stop: CancellationToken,
+) {
+    let permits = Arc::new(Semaphore::new(MOST));
+    let mut carried = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            permit_and_stream = async {
+                let permit = permits.clone().acquire_owned().await;
+                (permit, listener.accept().await)
+            } => permit_and_stream,
+            Some(_) = carried.join_next() => continue,
+            () = stop.cancelled() => return,
+        };
+        match accepted {
+            (Ok(permit), Ok((stream, _))) => {
+                let Some(to) = target(&lead.borrow_and_update(), own, door) else {
+                    // Nobody leads: closed, so that who is there tries another replica, or this one again a little later.
+                    continue;
+                };
+                let lead = lead.clone();
+                carried.spawn(async move {
+                    let replaced = replaced(lead, to, own, door);
+                    tokio::select! {
+                        () = carry(stream, to) => {}
+                        () = replaced => {}
+                    }
+                    drop(permit);
+                });
+            }
+            (_, Err(error)) => {
+                tracing::warn!(%error, "a connection for the control plane that leads cannot be accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            (Err(_), _) => return,
+        }
+    }
+}
+
+/// Where the one that leads is to be reached: never here, which would be without end.
+fn target(lead: &Lead, own: SocketAddr, door: Door) -> Option<SocketAddr> {
+    let at = door(lead.leader.as_ref()?.at.as_ref()?);
+    (!lead.mine && at != own && !at.ip().is_unspecified()).then_some(at)
+}
+
+/// Ends when it is to be reached elsewhere.
+async fn replaced(mut lead: watch::Receiver<Lead>, to: SocketAddr, own: SocketAddr, door: Door) {
+    // The end of the store is that of the process.
+    let _ = lead.wait_for(|lead| target(lead, own, door) != Some(to)).await;
+}
+
+async fn carry(mut from: TcpStream, to: SocketAddr) {
+    match tokio::time::timeout(CONNECT, TcpStream::connect(to)).await {
+        Ok(Ok(mut stream)) => {
+            let _ = (from.set_nodelay(true), stream.set_nodelay(true));
+            let _ = tokio::io::copy_bidirectional(&mut from, &mut stream).await;
+        }
+        Ok(Err(error)) => tracing::debug!(%to, %error, "the control plane that leads cannot be reached"),
+        Err(_) => tracing::debug!(%to, "the control plane that leads does not accept in time"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Replica;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    fn led_from(at: SocketAddr) -> Lead {
+        let place = Place { grpc: at, api: at };
+        Lead { leader: Some(Replica { name: "one".into(), at: Some(place) }), ..Lead::default() }
+    }
+
+    async fn bound() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, address)
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_carried_to_the_one_that_leads_and_ends_when_another_does() {
+        let ((first, first_at), (second, second_at), (own, own_at)) = (bound().await, bound().await, bound().await);
+        let (lead, seen) = watch::channel(led_from(first_at));
+        let stop = CancellationToken::new();
+        let relay = tokio::spawn(run(own, own_at, |place| place.grpc, seen, stop.clone()));
+
+        let mut client = TcpStream::connect(own_at).await.unwrap();
+        client.write_all(b"ping").await.unwrap();
+        let (mut peer, _) = first.accept().await.unwrap();
+        let mut buffer = [0; 4];
+        peer.read_exact(&mut buffer).await.unwrap();
+        peer.write_all(&buffer).await.unwrap();
+        client.read_exact(&mut buffer).await.unwrap();
+        assert_eq!(&buffer, b"ping");
+
+        // What else changes changes nothing.
+        lead.send_modify(|lead| lead.replicas.push(Replica::default()));
+        client.write_all(b"more").await.unwrap();
+        peer.read_exact(&mut buffer).await.unwrap();
+
+        lead.send_replace(led_from(second_at));
+        assert!(matches!(client.read(&mut buffer).await, Ok(0) | Err(_)));
+        let mut client = TcpStream::connect(own_at).await.unwrap();
+        client.write_all(b"pong").await.unwrap();
+        let (mut peer, _) = second.accept().await.unwrap();
+        peer.read_exact(&mut buffer).await.unwrap();
+        assert_eq!(&buffer, b"pong");
+
+        stop.cancel();
+        relay.await.unwrap();
+        assert!(matches!(client.read(&mut buffer).await, Ok(0) | Err(_)));
+    }
+
+    #[tokio::test]
+    async fn where_nobody_leads_or_it_would_come_back_here_the_connection_is_closed() {
+        let (own, own_at) = bound().await;
+        for lead in [Lead::default(), led_from(own_at), led_from(SocketAddr::from(([0, 0, 0, 0], 15010)))] {
+            assert_eq!(target(&lead, own_at, |place| place.grpc), None, "{lead:?}");
+        }
+        let (_lead, seen) = watch::channel(Lead::default());
+        let stop = CancellationToken::new();
+        let relay = tokio::spawn(run(own, own_at, |place| place.grpc, seen, stop.clone()));
+        let mut client = TcpStream::connect(own_at).await.unwrap();
+        assert!(matches!(client.read(&mut [0]).await, Ok(0) | Err(_)));
+        stop.cancel();
+        relay.await.unwrap();
+    }
+}
