@@ -351,7 +351,7 @@ impl Parts {
         let tokens = Tokens::new(store.clone(), Arc::new(spki), trust_domain.to_string());
         let api_settings = api::Settings {
             service_cidr: settings.service_cidr.clone(),
-            hosts: names(&*store, settings.api.ip()),
+            hosts: names(&store.lead().borrow(), settings.api.ip()),
             ..api::Settings::default()
         };
         let api = api::Api::open(store.clone(), api_settings).await.map_err(failed("resource API"))?;
@@ -367,7 +367,8 @@ impl Parts {
         let endpoints = listeners.endpoints(&trust_domain);
         let (api_listener, grpc_listener) = (listeners.api()?, listeners.grpc()?);
         let clients = api_authority(dir, &vault, &endpoints.api)?;
-        let api_tls = watch::Sender::new(api_tls(&clients, &names(&*store, settings.api.ip()))?);
+        let called = names(&store.lead().borrow(), settings.api.ip());
+        let api_tls = watch::Sender::new(api_tls(&clients, &called)?);
         let record = Arc::new(api::record::Record::open(&dir.join("audit")).map_err(failed("audit record"))?);
         api.keep_record(record.clone());
         api.issue_tokens(accounts(dir, &vault, &settings.domain)?);

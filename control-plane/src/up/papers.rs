@@ -2,7 +2,7 @@
 
 use super::{ADMIN, Error, Settings, failed};
 use crate::api;
-use crate::store::Store;
+use crate::store::{Lead, Store};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -20,8 +20,7 @@ pub(super) fn vault(settings: &Settings) -> Result<Vault, Error> {
 }
 
 /// Under which addresses the API is asked besides those of loopback: its own, and those of the replicas that carry requests to it.
-pub(super) fn names(store: &dyn Store, own: IpAddr) -> Vec<String> {
-    let lead = store.lead().borrow().clone();
+pub(super) fn names(lead: &Lead, own: IpAddr) -> Vec<String> {
     let others = lead.replicas.iter().filter_map(|replica| Some(replica.at.as_ref()?.api.ip()));
     let all: std::collections::BTreeSet<IpAddr> = std::iter::once(own).chain(others).collect();
     all.into_iter().map(|ip| ip.to_string()).collect()
@@ -41,8 +40,7 @@ impl Named {
         let mut lead = self.store.lead();
         let mut known = Vec::new();
         loop {
-            lead.borrow_and_update();
-            let now = names(&*self.store, self.ip);
+            let now = names(&lead.borrow_and_update(), self.ip);
             if now != known {
                 match api_tls(&self.authority, &now) {
                     Ok(config) => {
@@ -88,4 +86,23 @@ pub(super) fn accounts(dir: &Path, vault: &Vault, domain: &str) -> Result<api::a
     let key = TokenKey::open(&dir.join("api/tokens.pem"), vault).map_err(failed("key of tokens"))?;
     let issuer = format!("https://weft-control.weft-system.svc.{domain}");
     api::accounts::Accounts::new(key, issuer).map_err(failed("key of tokens"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Place, Replica};
+
+    #[test]
+    fn the_api_is_called_by_the_addresses_of_all_who_carry_requests_to_it() {
+        let replica = |ip: [u8; 4]| {
+            let at = std::net::SocketAddr::from((ip, 15080));
+            Replica { name: at.to_string(), at: Some(Place { grpc: at, api: at }) }
+        };
+        let replicas = vec![replica([198, 51, 100, 12]), Replica::default(), replica([198, 51, 100, 10])];
+        let lead = Lead { replicas, ..Lead::default() };
+        let all = names(&lead, [198, 51, 100, 10].into());
+        assert_eq!(all, ["198.51.100.10", "198.51.100.12"]);
+        assert_eq!(names(&Lead::default(), [127, 0, 0, 1].into()), ["127.0.0.1"]);
+    }
 }

@@ -3,10 +3,21 @@
 use super::listen::Listeners;
 use super::papers::{api_authority, vault};
 use super::{Endpoints, Error, Settings, failed, relay, write_public};
-use crate::store::Store;
+use crate::store::{Lead, Store};
+use std::time::Duration;
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use weft_certs::TrustDomain;
+
+/// How long the one that leads may take to accept a connection, and how long until it is tried again.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Whether the one that leads answers.
+async fn is_there(lead: &Lead) -> bool {
+    let Some(at) = lead.leader.as_ref().and_then(|leader| leader.at.as_ref()) else { return false };
+    tokio::time::timeout(AGAIN, TcpStream::connect(at.api)).await.is_ok_and(|connected| connected.is_ok())
+}
 
 /// Waits until this control plane leads, which one that is alone does at once; false when it is to end before. `started` is called once others
 /// can be served through it.
@@ -36,7 +47,9 @@ pub(super) async fn until_leading(
         if now.mine {
             break true;
         }
-        if !now.owner.is_empty() && now.owner != told {
+        // One that died leads for as long as its lease lasts.
+        let unknown = !now.owner.is_empty() && now.owner != told;
+        if unknown && is_there(&now).await {
             tracing::info!(leader = %now.owner, "another control plane leads: standing by, and carrying to it whoever connects here");
             if told.is_empty() {
                 let trust_domain: TrustDomain = settings
@@ -54,6 +67,7 @@ pub(super) async fn until_leading(
         }
         tokio::select! {
             changed = lead.changed() => changed.map_err(failed("the store is closed"))?,
+            () = tokio::time::sleep(AGAIN), if unknown => {}
             () = shutdown.cancelled() => break false,
         }
     };

@@ -110,7 +110,9 @@ impl Replicas {
         let endpoints = replica.data.join("endpoints.json");
         let _ = std::fs::remove_file(&endpoints);
         let mut command = Command::new(binary("weft"));
-        command.args(["up", "--data-dir", text(&replica.data), "--grpc", "127.0.0.1:0", "--api", "127.0.0.1:0"]);
+        // An address of its own, by which the API of the one that leads is called too.
+        let at = format!("127.0.0.{}:0", number + 1);
+        command.args(["up", "--data-dir", text(&replica.data), "--grpc", &at, "--api", &at]);
         let name = format!("replica-{number}");
         replica.before = length(self.folder.path().join(format!("{name}.log")));
         let mut process = Process::start(self.folder.path(), &name, command.args(&words));
@@ -212,7 +214,7 @@ impl Replicas {
         let health: Value = serde_json::from_str(&output.out).unwrap_or_default();
         let checks = health["checks"].as_array().cloned().unwrap_or_default();
         let check = checks.iter().find(|check| check["name"] == name);
-        let check = check.cloned().unwrap_or_else(|| Value::String(output.err));
+        let check = check.cloned().unwrap_or(Value::String(output.err));
         (check["ok"] == true, check["detail"].as_str().map_or_else(|| check.to_string(), str::to_owned))
     }
 

@@ -121,6 +121,14 @@ fn any_replica_serves_any_sidecar_and_whichever_is_killed_or_stopped_no_call_fai
     // It serves again, through the other.
     replicas.ask(leader);
     policy(&replicas, "last");
+
+    // It leads again, when nobody else is left.
+    replicas.kill(next);
+    replicas.awake().into_iter().filter(|number| *number != leader).for_each(|number| replicas.kill(number));
+    assert_eq!(replicas.wait_for_leader(None), leader);
+    load.go_on_well(40);
+    replicas.wait_for_sidecars(SIDECARS);
+    policy(&replicas, "alone");
     for name in ["catalog-0", "till-1", "buyer", "load"] {
         let workload = replicas.mesh.object("workload", "shop", name);
         assert_eq!(workload["status"]["phase"], "Ready", "{workload}");
