@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
-use weft_integration::rig::{Issuer, Mesh};
+use weft_integration::rig::{Issuer, Mesh, wait_for};
 
 /// What users may have written that nobody else is to see. The last is a private key of no use.
 const PASSWORD: &str = "correct-horse-battery-staple";
@@ -94,6 +94,10 @@ fn a_bundle_has_what_helps_and_no_secret() {
     let objects = weft_integration::rig::stage::file(&shop.mesh, &objects(&jwks, &bearer));
     shop.mesh.weft(&["apply", "-f", objects.to_str().unwrap()]).ok();
     let token = shop.mesh.weft(&["token", "create", "-n", "shop", "--service", "catalog"]).ok();
+    wait_for("the route has a status", || {
+        let route = shop.mesh.object("httproute", "shop", "keyed");
+        if route["status"]["parents"].is_array() { Ok(()) } else { Err(route.to_string()) }
+    });
     let printed = shop.mesh.weft(&["diagnose", "-o", "b.tar.gz"]).ok();
     assert!(printed.starts_with("b.tar.gz: ") && printed.contains(" files, "), "{printed}");
     let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(shop.mesh.folder().join("b.tar.gz")).unwrap());
