@@ -215,7 +215,7 @@ impl Replicas {
         let checks = health["checks"].as_array().cloned().unwrap_or_default();
         let check = checks.iter().find(|check| check["name"] == name);
         let check = check.cloned().unwrap_or(Value::String(output.err));
-        (check["ok"] == true, check["detail"].as_str().map_or_else(|| check.to_string(), str::to_owned))
+        (check["result"] == "ok", check["detail"].as_str().map_or_else(|| check.to_string(), str::to_owned))
     }
 
     /// Waits until so many sidecars are connected, as each of those that are awake says.
@@ -223,7 +223,7 @@ impl Replicas {
     pub fn wait_for_sidecars(&mut self, count: usize) {
         for number in self.awake() {
             self.ask(number);
-            wait_for("every sidecar is connected", || match self.check("sidecars connected") {
+            wait_for("every sidecar is connected", || match self.check("every sidecar is connected") {
                 (true, detail) if detail == format!("{count} of {count} sidecars") => Ok(()),
                 (_, detail) => Err(format!("replica {number}: {detail}")),
             });

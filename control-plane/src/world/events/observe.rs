@@ -35,6 +35,8 @@ struct Told {
 #[derive(Default)]
 pub struct Observer {
     told: HashMap<Object, Told>,
+    /// What was looked at last: endpoints come and go far more often than anything is said of policies.
+    verdicts: Vec<Arc<Verdict>>,
     workloads: Option<Table<Arc<Workload>>>,
 }
 
@@ -42,6 +44,27 @@ impl Observer {
     /// What happened since the last time.
     pub fn observe(&mut self, world: &World, verdicts: &[Arc<Verdict>]) -> Vec<Occurrence> {
         let mut happened = Vec::new();
+        let same = |(was, is): (&Arc<Verdict>, &Arc<Verdict>)| Arc::ptr_eq(was, is);
+        if self.verdicts.len() != verdicts.len() || !self.verdicts.iter().zip(verdicts).all(same) {
+            self.told = self.judged(world, verdicts, &mut happened);
+            self.verdicts = verdicts.to_vec();
+        }
+        if let Some(before) = &self.workloads {
+            let same = |a: &Arc<Workload>, b: &Arc<Workload>| Arc::ptr_eq(a, b) || a == b;
+            for (_, was, is) in world.workloads.changes(before, same) {
+                workload(world, was, is, &mut happened);
+            }
+        }
+        self.workloads = Some(world.workloads.clone());
+        happened
+    }
+
+    fn judged(
+        &mut self,
+        world: &World,
+        verdicts: &[Arc<Verdict>],
+        happened: &mut Vec<Occurrence>,
+    ) -> HashMap<Object, Told> {
         let mut seen = HashMap::with_capacity(verdicts.len());
         for verdict in verdicts {
             let object = (verdict.kind, verdict.namespace.clone(), verdict.name.clone(), verdict.uid.clone());
@@ -52,20 +75,12 @@ impl Observer {
                 continue;
             }
             let (before, stage) = before.map(|told| (told.wrong, told.rollout)).unwrap_or_default();
-            let wrong = tell(world, verdict, &before, &mut happened);
-            rolled(world, verdict, stage, &mut happened);
+            let wrong = tell(world, verdict, &before, happened);
+            rolled(world, verdict, stage, happened);
             let rollout = verdict.rollout.as_ref().map(|note| (note.stage, verdict.generation));
             seen.insert(object, Told { verdict: verdict.clone(), wrong, rollout });
         }
-        self.told = seen;
-        if let Some(before) = &self.workloads {
-            let same = |a: &Arc<Workload>, b: &Arc<Workload>| Arc::ptr_eq(a, b) || a == b;
-            for (_, was, is) in world.workloads.changes(before, same) {
-                workload(world, was, is, &mut happened);
-            }
-        }
-        self.workloads = Some(world.workloads.clone());
-        happened
+        seen
     }
 }
 
