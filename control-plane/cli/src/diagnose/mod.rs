@@ -20,7 +20,7 @@ use tokio::time::Instant;
 /// Flags of `weft diagnose`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// File to write, 0600 (default: weft-diagnose-<time>.tar.gz)
+    /// File to write, 0600 (default: weft-diagnose-TIME.tar.gz)
     #[arg(short, long, value_name = "FILE.tar.gz")]
     output: Option<PathBuf>,
     /// How many sidecars are asked for what they hold and count, those with problems first

@@ -64,7 +64,7 @@ fn second(model: &Model) -> Line<'static> {
     }
 }
 
-/// As https://no-color.org has it.
+/// As <https://no-color.org> has it.
 fn coloured(color: Color) -> Style {
     match std::env::var_os("NO_COLOR") {
         Some(value) if !value.is_empty() => Style::new().add_modifier(Modifier::BOLD),
