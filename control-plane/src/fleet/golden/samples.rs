@@ -38,8 +38,6 @@ impl Samples {
             let coarse = slot / IN_COARSE;
             self.coarse.forget(coarse, kept);
             self.coarse.add(coarse, &counts);
-            // This one lasts for a minute.
-            self.coarse.settle();
         }
     }
 
@@ -66,22 +64,16 @@ impl Samples {
     }
 }
 
-/// Samples at one resolution, oldest first: of each, how many slots it is after the one before it, and packed counts. The newest slot may
-/// have several, which become one when the next slot begins.
+/// Samples at one resolution, oldest first: of each, how many slots it is after the one before it, and packed counts.
 #[derive(Clone, Debug, Default)]
 struct Ring {
     bytes: Vec<u8>,
     /// Slots of the oldest and of the newest.
     ends: [u32; 2],
-    /// Where the newest slot begins, and how many samples it has.
+    /// Where the newest begins.
     tail: u32,
-    parts: u16,
-    /// Slots.
     len: u16,
 }
-
-/// Samples of one slot; with one more they become one.
-const PARTS: u16 = 8;
 
 impl Ring {
     fn last(&self) -> Option<u64> {
@@ -89,42 +81,22 @@ impl Ring {
     }
 
     fn newest(&self) -> Option<(u64, Counts)> {
-        let (_, counts) = self.group()?;
-        Some((u64::from(self.ends[1]), counts))
-    }
-
-    /// How many slots the newest is after the one before it, and its sum.
-    fn group(&self) -> Option<(u32, Counts)> {
         let mut bytes = self.bytes.get(self.tail as usize..).filter(|_| self.len > 0)?;
-        let after = decode_varint(&mut bytes).ok()? as u32;
-        let mut counts = Counts::unpack(&mut bytes);
-        for _ in 1..self.parts {
-            decode_varint(&mut bytes).ok()?;
-            counts.add_packed(&mut bytes);
-        }
-        Some((after, counts))
-    }
-
-    /// Makes one sample of those of the newest slot.
-    fn settle(&mut self) {
-        if let Some((after, sum)) = self.group().filter(|_| self.parts > 1) {
-            self.bytes.truncate(self.tail as usize);
-            self.parts = 1;
-            self.push(after, &sum);
-        }
+        decode_varint(&mut bytes).ok()?;
+        Some((u64::from(self.ends[1]), Counts::unpack(&mut bytes)))
     }
 
     fn add(&mut self, slot: u64, counts: &Counts) {
         let slot = u32::try_from(slot).unwrap_or(u32::MAX);
         if self.len > 0 && self.ends[1] == slot {
-            if self.parts == PARTS {
-                self.settle();
-            }
-            self.parts += 1;
-            self.push(0, counts);
+            let mut newest = self.bytes.get(self.tail as usize..).unwrap_or_default();
+            let after = decode_varint(&mut newest).unwrap_or_default() as u32;
+            let mut sum = counts.clone();
+            sum.add_packed(&mut newest);
+            self.bytes.truncate(self.tail as usize);
+            self.push(after, &sum);
             return;
         }
-        self.settle();
         if self.len == 0 {
             self.ends = [slot, slot];
         }
@@ -132,7 +104,6 @@ impl Ring {
         self.tail = self.bytes.len() as u32;
         self.ends[1] = slot;
         self.len += 1;
-        self.parts = 1;
         self.push(after, counts);
     }
 
@@ -178,9 +149,9 @@ impl Ring {
     fn sum(&self, from: u64, into: &mut Counts) {
         let mut bytes = &self.bytes[..];
         let mut slot = u64::from(self.ends[0]);
-        for i in 1..self.len + self.parts {
+        for i in 0..self.len {
             let after = decode_varint(&mut bytes).unwrap_or_default();
-            slot += if i == 1 { 0 } else { after };
+            slot += if i == 0 { 0 } else { after };
             if slot >= from {
                 into.add_packed(&mut bytes);
             } else {
