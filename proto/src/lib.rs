@@ -66,8 +66,8 @@ pub use generated::weft::v1;
 /// The compiled descriptors of every file above, as an encoded `FileDescriptorSet`.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
-/// The greatest `CallStats.series`.
-pub const MAX_NUMBERED: u32 = 1 << 14;
+/// The greatest `CallStats.series`: the control plane keeps the names of all of them for as long as the stream lasts.
+pub const MAX_NUMBERED: u32 = 1 << 12;
 
 /// Upper bounds of `CallStats.latency_buckets`, in microseconds: ten a decade, so that a percentile read from them is off by 13 % at most.
 /// A call is counted at the first bound that is not below it; what exceeds the last bound is counted in one more bucket.

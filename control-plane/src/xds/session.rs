@@ -297,7 +297,9 @@ impl Session {
                 break;
             }
             bytes = more;
-            if let Answer::Present(was) = std::mem::replace(answer, Answer::Present(resource.name.clone())) {
+            if let Answer::Present(was) = std::mem::replace(answer, Answer::Present(resource.name.clone()))
+                && was != resource.name
+            {
                 vanished.insert(was);
             }
             due.insert(&resource.name, resource);
