@@ -7,6 +7,7 @@
 #   make flamegraph           an SVG of each hot path of the sidecar under load, in target/flamegraph
 #   make bench-control        what the control plane costs: compiling, encoding, memory, streams (BENCH=quick: under a minute; BENCH=fleet: thousands of sidecars)
 #   make mutants              mutation tests of weft-policy (MUTANTS='-f proxy/policy/src/route/share.rs' for one file)
+#   make screenshots          pictures of every page of the dashboard, in target/screenshots
 #   make lint                 formatting, clippy, documentation, licences
 
 SHELL := /bin/bash
@@ -21,7 +22,7 @@ MUTANTS ?=
 # Without a terminal the build says one line a crate only when something is built; with one, cargo draws its bar.
 DEMO_FLAGS := $(if $(DURATION),--duration $(DURATION)) --output $(OUTPUT)
 
-.PHONY: demo test unit dist bench flamegraph mutants lint fmt clippy doc deny book tools clean
+.PHONY: screenshots demo test unit dist bench flamegraph mutants lint fmt clippy doc deny book tools clean
 
 # Everything but the program's own output goes to stderr: with OUTPUT=json stdout is one document.
 demo:
@@ -62,6 +63,11 @@ bench-control:
 # Not part of `make test`: each of the changes, some 2,500 in all, is built and tested by itself.
 mutants:
 	@CARGO="$(CARGO)" integration/mutants $(MUTANTS)
+
+# Needs Node 20.19 or newer; the browser is Debian's.
+screenshots: tools
+	$(CARGO) build --locked --bin weft --bin weft-proxy --bin weft-shop
+	cd control-plane/dashboard && npm ci --ignore-scripts && WEFT=$(abspath $(TARGET))/debug/weft npm run screenshots
 
 tools:
 	@integration/setup

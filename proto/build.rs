@@ -11,6 +11,10 @@ const FILES: &[&str] = &[
     "weft/v1/identity.proto",
     "weft/v1/control.proto",
     "spiffe/workload.proto",
+    "opentelemetry/proto/common/v1/common.proto",
+    "opentelemetry/proto/resource/v1/resource.proto",
+    "opentelemetry/proto/trace/v1/trace.proto",
+    "opentelemetry/proto/collector/trace/v1/trace_service.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -10,6 +10,7 @@ use crate::xds::Client;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use weft_policy::authorize::{Cause, Connection, Verdict};
 use weft_policy::config::{self, Inbound, InboundPort, Protocol, Refusal, Service, ServicePort, TlsMode};
 use weft_policy::route::{Addressed, Decision, Head, Rule, Scheme, Target, WeightedBackend, split_target};
@@ -55,6 +56,9 @@ pub struct Explanation {
     pub outcome: Outcome,
     /// Whether faults may be injected into calls to the port.
     pub faults: bool,
+    /// Part of such calls that a fault answers, 0 to 1.
+    #[serde(skip)]
+    pub aborted: f64,
     /// What answers where no endpoint of a backend may be called; null: 503.
     pub fallback: Option<String>,
     /// Where its shares go; only of a call that is sent on.
@@ -146,8 +150,24 @@ pub struct Admission {
     pub audit: Option<String>,
     /// Names of the rate limits of the port, whatever calls they are about.
     pub rate_limits: Vec<String>,
+    /// Those of them that count this call.
+    #[serde(skip)]
+    pub limits: Vec<Counted>,
     /// Workload uids.
     pub endpoints: Vec<String>,
+}
+
+/// A rate limit that a call counts for, and the bucket of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Counted {
+    /// Name of the limit.
+    pub name: String,
+    /// Values of its keys, each with its length before it.
+    pub key: Vec<u8>,
+    /// Whether all workloads of the service count together.
+    pub is_global: bool,
+    /// Calls, and in how many milliseconds.
+    pub rate: (u32, u64),
 }
 
 /// Why there is no explanation.
@@ -208,6 +228,7 @@ pub fn explain(compiled: &Compiled, question: &Question) -> Result<Explanation, 
         rule: rule.map(|rule| matched(rule, port.protocol)),
         outcome,
         faults: !port.frontend.faults.is_empty(),
+        aborted: aborted(&port.frontend.faults, &head),
         fallback: port.frontend.fallback.as_ref().map(|fallback| match fallback {
             config::Fallback::Backend(Target::Backend(name)) => name.to_string(),
             config::Fallback::Backend(Target::Unresolved(reason)) => reason.to_string(),
@@ -217,6 +238,39 @@ pub fn explain(compiled: &Compiled, question: &Question) -> Result<Explanation, 
         allowed,
         from,
     })
+}
+
+/// How many draws say which part of calls a fault answers: within a percent and a half.
+const DRAWS: u64 = 4096;
+
+/// Part of such calls that a fault answers.
+fn aborted(faults: &weft_policy::fault::Faults, head: &Head<'_>) -> f64 {
+    if faults.is_empty() {
+        return 0.0;
+    }
+    // Spread evenly, so that the same question has the same answer.
+    let draw = |nth: u64| nth.wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(17).wrapping_mul(0xD6E8_FEB8_6659_FD93);
+    let hit = |nth: &u64| faults.draw(head, draw(*nth)).is_some_and(|injected| injected.abort.is_some());
+    let hits = (1..=DRAWS).filter(hit).count();
+    f64::from(u32::try_from(hits).unwrap_or(u32::MAX)) / 4096.0
+}
+
+/// The limits of a port that count a call.
+fn counted(port: &InboundPort, head: &Head<'_>, identity: Option<&str>) -> Vec<Counted> {
+    let one = |limit: &Arc<weft_policy::limit::rate::Limit>| {
+        let mut key = Vec::new();
+        limit.each_value(head, identity, &mut |value| {
+            key.extend_from_slice(&u32::try_from(value.len()).unwrap_or(u32::MAX).to_be_bytes());
+            key.extend_from_slice(value);
+        });
+        Counted {
+            name: limit.name.to_string(),
+            key,
+            is_global: limit.scope == weft_policy::limit::rate::Scope::Global,
+            rate: (limit.requests, u64::try_from(limit.per.as_millis()).unwrap_or(u64::MAX)),
+        }
+    };
+    port.rate_limits.iter().filter(|limit| limit.applies_to(head)).map(one).collect()
 }
 
 /// The call, taken apart.
@@ -364,6 +418,7 @@ fn decided(port: &InboundPort, call: &Call<'_>, target: &str, admission: Admissi
         policy: policy.map(str::to_owned),
         rule: by,
         audit: decision.audit.map(|cause| format!("{} {}", cause.policy, rule(&cause))),
+        limits: counted(port, &head, connection.identity),
         ..admission
     }
 }

@@ -11,7 +11,7 @@ mod stand_by;
 
 pub use settings::{Cluster, Settings};
 
-use crate::fleet::{ControlService, Fleet, Leases, Life, web};
+use crate::fleet::{ControlService, Fleet, Leases, Life, traffic, web};
 use crate::identity::service::Issue;
 use crate::identity::{Audit, Authority, IdentityService, Ledger, Limiter, Reviewer, Revoker, Rotator, Tokens};
 use crate::rollout::{Rollouts, conduct};
@@ -19,7 +19,7 @@ use crate::store::{Embedded, Etcd, EtcdSettings, Options, Store};
 use crate::world::reconcile::{self, Compiled};
 use crate::world::watch::Reflectors;
 use crate::world::{Mesh, events, jwks, status};
-use crate::xds::{Discovery, Hub};
+use crate::xds::{Discovery, Hub, Pace};
 use crate::{api, compile};
 use listen::Listeners;
 use papers::{Named, accounts, api_authority, api_tls, names, vault};
@@ -335,6 +335,7 @@ impl Parts {
             settings.start_grace,
         );
         let rotator = Rotator::new(self.authority.clone(), self.audit.clone(), fleet.clone(), compiled.clone());
+        let pace = Arc::new(Pace::default());
         self.api.mount(web::router(web::Sources {
             fleet: fleet.clone(),
             hub: hub.clone(),
@@ -348,10 +349,17 @@ impl Parts {
             store: self.store.clone(),
             trust_domain: self.endpoints.trust_domain.clone(),
             data_dir: settings.data_dir.clone(),
+            prometheus: settings.prometheus.clone(),
+            pace: pace.clone(),
             started: std::time::Instant::now(),
         }));
         let mut tasks = Tasks::new();
 
+        let (measured, offered, stop) = (hub.clone(), compiled.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            pace.follow(measured, offered, stop).await;
+            ("pace of changes", Ok(()))
+        });
         let (followed, stop) = (self.api.clone(), shutdown.clone());
         tasks.spawn(async move {
             followed.follow_roles(&stop).await;
@@ -424,6 +432,11 @@ impl Parts {
         tasks.spawn(async move {
             events::run(to, of, stop).await;
             ("event writer", Ok(()))
+        });
+        let (of, by, stop) = (fleet.clone(), compiled.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            traffic::names::follow(of, by, stop).await;
+            ("summaries of traffic", Ok(()))
         });
         let (convergence, stop) = (hub.convergence().clone(), shutdown.clone());
         tasks.spawn(async move {

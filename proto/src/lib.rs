@@ -1,4 +1,5 @@
-//! Wire types of Weft: the xDS v3 incremental transport, Weft's own resources, identity and the control stream, and the SPIFFE Workload API.
+//! Wire types of Weft: the xDS v3 incremental transport, Weft's own resources, identity and the control stream, and what Weft speaks to
+//! others: the SPIFFE Workload API and the OpenTelemetry protocol.
 //!
 //! Everything here is generated from `proto/proto/`; the only code of our own is [`json`] (the canonical protobuf JSON
 //! mapping of the same messages, for files and dumps) and [`Resource`], which names the types that travel over xDS.
@@ -6,6 +7,7 @@
 
 pub mod codec;
 pub mod json;
+pub mod metrics;
 mod resource;
 
 pub use resource::{Resource, type_url, version_of};
@@ -46,6 +48,32 @@ mod generated {
             tonic::include_proto!("weft.v1");
         }
     }
+    pub mod opentelemetry {
+        pub mod proto {
+            pub mod common {
+                pub mod v1 {
+                    tonic::include_proto!("opentelemetry.proto.common.v1");
+                }
+            }
+            pub mod resource {
+                pub mod v1 {
+                    tonic::include_proto!("opentelemetry.proto.resource.v1");
+                }
+            }
+            pub mod trace {
+                pub mod v1 {
+                    tonic::include_proto!("opentelemetry.proto.trace.v1");
+                }
+            }
+            pub mod collector {
+                pub mod trace {
+                    pub mod v1 {
+                        tonic::include_proto!("opentelemetry.proto.collector.trace.v1");
+                    }
+                }
+            }
+        }
+    }
     pub mod spiffe {
         // What has no package.
         tonic::include_proto!("_");
@@ -58,6 +86,13 @@ pub use generated::envoy::config::core::v3 as core;
 pub use generated::envoy::service::discovery::v3 as discovery;
 /// `google.rpc`: the status that carries refusals.
 pub use generated::google::rpc;
+/// Spans of the OpenTelemetry protocol and how they are handed over, as far as sidecars make them.
+pub mod otlp {
+    pub use super::generated::opentelemetry::proto::collector::trace::v1 as collector;
+    pub use super::generated::opentelemetry::proto::common::v1 as common;
+    pub use super::generated::opentelemetry::proto::resource::v1 as resource;
+    pub use super::generated::opentelemetry::proto::trace::v1 as trace;
+}
 /// The SPIFFE Workload API, which has no package.
 pub use generated::spiffe;
 /// `weft.v1`: Weft's resources, identity and control stream, documented in the `.proto` files.

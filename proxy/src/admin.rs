@@ -8,6 +8,7 @@ mod stats;
 use crate::discovery::{Directory, DumpRequest};
 use crate::drain::Drain;
 use crate::telemetry::Telemetry;
+use crate::telemetry::exposition::Format;
 use serde_json::{Value, json};
 pub use stats::stats;
 use std::sync::{Arc, OnceLock};
@@ -113,8 +114,8 @@ impl Admin {
 
     async fn converse(self, mut stream: impl AsyncRead + AsyncWrite + Unpin, door: Door) {
         let exchange = async {
-            let Some((method, target)) = read_head(&mut stream).await else { return };
-            let answer = self.answer(door, &method, &target).await;
+            let Some(Asked { method, target, accept }) = read_head(&mut stream).await else { return };
+            let answer = self.answer(door, &method, &target, &accept).await;
             let reason =
                 http::StatusCode::from_u16(answer.status).ok().and_then(|s| s.canonical_reason()).unwrap_or("");
             let head = format!(
@@ -132,7 +133,7 @@ impl Admin {
         let _ = timeout(REQUEST, exchange).await;
     }
 
-    async fn answer(&self, door: Door, method: &str, target: &str) -> Answer {
+    async fn answer(&self, door: Door, method: &str, target: &str, accept: &str) -> Answer {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let read = matches!(method, "GET" | "HEAD");
         match (door, path) {
@@ -143,8 +144,9 @@ impl Admin {
                 (false, false) => Answer::text(503, "not ready: no certificate or no inbound configuration yet\n"),
             },
             (_, "/metrics") if read => {
-                let body = self.telemetry.render(self.directory.snapshot().clusters());
-                Answer { status: 200, kind: "text/plain; version=0.0.4; charset=utf-8", body }
+                let format = Format::accepted(accept);
+                let body = self.telemetry.render_as(format, self.directory.snapshot().clusters());
+                Answer { status: 200, kind: format.content_type(), body }
             }
             (_, "/live" | "/ready" | "/metrics") => Answer::text(405, "only GET and HEAD\n"),
             (Door::Tcp, _) => Answer::text(404, "this port has /ready, /live and /metrics\n"),
@@ -211,14 +213,27 @@ impl Admin {
     }
 }
 
-/// Method and target of a request; `None` for what is none, too long, or gone.
-async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> Option<(String, String)> {
+/// A request, as far as it matters.
+struct Asked {
+    method: String,
+    target: String,
+    accept: String,
+}
+
+/// What is asked for; `None` for what is no request, too long, or gone.
+async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> Option<Asked> {
     let mut buffer = Vec::with_capacity(1024);
     loop {
         let mut headers = [httparse::EMPTY_HEADER; 64];
         let mut request = httparse::Request::new(&mut headers);
         if request.parse(&buffer).ok()?.is_complete() {
-            return Some((request.method?.to_owned(), request.path?.to_owned()));
+            let accept = request.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("accept"));
+            let accept: Vec<_> = accept.filter_map(|header| std::str::from_utf8(header.value).ok()).collect();
+            return Some(Asked {
+                method: request.method?.to_owned(),
+                target: request.path?.to_owned(),
+                accept: accept.join(","),
+            });
         }
         if buffer.len() >= HEAD || stream.read_buf(&mut buffer).await.ok()? == 0 {
             return None;

@@ -7,8 +7,10 @@ mod control_plane;
 mod host;
 mod join;
 mod log;
+mod seeing;
 mod settle;
 mod sockets;
+
 mod worker;
 
 use crate::admin::{Admin, SetLog};
@@ -33,6 +35,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use weft_certs::LiveIdentity;
 use worker::Workers;
+
+/// How long the end of the process waits for spans that are on their way.
+const LAST_SPANS: Duration = Duration::from_secs(1);
 
 /// The certificate, once there is one.
 pub(crate) type IdentityCell = Arc<OnceLock<Arc<LiveIdentity>>>;
@@ -203,6 +208,8 @@ impl Process {
         self.follow_signals()?;
         self.start_dns(&mut sockets, &directory, &own)?;
         self.start_resolver(&directory, &own);
+        self.start_spans(&directory, &own);
+        self.follow_log(&directory)?;
         let beginning = self.drain.beginning();
         let sourcing = async {
             let followed = match agent {
@@ -260,6 +267,7 @@ impl Process {
         drop(rules);
         if outcome.is_ok() {
             workers.join(Duration::from_secs(2)).await;
+            self.telemetry.spans.drained(LAST_SPANS).await;
         }
         outcome
     }

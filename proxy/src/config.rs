@@ -8,11 +8,13 @@ mod addresses;
 mod agent;
 mod check;
 mod span;
+mod telemetry;
 
 pub use addresses::Addresses;
 pub use agent::SOCKET_VARIABLE;
 pub use check::{ConfigError, Source, refuse};
 pub use span::Span;
+pub use telemetry::{OtlpProtocol, Propagation, Tracing};
 
 use crate::intercept::nft::{Cidr, Filter};
 use serde::{Deserialize, Serialize};
@@ -61,6 +63,8 @@ pub struct Settings {
     pub drain: DrainSettings,
     /// One line for each call.
     pub access_log: AccessLog,
+    /// Where spans of calls go, if the mesh's settings say nothing of it.
+    pub tracing: Option<Tracing>,
     /// Bounds on what may be open at once.
     pub limits: Limits,
     /// Whose AES-GCM seals the records of TLS.

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use weft_proxy::app::{self, AppError};
 use weft_proxy::config::{
-    self, Addresses, ConfigError, ControlPlane, Port, Protocol, Settings, Span, TcpOutbound, Workload, WorkloadApi,
+    self, AccessLogFormat, Addresses, ConfigError, ControlPlane, OtlpProtocol, Port, Protocol, Settings, Span,
+    TcpOutbound, Tracing, Workload, WorkloadApi,
 };
 
 /// The sidecar of the Weft service mesh.
@@ -115,6 +116,18 @@ struct Flags {
     /// Access log: off, stdout, stderr or a file [default: off]
     #[arg(long, value_name = "WHERE", help_heading = "Running")]
     access_log: Option<String>,
+    /// Layout of its lines: json or apache [default: json]
+    #[arg(long, value_name = "FORMAT", value_parser = log_format, help_heading = "Running")]
+    access_log_format: Option<AccessLogFormat>,
+    /// Receiver of spans, OTLP: http://HOST:4317, or https for TLS; what the mesh's settings say of it goes before
+    #[arg(long, value_name = "URL", help_heading = "Running")]
+    tracing_endpoint: Option<String>,
+    /// How it is spoken to: grpc or http [default: grpc]
+    #[arg(long, value_name = "PROTOCOL", value_parser = otlp, requires = "tracing_endpoint", help_heading = "Running")]
+    tracing_protocol: Option<OtlpProtocol>,
+    /// Share of the calls that begin a trace here, in percent [default: 1]
+    #[arg(long, value_name = "PERCENT", requires = "tracing_endpoint", help_heading = "Running")]
+    tracing_sampling: Option<f64>,
     /// What to log, for example info,weft_proxy=debug [default: info]
     #[arg(long, value_name = "FILTER", env = "WEFT_LOG", help_heading = "Running")]
     log: Option<String>,
@@ -144,6 +157,22 @@ fn tcp(text: &str) -> Result<TcpOutbound, String> {
     let (listen, host) = text.split_once('=').ok_or("write IP:PORT=HOST:PORT")?;
     let listen = listen.parse().map_err(|_| format!("{listen:?} is not IP:PORT"))?;
     Ok(TcpOutbound { listen, host: host.to_owned() })
+}
+
+fn log_format(text: &str) -> Result<AccessLogFormat, String> {
+    match text {
+        "json" => Ok(AccessLogFormat::Json),
+        "apache" => Ok(AccessLogFormat::Apache),
+        other => Err(format!("{other:?} is neither json nor apache")),
+    }
+}
+
+fn otlp(text: &str) -> Result<OtlpProtocol, String> {
+    match text {
+        "grpc" => Ok(OtlpProtocol::Grpc),
+        "http" => Ok(OtlpProtocol::Http),
+        other => Err(format!("{other:?} is neither grpc nor http")),
+    }
 }
 
 impl Flags {
@@ -206,6 +235,17 @@ impl Flags {
         settings.transparent |= self.transparent;
         over(&mut settings.workers.0, self.workers);
         over(&mut settings.access_log.path, self.access_log);
+        over(&mut settings.access_log.format, self.access_log_format);
+        if let Some(endpoint) = self.tracing_endpoint {
+            let tracing = settings.tracing.get_or_insert_default();
+            tracing.endpoint = endpoint;
+            over(&mut tracing.protocol, self.tracing_protocol);
+            tracing.sampling = self.tracing_sampling.or(tracing.sampling);
+        }
+        // Under a control plane the environment is the application's, and the mesh's settings say where spans go.
+        if settings.tracing.is_none() && settings.resources.is_some() {
+            settings.tracing = Tracing::from_environment(|name| std::env::var(name).ok())?;
+        }
         over(&mut settings.drain.deadline, self.drain_deadline);
         settings.until_stdin_closes |= self.until_stdin_closes;
         settings.validate()?;

@@ -1,8 +1,10 @@
 //! A moment that certificates and tokens name, and an alarm for it that costs nothing while it has not gone off.
 
-use std::pin::Pin;
+use std::future::Future as _;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, SystemTime};
+use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, Sleep};
 
 /// The longest sleep: clocks are set, machines are suspended, and a timer knows neither.
@@ -77,7 +79,8 @@ impl Alarm {
         }
         self.waker = Some(cx.waker().clone());
         while !self.at.is_past() {
-            ready!(self.sleep.as_mut().poll(cx));
+            // Outside of tokio's budget: where a busy task has used it up, the timer would not even be set.
+            ready!(pin!(unconstrained(self.sleep.as_mut())).poll(cx));
             self.sleep.as_mut().reset(self.at.look());
         }
         Poll::Ready(())
@@ -124,6 +127,18 @@ mod tests {
         let begin = Instant::now();
         gone_off(alarm).await;
         assert!((9..=11).contains(&begin.elapsed().as_secs()), "{:?}", begin.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_alarm_is_set_by_a_task_that_has_used_up_its_budget() {
+        let mut alarm = Alarm::new(in_seconds(10));
+        let set = std::future::poll_fn(|cx| {
+            while pin!(tokio::task::coop::consume_budget()).poll(cx).is_ready() {}
+            Poll::Ready(alarm.poll(cx))
+        });
+        assert!(set.await.is_pending());
+        tokio::time::sleep(Duration::from_secs(11)).await;
+        assert!(std::future::poll_fn(|cx| Poll::Ready(alarm.poll(cx))).await.is_ready());
     }
 
     #[tokio::test(start_paused = true)]

@@ -180,6 +180,23 @@ async fn it_joins_and_serves_and_after_a_kill_serves_without_its_control_plane()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn it_reports_as_often_as_its_control_plane_wants_within_bounds() {
+    let mut plane = Plane::new();
+    shop(&plane);
+    // Less than a second is a second; unasked, it would be two.
+    plane.report_ms = 10;
+    let (dir, running) = (tempfile::tempdir().unwrap(), plane.start(None).await);
+    let token = plane.token();
+    let mut proxy = Proxy::start(dir.path(), running.address, Some(&token), &[]);
+    let ports = proxy.ready().await;
+    eventually("a report of about a second", || {
+        call(&ports, "catalog");
+        plane.ups().into_iter().find(|up| matches!(up, Message::Report(r) if (900..1900).contains(&r.interval_ms)))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn it_withdraws_then_waits_for_the_application_and_ends_well() {
     let (dir, plane) = (tempfile::tempdir().unwrap(), Plane::new());
     shop(&plane);

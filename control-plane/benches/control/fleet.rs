@@ -32,7 +32,7 @@ const USES: usize = 20;
 const OPENING: usize = 128;
 /// Endpoints that change in a second.
 const CHANGES: u32 = 10;
-/// How often a sidecar with calls reports.
+/// How often a sidecar with calls reports, unless the control plane wants another pace.
 const REPORT: Duration = Duration::from_secs(2);
 /// What an endpoint that was changed weighs; all others weigh 1.
 const CHANGED: u32 = 7;
@@ -316,7 +316,16 @@ async fn reporting(
                         }
                     }
                 }
-                command = commands.message() => if !matches!(command, Ok(Some(_))) { return },
+                command = commands.message() => match command {
+                    Ok(Some(v1::ControlDown { message: Some(v1::control_down::Message::Pace(pace)) })) => {
+                        // As a sidecar does.
+                        let pace = Duration::from_millis(pace.report_ms.into());
+                        let offset = pace.mul_f64((number % 997) as f64 / 997.0);
+                        ticks = tokio::time::interval_at(tokio::time::Instant::now() + offset, pace);
+                    }
+                    Ok(Some(_)) => {}
+                    _ => return,
+                },
             }
         }
     })
@@ -577,7 +586,7 @@ async fn policy(fleet: &mut Fleet) -> (usize, usize, f64) {
     // What else is under way must not count.
     tokio::time::sleep(Duration::from_secs(2)).await;
     while fleet.said.try_recv().is_ok() {}
-    let used = fleet.plane.cpu();
+    let used = fleet.plane.cpu_of_threads();
     administrator.patch(&path, &json!({"spec": {"timeouts": {"request": "7s"}}})).await;
     let mut told = BTreeMap::new();
     let until = tokio::time::Instant::now() + Duration::from_secs(2);
@@ -586,7 +595,7 @@ async fn policy(fleet: &mut Fleet) -> (usize, usize, f64) {
             *told.entry(what).or_insert(0_usize) += 1;
         }
     }
-    (fleet.users[of], told.values().sum(), (fleet.plane.cpu() - used) * 1e3)
+    (fleet.users[of], told.values().sum(), (fleet.plane.cpu_of_threads() - used) * 1e3)
 }
 
 /// A sidecar that asks for more than others and takes a byte a second of it.

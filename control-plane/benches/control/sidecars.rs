@@ -169,9 +169,9 @@ pub fn run(report: &mut Report, size: Size, steps: &[usize], least: usize) {
             let mut fleet = Fleet::new(&plane, size, control);
             let mut points = Vec::new();
             for step in steps {
-                let used = plane.cpu();
+                let used = plane.cpu_of_threads();
                 fleet.grow(*step).await;
-                let joined = plane.cpu() - used;
+                let joined = plane.cpu_of_threads() - used;
                 tokio::time::sleep(REST).await;
                 points.push((*step as f64, plane.resident(), plane.heap(), joined));
             }
@@ -212,7 +212,7 @@ async fn fan_out(plane: &mut Plane, fleet: &mut Fleet, least: usize) -> Value {
     let path = format!("/apis/weft.mesh/v1alpha1/namespaces/{}/workloads/item-0-0", size.namespace(0));
     let (mut answered, mut told, mut cpu) = (Rounds::default(), Rounds::default(), Rounds::default());
     for round in 0..least {
-        let used = plane.cpu();
+        let used = plane.cpu_of_threads();
         let started = Instant::now();
         administrator.patch(&path, &json!({"spec": {"weight": 2 + round}})).await;
         answered.0.push(started.elapsed().as_secs_f64() * 1e3);
@@ -220,7 +220,7 @@ async fn fan_out(plane: &mut Plane, fleet: &mut Fleet, least: usize) -> Value {
         told.0.push(last.duration_since(started).as_secs_f64() * 1e3);
         // What follows upon the acknowledgements (statuses) is part of the price.
         tokio::time::sleep(Duration::from_millis(700)).await;
-        cpu.0.push((plane.cpu() - used) * 1e3);
+        cpu.0.push((plane.cpu_of_threads() - used) * 1e3);
     }
     json!({
         "services": size.services, "streams": fleet.tasks.len(), "apiMs": answered.json(), "lastMs": told.json(),

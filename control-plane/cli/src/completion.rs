@@ -51,7 +51,7 @@ const BASH: &str = r#"
 _weft_live() {
     _weft "$@"
     case "${COMP_WORDS[1]}" in
-        get|describe|edit|delete|stat|top|routes|endpoints|proxy)
+        get|describe|edit|delete|stat|top|tap|edges|routes|endpoints|proxy)
             local live
             live="$(weft __complete -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)" || return 0
             COMPREPLY+=( $(compgen -W "${live}" -- "${COMP_WORDS[COMP_CWORD]}") )
@@ -65,7 +65,7 @@ const ZSH: &str = r#"
 _weft_live() {
     local -a live
     case "${words[2]}" in
-        get|describe|edit|delete|stat|top|routes|endpoints|proxy) live=(${(f)"$(weft __complete -- "${(@)words[2,CURRENT]}" 2>/dev/null)"}) ;;
+        get|describe|edit|delete|stat|top|tap|edges|routes|endpoints|proxy) live=(${(f)"$(weft __complete -- "${(@)words[2,CURRENT]}" 2>/dev/null)"}) ;;
     esac
     (( $#live )) && compadd -a live
     _weft "$@"
@@ -74,7 +74,7 @@ compdef _weft_live weft
 "#;
 
 const FISH: &str = r#"
-complete -c weft -n "__fish_seen_subcommand_from get describe edit delete stat top routes endpoints proxy" -f -a "(weft __complete -- (commandline -opc)[2..] (commandline -ct) 2>/dev/null)"
+complete -c weft -n "__fish_seen_subcommand_from get describe edit delete stat top tap edges routes endpoints proxy" -f -a "(weft __complete -- (commandline -opc)[2..] (commandline -ct) 2>/dev/null)"
 "#;
 
 /// What the word under the cursor can be.
@@ -163,7 +163,7 @@ fn read(words: &[String]) -> (Wanted, Typed) {
     let wanted = match positions.as_slice() {
         _ if cursor.starts_with('-') => Wanted::Nothing,
         // These name services and workloads alone.
-        ["stat" | "routes" | "endpoints", ..] | ["top"] => of("service"),
+        ["stat" | "edges" | "routes" | "endpoints", ..] | ["top"] => of("service"),
         ["proxy", "config" | "log" | "stats"] => of("workload"),
         [verb, ..] if !["get", "describe", "edit", "delete"].contains(verb) => Wanted::Nothing,
         [_] => match cursor.split_once('/') {

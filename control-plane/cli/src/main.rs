@@ -8,10 +8,12 @@ mod apply;
 mod check;
 mod client;
 mod completion;
+mod dashboard;
 mod delete;
 mod demo;
 mod describe;
 mod diagnose;
+mod edges;
 mod edit;
 mod endpoints;
 mod explain;
@@ -19,13 +21,16 @@ mod failure;
 mod fleet;
 mod get;
 mod identity;
+mod metrics;
 mod output;
+mod plan;
 mod plugin;
 mod proxy;
 mod routes;
 mod run;
 mod stat;
 mod store;
+mod tap;
 mod token;
 mod top;
 mod trampoline;
@@ -69,6 +74,8 @@ enum Command {
     Run(Box<run::Args>),
     /// Create or change resources from files, directories or stdin
     Apply(apply::Args),
+    /// Say what a change would do to the calls of the last hour: nothing is written
+    Plan(plan::Args),
     /// Show resources
     Get(get::Args),
     /// Show one resource in detail, with its conditions
@@ -87,6 +94,12 @@ enum Command {
     Stat(stat::Args),
     /// Watch services live on the whole terminal
     Top(top::Args),
+    /// Show calls as they happen, from the sidecars that carry them (role: get workloads/tap)
+    Tap(tap::Args),
+    /// Open the dashboard in a browser
+    Dashboard(dashboard::Args),
+    /// Show who calls whom, how much, and how that goes
+    Edges(edges::Args),
     /// Show by which rules calls of services go, and how they fare
     Routes(routes::Args),
     /// Show the endpoints of services, or how one caller's sidecar sees them
@@ -101,6 +114,8 @@ enum Command {
     User(user::Args),
     /// Show what was asked of the API; back up and restore what the control plane keeps
     Admin(admin::Args),
+    /// Print Prometheus rules and a Grafana dashboard of the mesh's metrics
+    Metrics(metrics::Args),
     /// Show the versions of this command and of the control plane
     Version(version::Args),
     /// Print the completion script of a shell
@@ -138,12 +153,14 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Trampoline(args) => trampoline::exec(&args),
         Command::Plugin(words) => plugin::exec(&words),
         Command::Completion(args) => completion::script(&args, &mut <Cli as clap::CommandFactory>::command()),
+        Command::Metrics(args) => metrics::run(&args),
         Command::Up(args) => block_on(&mut tokio::runtime::Builder::new_multi_thread(), up::run(*args)),
         // One thread for the rest. For `run` and `demo` it matters: the kernel ties a child's death signal to the thread that
         // started it, and the main thread lives as long as the process does.
         Command::Demo(args) => single(demo::run(args)),
         Command::Run(args) => single(run::run(&global, *args)),
         Command::Apply(args) => single(apply::run(&global, args)),
+        Command::Plan(args) => single(plan::run(&global, args)),
         Command::Get(args) => single(get::run(&global, args)),
         Command::Describe(args) => single(describe::run(&global, args)),
         Command::Edit(args) => single(edit::run(&global, args)),
@@ -153,6 +170,9 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Explain(args) => single(explain::run(&global, args)),
         Command::Stat(args) => single(stat::run(&global, args)),
         Command::Top(args) => single(top::run(&global, args)),
+        Command::Tap(args) => single(tap::run(&global, args)),
+        Command::Dashboard(args) => single(dashboard::run(&global, args)),
+        Command::Edges(args) => single(edges::run(&global, args)),
         Command::Routes(args) => single(routes::run(&global, args)),
         Command::Endpoints(args) => single(endpoints::run(&global, args)),
         Command::Proxy(args) => single(proxy::run(&global, args)),

@@ -5,7 +5,9 @@ use crate::output;
 use crate::store;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+use weft_control::fleet::prometheus::Prometheus;
 use weft_control::identity::pki::Files;
 use weft_control::up::{Cluster, Settings};
 
@@ -59,6 +61,15 @@ pub struct Args {
     /// Certificates that one identity may have in half of their lifetime, and at once: a sidecar needs one
     #[arg(long, default_value = "1000", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     certificates_per_identity: u32,
+    /// Ranges longer than an hour come from this Prometheus, which scrapes the sidecars: http://HOST:PORT or https://HOST:PORT
+    #[arg(long, env = "WEFT_PROMETHEUS", value_name = "URL")]
+    prometheus: Option<String>,
+    /// Roots of its certificate (PEM) [default: those of the system]
+    #[arg(long, value_name = "FILE", requires = "prometheus")]
+    prometheus_ca: Option<PathBuf>,
+    /// File (0600) whose first line is USER:PASSWORD for it
+    #[arg(long, value_name = "FILE", requires = "prometheus")]
+    prometheus_auth_file: Option<PathBuf>,
     /// What to log: a level, or directives such as info,weft_control=debug
     #[arg(long, env = "WEFT_LOG", default_value = "info", value_name = "FILTER")]
     log: String,
@@ -102,7 +113,13 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
         )
         .hint("control planes that share a store sign for one mesh, with an intermediate of one authority"));
     }
+    let prometheus = args.prometheus.map(|address| {
+        Prometheus::open(&address, args.prometheus_ca.as_ref(), args.prometheus_auth_file.as_ref())
+            .map(Arc::new)
+            .map_err(|why| Failure::usage(format!("--prometheus {why}")))
+    });
     let settings = Settings {
+        prometheus: prometheus.transpose()?,
         data_dir: args.data_dir,
         grpc: args.grpc,
         api: args.api,

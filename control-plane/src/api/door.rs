@@ -177,9 +177,11 @@ pub(super) fn page(method: &Method, segments: &[&str], query: &Query) -> Attribu
     };
     match (method.as_str(), rest) {
         ("GET", ["stat"]) => on("get", "stats", "", (here, "")),
-        ("GET", ["routes" | "endpoints"]) => on("get", "stats", "", (here, "")),
+        ("GET", ["routes" | "endpoints" | "series" | "live" | "problems"]) => on("get", "stats", "", (here, "")),
+        ("GET", ["tap"]) => on("get", "workloads", "tap", (here, query.text("workload"))),
+        ("POST", ["plan"]) => on("create", "plans", "", (here, "")),
         ("GET", ["fleet"]) => on("list", "sidecars", "", ("", "")),
-        ("GET", ["check" | "process"]) => on("get", "checks", "", ("", "")),
+        ("GET", ["check" | "process" | "controlplane"]) => on("get", "checks", "", ("", "")),
         ("GET", ["tokens"]) => on("list", "jointokens", "", (here, "")),
         ("POST", ["tokens"]) => on("create", "jointokens", "", (here, "")),
         ("DELETE", ["tokens", id]) => on("delete", "jointokens", "", (here, id)),
@@ -218,14 +220,19 @@ mod tests {
                 stats.contains(r#"get resource "workloads/stats""#) && stats.ends_with(r#"in the namespace "shop""#)
             );
         }
-        for path in ["/weft/v1/stat", "/weft/v1/routes", "/weft/v1/endpoints"] {
-            assert!(asked(Method::GET, path, "shop").contains(r#"get resource "stats""#), "{path}");
-            assert!(asked(Method::GET, path, "shop").ends_with(r#"in the namespace "shop""#), "{path}");
+        for path in ["stat", "routes", "endpoints", "series", "live", "problems"].map(|page| format!("/weft/v1/{page}"))
+        {
+            assert!(asked(Method::GET, &path, "shop").contains(r#"get resource "stats""#), "{path}");
+            assert!(asked(Method::GET, &path, "shop").ends_with(r#"in the namespace "shop""#), "{path}");
         }
+        assert!(asked(Method::GET, "/weft/v1/tap", "shop").contains(r#"get resource "workloads/tap""#));
+        assert!(asked(Method::GET, "/weft/v1/tap", "").ends_with("at the cluster scope"));
+        assert!(asked(Method::POST, "/weft/v1/plan", "shop").contains(r#"create resource "plans""#));
         assert!(asked(Method::POST, "/weft/v1/tokens", "shop").ends_with(r#"in the namespace "shop""#));
         assert!(asked(Method::GET, "/weft/v1/stat", "").ends_with("at the cluster scope"));
         // What is of the whole mesh is asked for in no namespace, whatever the query says.
-        for path in ["/weft/v1/identity", "/weft/v1/audit", "/weft/v1/fleet", "/weft/v1/check", "/weft/v1/process"] {
+        for page in ["identity", "audit", "fleet", "check", "process", "controlplane"] {
+            let path = &format!("/weft/v1/{page}");
             assert!(asked(Method::GET, path, "shop").ends_with("at the cluster scope"), "{path}");
         }
         assert_eq!(asked(Method::GET, "/weft/v1/other", "shop"), r#"User "ana" cannot get path "/weft/v1/other""#);

@@ -12,6 +12,7 @@ mod apply;
 mod discovery;
 mod door;
 mod failure;
+mod holding;
 mod json;
 mod object;
 mod openapi;
@@ -29,6 +30,8 @@ mod table;
 mod watch;
 
 use std::{sync::Arc, time::Duration};
+
+pub use holding::Holding;
 
 use axum::body::Body;
 use http::{Request, Response};

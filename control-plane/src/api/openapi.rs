@@ -1,8 +1,9 @@
 //! The API's description of itself: OpenAPI v3, one document a group and version, as `kubectl explain`, `kubectl apply` and generators of
-//! client libraries read it.
+//! client libraries read it, and one for the pages of the mesh itself.
 //!
 //! OpenAPI v2 is not served: no client of Kubernetes 1.27 or newer needs it.
 
+mod pages;
 mod reviews;
 
 use std::{collections::BTreeMap, sync::LazyLock};
@@ -19,7 +20,7 @@ struct Described {
     hash: String,
 }
 
-/// By path: `api/v1`, `apis/GROUP/VERSION`.
+/// By path: `api/v1`, `apis/GROUP/VERSION`, `weft/v1`.
 static DOCUMENTS: LazyLock<BTreeMap<String, Described>> = LazyLock::new(|| {
     let mut groups: BTreeMap<String, Vec<&Kind>> = BTreeMap::new();
     for kind in kinds::all() {
@@ -28,10 +29,14 @@ static DOCUMENTS: LazyLock<BTreeMap<String, Described>> = LazyLock::new(|| {
     for path in reviews::prefixes() {
         groups.entry(path).or_default();
     }
-    groups
-        .into_iter()
-        .map(|(path, kinds)| {
-            let text = document(&path, &kinds).to_string();
+    let described = groups.into_iter().map(|(path, kinds)| {
+        let document = document(&path, &kinds);
+        (path, document)
+    });
+    described
+        .chain(std::iter::once((pages::PATH.to_owned(), pages::document())))
+        .map(|(path, document)| {
+            let text = document.to_string();
             let hash = digest(&SHA256, text.as_bytes()).as_ref().iter().map(|b| format!("{b:02X}")).collect();
             (path, Described { text, hash })
         })

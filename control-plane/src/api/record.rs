@@ -29,7 +29,7 @@ const TEXT: usize = 512;
 pub(crate) struct Made(pub String);
 
 /// What is known of a request when it is answered.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Request {
     /// Who asked; `None`: nobody, or the control plane itself.
     pub user: Option<Arc<User>>,
@@ -80,6 +80,9 @@ struct Line<'r> {
     /// Refusals before it that were not written, because there were too many.
     #[serde(skip_serializing_if = "is_zero")]
     kept_back: u64,
+    /// What was asked in particular, and came of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'r Value>,
 }
 
 fn is_false(value: &bool) -> bool {
@@ -148,6 +151,25 @@ impl Record {
             Some(Some(kept_back)) => kept_back,
             None => 0,
         };
+        self.write(request, user, asked, (code, kept_back), made.map(|made| &*made.0), None);
+    }
+
+    /// Writes down what was asked of an answer that lasts, and what came of it.
+    pub(super) fn note(&self, request: &Request, detail: &Value) {
+        if let (Some(user), Some(asked)) = (&request.user, &request.asked) {
+            self.write(request, user, asked, (StatusCode::OK, 0), None, Some(detail));
+        }
+    }
+
+    fn write(
+        &self,
+        request: &Request,
+        user: &User,
+        asked: &Attributes,
+        (code, kept_back): (StatusCode, u64),
+        made: Option<&str>,
+        detail: Option<&Value>,
+    ) {
         let mut line = Line {
             user: short(&user.name, TEXT),
             groups: user.groups.iter().take(32).map(|group| short(group, TEXT)).collect(),
@@ -164,6 +186,7 @@ impl Record {
             address: request.address,
             user_agent: &request.agent,
             kept_back,
+            detail,
         };
         match &asked.target {
             Target::Path(path) => line.path = Some(short(path, TEXT)),
@@ -173,7 +196,7 @@ impl Record {
                 line.group = some(&resource.group).map(|()| resource.group.as_str());
                 line.namespace = some(&resource.namespace).map(|()| short(&resource.namespace, TEXT));
                 line.name = some(&resource.name).map(|()| short(&resource.name, TEXT));
-                line.name = line.name.or(made.map(|made| short(&made.0, TEXT)));
+                line.name = line.name.or(made.map(|made| short(made, TEXT)));
             }
         }
         self.journal.write(&line);
@@ -199,6 +222,7 @@ impl Record {
             address: request.address,
             user_agent: &request.agent,
             kept_back,
+            detail: None,
         });
     }
 

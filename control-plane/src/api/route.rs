@@ -13,8 +13,9 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Caller, Inner, Source, access, discovery, door,
+    Api, Caller, Inner, Source, access, discovery, door,
     failure::{Failure, Result},
+    holding::{Holding, Right},
     object::Part,
     openapi, record, resource, reviews, watch,
 };
@@ -84,7 +85,7 @@ impl Query {
     }
 }
 
-pub(super) async fn handle(api: &Inner, request: Request<Body>) -> Response<Body> {
+pub(super) async fn handle(api: &Arc<Inner>, request: Request<Body>) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let mut record = record::Request {
         address: parts.extensions.get::<Source>().map(|source| source.0),
@@ -109,7 +110,7 @@ pub(super) async fn handle(api: &Inner, request: Request<Body>) -> Response<Body
 const UNREAD: Duration = Duration::from_secs(1);
 
 async fn answer(
-    api: &Inner,
+    api: &Arc<Inner>,
     parts: Parts,
     body: &mut Option<Body>,
     record: &mut record::Request,
@@ -125,6 +126,10 @@ async fn answer(
             _ => text_response("ok"),
         });
     }
+    // They hold no secrets: what they show is asked for by who looks at them, through the door.
+    if let Some(page) = crate::web::answer(&parts.method, &path, &parts.headers) {
+        return Ok(page.map(Body::from));
+    }
     let user = door::who(api, caller, &parts.headers, record).await?;
     let query = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)
         .map_err(|_| Failure::bad_request("the query of the URL cannot be read"))?;
@@ -138,8 +143,13 @@ async fn answer(
     };
     if let (["weft", ..], Some(pages)) = (&*segments, api.pages.get()) {
         let asked = door::page(&parts.method, &segments, &query);
-        admit(asked)?;
-        return page(api, pages.clone(), Request::from_parts(parts, body.take().unwrap_or_default()), user).await;
+        admit(asked.clone())?;
+        let right = user.clone().map(|user| Right { user, asked, changed: api.rights.subscribe() });
+        let stopping = parts.extensions.get::<Stopping>().cloned().unwrap_or_default().0;
+        let holding = Holding { api: Api(api.clone()), right, stopping, request: Arc::new(record.clone()) };
+        let mut request = Request::from_parts(parts, body.take().unwrap_or_default());
+        request.extensions_mut().insert(holding);
+        return page(api, pages.clone(), request, user).await;
     }
     if !matches!(&*segments, ["api" | "apis", _, _, ..]) || matches!(&*segments, ["apis", _, _]) {
         admit(Attributes::path(parts.method.as_str().to_ascii_lowercase(), path.as_str()))?;

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Inner,
     failure::{Failure, Result},
+    holding::{Right, lost},
     resource,
     route::Call,
     selector::Selector,
@@ -26,7 +27,7 @@ use super::{
 };
 use crate::{
     kinds::Kind,
-    rbac::{Attributes, Grants, User},
+    rbac::Attributes,
     store::{self, Event, Record, StoreError},
 };
 
@@ -158,25 +159,6 @@ struct Stream {
     /// `None`: the control plane's own, which needs none.
     right: Option<Right>,
     _permit: OwnedSemaphorePermit,
-}
-
-/// By what a watch is open.
-struct Right {
-    user: Arc<User>,
-    asked: Attributes,
-    changed: tokio::sync::watch::Receiver<Arc<Grants>>,
-}
-
-/// Waits until a watch has lost its right; for ever where it needs none.
-async fn lost(right: &mut Option<Right>) -> Failure {
-    if let Some(Right { user, asked, changed }) = right {
-        let denied = |grants: &Arc<Grants>| grants.allows(user, asked).is_none();
-        // Fails when the API is gone: then the watch ends by itself.
-        if changed.wait_for(denied).await.is_ok() {
-            return Failure::denied(asked, &user.name);
-        }
-    }
-    std::future::pending().await
 }
 
 impl Stream {

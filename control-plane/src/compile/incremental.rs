@@ -203,8 +203,9 @@ fn limits(random: &mut StdRng, bad: bool) -> Value {
 }
 
 fn settings(random: &mut StdRng) -> Value {
-    match random.random_range(0..3) {
+    match random.random_range(0..4) {
         0 => json!({"egress": pick(random, &["Any", "Registered"])}),
+        3 => json!({"tracing": {"endpoint": "http://192.0.2.7:4317", "sampling": random.random_range(0..100)}}),
         1 => json!({"rollout": {"percent": random.random_range(1..50)}}),
         _ => json!({}),
     }

@@ -2,12 +2,13 @@
 
 use super::condition::{Condition, Kind, Verdict};
 use super::{inbound, service};
-use crate::kinds::MeshSettings;
+use crate::kinds::{self, MeshSettings};
 use crate::world::{World, age};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use weft_certs::TrustBundle;
+use weft_policy::config::{Receiver, Transport};
 use weft_proto::{type_url, v1};
 
 /// Other trust domains that sidecars are told of.
@@ -25,7 +26,45 @@ pub fn settings(world: &World) -> v1::MeshSettings {
         egress: egress.into(),
         mesh_cidrs: std::iter::once(world.mesh.service_cidr.clone()).chain(outside(world)).collect(),
         federated_trust_domains: federated(world).into_keys().collect(),
+        tracing: world.settings().and_then(|settings| settings.spec.tracing.as_ref()).and_then(tracing),
+        access_log: world.settings().and_then(|settings| settings.spec.access_log.as_ref()).map(access_log),
     }
+}
+
+/// Where spans go. `None` where the endpoint cannot be one: it was refused when it was written.
+fn tracing(said: &kinds::Tracing) -> Option<v1::Tracing> {
+    use kinds::{OtlpProtocol, TracePropagation};
+    let (transport, known) = match said.protocol.unwrap_or_default() {
+        OtlpProtocol::Grpc => (v1::OtlpTransport::Grpc, Transport::Grpc),
+        OtlpProtocol::Http => (v1::OtlpTransport::Http, Transport::Http),
+    };
+    Receiver::parse(&said.endpoint, known).ok()?;
+    let format = |format: &TracePropagation| match format {
+        TracePropagation::W3C => v1::TraceFormat::W3c.into(),
+        TracePropagation::B3 => v1::TraceFormat::B3.into(),
+        TracePropagation::B3Multi => v1::TraceFormat::B3Multi.into(),
+    };
+    Some(v1::Tracing {
+        endpoint: said.endpoint.clone(),
+        transport: transport.into(),
+        sampling: said.sampling.map(|percent| percent.clamp(0.0, 100.0)),
+        formats: said.propagation.iter().map(format).collect(),
+    })
+}
+
+fn access_log(said: &kinds::AccessLog) -> v1::AccessLog {
+    use kinds::{LogFormat, LoggedCalls};
+    let calls = match said.calls.unwrap_or_default() {
+        LoggedCalls::All => v1::AccessLogCalls::All,
+        LoggedCalls::Errors => v1::AccessLogCalls::Errors,
+        LoggedCalls::None => v1::AccessLogCalls::None,
+    };
+    let layout = match said.format.unwrap_or_default() {
+        LogFormat::Json => v1::AccessLogLayout::Json,
+        LogFormat::Apache => v1::AccessLogLayout::Apache,
+    };
+    let sampling = said.sampling.map(|percent| percent.clamp(0.0, 100.0));
+    v1::AccessLog { calls: calls.into(), sampling, layout: layout.into() }
 }
 
 /// What MeshSettings learn of their fate. `before` are the verdicts of the last compilation: what is as it was stays the same value.
@@ -134,6 +173,28 @@ mod tests {
         let (egress, said) = told(&of("other", "Registered"), false);
         assert_eq!(egress, v1::Egress::PassThrough, "another name counts for nothing");
         assert!(!said[0].parents[0].is_accepted());
+    }
+
+    #[test]
+    fn what_people_say_of_spans_and_lines_is_told_to_every_sidecar() {
+        let told =
+            |spec: &str| settings(&world(&format!("kind: MeshSettings\nmetadata: {{name: default}}\nspec: {spec}")));
+        let none = told("{egress: Any}");
+        assert_eq!((none.tracing, none.access_log), (None, None));
+        let wire = told(
+            "{tracing: {endpoint: 'http://192.0.2.7:4318', protocol: Http, sampling: 12.5, propagation: [W3C, B3Multi]}, \
+             accessLog: {calls: Errors, format: Apache}}",
+        );
+        let read = weft_policy::config::Settings::from_wire(&wire).unwrap();
+        let tracing = read.tracing.unwrap();
+        assert_eq!((tracing.transport, tracing.ratio, tracing.receiver.port), (Transport::Http, 0.125, 4318));
+        assert!(tracing.formats.w3c && tracing.formats.b3_multi && !tracing.formats.b3_single);
+        let log = read.access_log.unwrap();
+        assert_eq!((log.calls, log.ratio), (weft_policy::config::LoggedCalls::Errors, 1.0));
+        assert_eq!(log.layout, weft_policy::config::LogLayout::Apache);
+        let least = told("{tracing: {endpoint: 'http://192.0.2.7:4317'}}");
+        assert_eq!(weft_policy::config::Settings::from_wire(&least).unwrap().tracing.unwrap().ratio, 0.01);
+        assert_eq!(told("{tracing: {endpoint: nowhere}}").tracing, None);
     }
 
     #[test]

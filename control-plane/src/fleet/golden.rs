@@ -5,10 +5,11 @@
 //! Latencies are the buckets of `weft_proto::LATENCY_BOUNDS_US`; a percentile is interpolated within its bucket.
 
 mod counts;
+pub mod history;
 mod samples;
 
 use super::Breaker;
-use counts::Counts;
+use counts::{Counts, Packed};
 use samples::Samples;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -267,9 +268,9 @@ impl Golden {
                 of.rows = self.rows_of(sidecar, of);
                 of.epoch = Some(self.epoch);
             }
-            let counts = Counts::of(stats);
+            let packed = Packed::of(stats);
             for row in of.rows {
-                self.count(row, fine, &counts);
+                self.count(row, fine, &packed);
             }
         }
         while self.samples > self.most && self.kept(About::Edge) > LEAST_KEPT {
@@ -330,7 +331,7 @@ impl Golden {
         Some(row)
     }
 
-    fn count(&mut self, row: Option<u32>, fine: u64, counts: &Counts) {
+    fn count(&mut self, row: Option<u32>, fine: u64, packed: &Packed) {
         let kept = [About::Edge, About::Route].map(|about| self.kept(about));
         let Some(series) = row.and_then(|row| self.rows.get_mut(row as usize)?.as_mut()) else {
             self.dropped += 1;
@@ -338,7 +339,7 @@ impl Golden {
         };
         let detail = series.key.about.is_detail();
         let before = series.samples.len();
-        series.samples.add(fine, kept[usize::from(!detail)], counts);
+        series.samples.add(fine, kept[usize::from(!detail)], packed);
         if detail {
             self.samples = self.samples + series.samples.len() - before;
         }

@@ -1,14 +1,18 @@
 //! The sidecars as a fleet: their control streams, their readiness, what they report, what they are told to do.
 //!
 //! [`stream`] is the tonic service, [`life`] decides when a workload takes calls and when it is gone, [`leases`] parts global rate limits, [`golden`] keeps an hour of golden
-//! metrics in memory (pure), [`tally`] counts by sidecar while a change is tried, [`web`] answers the questions of `weft stat`, `check` and `token`. What a workload may say of itself is decided
+//! metrics in memory (pure), [`prometheus`] is asked for more, [`tally`] counts by sidecar while a change is tried, [`taps`] shows calls as they end, [`traffic`] keeps an hour of them in summary, [`web`] answers the questions of `weft stat`, `check` and `token`. What a workload may say of itself is decided
 //! in [`crate::identity`]; what its readiness means for others in [`crate::compile`].
 
 pub mod golden;
 pub mod leases;
 pub mod life;
+mod pace;
+pub mod prometheus;
 pub mod stream;
 pub mod tally;
+pub mod taps;
+pub mod traffic;
 pub mod web;
 
 pub use leases::Leases;
@@ -68,6 +72,12 @@ impl Connected {
     const fn takes_calls(&self) -> bool {
         self.ready && !self.draining
     }
+
+    /// Tells it something whose answer nobody waits for; false: it is busy.
+    fn told(&self, command: v1::command::Command) -> bool {
+        let down = v1::control_down::Message::Command(v1::Command { id: 0, command: Some(command) });
+        self.commands.try_send(v1::ControlDown { message: Some(down) }).is_ok()
+    }
 }
 
 /// A connected sidecar as it is shown.
@@ -116,7 +126,10 @@ pub struct Fleet {
     tally: Mutex<Option<tally::Tally>>,
     /// Whose streams came, went, or said whether they are ready, since somebody last took this.
     touched: Mutex<BTreeSet<String>>,
+    taps: taps::Taps,
+    traffic: Mutex<traffic::Traffic>,
     next: AtomicU64,
+    pace: pace::Pace,
 }
 
 impl Fleet {
@@ -174,6 +187,31 @@ impl Fleet {
     pub fn stat(&self, window: Duration) -> golden::Stat {
         let breakers = self.breakers();
         self.golden.lock().stat(Instant::now(), window, &breakers)
+    }
+
+    /// The calls of the last hour in summary, those that begin or end in a namespace; empty: in any.
+    #[must_use]
+    pub fn traffic(&self, namespace: &str) -> traffic::Read {
+        self.traffic.lock().read(Instant::now(), namespace)
+    }
+
+    /// What was measured over the last `window`, step by step.
+    #[must_use]
+    pub fn history(
+        &self,
+        window: Duration,
+        subject: golden::history::Subject,
+        wanted: impl Fn(&str, &str) -> bool,
+    ) -> golden::history::History {
+        self.golden.lock().history(Instant::now(), window, subject, wanted)
+    }
+
+    /// Since when calls of a service fail, seconds since the Unix epoch.
+    #[must_use]
+    pub fn failing_since(&self, service: &str) -> Option<u64> {
+        let ago = self.golden.lock().failing_for(Instant::now(), service)?;
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Some(now.saturating_sub(ago).as_secs())
     }
 
     /// From now on these calls are counted by sidecar; `None`: no longer. True where that is from nothing, since others were counted before.
@@ -242,8 +280,16 @@ impl Fleet {
             commands,
             waiting: HashMap::new(),
         };
-        // A newer stream of the same workload replaces the older one, whose end then says nothing.
-        self.sidecars.lock().insert(uid.to_owned(), connected);
+        // A newer stream of the same workload replaces the older one, whose end then says nothing. A tap that is opened meanwhile is told
+        // under the same lock: it is told twice rather than not at all.
+        let mut sidecars = self.sidecars.lock();
+        connected.told(self.summaries());
+        for command in self.taps.joined(uid) {
+            connected.told(command);
+        }
+        sidecars.insert(uid.to_owned(), connected);
+        self.pace.sized(sidecars.len());
+        drop(sidecars);
         self.touch(uid);
         Membership { fleet: self.clone(), uid: uid.to_owned(), stream, known: Mutex::default() }
     }
@@ -302,6 +348,17 @@ impl Membership {
         }
     }
 
+    fn traffic(&self, report: v1::TrafficReport) {
+        self.fleet.traffic.lock().add(Instant::now(), &self.uid, report);
+    }
+
+    fn tapped(&self, told: v1::TappedCalls) {
+        for tap in self.fleet.taps.told(&self.uid, told) {
+            let stop = v1::command::Command::TapStop(v1::TapStop { tap });
+            self.with(|connected| connected.told(stop));
+        }
+    }
+
     fn certificate(&self, status: v1::CertificateStatus) {
         let v1::CertificateStatus { root, trusted, not_before, not_after, serial } = status;
         let is_print = |text: &String| text.len() <= 64;
@@ -334,6 +391,7 @@ impl Drop for Membership {
         let mut sidecars = self.fleet.sidecars.lock();
         if sidecars.get(&self.uid).is_some_and(|c| c.stream == self.stream) {
             sidecars.remove(&self.uid);
+            self.fleet.pace.sized(sidecars.len());
         }
         drop(sidecars);
         self.fleet.touch(&self.uid);

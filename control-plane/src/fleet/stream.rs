@@ -3,7 +3,7 @@
 //! As with xDS, a stream is a value that tonic polls; dropping it takes the sidecar out of the fleet.
 
 use super::life::Life;
-use super::{Fleet, Leases, Membership};
+use super::{Fleet, Leases, Membership, pace};
 use crate::identity::Peer;
 use futures_util::Stream;
 use std::pin::Pin;
@@ -20,7 +20,7 @@ use weft_proto::v1::control_up::Message as Up;
 /// How long a new stream may take to say who it is.
 const HELLO: Duration = Duration::from_secs(10);
 /// Commands on their way to one sidecar.
-const COMMANDS: usize = 16;
+const COMMANDS: usize = 64;
 
 /// The service that tonic mounts.
 #[derive(Clone)]
@@ -49,6 +49,8 @@ struct Live {
     leases: Arc<Leases>,
     /// What goes down next.
     answer: Option<v1::LeaseGrant>,
+    /// How often it reports.
+    pace: Duration,
     /// The withdrawal under way: ends with the stream.
     withdrawal: Option<AbortOnDropHandle<()>>,
     shutdown: CancellationToken,
@@ -60,6 +62,12 @@ impl Live {
             if let Some(grant) = self.answer.take() {
                 let grant = v1::control_down::Message::LeaseGrant(grant);
                 return Some(Ok(v1::ControlDown { message: Some(grant) }));
+            }
+            let pace = self.membership.fleet.pace.period();
+            if std::mem::replace(&mut self.pace, pace) != pace {
+                let report_ms = u32::try_from(pace.as_millis()).unwrap_or(u32::MAX);
+                let pace = v1::control_down::Message::Pace(v1::Pace { report_ms });
+                return Some(Ok(v1::ControlDown { message: Some(pace) }));
             }
             let withdrawn = async {
                 match &mut self.withdrawal {
@@ -95,6 +103,8 @@ impl Live {
             Some(Up::Certificate(status)) => self.membership.certificate(status),
             Some(Up::Result(result)) => self.membership.result(result),
             Some(Up::Clock(clock)) => self.membership.clock(clock),
+            Some(Up::Tapped(told)) => self.membership.tapped(told),
+            Some(Up::Traffic(report)) => self.membership.traffic(report),
             Some(Up::LeaseRequest(request)) => {
                 self.answer = Some(self.leases.request(self.membership.stream, &self.uid, request));
             }
@@ -153,6 +163,7 @@ impl Control for ControlService {
                 life,
                 leases,
                 answer,
+                pace: pace::OFTEN,
                 withdrawal: None,
                 shutdown,
             })

@@ -6,10 +6,17 @@
 
 mod authority;
 mod check;
+mod document;
 mod endpoints;
 mod joining;
+mod live;
+mod plan;
+mod plane;
+mod problems;
 mod process;
 mod routes;
+mod series;
+mod tap;
 mod users;
 
 use super::{CommandError, Fleet};
@@ -22,14 +29,14 @@ use crate::store::Store;
 use crate::world::World;
 use crate::world::reconcile::Compiled;
 use crate::xds::Hub;
-use axum::extract::{Path, Query, State};
+use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
@@ -63,6 +70,10 @@ pub struct Sources {
     pub trust_domain: String,
     /// The control plane's directory.
     pub data_dir: std::path::PathBuf,
+    /// Asked for what is longer ago than is kept.
+    pub prometheus: Option<Arc<super::prometheus::Prometheus>>,
+    /// How fast changes arrive.
+    pub pace: Arc<crate::xds::Pace>,
     /// When it started.
     pub started: std::time::Instant,
 }
@@ -70,9 +81,15 @@ pub struct Sources {
 /// The routes, all under `/weft/v1`.
 pub fn router(sources: Sources) -> Router {
     Router::new()
-        .route("/weft/v1/stat", get(stat))
+        .route("/weft/v1/stat", get(document::stat))
+        .route("/weft/v1/problems", get(document::show_problems))
+        .route("/weft/v1/live", get(live::stream))
+        .route("/weft/v1/series", get(series::show))
+        .route("/weft/v1/controlplane", get(plane::show))
         .route("/weft/v1/routes", get(routes::list))
         .route("/weft/v1/endpoints", get(endpoints::list))
+        .route("/weft/v1/tap", get(tap::open))
+        .route("/weft/v1/plan", post(plan::plan))
         .route("/weft/v1/fleet", get(fleet))
         .route("/weft/v1/check", get(check::check))
         .route("/weft/v1/process", get(process::show))
@@ -92,10 +109,12 @@ pub fn router(sources: Sources) -> Router {
         .route("/weft/v1/fleet/{namespace}/{name}/metrics", get(metrics))
         .route("/weft/v1/fleet/{namespace}/{name}/log", axum::routing::put(log))
         .route("/weft/v1/fleet/{namespace}/{name}/drain", post(drain))
+        .layer(axum::Extension(Arc::new(live::Feeds::default())))
         .with_state(sources)
 }
 
 /// An error in the API's own shape, so that one client understands both.
+#[derive(Debug)]
 struct Failure(StatusCode, &'static str, String);
 
 impl IntoResponse for Failure {
@@ -143,6 +162,19 @@ async fn backup(State(sources): State<Sources>) -> Result<Response, Failure> {
     Ok(([(axum::http::header::CONTENT_TYPE, "application/x-ndjson")], text).into_response())
 }
 
+/// The query of a page. One that cannot be read is refused in the API's own shape.
+struct Params<T>(T);
+
+impl<T: serde::de::DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut axum::http::request::Parts, state: &S) -> Result<Self, Failure> {
+        let read = <Query<T> as FromRequestParts<S>>::from_request_parts(parts, state).await;
+        let Query(asked) = read.map_err(|e| Failure(StatusCode::BAD_REQUEST, "BadRequest", e.body_text()))?;
+        Ok(Self(asked))
+    }
+}
+
 #[derive(Deserialize)]
 struct Window {
     window: Option<String>,
@@ -156,9 +188,7 @@ struct Window {
 impl Window {
     /// How far back; 10 s.
     fn length(&self) -> Result<Duration, Failure> {
-        let Some(text) = &self.window else { return Ok(Duration::from_secs(10)) };
-        let read = text.parse::<crate::kinds::Duration>().map(Duration::from);
-        read.map_err(|e| Failure(StatusCode::BAD_REQUEST, "BadRequest", format!("window: {e}")))
+        window(self.window.as_deref())
     }
 
     /// Whether a service is asked about.
@@ -168,37 +198,19 @@ impl Window {
     }
 }
 
-/// Whether a name `namespace/name` is of the namespace that was asked about, which is empty for all.
-fn is_of(name: &str, namespace: &str) -> bool {
-    namespace.is_empty() || name.split_once('/').is_some_and(|(own, _)| own == namespace)
+/// A window as a query gives it, whole days included; 10 s.
+fn window(text: Option<&str>) -> Result<Duration, Failure> {
+    let Some(text) = text else { return Ok(Duration::from_secs(10)) };
+    if let Some(days) = text.strip_suffix('d').and_then(|days| days.parse::<u16>().ok()) {
+        return Ok(Duration::from_secs(u64::from(days) * 24 * 3600));
+    }
+    let read = text.parse::<crate::kinds::Duration>().map(Duration::from);
+    read.map_err(|e| Failure(StatusCode::BAD_REQUEST, "BadRequest", format!("window: {e}")))
 }
 
-async fn stat(State(sources): State<Sources>, Query(query): Query<Window>) -> Result<Json<Value>, Failure> {
-    let window = query.length()?;
-    let stat = sources.fleet.stat(window);
-    let world = sources.compiled.borrow().world.clone();
-    let mut answer = serde_json::to_value(&stat).unwrap_or_default();
-    // Services that nobody called are rows too: their numbers are null, not missing.
-    if let Some(rows) = answer["services"].as_array_mut() {
-        let called: HashSet<&str> = stat.services.iter().map(|row| row.service.as_str()).collect();
-        let instances = instances(&world);
-        for name in world.services.keys().filter(|name| !called.contains(name.as_str())) {
-            let row = super::golden::Row { service: name.clone(), ..Default::default() };
-            rows.push(serde_json::to_value(row).unwrap_or_default());
-        }
-        for row in rows.iter_mut() {
-            let (ready, all) =
-                row["service"].as_str().and_then(|name| instances.get(name)).copied().unwrap_or_default();
-            row["readyEndpoints"] = ready.into();
-            row["endpoints"] = all.into();
-        }
-        rows.retain(|row| is_of(row["service"].as_str().unwrap_or_default(), &query.namespace));
-        rows.sort_by(|a, b| a["service"].as_str().cmp(&b["service"].as_str()));
-    }
-    if let Some(breakers) = answer["breakers"].as_array_mut() {
-        breakers.retain(|breaker| is_of(breaker["backend"].as_str().unwrap_or_default(), &query.namespace));
-    }
-    Ok(Json(answer))
+/// Whether a name `namespace/name` is of the namespace that was asked about, which is empty for all.
+pub(super) fn is_of(name: &str, namespace: &str) -> bool {
+    namespace.is_empty() || name.split_once('/').is_some_and(|(own, _)| own == namespace)
 }
 
 /// Ready and all members of each service that has any.

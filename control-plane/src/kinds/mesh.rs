@@ -29,6 +29,12 @@ pub struct MeshSettingsSpec {
     /// How a change of a policy or route gets to the sidecars. Default: to all at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<Rollout>,
+    /// Where sidecars send spans of calls. Default: nowhere, but for sidecars that were told otherwise at their start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracing: Option<Tracing>,
+    /// Which calls leave a line in the access logs of sidecars. Default: as each sidecar was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_log: Option<AccessLog>,
 }
 
 impl MeshSettings {
@@ -43,6 +49,85 @@ pub enum EgressMode {
     Any,
     /// Services of the mesh, and hosts registered in it.
     Registered,
+}
+
+/// Spans of calls for a receiver of the OpenTelemetry protocol.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Tracing {
+    /// Where spans are sent: `http://otel.example.com:4317`, or `https://` for TLS. Sidecars reach it as a host outside the mesh.
+    #[schemars(length(min = 1, max = 1024))]
+    pub endpoint: String,
+    /// How: over gRPC, or as protobuf over HTTP. Default Grpc.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<OtlpProtocol>,
+    /// Share of the calls that begin a trace at a sidecar, in percent; what a caller decided holds. Default 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 100.0))]
+    pub sampling: Option<f64>,
+    /// How a trace that begins at a sidecar is written; one that came in goes on as it came. Default: W3C.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 3))]
+    pub propagation: Vec<TracePropagation>,
+}
+
+/// How the OpenTelemetry protocol travels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OtlpProtocol {
+    /// gRPC.
+    #[default]
+    Grpc,
+    /// Protobuf over HTTP/1.1.
+    Http,
+}
+
+/// How a call carries its trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum TracePropagation {
+    /// `traceparent`.
+    W3C,
+    /// `b3`.
+    B3,
+    /// `x-b3-traceid` and its like.
+    B3Multi,
+}
+
+/// Lines of sidecars, one a call. Where they go is said to each sidecar; without that to its standard output.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AccessLog {
+    /// Which calls leave a line. Default All.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calls: Option<LoggedCalls>,
+    /// Share of the calls that went well to write, in percent; those that failed are always written. Default 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 100.0))]
+    pub sampling: Option<f64>,
+    /// How a line looks. Default Json.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<LogFormat>,
+}
+
+/// Calls that leave a line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum LoggedCalls {
+    /// All of them.
+    #[default]
+    All,
+    /// Those that failed.
+    Errors,
+    /// None.
+    None,
+}
+
+/// Layout of a line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum LogFormat {
+    /// One JSON object.
+    #[default]
+    Json,
+    /// Apache's combined log.
+    Apache,
 }
 
 /// A change is first in force for a sample of the sidecars that it is about; for all once it has not made their calls worse, for none

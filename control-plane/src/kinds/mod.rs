@@ -34,7 +34,10 @@ pub use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
 };
 pub use limits::{RateLimit, RateLimitKey, RateLimitPolicy, RateLimitPolicySpec, RateLimitScope};
-pub use mesh::{EgressMode, MeshSettings, MeshSettingsSpec, ROLLOUT, Rollout, RolloutKind, Wish};
+pub use mesh::{
+    AccessLog, EgressMode, LogFormat, LoggedCalls, MeshSettings, MeshSettingsSpec, OtlpProtocol, ROLLOUT, Rollout,
+    RolloutKind, TracePropagation, Tracing, Wish,
+};
 pub use rbac::RBAC_GROUP;
 pub use refs::{PolicyStatus, TargetRef};
 pub use registry::{Kind, all, find, find_kind, metadata_schema};

@@ -55,6 +55,8 @@ fn edit() -> Vec<Value> {
         rule(&WRITE, "discovery.k8s.io", &["endpointslices"]),
         rule(&WRITE, GATEWAY_GROUP, &ROUTES),
         rule(&WRITE, GROUP, &WEFT),
+        // Whoever may change something may know beforehand what that does.
+        rule(&["create"], GROUP, &["plans"]),
     ]
 }
 
@@ -72,6 +74,8 @@ fn admin() -> Vec<Value> {
         rule(&everything, RBAC_GROUP, &["rolebindings", "roles"]),
         rule(&["create"], "authorization.k8s.io", &["localsubjectaccessreviews"]),
         rule(&["update"], GROUP, &["workloads/log"]),
+        // It shows paths and headers of people's calls: more than figures, and more than a configuration.
+        rule(&["get"], GROUP, &["workloads/tap"]),
         rule(&["create"], GROUP, &["workloads/drain"]),
         rule(&["create", "delete", "list"], GROUP, &["jointokens"]),
     ]

@@ -1,10 +1,12 @@
 //! What a control plane is told when it starts, with its defaults. What becomes of each is decided where it is used.
 
 use super::{Error, failed};
+use crate::fleet::prometheus::Prometheus;
 use crate::identity::{limiter, pki};
 use crate::store::EtcdSettings;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What `weft up` is told. Every field has the default that [`Settings::default`] gives it.
@@ -40,6 +42,8 @@ pub struct Settings {
     pub store: Option<EtcdSettings>,
     /// Certificates that one identity may have in half of their lifetime, and at once: 1000.
     pub certificates_per_identity: u32,
+    /// Asked for ranges longer than the hour that is kept: none.
+    pub prometheus: Option<Arc<Prometheus>>,
     /// After a start of the control plane no workload is withdrawn for a lost stream during this time: 30 s.
     pub start_grace: Duration,
 }
@@ -62,6 +66,7 @@ impl Default for Settings {
             token_review: None,
             store: None,
             certificates_per_identity: limiter::DEFAULT,
+            prometheus: None,
             start_grace: Duration::from_secs(30),
         }
     }

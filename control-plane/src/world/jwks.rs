@@ -5,19 +5,18 @@
 //! answers is shown but whether it is a set of keys. What the keys are for is [`crate::compile`]'s business.
 
 use super::Table;
+use crate::fetch::{Plain, exchange};
 use crate::kinds::RequestAuthentication;
-use http::header::{ACCEPT, CACHE_CONTROL, HOST};
+use http::header::{ACCEPT, CACHE_CONTROL};
 use http::{HeaderMap, Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper_util::rt::TokioIo;
+use http_body_util::Full;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use weft_certs::jwt::Keys;
 use weft_certs::{CertificateDer, tls};
 
@@ -95,10 +94,7 @@ pub async fn follow(
             waiting.insert(address.clone());
             let client = client.clone();
             asked.spawn(async move {
-                let fetched = match timeout(DEADLINE, client.fetch(&address)).await {
-                    Ok(fetched) => fetched,
-                    Err(_) => Err(format!("no answer within {DEADLINE:?}")),
-                };
+                let fetched = client.fetch(&address).await;
                 (address, fetched)
             });
         }
@@ -193,61 +189,24 @@ impl Client {
 
     async fn fetch(&self, address: &str) -> Result<Fetched, String> {
         let uri: Uri = address.parse().map_err(|_| "is no address".to_owned())?;
-        let host = uri.host().ok_or("names no host")?.to_owned();
-        let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let secure = uri.scheme_str() == Some("https");
-        if !secure && !self.settings.loopback_http {
+        let plain = if self.settings.loopback_http { Plain::Loopback } else { Plain::Never };
+        if plain == Plain::Never && uri.scheme_str() != Some("https") && uri.host().is_some() {
             return Err("plain HTTP is not spoken (weft up --jwks-loopback-http)".to_owned());
         }
-        let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
-        let stream = TcpStream::connect((bare.as_str(), port)).await.map_err(|error| format!("connect: {error}"))?;
-        if !secure {
-            // The name was resolved by others: what counts is where it led.
-            if !stream.peer_addr().is_ok_and(|peer| peer.ip().to_canonical().is_loopback()) {
-                return Err("plain HTTP is spoken to loopback only".to_owned());
-            }
-            return get(stream, &uri, &host).await;
+        let request = Request::get("/").header(ACCEPT, "application/jwk-set+json, application/json");
+        let request = request.body(Full::default()).map_err(|_| "is no address".to_owned())?;
+        let (parts, body) = exchange(&uri, request, || self.tls(), plain, (LARGEST, DEADLINE)).await?;
+        if parts.status != StatusCode::OK {
+            return Err(format!("answered {}", parts.status.as_u16()));
         }
-        let name = rustls_pki_types::ServerName::try_from(bare).map_err(|_| "names no host".to_owned())?;
-        let connector = tokio_rustls::TlsConnector::from(self.tls()?);
-        let stream = connector.connect(name, stream).await.map_err(|error| format!("TLS: {error}"))?;
-        get(stream, &uri, &host).await
-    }
-}
-
-async fn get<S>(stream: S, uri: &Uri, host: &str) -> Result<Fetched, String>
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
-{
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| format!("HTTP: {error}"))?;
-    let target = uri.path_and_query().map_or("/", |target| target.as_str());
-    let authority = uri.port_u16().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-    let request = Request::get(target)
-        .header(HOST, authority)
-        .header(ACCEPT, "application/jwk-set+json, application/json")
-        .body(Empty::<bytes::Bytes>::new())
-        .map_err(|_| "is no address".to_owned())?;
-    let exchange = async move {
-        let response = sender.send_request(request).await.map_err(|error| format!("HTTP: {error}"))?;
-        if response.status() != StatusCode::OK {
-            return Err(format!("answered {}", response.status().as_u16()));
-        }
-        let fresh = freshness(response.headers());
-        let body = Limited::new(response.into_body(), LARGEST).collect().await;
-        let body = body.map_err(|_| format!("the answer broke off, or is longer than {LARGEST} bytes"))?.to_bytes();
         let text = std::str::from_utf8(&body).map_err(|_| "the answer is no text".to_owned())?;
         // What a reader of JSON says may quote what it read.
         Keys::parse(text).map_err(|fault| match fault {
             weft_certs::jwt::KeyFault::NotASet(_) => "the answer is no JSON Web Key Set".to_owned(),
             fault => format!("the answer {fault}"),
         })?;
-        Ok(Fetched { keys: text.into(), fresh })
-    };
-    // The connection's own end is the exchange's.
-    let (exchanged, _connection) =
-        tokio::join!(exchange, async { tokio::time::timeout(DEADLINE, connection).await.map(drop) });
-    exchanged
+        Ok(Fetched { keys: text.into(), fresh: freshness(&parts.headers) })
+    }
 }
 
 /// `max-age` within its bounds; `no-store` and `no-cache` are the least of them (RFC 9111 §5.2.2).

@@ -161,7 +161,8 @@ impl Reflectors {
     }
 }
 
-fn route(kind: Kind, mut object: DynamicObject) -> Arc<Route> {
+/// A route as the mesh reads it.
+pub(crate) fn route(kind: Kind, mut object: DynamicObject) -> Arc<Route> {
     let mut part = |name: &str| object.data.get_mut(name).map(serde_json::Value::take).unwrap_or_default();
     let (spec, status) = (part("spec"), part("status"));
     Arc::new(Route {

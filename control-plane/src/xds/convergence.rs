@@ -170,6 +170,22 @@ impl Convergence {
         sidecars.values().filter(behind).count()
     }
 
+    /// Sidecars that do not hold the newest of what they need, endpoints left out. A refusal counts as an answer.
+    #[must_use]
+    pub fn behind(&self, offer: &Offer) -> usize {
+        let sidecars = self.sidecars.lock();
+        let is_behind = |sidecar: &&Sidecar| {
+            let snapshot = offer.of(sidecar.uid.as_deref());
+            sidecar.held.iter().filter(|((url, _), _)| is_shaped(url)).any(|((url, name), held)| {
+                snapshot.lookup(&sidecar.client, url, name).is_some_and(|newest| {
+                    held.version.as_ref() != Some(&newest.version)
+                        && held.refused.as_ref().is_none_or(|refusal| refusal.version != newest.version)
+                })
+            })
+        };
+        sidecars.values().filter(is_behind).count()
+    }
+
     /// The workloads whose sidecars need any of these resources.
     #[must_use]
     pub fn holders(&self, keys: &BTreeSet<Key>) -> BTreeSet<String> {
@@ -279,7 +295,7 @@ mod tests {
         let set: BTreeSet<Key> = [(type_url::SERVICE, "shop/a".into()), (type_url::SERVICE, "shop/b".into())].into();
         let progress = |all: &Convergence| all.held(&offer, std::iter::once(&set)).remove(0);
         assert_eq!((progress(&all).hold, progress(&all).need), (1, 2));
-        assert_eq!(all.waiting_for(&offer, &set), 1);
+        assert_eq!((all.waiting_for(&offer, &set), all.behind(&offer)), (1, 1));
         two.apply(vec![Event::Refused {
             type_url: type_url::SERVICE,
             name: "shop/a".into(),
@@ -288,7 +304,7 @@ mod tests {
             reason: "no".into(),
         }]);
         assert_eq!(progress(&all).refused.len(), 1);
-        assert_eq!(all.waiting_for(&offer, &set), 0);
+        assert_eq!((all.waiting_for(&offer, &set), all.behind(&offer)), (0, 0));
         drop(two);
         assert_eq!((progress(&all).hold, progress(&all).need), (1, 1));
     }

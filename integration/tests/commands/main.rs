@@ -1,16 +1,21 @@
-//! The commands that look at a running mesh, as people type them: `routes`, `endpoints`, `proxy stats`, `check`, `diagnose`, `top`. Real
-//! processes and real calls; what is asserted is what is printed.
+//! The commands that look at a running mesh, as people type them: `routes`, `endpoints`, `edges`, `proxy stats`, `check`, `diagnose`, `dashboard`,
+//! `top`; and the pages that they and the dashboard read. Real processes and real calls; what is asserted is what is printed.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test says what is wrong")]
 
 mod check;
+mod dashboard;
 mod diagnose;
+mod live;
+mod plan;
+mod ranges;
 mod seeing;
+mod tap;
 mod top;
 
 use serde_json::Value;
 use weft_integration::rig::stage::{Caller, Instance, services};
-use weft_integration::rig::{Mesh, wait_for};
+use weft_integration::rig::{Mesh, program, run, wait_for};
 
 /// A shop of one catalog that is called.
 struct Shop {
@@ -22,12 +27,30 @@ struct Shop {
 impl Shop {
     #[track_caller]
     fn open() -> Self {
-        let mesh = Mesh::start();
+        Self::open_with(&[])
+    }
+
+    /// The same with more flags of `weft up`.
+    #[track_caller]
+    fn open_with(flags: &[&str]) -> Self {
+        let mesh = Mesh::start_with(flags);
         services(&mesh, "shop", &["catalog", "catalog-v2"], 80, "http");
         let catalog = Instance::catalog(&mesh, "catalog-1", "v1");
         let caller = Caller::start(&mesh, "shop", "caller");
         assert_eq!(caller.get("http://catalog/items").status, 200);
         Self { mesh, catalog, caller }
+    }
+
+    /// Status and text of a page, as the administrator gets it.
+    #[track_caller]
+    fn ask(&self, path: &str) -> (u16, String) {
+        let papers = self.mesh.papers();
+        let mut curl = std::process::Command::new(program("curl"));
+        curl.args(["-sS", "--noproxy", "*", "--max-time", "20", "-w", "\n%{http_code}"]);
+        curl.arg("--cacert").arg(papers.root).arg("--cert").arg(papers.chain).arg("--key").arg(papers.key);
+        let answer = run(curl.arg(format!("{}{path}", self.mesh.api()))).ok();
+        let (text, code) = answer.rsplit_once('\n').expect("the code is on a line of its own");
+        (code.parse().expect("a code"), text.to_owned())
     }
 
     /// What a command prints as JSON, once it is as wanted.

@@ -15,11 +15,15 @@ mod faults;
 mod file_mode;
 mod mirroring;
 mod page;
+mod plan;
 mod policy;
+mod prometheus;
 mod rate_limits;
 mod retries;
 mod roles;
 mod rollouts;
+mod tap;
+mod tracing;
 
 /// Pages that show YAML have a test module of their name, which opens the page and uses up every block of it.
 #[test]

@@ -111,12 +111,22 @@ const KINDS: &[Kind] = &[
         to: "issuer: 'https://id2.test'",
         seen: ("{.spec.rules[0].issuer}", "https://id2.test"),
     },
+    // In no namespace: `-n` says nothing of it.
+    Kind {
+        name: "meshsettings",
+        full: "meshsettings.weft.mesh",
+        yaml: "apiVersion: weft.mesh/v1alpha1\nkind: MeshSettings\nmetadata: {name: default, labels: {app: one}}\nspec: {egress: Any}\n",
+        from: "egress: Any",
+        to: "egress: Registered",
+        seen: ("{.spec.egress}", "Registered"),
+    },
 ];
 
 const NAMESPACE: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: loom, labels: {app: one}}\n";
 
 fn life(kubectl: &Kubectl, kind: &Kind) {
     let Kind { name, full, yaml, from, to, seen } = kind;
+    let object = yaml.split("metadata: {name: ").nth(1).and_then(|rest| rest.split([',', '}']).next()).unwrap();
     let there = |extra: &[&str]| {
         let mut all = vec!["get", *name, "-n", "loom"];
         all.extend(extra);
@@ -129,47 +139,47 @@ fn life(kubectl: &Kubectl, kind: &Kind) {
     assert_eq!(there(&["-o", "name", "-l", "app=one"]), "", "{name}: a dry run leaves nothing");
 
     let applied = kubectl.apply(yaml);
-    assert_eq!(applied.trim(), format!("{full}/one created"));
+    assert_eq!(applied.trim(), format!("{full}/{object} created"));
     watch.wait_for_log("ADDED");
-    assert!(there(&[]).contains("one"), "{name}");
-    assert!(there(&["one", "-o", "wide"]).starts_with("NAME"), "{name}");
-    let shown = there(&["one", "-o", "yaml"]);
+    assert!(there(&[]).contains(object), "{name}");
+    assert!(there(&[object, "-o", "wide"]).starts_with("NAME"), "{name}");
+    let shown = there(&[object, "-o", "yaml"]);
     assert!(
-        shown.contains("name: one") && shown.contains("resourceVersion:") && shown.contains("uid:"),
+        shown.contains(&format!("name: {object}")) && shown.contains("resourceVersion:") && shown.contains("uid:"),
         "{name}: {shown}"
     );
-    assert_eq!(there(&["-l", "app=one", "-o", "name"]).trim(), format!("{full}/one"));
+    assert_eq!(there(&["-l", "app=one", "-o", "name"]).trim(), format!("{full}/{object}"));
     assert_eq!(there(&["-l", "app=two", "-o", "name"]), "", "{name}");
-    assert_eq!(there(&["-l", "app in (one,two),app!=two", "-o", "name"]).trim(), format!("{full}/one"));
-    let described = kubectl.ok(&["describe", name, "one", "-n", "loom"]);
+    assert_eq!(there(&["-l", "app in (one,two),app!=two", "-o", "name"]).trim(), format!("{full}/{object}"));
+    let described = kubectl.ok(&["describe", name, object, "-n", "loom"]);
     assert!(described.contains("Name:") && described.contains("app=one"), "{name}: {described}");
 
     let changed = yaml.replace(from, to);
     assert_ne!(changed, *yaml, "{name}: the change is one");
-    let before = there(&["one", "-o", "jsonpath={.metadata.resourceVersion}"]);
+    let before = there(&[object, "-o", "jsonpath={.metadata.resourceVersion}"]);
     let dry = kubectl.file(&["apply", "--dry-run=server"], &changed);
     assert!(dry.code == 0 && dry.out.contains("configured (server dry run)"), "{name}: {dry:?}");
     let value = format!("jsonpath={}", seen.0);
-    assert_ne!(there(&["one", "-o", &value]), seen.1, "{name}: a dry run changes nothing");
+    assert_ne!(there(&[object, "-o", &value]), seen.1, "{name}: a dry run changes nothing");
     let applied = kubectl.apply(&changed);
-    assert_eq!(applied.trim(), format!("{full}/one configured"));
-    assert_eq!(there(&["one", "-o", &value]), seen.1, "{name}");
+    assert_eq!(applied.trim(), format!("{full}/{object} configured"));
+    assert_eq!(there(&[object, "-o", &value]), seen.1, "{name}");
     watch.wait_for_log("MODIFIED");
-    assert_ne!(there(&["one", "-o", "jsonpath={.metadata.resourceVersion}"]), before);
-    kubectl.ok(&["label", name, "one", "-n", "loom", "tier=back"]);
-    assert_eq!(there(&["-l", "tier=back", "-o", "name"]).trim(), format!("{full}/one"));
+    assert_ne!(there(&[object, "-o", "jsonpath={.metadata.resourceVersion}"]), before);
+    kubectl.ok(&["label", name, object, "-n", "loom", "tier=back"]);
+    assert_eq!(there(&["-l", "tier=back", "-o", "name"]).trim(), format!("{full}/{object}"));
 
     // Whoever replaces what somebody else changed meanwhile is told so.
-    let mut stale = kubectl.json(&["get", name, "one", "-n", "loom"]);
+    let mut stale = kubectl.json(&["get", name, object, "-n", "loom"]);
     stale["metadata"]["resourceVersion"] = before.into();
     let stale = serde_json::to_string(&stale).unwrap();
     let conflict = kubectl.file(&["replace"], &stale);
     assert!(conflict.code != 0 && conflict.err.contains("the object has been modified"), "{name}: {conflict:?}");
 
-    let deleted = kubectl.ok(&["delete", name, "one", "-n", "loom"]);
-    assert!(deleted.contains("\"one\" deleted"), "{name}: {deleted}");
+    let deleted = kubectl.ok(&["delete", name, object, "-n", "loom"]);
+    assert!(deleted.contains(&format!("\"{object}\" deleted")), "{name}: {deleted}");
     watch.wait_for_log("DELETED");
-    assert!(kubectl.fails(&["get", name, "one", "-n", "loom"]).contains("NotFound"), "{name}");
+    assert!(kubectl.fails(&["get", name, object, "-n", "loom"]).contains("NotFound"), "{name}");
     watch.stop();
     println!("{name}: applied, watched, described, changed, selected, deleted");
 }
@@ -210,7 +220,7 @@ fn all_kinds_are_applied_and_deleted_from_one_file() {
         assert_eq!(
             kubectl.ok(&[
                 "get",
-                "svc,sa,wl,httproute,grpcroute,tcproute,tlsroute,tp,authz,meshtls,rlp",
+                "svc,sa,wl,httproute,grpcroute,tcproute,tlsroute,tp,authz,meshtls,rlp,meshsettings",
                 "-n",
                 "loom",
                 "-o",

@@ -113,10 +113,14 @@ async fn control(channel: Channel, workload: &str) -> Result<(), Status> {
         sender.send(ControlUp { message: Some(message) }).await.expect("room for two");
     }
     let mut down = ControlClient::new(channel).stream(ReceiverStream::new(outgoing)).await?.into_inner();
-    let answer = tokio::time::timeout(ANSWER, down.message()).await.expect("the control plane answers")?;
-    match answer.and_then(|down| down.message) {
-        Some(v1::control_down::Message::WithdrawalAck(_)) => Ok(()),
-        other => Err(Status::unknown(format!("{other:?}"))),
+    loop {
+        let answer = tokio::time::timeout(ANSWER, down.message()).await.expect("the control plane answers")?;
+        match answer.and_then(|down| down.message) {
+            Some(v1::control_down::Message::WithdrawalAck(_)) => return Ok(()),
+            // Commands, which a sidecar is given whenever it comes.
+            Some(v1::control_down::Message::Command(_)) => {}
+            other => return Err(Status::unknown(format!("{other:?}"))),
+        }
     }
 }
 

@@ -90,6 +90,9 @@ impl Settings {
         if self.access_log.path.is_empty() {
             return Err(refuse("accessLog.path", "must be off, stdout, stderr or a path"));
         }
+        if let Some(tracing) = &self.tracing {
+            tracing.checked()?;
+        }
         for (i, tcp) in self.outbound.tcp.iter().enumerate() {
             if tcp.target().is_none() {
                 return Err(refuse(format!("outbound.tcp[{i}].host"), format!("{:?} is not host:port", tcp.host)));

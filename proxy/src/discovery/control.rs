@@ -10,10 +10,11 @@ use crate::inbound::Leases;
 use crate::telemetry::report::Reporter;
 use crate::telemetry::{Telemetry, metrics};
 use arc_swap::Guard;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use weft_certs::{CertificateInfo, Fingerprint, LiveIdentity, TrustBundle};
@@ -23,14 +24,22 @@ use weft_proto::v1::{
     control_up,
 };
 
-/// How often a report goes up.
+/// How often a report goes up, unless the control plane wants another pace.
 const REPORT: Duration = Duration::from_secs(2);
+/// No control plane makes a sidecar report more often, or more seldom.
+const PACES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
+/// How often leases that are not spent are looked through.
+const SWEEP: Duration = Duration::from_secs(2);
 /// How often one that says nothing does: an idle sidecar costs neither side a message a second.
 const NOTHING_NEW: Duration = Duration::from_secs(10);
 /// How long the control plane may take to accept the stream.
 const OPEN: Duration = Duration::from_secs(10);
 /// How often the sidecar says what its clock shows.
 const CLOCK: Duration = Duration::from_secs(60);
+/// How often calls of open taps go up.
+const TAPPED: Duration = Duration::from_millis(100);
+/// How often summaries of traffic do.
+const TRAFFIC: Duration = Duration::from_secs(5);
 /// Messages that may wait for the stream.
 const OUTSTANDING: usize = 64;
 /// Bytes of a dump that is sent: the control plane reads messages of at most 4 MiB.
@@ -101,6 +110,7 @@ impl Control {
         loop {
             let began = Instant::now();
             let ended = self.stream(&mut reporter).await;
+            self.telemetry.watch.close();
             self.leases.client.connected(false, Instant::now().into_std());
             if began.elapsed() > Duration::from_secs(5) {
                 backoff.reset();
@@ -138,8 +148,10 @@ impl Control {
         };
         self.leases.client.connected(true, Instant::now().into_std());
         reporter.begin();
-        let mut reports = tokio::time::interval(REPORT);
-        reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut reports = every(REPORT, Duration::ZERO);
+        let mut sweeps = every(SWEEP, Duration::ZERO);
+        let mut tapped = every(TAPPED, Duration::ZERO);
+        let mut traffic_at = Instant::now();
         // When a report was last sent, if it said nothing.
         let mut empty: Option<Instant> = None;
         // The change of the identity that was last told of.
@@ -147,6 +159,14 @@ impl Control {
         loop {
             let message = tokio::select! {
                 received = down.message() => match received {
+                    Ok(Some(ControlDown { message: Some(control_down::Message::Pace(pace)) })) => {
+                        let pace = Duration::from_millis(pace.report_ms.into()).clamp(*PACES.start(), *PACES.end());
+                        if reports.period() != pace {
+                            // A control plane says it to all of its sidecars at once, and they need not answer at once.
+                            reports = every(pace, pace.mul_f64(rand::random::<f64>()));
+                        }
+                        continue;
+                    }
                     Ok(Some(message)) => match self.obey(message).await {
                         Some(result) => up(control_up::Message::Result(result)),
                         None => continue,
@@ -163,11 +183,22 @@ impl Control {
                         None => continue,
                     }
                 }
-                _ = reports.tick() => {
-                    if !self.leases.client.is_empty() {
-                        self.leases.client.sweep(Instant::now().into_std());
-                        self.leases.wanted.notify_one();
+                _ = sweeps.tick(), if !self.leases.client.is_empty() => {
+                    self.leases.client.sweep(Instant::now().into_std());
+                    self.leases.wanted.notify_one();
+                    continue;
+                }
+                _ = tapped.tick(), if self.telemetry.watch.is_tapped() => {
+                    // What finds no room here waits in a queue that is bounded, and is dropped there.
+                    if sender.capacity() < OUTSTANDING / 2 {
+                        continue;
                     }
+                    match self.telemetry.watch.tapped(Instant::now().into_std()) {
+                        Some(calls) => up(control_up::Message::Tapped(calls)),
+                        None => continue,
+                    }
+                }
+                _ = reports.tick() => {
                     // A report is taken only when there is room for it: what was taken and not sent would be lost.
                     if sender.capacity() == 0 {
                         continue;
@@ -182,6 +213,13 @@ impl Control {
                     if clock_at.is_none_or(|said| now >= said + CLOCK) {
                         clock_at = sender.try_send(clock()).is_ok().then_some(now);
                         continue;
+                    }
+                    if now >= traffic_at {
+                        traffic_at = now + TRAFFIC;
+                        if let Some(traffic) = self.telemetry.watch.traffic(now.into_std()) {
+                            // One that finds no room is lost: summaries are no ledger.
+                            let _ = sender.try_send(up(control_up::Message::Traffic(traffic)));
+                        }
                     }
                     let report = reporter.take(&self.telemetry, snapshot.clusters(), now.into_std());
                     let nothing = report.calls.is_empty() && report.breakers.is_empty();
@@ -213,6 +251,7 @@ impl Control {
                 self.leases.client.granted(&grant, Instant::now().into_std());
                 None
             }
+            control_down::Message::Pace(_) => None,
             control_down::Message::Command(Command { id, command }) => {
                 let done = match command {
                     Some(command::Command::ConfigDump(_)) => self.dump().await,
@@ -225,6 +264,17 @@ impl Control {
                     Some(command::Command::Drain(_)) => {
                         tracing::info!("drain asked for by the control plane");
                         self.drain.begin();
+                        Ok(Vec::new())
+                    }
+                    Some(command::Command::Tap(tap)) => {
+                        self.telemetry.watch.tap(tap, Instant::now().into_std()).map(|()| Vec::new())
+                    }
+                    Some(command::Command::TapStop(stop)) => {
+                        self.telemetry.watch.stop(stop.tap, Instant::now().into_std());
+                        Ok(Vec::new())
+                    }
+                    Some(command::Command::TrafficNames(names)) => {
+                        self.telemetry.watch.summarise(&names);
                         Ok(Vec::new())
                     }
                     None => Err("this sidecar does not know the command".to_owned()),
@@ -260,6 +310,13 @@ impl Control {
         let ready = *self.ready.borrow();
         sent("the stats are", crate::admin::stats(&snapshot, &self.drain, ready, std::time::Instant::now()).to_string())
     }
+}
+
+/// An interval that does not make up for ticks that it missed.
+fn every(period: Duration, after: Duration) -> Interval {
+    let mut interval = tokio::time::interval_at(Instant::now() + after, period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
 }
 
 /// A dump, unless it would break the stream that it goes through.

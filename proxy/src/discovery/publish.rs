@@ -182,5 +182,7 @@ fn unset() -> config::Settings {
         egress: config::Egress::PassThrough,
         mesh_cidrs: Vec::new(),
         federated: Vec::new(),
+        tracing: None,
+        access_log: None,
     }
 }

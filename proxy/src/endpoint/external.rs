@@ -36,7 +36,7 @@ const MOST: usize = 64;
 type Key = (Arc<str>, u16);
 
 /// What a question came to: addresses, and until when they hold.
-type Answer = Result<(Vec<IpAddr>, Instant), String>;
+pub(crate) type Answer = Result<(Vec<IpAddr>, Instant), String>;
 
 /// One external host.
 struct Watched {
@@ -186,7 +186,8 @@ pub async fn run(directory: Directory, resolver: Resolver, end: impl Future<Outp
     }
 }
 
-async fn resolve(resolver: &Resolver, host: &str) -> Answer {
+/// The addresses of a name (or of what is an address), and until when they hold.
+pub(crate) async fn resolve(resolver: &Resolver, host: &str) -> Answer {
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok((vec![address], Instant::now() + LONGEST));
     }

@@ -109,10 +109,10 @@ impl Answer {
         if let (Some(grpc), Some(code)) = (seen.grpc(), self.grpc) {
             let mut trailers = Headers::new();
             trailers.append(GRPC_STATUS, HeaderValue::from(u16::from(code)));
-            seen.answered(200);
             seen.outcome.grpc_status = Some(code.into());
             let mut head = ResponseHead::new(StatusCode::OK);
             mark(&mut head, seen);
+            seen.answered(&head);
             return status_only(grpc, head, &trailers, request, reply).await;
         }
         // To a caller of HTTP/2 that asks for another protocol success would be consent (RFC 8441 §5), and nobody is there to speak it.
@@ -130,7 +130,7 @@ impl Answer {
         if !bodiless {
             head.headers.append(header::CONTENT_LENGTH, HeaderValue::from(self.body.len()));
         }
-        seen.answered(self.status.as_u16());
+        seen.answered(&head);
         if bodiless || self.body.is_empty() || request.method == Method::HEAD {
             return reply.send_head(head, true).await;
         }

@@ -85,7 +85,7 @@ impl Attempt<'_, '_> {
         seen: &mut Observation<'_>,
     ) -> Result<Step, ProxyError> {
         let mut pick = self.pick()?;
-        seen.picked(&pick);
+        let parent = seen.picked(&pick);
         let until = self.limits.head.tighten(self.now, self.limits.per_try);
         let mut ready = self.now;
         let protocol = Exchange::wire_protocol(self.way.protocol, pick.endpoint(), head);
@@ -111,6 +111,9 @@ impl Attempt<'_, '_> {
         pick.sending(ready);
         let outgoing = crossing.as_deref_mut().map_or(&mut *head, |crossing| &mut crossing.head);
         headers::address(outgoing, pick.is_mtls(), native, &self.exchange.source, self.limits.whole, ready);
+        if let Some(parent) = parent {
+            parent.write(&mut outgoing.headers);
+        }
         // What follows a switch of protocols is no body: not a byte of it is read before the upstream has agreed.
         let switches = head.upgrade || head.method == Method::CONNECT;
         let end = if switches { !native } else { replay.is_empty() };
@@ -265,7 +268,7 @@ impl Attempt<'_, '_> {
         if let Some(more) = &self.way.more {
             more.mark(&mut response.headers, &pick.endpoint().uid);
         }
-        seen.answered(response.status.as_u16());
+        seen.answered(&response);
         if switched {
             pick.report(Outcome::Success, now(), random::draw());
             return Ok(Driven::Upgraded(response));
@@ -338,6 +341,7 @@ impl Attempt<'_, '_> {
     ) -> Option<Duration> {
         let at = now();
         let status = response.status.as_u16();
+        seen.attempted(status, "");
         // A status without a message comes as a head with END_STREAM: Trailers-Only.
         let grpc = if seen.grpc().is_some() && recv.is_end() { grpc_status(&response.headers) } else { None };
         seen.outcome.grpc_status = grpc;
@@ -370,6 +374,7 @@ impl Attempt<'_, '_> {
         if outcome != Outcome::Failure {
             seen.outcome.failed_attempts += 1;
         }
+        seen.attempt_ended(status, grpc, "");
         seen.outcome.grpc_status = None;
         Some(again)
     }
@@ -387,6 +392,7 @@ impl Attempt<'_, '_> {
         }
         let at = now();
         seen.outcome.failed_attempts += 1;
+        seen.attempted(0, error.label());
         pick.unanswered(at);
         if error.blames_endpoint() {
             pick.report(Outcome::Failure, at, random::draw());
@@ -394,6 +400,7 @@ impl Attempt<'_, '_> {
         if !error.retryable() {
             return Err(error);
         }
+        seen.attempt_ended(0, None, error.label());
         let uid = Some(Arc::clone(&pick.endpoint().uid));
         let Some(rule) = self.way.rule else {
             let again = error.kind == Kind::Refused

@@ -3,8 +3,8 @@
 //! Invariant: no `weft-*` header of a caller without a mesh identity gets past here, and none reaches an application. A deadline that a
 //! caller passes on may only tighten, so it is believed from anybody who may call at all.
 
-use super::Plan;
 use super::observe::Observation;
+use super::{Peer, Plan, traced};
 use crate::codec::{ByteStr, Headers, Known, RequestHead, ResponseHead, Set, Value};
 use crate::random;
 use http::header::{self, HeaderName};
@@ -51,31 +51,21 @@ pub(super) fn prepare(head: &mut RequestHead, plan: &Plan<'_>, seen: &mut Observ
     if matches!(plan, Plan::Inbound { .. }) {
         headers.remove_all(Set::of(&[Known::WeftPriority]));
     }
-    trace_context(headers, seen);
+    seen.trace_id = traced::proceed(head, plan.peer(), seen).trace_id;
+    request_id(&mut head.headers, seen);
     until
 }
 
-/// A trace that came in goes on untouched, since no span of ours stands in between; a call without one starts it here.
-fn trace_context(headers: &mut Headers, seen: &mut Observation<'_>) {
-    let incoming = if headers.may_have(B3) {
-        trace::read(|name| headers.only(name).map(Value::as_bytes))
-    } else {
-        trace::read_w3c(headers.only_known(Known::Traceparent).map(Value::as_bytes))
-    };
-    let context = match incoming.context {
-        Some(context) => context,
-        None => {
-            let context = incoming.proceed([random::draw(), random::draw(), random::draw()], true);
-            headers.remove_all(Set::of(&[Known::Tracestate]));
-            if incoming.formats == trace::Formats::default() {
-                headers.set_known(Known::Traceparent, trace::traceparent(&context).as_bytes());
-            } else {
-                context.write(incoming.formats, |name, value| headers.set_text(&name, value));
-            }
-            context
-        }
-    };
-    seen.trace_id = context.trace_id;
+/// What is known of a call that goes nowhere: its trace and its request id, if it came with them.
+pub(super) fn noted(head: &RequestHead, peer: Option<&Peer>, seen: &mut Observation<'_>) {
+    seen.trace_id = traced::noted(head, peer, seen).map_or(0, |context| context.trace_id);
+    if let Some(id) = head.headers.known(Known::RequestId).map(Value::as_bytes).filter(|id| trace::is_request_id(id)) {
+        seen.request_id = Text::of_ascii(id);
+    }
+}
+
+/// A call without a request id gets one.
+fn request_id(headers: &mut Headers, seen: &mut Observation<'_>) {
     match headers.known(Known::RequestId).map(Value::as_bytes) {
         Some(id) if trace::is_request_id(id) => seen.request_id = Text::of_ascii(id),
         _ => {
@@ -85,9 +75,6 @@ fn trace_context(headers: &mut Headers, seen: &mut Observation<'_>) {
         }
     }
 }
-
-const B3: Set =
-    Set::of(&[Known::B3, Known::B3TraceId, Known::B3SpanId, Known::B3ParentSpanId, Known::B3Sampled, Known::B3Flags]);
 
 /// What the next hop is told: how much time is left, and between sidecars who calls. `trusted`: the next hop is a peer's sidecar.
 pub(super) fn address(

@@ -4,6 +4,7 @@
 use super::attempt::{Attempt, Waited};
 use super::observe::Observation;
 use super::stream::Expired;
+use super::traced::Parent;
 use super::{Exchange, headers, now};
 use crate::codec::{Reply, RequestHead, ResponseHead, UpRecv, Upstream};
 use crate::endpoint::Pick;
@@ -79,9 +80,10 @@ impl Attempt<'_, '_> {
             return Ok(None);
         }
         seen.outcome.attempts += 1;
+        let parent = seen.attempt(&other);
         let won = {
             let (_, mut recv) = upstream.split();
-            let racing = both(answer(&mut recv), self.second(other, head));
+            let racing = both(answer(&mut recv), self.second(other, head, parent));
             let racing = async {
                 match until.at() {
                     Some(at) => tokio::time::timeout_at(at.into(), racing).await.ok(),
@@ -92,7 +94,10 @@ impl Attempt<'_, '_> {
         };
         match won {
             None => over(),
-            Some(Won::First(answer)) => Ok(Some(answer.map_err(Waited::Upstream))),
+            Some(Won::First(answer)) => {
+                seen.superseded(false);
+                Ok(Some(answer.map_err(Waited::Upstream)))
+            }
             Some(Won::Second(second)) => {
                 // How long the first would have taken is not known: at least this long.
                 let at = now();
@@ -101,6 +106,7 @@ impl Attempt<'_, '_> {
                 pick.answered(at);
                 let Second { head, upstream: faster, pick: its } = *second;
                 (*upstream, *pick) = (faster, its);
+                seen.superseded(true);
                 seen.hedged(pick);
                 Ok(Some(Ok(head)))
             }
@@ -114,7 +120,12 @@ impl Attempt<'_, '_> {
         (other.endpoint().uid != first.endpoint().uid).then_some(other)
     }
 
-    async fn second(&self, mut pick: Pick, head: &RequestHead) -> Result<Box<Second>, ProxyError> {
+    async fn second(
+        &self,
+        mut pick: Pick,
+        head: &RequestHead,
+        parent: Option<Box<Parent>>,
+    ) -> Result<Box<Second>, ProxyError> {
         let connector = &self.exchange.connector;
         let protocol = Exchange::wire_protocol(self.way.protocol, pick.endpoint(), head);
         let connected = match connector.ready(pick.target(), protocol) {
@@ -132,6 +143,9 @@ impl Attempt<'_, '_> {
             let mut head = head.clone();
             let native = protocol == Protocol::Http2;
             headers::address(&mut head, pick.is_mtls(), native, &self.exchange.source, self.limits.whole, now());
+            if let Some(parent) = parent {
+                parent.write(&mut head.headers);
+            }
             upstream.send_head(&head, true).await?;
             let (_, mut recv) = upstream.split();
             let head = answer(&mut recv).await?;

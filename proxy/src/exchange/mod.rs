@@ -3,7 +3,7 @@
 //! [`Exchange`] is a worker's; `outbound` and `inbound` hand it a [`Plan`] and the call's two halves. One task drives both directions of an
 //! attempt: no channel, no spawned task, no boxed future. Who may call, and which service is meant, was decided before; framing is the
 //! codecs'. The files: `decide` (where a call goes), `answer` (what policy answers by itself), `attempt` (one attempt), `body` (what is kept
-//! to be sent again), `cross` (sides that speak differently: `websocket`, `web`), `hedge` (second attempts), `mirror` (copies), `headers` (what is added and stripped), `reply` (errors of the proxy itself), `stream` (both directions at once), `observe` (metrics and the log line), `tcp` (opaque connections).
+//! to be sent again), `cross` (sides that speak differently: `websocket`, `web`), `hedge` (second attempts), `mirror` (copies), `headers` (what is added and stripped), `reply` (errors of the proxy itself), `stream` (both directions at once), `traced` (spans), `observe` (metrics and the log line), `tcp` (opaque connections).
 
 mod answer;
 mod attempt;
@@ -20,6 +20,7 @@ pub mod observe;
 pub mod reply;
 mod stream;
 pub mod tcp;
+mod traced;
 mod upgraded;
 mod web;
 mod websocket;
@@ -29,6 +30,7 @@ use crate::discovery::{Directory, Snapshot};
 use crate::endpoint::connect::Connector;
 use crate::endpoint::{Cluster, external};
 use crate::error::{Kind, ProxyError};
+use crate::telemetry::watch::Addressed;
 use crate::telemetry::{Direction, Telemetry};
 use attempt::Step;
 use body::Replay;
@@ -128,15 +130,41 @@ pub struct Peer {
     pub server_name: Option<Arc<str>>,
 }
 
+/// What a policy says of a call.
+#[derive(Debug, Clone, Copy, Default)]
+pub enum Said {
+    /// None was asked.
+    #[default]
+    Nothing,
+    /// It may be made.
+    Allow,
+    /// It may not.
+    Deny,
+}
+
+impl Said {
+    /// `allow`, `deny`, or empty.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "",
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+        }
+    }
+}
+
 /// What admitted a call or refused it. Empty: nothing restricts the port.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Ruling<'p> {
-    /// `allow` or `deny`.
-    pub verdict: &'static str,
+    /// What it says.
+    pub verdict: Said,
     /// "namespace/name" of the policy.
     pub policy: &'p str,
     /// Its rule, where one decided; of a token that was refused the reason.
     pub rule: &'p str,
+    /// "namespace/name" of the service whose port it is.
+    pub service: Option<&'p Arc<str>>,
     /// Whether the answer says so.
     pub shown: bool,
 }
@@ -148,7 +176,7 @@ impl Ruling<'_> {
         if !self.shown || self.policy.is_empty() {
             return None;
         }
-        HeaderValue::try_from(format!("{} {} {}", self.verdict, self.policy, self.rule).trim_end()).ok()
+        HeaderValue::try_from(format!("{} {} {}", self.verdict.name(), self.policy, self.rule).trim_end()).ok()
     }
 }
 
@@ -172,9 +200,26 @@ impl Plan<'_> {
         }
     }
 
+    /// The other end of an inbound connection.
+    const fn peer(&self) -> Option<&Peer> {
+        match self {
+            Self::Outbound { .. } => None,
+            Self::Inbound { peer, .. } => Some(*peer),
+        }
+    }
+
     fn service(&self) -> &Arc<str> {
         match self {
             Self::Outbound { service, .. } | Self::Inbound { service, .. } => service,
+        }
+    }
+
+    /// Whom the call is addressed to, for summaries.
+    fn addressed(&self) -> Addressed<'_> {
+        match self {
+            Self::Outbound { service, port, .. } => Addressed { service, port: *port },
+            // The application's port is not the service's; which of them was called nobody says.
+            Self::Inbound { service, .. } => Addressed { service, port: 0 },
         }
     }
 }
@@ -264,6 +309,7 @@ impl Exchange {
     pub(crate) async fn answer(&self, plan: &Plan<'_>, answer: Answer, head: &RequestHead, reply: &mut Reply<'_>) {
         let flow = Flow::default();
         let mut seen = Observation::begin(self, plan, head, &flow);
+        headers::noted(head, plan.peer(), &mut seen);
         match answer.send(head, reply, &mut seen).await {
             Ok(()) => seen.completed(),
             Err(error) => seen.failed(&error),
@@ -274,6 +320,7 @@ impl Exchange {
     pub(crate) async fn fail(&self, plan: &Plan<'_>, error: &ProxyError, head: &RequestHead, reply: &mut Reply<'_>) {
         let flow = Flow::default();
         let mut seen = Observation::begin(self, plan, head, &flow);
+        headers::noted(head, plan.peer(), &mut seen);
         seen.failed(error);
         refuse(error, head, reply, &mut seen).await;
     }
@@ -306,6 +353,7 @@ impl Exchange {
         if let Some(peer) = peer {
             seen.called_by(peer);
         }
+        headers::noted(head, peer, &mut seen);
         seen.failed(error);
         let who = match (direction, peer) {
             (Direction::Outbound, _) => &*self.source,

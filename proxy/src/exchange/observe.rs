@@ -3,16 +3,19 @@
 //! Cheap until the end: the parts are shared buffers and handles of configuration. Names of metrics and fields are `telemetry`'s.
 
 use super::stream::Flow;
+use super::traced::{Parent, Traced};
 use super::web;
 use super::{Exchange, Peer, Plan, Ruling};
-use crate::codec::{ByteStr, Grpc, RequestHead, Version};
+use crate::codec::{ByteStr, Grpc, RequestHead, ResponseHead, Version};
 use crate::endpoint::Pick;
 use crate::error::{Kind, ProxyError};
 use crate::telemetry::access_log::Record;
-use crate::telemetry::{Direction, Key, Outcome};
+use crate::telemetry::spans::call::{Call, bounded};
+use crate::telemetry::watch::{Draft, Facts, Parties, Ruled};
+use crate::telemetry::{Direction, Key, Outcome, Series, Telemetry, redact};
 use http::{HeaderValue, Method};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 use weft_policy::route::{HeaderEdit, Rule};
 use weft_policy::text::Text;
 
@@ -33,6 +36,7 @@ pub struct Observation<'e> {
     endpoint: Option<Arc<str>>,
     destination_identity: Option<Arc<str>>,
     method: Method,
+    version: Version,
     authority: Option<ByteStr>,
     path: ByteStr,
     /// W3C trace id; 0: none.
@@ -45,16 +49,23 @@ pub struct Observation<'e> {
     finished: bool,
     hedged: bool,
     ended: Option<Instant>,
+    /// What taps and summaries are to know, while somebody looks.
+    draft: Option<Box<Draft>>,
     /// What policy adds to every answer, the proxy's own included.
     pub(super) marks: Option<Box<HeaderEdit>>,
     /// An answer in gRPC-Web that broke off between two messages: its status may still be told.
     pub(super) unfinished: Option<Box<web::Answer>>,
+    /// Only of a call that is recorded.
+    pub(super) traced: Option<Box<Traced>>,
 }
 
 impl<'e> Observation<'e> {
     pub(super) fn begin(exchange: &'e Exchange, plan: &Plan<'e>, head: &RequestHead, flow: &'e Flow) -> Self {
         let mut seen = Self::unrouted(exchange, plan.direction(), head, flow);
         seen.destination = Arc::clone(plan.service());
+        if let Some(draft) = &mut seen.draft {
+            draft.addressed(&exchange.telemetry.watch, &plan.addressed(), head);
+        }
         if let Plan::Inbound { peer, ruling, .. } = plan {
             seen.called_by(peer);
             seen.ruling = *ruling;
@@ -73,10 +84,11 @@ impl<'e> Observation<'e> {
             (None, Version::Http2) => "http2",
             (None, _) => "http1",
         };
+        let began = tokio::time::Instant::now().into_std();
         Self {
             exchange,
             flow,
-            began: tokio::time::Instant::now().into_std(),
+            began,
             direction,
             source: if outbound { Arc::clone(&exchange.source) } else { Arc::default() },
             source_identity: outbound.then(|| Arc::clone(&exchange.identity)),
@@ -89,6 +101,7 @@ impl<'e> Observation<'e> {
             endpoint: None,
             destination_identity: None,
             method: head.method.clone(),
+            version: head.version,
             authority: head.authority.clone(),
             path: head.path.clone(),
             trace_id: 0,
@@ -98,8 +111,10 @@ impl<'e> Observation<'e> {
             finished: false,
             hedged: false,
             ended: None,
+            draft: exchange.telemetry.watch.begin(direction, head, began),
             marks: None,
             unfinished: None,
+            traced: None,
         }
     }
 
@@ -138,8 +153,8 @@ impl<'e> Observation<'e> {
 
     /// The answer is that of a second attempt at this endpoint.
     pub(super) fn hedged(&mut self, pick: &Pick) {
-        self.picked(pick);
-        self.outcome.attempts -= 1;
+        self.attempted(0, "hedged");
+        self.heads_for(pick);
         self.hedged = true;
     }
 
@@ -149,9 +164,19 @@ impl<'e> Observation<'e> {
     }
 
     /// An attempt begins at this endpoint.
-    pub(super) fn picked(&mut self, pick: &Pick) {
+    pub(super) fn picked(&mut self, pick: &Pick) -> Option<Box<Parent>> {
         self.outcome.attempts += 1;
+        self.heads_for(pick);
+        // The application is told of the call: nothing of ours stands between the two.
+        if self.direction == Direction::Outbound { self.attempt(pick) } else { None }
+    }
+
+    /// The answer, if there is one, is this endpoint's.
+    fn heads_for(&mut self, pick: &Pick) {
         self.endpoint = Some(Arc::clone(&pick.endpoint().uid));
+        if let Some(draft) = &mut self.draft {
+            draft.attempts(&pick.endpoint().uid);
+        }
         if self.direction == Direction::Outbound {
             self.mtls = pick.is_mtls();
             self.destination_identity = pick.endpoint().tunnel.as_ref().map(|tunnel| Arc::clone(&tunnel.identity));
@@ -165,15 +190,25 @@ impl<'e> Observation<'e> {
         family.with(&[&self.destination, &self.route, reason]).increment();
     }
 
+    /// The attempt that is out has its response head (`status`), or is given up.
+    pub(super) fn attempted(&mut self, status: u16, reason: &'static str) {
+        if let Some(draft) = &mut self.draft {
+            draft.attempted(status, reason);
+        }
+    }
+
     /// The response head that the caller gets.
-    pub(super) fn answered(&mut self, status: u16) {
-        self.outcome.status = status;
+    pub(super) fn answered(&mut self, head: &ResponseHead) {
+        self.outcome.status = head.status.as_u16();
+        if let Some(draft) = &mut self.draft {
+            draft.answered(&head.headers);
+        }
     }
 
     /// The call ended with an error.
     pub fn failed(&mut self, error: &ProxyError) {
         self.outcome.reason = error.label();
-        if self.exchange.telemetry.log.is_on() {
+        if self.exchange.telemetry.log.is_on() || self.traced.is_some() {
             self.detail = error.explanation().into_owned();
         }
         if !matches!(error.kind, Kind::ClientGone) {
@@ -197,6 +232,11 @@ impl<'e> Observation<'e> {
         self.finished = true;
     }
 
+    /// Where it is told.
+    pub(super) fn telemetry(&self) -> &'e Telemetry {
+        &self.exchange.telemetry
+    }
+
     /// When the call began.
     pub(super) const fn began(&self) -> Instant {
         self.began
@@ -205,6 +245,39 @@ impl<'e> Observation<'e> {
     /// When its last byte went out, if that is known before the observation is dropped.
     pub(super) const fn ended(&mut self, at: Instant) {
         self.ended = Some(at);
+    }
+
+    /// Tells taps and summaries of the call.
+    #[cold]
+    fn show(&self, draft: Draft, ended: Instant) {
+        let Ruling { verdict, policy, rule, service, .. } = self.ruling;
+        let service = service.map_or("", |service| service);
+        // A call that is turned away is addressed to nobody in metrics, whose labels a caller must not choose; here it is to the port's service.
+        let destination = if self.destination.is_empty() { service } else { &*self.destination };
+        let parties = Parties {
+            source: &self.source,
+            source_identity: self.source_identity.as_deref().unwrap_or_default(),
+            destination_identity: match self.direction {
+                Direction::Outbound => self.destination_identity.as_deref().unwrap_or_default(),
+                Direction::Inbound => &self.exchange.identity,
+            },
+            endpoint: self.endpoint.as_deref().unwrap_or_default(),
+            protocol: self.protocol,
+            authority: self.authority.as_ref().map_or("", ByteStr::as_str),
+            mtls: self.mtls,
+        };
+        let facts = Facts {
+            direction: self.direction,
+            source: &self.source,
+            destination,
+            method: self.method.as_str(),
+            path: self.path.as_str(),
+            outcome: self.outcome,
+        };
+        let request_id = self.request_id.as_str();
+        let verdict = verdict.name();
+        let ruled = Ruled { route: &self.route, verdict, policy, rule, trace_id: self.trace_id, request_id, ended };
+        self.exchange.telemetry.watch.ended(draft, &parties, &facts, &ruled);
     }
 
     /// What kind of gRPC the call is, if any.
@@ -235,25 +308,44 @@ impl Drop for Observation<'_> {
         };
         let series = telemetry.series(&key);
         series.call(&self.outcome);
-        if !telemetry.log.is_on() {
-            return;
+        if let Some(draft) = self.draft.take() {
+            self.show(*draft, ended);
         }
+        if telemetry.log.is_on() {
+            self.log(&key, &series);
+        }
+        if let Some(traced) = self.traced.take() {
+            series.exemplify(self.outcome.duration, traced.context.trace_id);
+            let call = self.span(*traced);
+            telemetry.spans.push(Box::new(call));
+        }
+    }
+}
+
+impl Observation<'_> {
+    /// One line.
+    fn log(&self, key: &Key<'_>, series: &Series) {
         let trace = weft_policy::trace::trace_id_text(self.trace_id);
-        telemetry.log.write(&Record {
+        self.exchange.telemetry.log.write(&Record {
             kind: "call",
-            setting: series.setting_of(&key),
+            setting: series.setting_of(key),
             direction: self.direction.name(),
             trace_id: if self.trace_id == 0 { b"" } else { trace.as_bytes() },
             request_id: self.request_id.as_bytes(),
             source: &self.source,
             destination: &self.destination,
-            endpoint,
+            endpoint: self.endpoint.as_deref().unwrap_or_default(),
             source_identity: self.source_identity.as_deref().unwrap_or_default(),
             destination_identity: match self.direction {
                 Direction::Outbound => self.destination_identity.as_deref().unwrap_or_default(),
                 Direction::Inbound => &self.exchange.identity,
             },
             method: self.method.as_str(),
+            version: match self.version {
+                Version::Http10 => "HTTP/1.0",
+                Version::Http11 => "HTTP/1.1",
+                Version::Http2 => "HTTP/2.0",
+            },
             authority: self.authority.as_ref().map_or(b"", ByteStr::as_bytes),
             path: self.path.as_bytes(),
             protocol: self.protocol,
@@ -270,5 +362,38 @@ impl Drop for Observation<'_> {
             reason: self.outcome.reason,
             detail: &self.detail,
         });
+    }
+
+    /// What its spans are made of.
+    fn span(&mut self, traced: Traced) -> Call {
+        let Traced { context, version, client, attempts, .. } = traced;
+        let ago = self.began.elapsed();
+        Call {
+            context,
+            direction: self.direction,
+            began: SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH),
+            source: std::mem::take(&mut self.source),
+            destination: std::mem::take(&mut self.destination),
+            route: std::mem::take(&mut self.route),
+            source_identity: self.source_identity.take(),
+            destination_identity: match self.direction {
+                Direction::Outbound => self.destination_identity.take(),
+                Direction::Inbound => Some(Arc::clone(&self.exchange.identity)),
+            },
+            protocol: self.protocol,
+            version,
+            method: self.method.clone(),
+            authority: bounded(self.authority.as_ref().map_or(b"", ByteStr::as_bytes)),
+            target: bounded(&redact::target(self.path.as_bytes())),
+            request_id: bounded(self.request_id.as_bytes()),
+            client,
+            mtls: self.mtls,
+            verdict: self.ruling.verdict.name(),
+            policy: self.ruling.policy.into(),
+            rule: self.ruling.rule.into(),
+            outcome: self.outcome,
+            detail: bounded(self.detail.as_bytes()),
+            attempts,
+        }
     }
 }

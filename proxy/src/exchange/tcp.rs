@@ -16,7 +16,8 @@ use crate::error::{Kind, ProxyError};
 use crate::listen::detect::{Protocol, Settled, settle};
 use crate::random;
 use crate::telemetry::access_log::Record;
-use crate::telemetry::{Direction, Key, TcpConnection};
+use crate::telemetry::watch::{Facts, Parties, Ruled};
+use crate::telemetry::{Direction, Key, Outcome as Ended, TcpConnection};
 use bytes::BytesMut;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -57,6 +58,20 @@ struct Seen {
     ruling: (Box<str>, Box<str>),
 }
 
+impl Seen {
+    fn parties(&self) -> Parties<'_> {
+        Parties {
+            source: &self.source,
+            source_identity: self.source_identity.as_deref().unwrap_or_default(),
+            destination_identity: self.destination_identity.as_deref().unwrap_or_default(),
+            endpoint: &self.endpoint,
+            protocol: "tcp",
+            authority: "",
+            mtls: self.mtls,
+        }
+    }
+}
+
 impl Exchange {
     /// Chooses an endpoint and connects, trying others when one cannot be reached.
     ///
@@ -84,6 +99,7 @@ impl Exchange {
                 Plan::Inbound { ruling, .. } => (ruling.policy.into(), ruling.rule.into()),
             },
         };
+        self.telemetry.watch.connection(seen.direction, &seen.parties(), &plan.addressed(), seen.began);
         match self.reach(plan, &mut seen).await {
             Ok((io, pick, idle)) => Ok(Dialled { io, pick: Some(pick), idle, seen }),
             Err(error) => {
@@ -280,7 +296,11 @@ impl Exchange {
         drop(pick);
     }
 
+    /// Shows the end of a connection to taps and in the log.
     fn log(&self, seen: &Seen, (sent, received): (u64, u64), reason: &'static str, detail: &str) {
+        if self.telemetry.watch.is_tapped() {
+            self.show(seen, (sent, received), reason);
+        }
         if !self.telemetry.log.is_on() {
             return;
         }
@@ -307,6 +327,27 @@ impl Exchange {
             detail,
             ..Record::default()
         });
+    }
+}
+
+impl Exchange {
+    #[cold]
+    fn show(&self, seen: &Seen, (sent, received): (u64, u64), reason: &'static str) {
+        let ended = now();
+        let duration = ended.saturating_duration_since(seen.began);
+        let outcome = Ended { reason, duration, attempts: seen.attempts, received, sent, ..Ended::default() };
+        let (source, destination) = (&*seen.source, &*seen.destination);
+        let facts = Facts { direction: seen.direction, source, destination, method: "", path: "", outcome };
+        let ruled = Ruled {
+            route: &seen.route,
+            verdict: if seen.ruling.0.is_empty() { "" } else { "allow" },
+            policy: &seen.ruling.0,
+            rule: &seen.ruling.1,
+            trace_id: 0,
+            request_id: "",
+            ended,
+        };
+        self.telemetry.watch.closed(&seen.parties(), &facts, &ruled);
     }
 }
 

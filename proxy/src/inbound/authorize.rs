@@ -2,7 +2,7 @@
 
 use super::Inbound;
 use crate::error::{Kind, ProxyError};
-use crate::exchange::{Peer, Ruling};
+use crate::exchange::{Peer, Ruling, Said};
 use crate::telemetry::metrics::Counter;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -106,14 +106,14 @@ impl Counted {
 }
 
 /// What the access log says of a decision.
-pub(super) const fn ruling<'p>(port: &'p InboundPort, decision: &Decision<'p>) -> Ruling<'p> {
+pub(super) fn ruling<'p>(port: &'p InboundPort, decision: &Decision<'p>) -> Ruling<'p> {
     let (verdict, policy, rule) = match decision.verdict {
-        Verdict::Unrestricted => ("", "", ""),
-        Verdict::Allowed(cause) => ("allow", cause.policy, cause.rule),
-        Verdict::Denied(cause) => ("deny", cause.policy, cause.rule),
-        Verdict::NotAllowed { policy } => ("deny", policy, ""),
+        Verdict::Unrestricted => (Said::Nothing, "", ""),
+        Verdict::Allowed(cause) => (Said::Allow, cause.policy, cause.rule),
+        Verdict::Denied(cause) => (Said::Deny, cause.policy, cause.rule),
+        Verdict::NotAllowed { policy } => (Said::Deny, policy, ""),
     };
-    Ruling { verdict, policy, rule, shown: port.authorization_header }
+    Ruling { verdict, policy, rule, service: Some(&port.service), shown: port.authorization_header }
 }
 
 pub(super) fn verdict(decision: &Decision<'_>, peer: &Peer) -> Result<(), ProxyError> {

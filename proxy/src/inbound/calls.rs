@@ -5,7 +5,7 @@ use super::token::Token;
 use super::{Inbound, Key, admit, plan, ports, tunnel};
 use crate::codec::{Handler, Reply, RequestBody, RequestHead};
 use crate::error::ProxyError;
-use crate::exchange::{Peer, Ruling, View, WEFT_AUTHORIZATION};
+use crate::exchange::{Peer, Ruling, Said, View, WEFT_AUTHORIZATION};
 use crate::telemetry::Direction;
 use http::Method;
 use parking_lot::Mutex;
@@ -78,7 +78,8 @@ impl Calls<'_> {
             Err((policy, reason)) => {
                 self.inbound.count_token(port, peer, policy, reason);
                 let shown = port.authorization_header;
-                let ruling = Ruling { verdict: "deny", policy, rule: reason.name(), shown };
+                let ruling =
+                    Ruling { verdict: Said::Deny, policy, rule: reason.name(), service: Some(&port.service), shown };
                 return (ruling, Err(refused(policy, reason)));
             }
         };

@@ -17,6 +17,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 use std::time::SystemTime;
 use tokio::sync::watch;
+use tokio::task::coop::unconstrained;
 use weft_certs::jwt::Reason;
 use weft_policy::config::TlsMode;
 
@@ -141,6 +142,28 @@ impl Changed {
         // Before the poll: a change that comes during it is looked at once more.
         self.changes.mark_unchanged();
         self.waker = Some(cx.waker().clone());
-        future.poll(cx)
+        // Outside of tokio's budget: where a busy task has used it up, the future would not look, and nobody would ask it again.
+        pin!(unconstrained(future)).poll(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_change_is_seen_by_a_task_that_has_used_up_its_budget() {
+        let (sender, receiver) = watch::channel(0);
+        let mut changed = Changed { changes: receiver.clone(), waker: None };
+        let mut receiver = receiver;
+        let mut waits = pin!(async move { receiver.changed().await.is_ok() });
+        assert!(poll_fn(|cx| Poll::Ready(changed.poll(waits.as_mut(), cx))).await.is_pending());
+        sender.send_replace(1);
+        let seen = poll_fn(|cx| {
+            while pin!(tokio::task::coop::consume_budget()).poll(cx).is_ready() {}
+            Poll::Ready(changed.poll(waits.as_mut(), cx))
+        })
+        .await;
+        assert_eq!(seen, Poll::Ready(true));
     }
 }

@@ -1,24 +1,23 @@
-//! The access log: one line of JSON for every call and every TCP connection, written off the request path.
+//! The access log: one line for every call and every TCP connection, as JSON or as Apache writes it; which calls, the mesh's settings may
+//! change while it is written.
 //!
-//! A worker formats its line straight into a bounded buffer (a short lock, no allocation of its own) and goes on; one thread empties
-//! the buffer into a file or standard output. What does not fit is dropped and counted: a slow disk costs lines, never calls.
+//! A worker formats its line straight into the bounded buffer of `sink` (a short lock, no allocation of its own) and goes on. What does not
+//! fit is dropped and counted: a slow disk costs lines, never calls.
 //! Bodies, `Authorization` and cookies never get here.
 
 use super::metrics::Counter;
 use super::redact;
-use parking_lot::{Condvar, Mutex};
+use super::sink::Sink;
+use parking_lot::Mutex;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use weft_policy::config::{self, LogLayout, LoggedCalls};
 use weft_policy::text::Decimal;
 
-/// Bytes that may wait to be written.
-const BUFFER: usize = 1 << 20;
-/// How long a line may wait for company: one write a batch instead of one a line.
-const GATHER: Duration = Duration::from_millis(20);
 /// Longest text of one field; peers choose paths and authorities.
 const FIELD: usize = 2048;
 
@@ -91,6 +90,8 @@ pub struct Record<'a> {
     pub destination_identity: &'a str,
     /// Request method.
     pub method: &'a str,
+    /// `HTTP/1.1`, of a call.
+    pub version: &'static str,
     /// Authority as the caller wrote it.
     pub authority: &'a [u8],
     /// Path and query.
@@ -128,7 +129,8 @@ impl Record<'_> {
         !self.reason.is_empty() || self.status.is_some_and(|s| s >= 500) || self.grpc_status.is_some_and(|s| s != 0)
     }
 
-    /// Appends `source - - [10/Oct/2000:13:55:36 +0000] "GET /path" 200 2326 "-" "-"`.
+    /// Appends Apache's combined log, and after it what Apache does not know: the destination, how long it took in microseconds, and why it
+    /// ended as it did: `source - - [10/Oct/2000:13:55:36 +0000] "GET /path HTTP/1.1" 200 2326 "-" "-" shop/catalog 5120 -`.
     fn write_apache(&self, out: &mut Vec<u8>, at: SystemTime) {
         let or_dash = |out: &mut Vec<u8>, text: &[u8]| escape(out, if text.is_empty() { b"-" } else { text });
         let (year, month, day, [h, m, s, _]) = civil(at);
@@ -140,7 +142,13 @@ impl Record<'_> {
         or_dash(out, self.method.as_bytes());
         out.push(b' ');
         or_dash(out, &redact::target(self.path));
-        let _ = writeln!(out, "\" {} {} \"-\" \"-\"", self.status.unwrap_or_default(), self.bytes_sent);
+        let version = if self.version.is_empty() { "-" } else { self.version };
+        let status = self.status.unwrap_or_default();
+        let _ = write!(out, " {version}\" {status:03} {} \"-\" \"-\" ", self.bytes_sent);
+        or_dash(out, self.destination.as_bytes());
+        let _ = write!(out, " {} ", self.duration.as_micros());
+        or_dash(out, self.reason.as_bytes());
+        out.push(b'\n');
     }
 
     /// Appends the line, newline included. Written for every call: no formatting machinery, one pass.
@@ -273,7 +281,7 @@ const fn is_plain(byte: u8) -> bool {
 
 /// RFC 3339 in UTC with milliseconds. The part down to the second is kept, since thousands of lines share it.
 #[derive(Default)]
-struct Clock {
+pub(super) struct Clock {
     second: u64,
     /// `2000-02-29T12:34:56.`; empty before the first line.
     text: String,
@@ -310,33 +318,28 @@ fn civil(at: SystemTime) -> (u64, u64, u64, [u64; 4]) {
     (year, month, day, [secs / 3600 % 24, secs / 60 % 60, secs % 60, u64::from(since.subsec_millis())])
 }
 
-#[derive(Default)]
-struct Waiting {
-    lines: Vec<u8>,
-    clock: Clock,
-    closed: bool,
-}
-
-#[derive(Default)]
-struct Shared {
-    waiting: Mutex<Waiting>,
-    ready: Condvar,
-}
-
 /// The log of one process. Dropping it writes what waits.
 pub struct AccessLog {
-    shared: Option<Arc<Shared>>,
-    layout: Layout,
-    errors_only: bool,
-    sample: f64,
+    own: Options,
+    /// [`OFF`], [`ERRORS`] or [`ALL`].
+    calls: AtomicU8,
+    apache: AtomicBool,
+    /// Bits of the share of calls to write.
+    sample: AtomicU64,
     turn: AtomicU64,
     dropped: Counter,
-    writer: Option<std::thread::JoinHandle<()>>,
+    /// Nothing before somebody wants lines.
+    sink: OnceLock<Sink>,
+    opening: Mutex<()>,
 }
+
+const OFF: u8 = 0;
+const ERRORS: u8 = 1;
+const ALL: u8 = 2;
 
 impl std::fmt::Debug for AccessLog {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "AccessLog({:?}, on: {})", self.layout, self.shared.is_some())
+        write!(f, "AccessLog({:?}, on: {})", self.own.layout, self.is_on())
     }
 }
 
@@ -346,105 +349,96 @@ impl AccessLog {
     /// # Errors
     /// When the file cannot be opened for appending, or the thread cannot start.
     pub fn open(options: &Options, dropped: Counter) -> std::io::Result<Self> {
-        let sink: Option<Box<dyn std::io::Write + Send>> = match &options.output {
-            Output::Off => None,
-            Output::Stdout => Some(Box::new(std::io::stdout())),
-            Output::Stderr => Some(Box::new(std::io::stderr())),
-            Output::File(path) => Some(Box::new(std::fs::OpenOptions::new().create(true).append(true).open(path)?)),
+        let log = Self {
+            own: options.clone(),
+            calls: AtomicU8::new(OFF),
+            apache: AtomicBool::new(false),
+            sample: AtomicU64::new(0),
+            turn: AtomicU64::new(0),
+            dropped,
+            sink: OnceLock::new(),
+            opening: Mutex::default(),
         };
-        let shared = sink.is_some().then(|| Arc::new(Shared::default()));
-        let mut log = Self::over(shared, options, dropped);
-        if let (Some(sink), Some(shared)) = (sink, &log.shared) {
-            let (shared, dropped) = (Arc::clone(shared), log.dropped.clone());
-            let thread = std::thread::Builder::new().name("access-log".to_owned()).stack_size(64 << 10);
-            log.writer = Some(thread.spawn(move || write_out(&shared, sink, &dropped))?);
-        }
+        log.follow(None)?;
         Ok(log)
     }
 
-    fn over(shared: Option<Arc<Shared>>, options: &Options, dropped: Counter) -> Self {
-        let Options { layout, errors_only, sample, .. } = *options;
-        Self { shared, layout, errors_only, sample, turn: AtomicU64::new(0), dropped, writer: None }
+    /// From now on lines are written as the mesh says, or as this sidecar was told at its start. Where they go is the sidecar's: to standard
+    /// output if it was told nothing.
+    ///
+    /// # Errors
+    /// When lines are wanted for the first time, as [`AccessLog::open`].
+    pub fn follow(&self, mesh: Option<&config::AccessLog>) -> std::io::Result<()> {
+        let own = &self.own;
+        let (calls, layout, sample) = match mesh {
+            Some(config::AccessLog { calls, ratio, layout }) => {
+                let calls = match calls {
+                    LoggedCalls::All => ALL,
+                    LoggedCalls::Errors => ERRORS,
+                    LoggedCalls::None => OFF,
+                };
+                let layout = match layout {
+                    LogLayout::Json => Layout::Json,
+                    LogLayout::Apache => Layout::Apache,
+                };
+                (calls, layout, *ratio)
+            }
+            None if own.output == Output::Off => (OFF, own.layout, own.sample),
+            None => (if own.errors_only { ERRORS } else { ALL }, own.layout, own.sample),
+        };
+        if calls != OFF {
+            let _one = self.opening.lock();
+            if self.sink.get().is_none() {
+                let output = if own.output == Output::Off { &Output::Stdout } else { &own.output };
+                let _ = self.sink.set(Sink::open(output, self.dropped.clone())?);
+            }
+        }
+        self.apache.store(layout == Layout::Apache, Relaxed);
+        self.sample.store(sample.to_bits(), Relaxed);
+        self.calls.store(calls, Relaxed);
+        Ok(())
+    }
+
+    /// Opens the file anew, as whoever moved it away expects.
+    pub fn reopen(&self) {
+        if let Some(sink) = self.sink.get() {
+            sink.reopen();
+        }
     }
 
     /// Whether anything would be written: lets the caller skip gathering what only a line needs.
     #[must_use]
     pub fn is_on(&self) -> bool {
-        self.shared.is_some()
+        self.calls.load(Relaxed) != OFF
     }
 
     /// Writes a line, or counts that it could not.
     pub fn write(&self, record: &Record<'_>) {
-        let Some(shared) = &self.shared else { return };
-        if !record.failed() && (self.errors_only || !self.sampled()) {
+        let calls = self.calls.load(Relaxed);
+        let Some(sink) = self.sink.get().filter(|_| calls != OFF) else { return };
+        if !record.failed() && (calls == ERRORS || !self.sampled()) {
             return;
         }
         let now = SystemTime::now();
-        let mut waiting = shared.waiting.lock();
-        if waiting.lines.len() >= BUFFER {
-            drop(waiting);
+        let apache = self.apache.load(Relaxed);
+        let written = sink.write(|lines, clock| match apache {
+            false => record.write(lines, now, clock),
+            true => record.write_apache(lines, now),
+        });
+        if !written {
             self.dropped.increment();
-            return;
-        }
-        let was_empty = waiting.lines.is_empty();
-        let Waiting { lines, clock, .. } = &mut *waiting;
-        match self.layout {
-            Layout::Json => record.write(lines, now, clock),
-            Layout::Apache => record.write_apache(lines, now),
-        }
-        drop(waiting);
-        if was_empty {
-            shared.ready.notify_one();
         }
     }
 
     /// Evenly spaced, without randomness: the n-th call is written when n × share passes a whole number.
     #[expect(clippy::cast_precision_loss, reason = "2^53 calls later the spacing is no longer even")]
     fn sampled(&self) -> bool {
-        if self.sample >= 1.0 {
+        let share = f64::from_bits(self.sample.load(Relaxed));
+        if share >= 1.0 {
             return true;
         }
         let turn = self.turn.fetch_add(1, Relaxed) as f64;
-        ((turn + 1.0) * self.sample).floor() > (turn * self.sample).floor()
-    }
-}
-
-impl Drop for AccessLog {
-    fn drop(&mut self) {
-        if let Some(shared) = &self.shared {
-            shared.waiting.lock().closed = true;
-            shared.ready.notify_one();
-        }
-        if let Some(writer) = self.writer.take() {
-            let _ = writer.join();
-        }
-    }
-}
-
-fn write_out(shared: &Shared, mut sink: Box<dyn std::io::Write + Send>, dropped: &Counter) {
-    let mut batch = Vec::new();
-    loop {
-        let mut waiting = shared.waiting.lock();
-        while waiting.lines.is_empty() && !waiting.closed {
-            shared.ready.wait(&mut waiting);
-        }
-        if !waiting.closed {
-            // Let a burst gather; a close cuts the wait short.
-            shared.ready.wait_for(&mut waiting, GATHER);
-        }
-        std::mem::swap(&mut batch, &mut waiting.lines);
-        let closed = waiting.closed;
-        drop(waiting);
-        if sink.write_all(&batch).and_then(|()| sink.flush()).is_err() {
-            dropped.add(memchr::memchr_iter(b'\n', &batch).count() as u64);
-        }
-        batch.clear();
-        if batch.capacity() > BUFFER / 4 {
-            batch = Vec::new();
-        }
-        if closed {
-            return;
-        }
+        ((turn + 1.0) * share).floor() > (turn * share).floor()
     }
 }
 
@@ -508,26 +502,62 @@ mod tests {
 
     #[test]
     fn a_share_of_the_calls_is_evenly_spaced_and_errors_are_always_written() {
-        let shared = Arc::new(Shared::default());
-        let options = Options { sample: 0.1, layout: Layout::Apache, ..Options::all(Output::Stdout) };
-        let log = AccessLog::over(Some(Arc::clone(&shared)), &options, Counter::default());
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.log");
+        let options = Options { sample: 0.1, layout: Layout::Apache, ..Options::all(Output::File(path.clone())) };
+        let log = AccessLog::open(&options, Counter::default()).unwrap();
         for i in 0..100 {
             let status = if i == 5 { 503 } else { 200 };
-            log.write(&Record { method: "GET", path: b"/a", status: Some(status), ..Record::default() });
+            log.write(&Record {
+                method: "GET",
+                path: b"/a",
+                version: "HTTP/1.1",
+                status: Some(status),
+                ..Record::default()
+            });
         }
-        let lines = String::from_utf8(shared.waiting.lock().lines.clone()).unwrap();
+        drop(log);
+        let lines = std::fs::read_to_string(path).unwrap();
         assert!((10..=11).contains(&lines.lines().count()), "{lines}");
-        assert!(lines.contains("\"GET /a\" 503 0 \"-\" \"-\"\n"), "{lines}");
+        assert!(lines.contains("\"GET /a HTTP/1.1\" 503 0 \"-\" \"-\" - 0 -\n"), "{lines}");
     }
 
     #[test]
-    fn what_finds_the_buffer_full_is_dropped_and_counted() {
-        let (dropped, shared) = (Counter::default(), Arc::new(Shared::default()));
-        let log = AccessLog::over(Some(shared), &Options::all(Output::Stdout), dropped.clone());
-        let path = "x".repeat(FIELD);
-        for _ in 0..600 {
-            log.write(&Record { path: path.as_bytes(), ..Record::default() });
-        }
-        assert!(dropped.value() > 0 && dropped.value() < 200, "{}", dropped.value());
+    fn what_the_mesh_says_of_lines_goes_before_what_the_sidecar_was_told_until_it_says_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.log");
+        let log = AccessLog::open(&Options::all(Output::File(path.clone())), Counter::default()).unwrap();
+        let write = |path: &[u8], status| log.write(&Record { path, status: Some(status), ..Record::default() });
+        let mesh = |calls, layout| config::AccessLog { calls, ratio: 1.0, layout };
+        write(b"/own", 200);
+        log.follow(Some(&mesh(LoggedCalls::Errors, LogLayout::Apache))).unwrap();
+        write(b"/fine", 200);
+        write(b"/failed", 503);
+        log.follow(Some(&mesh(LoggedCalls::None, LogLayout::Json))).unwrap();
+        assert!(!log.is_on());
+        write(b"/silent", 503);
+        log.follow(None).unwrap();
+        write(b"/again", 200);
+        drop(log);
+        let text = std::fs::read_to_string(path).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 3, "{text}");
+        assert!(lines[0].contains("\"path\":\"/own\"") && lines[2].contains("\"path\":\"/again\""), "{text}");
+        assert!(lines[1].contains("/failed -\" 503 "), "{text}");
+    }
+
+    #[test]
+    fn a_file_that_was_moved_away_is_opened_anew_and_no_line_is_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, old) = (dir.path().join("access.log"), dir.path().join("access.log.1"));
+        let log = AccessLog::open(&Options::all(Output::File(path.clone())), Counter::default()).unwrap();
+        log.write(&Record { path: b"/before", ..Record::default() });
+        std::fs::rename(&path, &old).unwrap();
+        log.reopen();
+        log.write(&Record { path: b"/after", ..Record::default() });
+        drop(log);
+        let (old, new) = (std::fs::read_to_string(old).unwrap(), std::fs::read_to_string(path).unwrap());
+        assert_eq!(old.lines().count() + new.lines().count(), 2, "{old}{new}");
+        assert!(new.contains("/after"), "{new}");
     }
 }

@@ -2,24 +2,37 @@
 //!
 //! A handle is resolved once (per route, endpoint, code…) and kept by whoever records; resolving takes a lock, recording never does.
 //! Label sets are bounded: past [`SERIES_LIMIT`] series a family counts what is new under the label value `other`, and series that
-//! nobody holds and nobody touched for [`EXPIRY`] leave. What is counted, and under which names, stands in `telemetry::mod`.
+//! nobody holds and nobody touched for [`EXPIRY`] leave. What is counted, and under which names, stands in `telemetry::mod`; how it is
+//! written out in `exposition`.
 
+use super::exposition::{self, EXEMPLARS, Exemplar, Format, header, label_set, sample, seconds};
 use foldhash::HashMap;
 use parking_lot::Mutex;
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Series that one family may hold.
 pub const SERIES_LIMIT: usize = 2000;
+/// More of them in which what may be anything reads `other`.
+const OTHERS: usize = 256;
 /// How long a series that nobody holds stays after its last change.
 pub const EXPIRY: Duration = Duration::from_secs(3600);
 
-/// The bounds that a scrape shows: three a decade, where a report has ten. Cumulative counts stay exact.
-const SHOWN_US: [u64; 18] = [
-    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
-    5_000_000, 10_000_000, 25_000_000, 60_000_000,
+/// Labels whose values are the sidecar's own words: they stay when a family is full.
+const WORDS: [&str; 12] = [
+    "direction",
+    "protocol",
+    "code",
+    "grpc_code",
+    "tls",
+    "reason",
+    "decision",
+    "outcome",
+    "result",
+    "version",
+    "group",
+    "kind",
 ];
 
 /// A number that only grows.
@@ -75,6 +88,8 @@ struct Buckets {
     /// Invariant: one more than there are bounds; the last counts what exceeded them all.
     counts: Box<[AtomicU64]>,
     sum_us: AtomicU64,
+    /// The last traced call of each bucket that is shown; nothing before the first one.
+    exemplars: Mutex<Option<Box<[Option<Exemplar>; EXEMPLARS]>>>,
 }
 
 impl Default for Buckets {
@@ -82,6 +97,7 @@ impl Default for Buckets {
         Self {
             counts: (0..=weft_proto::LATENCY_BOUNDS_US.len()).map(|_| AtomicU64::new(0)).collect(),
             sum_us: AtomicU64::new(0),
+            exemplars: Mutex::default(),
         }
     }
 }
@@ -92,6 +108,14 @@ impl Histogram {
         let us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         self.0.counts[bucket(us)].fetch_add(1, Relaxed);
         self.0.sum_us.fetch_add(us, Relaxed);
+    }
+
+    /// Remembers a call that was recorded as an example of its bucket. Only for calls that are traced: it takes a lock.
+    pub fn exemplify(&self, duration: Duration, trace_id: u128) {
+        let us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let mut exemplars = self.0.exemplars.lock();
+        exemplars.get_or_insert_default()[exposition::shown(us)] =
+            Some(Exemplar { trace_id, us, at: SystemTime::now() });
     }
 
     /// Counts per bucket (not cumulative), the last for what exceeded every bound.
@@ -112,7 +136,7 @@ trait Cell: Default + Clone + Send + Sync + 'static {
     /// Something that changes whenever the series does.
     fn mark(&self) -> u64;
     fn holders(&self) -> usize;
-    fn render(&self, out: &mut String, name: &str, labels: &str);
+    fn render(&self, out: &mut String, name: &str, labels: &str, format: Format);
 }
 
 impl Cell for Counter {
@@ -123,7 +147,7 @@ impl Cell for Counter {
     fn holders(&self) -> usize {
         Arc::strong_count(&self.0)
     }
-    fn render(&self, out: &mut String, name: &str, labels: &str) {
+    fn render(&self, out: &mut String, name: &str, labels: &str, _: Format) {
         sample(out, name, "", labels, "", self.value());
     }
 }
@@ -136,7 +160,7 @@ impl Cell for Gauge {
     fn holders(&self) -> usize {
         Arc::strong_count(&self.0)
     }
-    fn render(&self, out: &mut String, name: &str, labels: &str) {
+    fn render(&self, out: &mut String, name: &str, labels: &str, _: Format) {
         sample(out, name, "", labels, "", self.value());
     }
 }
@@ -149,33 +173,15 @@ impl Cell for Histogram {
     fn holders(&self) -> usize {
         Arc::strong_count(&self.0)
     }
-    fn render(&self, out: &mut String, name: &str, labels: &str) {
-        let mut total = 0;
-        let bounds = weft_proto::LATENCY_BOUNDS_US.iter().map(|us| Some(*us)).chain([None]);
-        for (bound, count) in bounds.zip(self.counts()) {
-            total += count;
-            match bound {
-                Some(us) if SHOWN_US.contains(&us) => {
-                    sample(out, name, "_bucket", labels, &format!("le=\"{}\"", seconds(us)), total);
-                }
-                Some(_) => {}
-                None => sample(out, name, "_bucket", labels, "le=\"+Inf\"", total),
-            }
-        }
+    fn render(&self, out: &mut String, name: &str, labels: &str, format: Format) {
+        let exemplars = match format {
+            Format::Text => None,
+            Format::OpenMetrics => self.0.exemplars.lock().clone(),
+        };
+        let total = exposition::buckets(out, name, labels, self.counts(), exemplars.as_deref());
         sample(out, name, "_sum", labels, "", seconds(self.0.sum_us.load(Relaxed)));
         sample(out, name, "_count", labels, "", total);
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "2^53 µs are 285 years")]
-fn seconds(us: u64) -> f64 {
-    us as f64 / 1e6
-}
-
-fn sample(out: &mut String, name: &str, suffix: &str, labels: &str, more: &str, value: impl std::fmt::Display) {
-    let comma = if labels.is_empty() || more.is_empty() { "" } else { "," };
-    let (open, close) = if labels.is_empty() && more.is_empty() { ("", "") } else { ("{", "}") };
-    let _ = writeln!(out, "{name}{suffix}{open}{labels}{comma}{more}{close} {value}");
 }
 
 struct Series<C> {
@@ -190,6 +196,8 @@ struct Inner<C> {
     labels: &'static [&'static str],
     /// Keyed by the rendered label set, so that a scrape only concatenates.
     series: Mutex<HashMap<String, Series<C>>>,
+    /// Label sets that found no room.
+    overflow: AtomicU64,
 }
 
 /// Series of one name.
@@ -215,7 +223,11 @@ impl<C: Cell> Family<C> {
         let mut series = self.0.series.lock();
         let mut key = label_set(self.0.labels, values);
         if series.len() >= SERIES_LIMIT && !series.contains_key(&key) {
-            key = label_set(self.0.labels, &vec!["other"; self.0.labels.len()]);
+            self.0.overflow.fetch_add(1, Relaxed);
+            key = label_set(self.0.labels, &self.0.others(values, false));
+            if series.len() >= SERIES_LIMIT + OTHERS && !series.contains_key(&key) {
+                key = label_set(self.0.labels, &self.0.others(values, true));
+            }
         }
         let entry =
             series.entry(key).or_insert_with(|| Series { cell: C::default(), mark: 0, changed: Instant::now() });
@@ -223,31 +235,29 @@ impl<C: Cell> Family<C> {
     }
 }
 
-/// `name="value",…` with the escapes of the text format.
-fn label_set(names: &[&str], values: &[&str]) -> String {
-    let mut out = String::with_capacity(names.len() * 24);
-    for (index, name) in names.iter().enumerate() {
-        let comma = if index == 0 { "" } else { "," };
-        let _ = write!(out, "{comma}{name}=\"");
-        for c in values.get(index).copied().unwrap_or_default().chars() {
-            match c {
-                '\\' => out.push_str("\\\\"),
-                '"' => out.push_str("\\\""),
-                '\n' => out.push_str("\\n"),
-                c => out.push(c),
-            }
-        }
-        out.push('"');
+impl<C> Inner<C> {
+    /// The values of a label set that found no room: what may be anything reads `other`, or everything does.
+    fn others<'v>(&self, values: &[&'v str], all: bool) -> Vec<&'v str> {
+        let value = |(nth, label): (usize, &&str)| match values.get(nth) {
+            Some(value) if !all && WORDS.contains(label) => value,
+            _ => "other",
+        };
+        self.labels.iter().enumerate().map(value).collect()
     }
-    out
 }
 
 trait Render: Send + Sync {
-    fn render(&self, out: &mut String, now: Instant);
+    fn render(&self, out: &mut String, now: Instant, format: Format);
+    /// Name, series, label sets that found no room.
+    fn size(&self) -> (&'static str, usize, u64);
 }
 
 impl<C: Cell> Render for Inner<C> {
-    fn render(&self, out: &mut String, now: Instant) {
+    fn size(&self) -> (&'static str, usize, u64) {
+        (self.name, self.series.lock().len(), self.overflow.load(Relaxed))
+    }
+
+    fn render(&self, out: &mut String, now: Instant, format: Format) {
         let mut series = self.series.lock();
         series.retain(|_, one| {
             let mark = one.cell.mark();
@@ -259,11 +269,11 @@ impl<C: Cell> Render for Inner<C> {
         if series.is_empty() {
             return;
         }
-        let _ = writeln!(out, "# HELP {} {}\n# TYPE {} {}", self.name, self.help, self.name, C::TYPE);
+        header(out, self.name, self.help, C::TYPE, format);
         let mut sorted: Vec<_> = series.iter().collect();
         sorted.sort_unstable_by_key(|(labels, _)| labels.as_str());
         for (labels, one) in sorted {
-            one.cell.render(out, self.name, labels);
+            one.cell.render(out, self.name, labels, format);
         }
     }
 }
@@ -302,7 +312,7 @@ impl Registry {
     }
 
     fn family<C: Cell>(&self, name: &'static str, help: &'static str, labels: &'static [&'static str]) -> Family<C> {
-        let inner = Arc::new(Inner { name, help, labels, series: Mutex::default() });
+        let inner = Arc::new(Inner { name, help, labels, series: Mutex::default(), overflow: AtomicU64::new(0) });
         self.families.lock().push(Arc::clone(&inner) as Arc<dyn Render>);
         Family(inner)
     }
@@ -310,12 +320,25 @@ impl Registry {
     /// Everything in the Prometheus text format 0.0.4. `now` decides which series expire.
     #[must_use]
     pub fn render(&self, now: Instant) -> String {
+        self.render_as(now, Format::Text)
+    }
+
+    /// Everything in one of the formats, without the end that `OpenMetrics` wants.
+    #[must_use]
+    pub fn render_as(&self, now: Instant, format: Format) -> String {
         let families = self.families.lock().clone();
         let mut out = String::with_capacity(4096);
         for family in families {
-            family.render(&mut out, now);
+            family.render(&mut out, now, format);
         }
         out
+    }
+
+    /// Of each family that has series its name, how many they are, and how many label sets found no room.
+    #[must_use]
+    pub fn sizes(&self) -> Vec<(&'static str, usize, u64)> {
+        let families = self.families.lock().clone();
+        families.iter().map(|family| family.size()).filter(|(_, series, _)| *series > 0).collect()
     }
 }
 
@@ -388,6 +411,60 @@ mod tests {
             family.with(&[&i.to_string()]).increment();
         }
         assert!(registry.render(Instant::now()).contains("weft_many_total{name=\"other\"} 50\n"));
+    }
+
+    #[test]
+    fn a_full_family_keeps_its_own_words_and_what_it_knew_and_says_how_much_found_no_room() {
+        let registry = Registry::default();
+        let family = registry.counter("weft_many_total", "Many.", &["name", "code"]);
+        family.with(&["known", "200"]).add(7);
+        for i in 0..1_000_000_u32 {
+            family.with(&[&i.to_string(), if i % 2 == 0 { "200" } else { "503" }]).increment();
+        }
+        family.with(&["known", "200"]).increment();
+        let [(name, series, overflow)] = registry.sizes()[..] else { panic!() };
+        assert_eq!((name, series), ("weft_many_total", SERIES_LIMIT + 2));
+        assert_eq!(overflow, 1_000_000 - SERIES_LIMIT as u64 + 1);
+        let text = registry.render(Instant::now());
+        assert!(text.contains("weft_many_total{name=\"known\",code=\"200\"} 8\n"));
+        let value = |start: &str| text.lines().find_map(|l| l.strip_prefix(start)?.parse::<u64>().ok()).unwrap();
+        let others = value("weft_many_total{name=\"other\",code=\"200\"} ")
+            + value("weft_many_total{name=\"other\",code=\"503\"} ");
+        assert_eq!(others, overflow, "every call is counted somewhere");
+    }
+
+    #[test]
+    fn words_without_end_are_folded_too() {
+        let registry = Registry::default();
+        let family = registry.counter("weft_many_total", "Many.", &["name", "code"]);
+        for i in 0..SERIES_LIMIT + 2 * OTHERS {
+            let value = i.to_string();
+            family.with(&[&value, &value]).increment();
+        }
+        assert_eq!(registry.sizes()[0].1, SERIES_LIMIT + OTHERS + 1);
+        assert!(registry.render(Instant::now()).contains("name=\"other\",code=\"other\"} 256\n"));
+    }
+
+    #[test]
+    fn openmetrics_names_its_families_and_units_and_shows_the_trace_of_an_example() {
+        let registry = Registry::default();
+        registry.counter("weft_things_total", "Things.", &["kind"]).with(&["a"]).increment();
+        registry.counter("weft_sent_bytes_total", "Bytes.", &[]).with(&[]).add(3);
+        let histogram = registry.histogram("weft_wait_seconds", "Waits.", &[]).with(&[]);
+        histogram.record(Duration::from_millis(3));
+        histogram.exemplify(Duration::from_millis(3), 0xabc);
+        let text = registry.render_as(Instant::now(), Format::OpenMetrics);
+        assert!(
+            text.contains("# TYPE weft_things counter\n# HELP weft_things Things.\nweft_things_total{kind=\"a\"} 1\n")
+        );
+        assert!(text.contains("# TYPE weft_sent_bytes counter\n# UNIT weft_sent_bytes bytes\n"), "{text}");
+        assert!(text.contains("# TYPE weft_wait_seconds histogram\n# UNIT weft_wait_seconds seconds\n"), "{text}");
+        let line = text.lines().find(|line| line.starts_with("weft_wait_seconds_bucket{le=\"0.005\"}")).unwrap();
+        assert!(line.starts_with(
+            "weft_wait_seconds_bucket{le=\"0.005\"} 1 # {trace_id=\"00000000000000000000000000000abc\"} 0.003 "
+        ));
+        assert_eq!(text.matches(" # {").count(), 1);
+        assert!(!registry.render(Instant::now()).contains("trace_id"));
     }
 
     #[test]

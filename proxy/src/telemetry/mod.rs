@@ -1,30 +1,39 @@
-//! What the data path tells the world: metrics (`metrics`), one line a call (`access_log`), and deltas for the control plane (`report`).
+//! What the data path tells the world: metrics (`metrics`), one line a call (`access_log`), spans of those that are traced (`spans`), deltas
+//! for the control plane (`report`), and the calls themselves while somebody looks (`watch`).
 //!
 //! A call resolves its [`Series`] once, when it knows where it goes, and records its end in one step: a handful of atomic adds. Names
 //! and labels are those of the reference (`weft_requests_total` and its family); nothing a peer writes freely, such as a path or an
 //! unknown host, ever becomes a label.
 
 pub mod access_log;
+pub mod exposition;
 mod handshakes;
 pub mod metrics;
-mod redact;
+pub(crate) mod redact;
 pub mod report;
+mod sink;
+pub mod spans;
+pub mod watch;
 
 use crate::endpoint::Cluster;
 use access_log::AccessLog;
+use exposition::{Format, header, label_set, sample};
 use foldhash::HashMap;
 pub use handshakes::Handshakes;
 use metrics::{Counter, Family, Gauge, Histogram, Registry};
 use parking_lot::{Mutex, RwLock};
-use std::fmt::Write as _;
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use weft_policy::limit::TokenBucket;
 
-/// Series of calls that are kept apart; what comes after is counted without route, endpoint and source.
+/// Series of calls that are kept apart; what comes after is counted without route, endpoint and source…
 const CALL_SERIES: usize = 4096;
+/// …and after so many more without destination.
+const FOLDED_SERIES: usize = 512;
+/// What names read that stand for too many.
+const OTHER: &str = "other";
 /// Lines a second that refusals may write: they are made by peers, who may be many. All are counted.
 const REFUSAL_LINES: f64 = 20.0;
 
@@ -70,6 +79,16 @@ pub struct Key<'a> {
 impl Key<'_> {
     const fn tls(&self) -> &'static str {
         if self.mtls { "mutual" } else { "none" }
+    }
+
+    /// Whether it stands for too many: a route's own name has a namespace.
+    fn is_folded(&self) -> bool {
+        self.route == OTHER
+    }
+
+    /// The caller as metrics name it.
+    fn source_label(&self) -> &str {
+        if self.is_folded() { OTHER } else { self.source }
     }
 }
 
@@ -191,10 +210,15 @@ impl Series {
     }
 
     /// What the access-log lines of a key's calls have in common, for [`access_log::Record::setting`]; empty where the series stands in
-    /// for too many: those have no endpoint.
+    /// for too many.
     #[must_use]
     pub fn setting_of(&self, key: &Key<'_>) -> &[u8] {
-        if self.endpoint.is_empty() == key.endpoint.is_empty() { &self.setting } else { &[] }
+        if self.key().is_folded() && !key.is_folded() { &[] } else { &self.setting }
+    }
+
+    /// A call that was recorded is traced: it may be shown as an example of those that took as long.
+    pub fn exemplify(&self, duration: Duration, trace_id: u128) {
+        self.duration.exemplify(duration, trace_id);
     }
 
     /// Records the end of a call.
@@ -226,7 +250,7 @@ impl Series {
         let key = self.key();
         let counter = self.requests.with(&[
             key.direction.name(),
-            key.source,
+            key.source_label(),
             key.destination,
             key.route,
             key.protocol,
@@ -247,7 +271,7 @@ impl Series {
             return tcp.clone();
         }
         let key = self.key();
-        let labels = [key.direction.name(), key.source, key.destination, key.route, key.tls()];
+        let labels = [key.direction.name(), key.source_label(), key.destination, key.route, key.tls()];
         let families = &self.tcp_families;
         let tcp = Tcp {
             opened: families.opened.with(&labels),
@@ -304,7 +328,7 @@ impl TcpConnection {
 impl Drop for TcpConnection {
     fn drop(&mut self) {
         let key = self.series.key();
-        let labels = [key.direction.name(), key.source, key.destination, key.route, key.tls(), self.reason];
+        let labels = [key.direction.name(), key.source_label(), key.destination, key.route, key.tls(), self.reason];
         self.series.tcp_families.closed.with(&labels).increment();
     }
 }
@@ -315,6 +339,10 @@ pub struct Telemetry {
     pub registry: Registry,
     /// One line a call.
     pub log: AccessLog,
+    /// Calls that somebody looks at.
+    pub watch: watch::Watch,
+    /// Spans of calls that are traced.
+    pub spans: spans::Spans,
     /// `weft_retries_total{destination,route,reason}`: attempts after the first, by what the one before ended with.
     pub retries: Family<Counter>,
     /// `weft_retries_denied_total{destination,route,reason}`: retries that policy wanted and the budget (or the body) did not allow.
@@ -340,6 +368,8 @@ pub struct Telemetry {
     lines: Mutex<(TokenBucket, u64)>,
     hasher: foldhash::fast::RandomState,
     series: RwLock<HashMap<u64, Vec<Arc<Series>>>>,
+    /// Calls that were counted under a key that stands for too many.
+    overflow: AtomicU64,
 }
 
 impl std::fmt::Debug for Telemetry {
@@ -407,6 +437,7 @@ impl Telemetry {
                 "Connections and tunnels refused before there was a call.",
                 &["direction", "reason"],
             ),
+            spans: spans::Spans::new(&registry),
             handshakes: Handshakes::new(&registry),
             detections: registry.counter(
                 "weft_detections_total",
@@ -417,8 +448,10 @@ impl Telemetry {
             lines: Mutex::new((TokenBucket::new(REFUSAL_LINES, REFUSAL_LINES, Instant::now()), 0)),
             hasher: foldhash::fast::RandomState::default(),
             series: RwLock::default(),
+            overflow: AtomicU64::new(0),
             registry,
             log,
+            watch: watch::Watch::default(),
         })
     }
 
@@ -437,9 +470,14 @@ impl Telemetry {
             return Arc::clone(found);
         }
         let mut all = self.series.write();
-        if all.len() >= CALL_SERIES && !key.endpoint.is_empty() {
+        // Counted in buckets of one hash: two that share one are next to never.
+        let full = if key.is_folded() { CALL_SERIES + FOLDED_SERIES } else { CALL_SERIES };
+        let folded = Key { endpoint: "", route: OTHER, source: "", ..*key };
+        let folded = if key.is_folded() { Key { destination: OTHER, ..folded } } else { folded };
+        if all.len() >= full && folded != *key {
             drop(all);
-            return self.series(&Key { endpoint: "", route: "other", source: "", ..*key });
+            self.overflow.fetch_add(u64::from(!key.is_folded()), Relaxed);
+            return self.series(&folded);
         }
         let same = all.entry(hash).or_default();
         if let Some(found) = same.iter().find(|s| s.key() == *key) {
@@ -451,7 +489,7 @@ impl Telemetry {
     }
 
     fn resolve(&self, key: &Key<'_>) -> Series {
-        let labels = [key.direction.name(), key.source, key.destination, key.route, key.protocol, key.tls()];
+        let labels = [key.direction.name(), key.source_label(), key.destination, key.route, key.protocol, key.tls()];
         let common = access_log::Record {
             kind: "call",
             direction: key.direction.name(),
@@ -514,31 +552,58 @@ impl Telemetry {
 
     /// The scrape: every family, and the state of every endpoint's breaker as it is now.
     pub fn render<'a>(&self, clusters: impl Iterator<Item = (&'a str, u16, &'a Arc<Cluster>)>) -> String {
+        self.render_as(Format::Text, clusters)
+    }
+
+    /// The same in one of the formats.
+    pub fn render_as<'a>(
+        &self,
+        format: Format,
+        clusters: impl Iterator<Item = (&'a str, u16, &'a Arc<Cluster>)>,
+    ) -> String {
         let now = Instant::now();
-        let mut out = self.registry.render(now);
+        let mut out = self.registry.render_as(now, format);
         let mut lines = Vec::new();
         for (service, port, cluster) in clusters {
+            let port = port.to_string();
             for status in cluster.breakers(now) {
                 let state = match status.state() {
                     weft_proto::v1::BreakerState::Closed => 0,
                     weft_proto::v1::BreakerState::Open => 1,
                     weft_proto::v1::BreakerState::HalfOpen => 2,
                 };
+                let labels = label_set(&["destination", "port", "endpoint"], &[service, &port, &status.endpoint]);
                 let mut line = String::new();
-                let _ = writeln!(
-                    line,
-                    "weft_breaker_state{{destination=\"{service}\",port=\"{port}\",endpoint=\"{}\"}} {state}",
-                    status.endpoint
-                );
+                sample(&mut line, "weft_breaker_state", "", &labels, "", state);
                 lines.push(line);
             }
         }
         if !lines.is_empty() {
             lines.sort_unstable();
-            out.push_str("# HELP weft_breaker_state 0 closed, 1 open, 2 half-open.\n# TYPE weft_breaker_state gauge\n");
+            header(&mut out, "weft_breaker_state", "0 closed, 1 open, 2 half-open.", "gauge", format);
             out.extend(lines);
         }
+        self.render_sizes(&mut out, format);
+        if format == Format::OpenMetrics {
+            out.push_str("# EOF\n");
+        }
         out
+    }
+
+    /// How many series there are, and what found no room among them.
+    fn render_sizes(&self, out: &mut String, format: Format) {
+        let sizes = self.registry.sizes();
+        let calls = self.overflow.load(Relaxed);
+        header(out, "weft_metrics_series", "Series of each family.", "gauge", format);
+        for (family, series, _) in &sizes {
+            sample(out, "weft_metrics_series", "", &label_set(&["family"], &[family]), "", series);
+        }
+        let overflows = sizes.iter().map(|(family, _, overflow)| (*family, *overflow)).chain([("calls", calls)]);
+        let name = "weft_metrics_overflow_total";
+        header(out, name, "Label sets that found no room, and were counted as other.", "counter", format);
+        for (family, overflow) in overflows.filter(|(family, overflow)| *overflow > 0 || *family == "calls") {
+            sample(out, name, "", &label_set(&["family"], &[family]), "", overflow);
+        }
     }
 }
 
@@ -606,5 +671,35 @@ mod tests {
             telemetry.series(&Key { endpoint: &endpoint, ..KEY }).call(&Outcome::default());
         }
         assert!(telemetry.series.read().len() <= CALL_SERIES + 1);
+    }
+
+    #[test]
+    fn a_million_callers_hosts_and_routes_leave_memory_bounded_and_what_was_known_intact() {
+        let telemetry = Telemetry::quiet();
+        let known = telemetry.series(&KEY);
+        let outcome = Outcome { status: 200, ..Outcome::default() };
+        known.call(&outcome);
+        for i in 0..1_000_000_u32 {
+            let name = format!("shop/{i}");
+            let key = match i % 3 {
+                0 => Key { direction: Direction::Inbound, source: &name, endpoint: "", ..KEY },
+                1 => Key { destination: &name, ..KEY },
+                _ => Key { route: &name, ..KEY },
+            };
+            telemetry.series(&key).call(&outcome);
+        }
+        assert!(telemetry.series.read().len() <= CALL_SERIES + FOLDED_SERIES + 2, "{}", telemetry.series.read().len());
+        assert!(Arc::ptr_eq(&telemetry.series(&KEY), &known));
+        known.call(&outcome);
+        let text = telemetry.render(std::iter::empty());
+        assert!(text.len() < 16 << 20, "{}", text.len());
+        let of = |part: &str| {
+            let lines = text.lines().filter(|line| line.starts_with("weft_requests_total{") && line.contains(part));
+            lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum::<u64>()
+        };
+        assert_eq!(of("source=\"shop/storefront\",destination=\"shop/catalog\",route=\"shop/catalog\""), 2);
+        assert_eq!(of(""), 1_000_002, "every call is counted once");
+        assert!(of("=\"other\"") > 900_000);
+        assert!(text.contains("weft_metrics_overflow_total{family=\"calls\"} "), "{text}");
     }
 }

@@ -122,6 +122,8 @@ pub struct Plane {
     /// Seconds that issued certificates live.
     pub lifetime: Duration,
     withhold_ack: Arc<std::sync::atomic::AtomicBool>,
+    /// Milliseconds from one report to the next that new control streams are asked for; 0: nothing is said.
+    pub report_ms: u32,
 }
 
 /// A running server; dropping it cuts every connection, as a kill would.
@@ -148,6 +150,7 @@ impl Plane {
             pushed: watch::Sender::new(0),
             lifetime: Duration::from_secs(3600),
             withhold_ack: Arc::default(),
+            report_ms: 0,
         }
     }
 
@@ -466,6 +469,10 @@ impl control_server::Control for Plane {
         let mut ups = request.into_inner();
         let plane = self.clone();
         let (sender, downs) = mpsc::channel(16);
+        if plane.report_ms > 0 {
+            let pace = v1::control_down::Message::Pace(v1::Pace { report_ms: plane.report_ms });
+            let _ = sender.send(Ok(v1::ControlDown { message: Some(pace) })).await;
+        }
         tokio::spawn(async move {
             while let Ok(Some(up)) = ups.message().await {
                 let Some(message) = up.message else { continue };

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test reports")]
 
+mod access_log;
 mod authorize;
 mod calls;
 mod cors;

@@ -192,6 +192,11 @@ impl Client {
         self.request(Method::POST, path, Some(("application/json", body))).await
     }
 
+    /// Sends a request as it is, credentials added, and gives what is answered as it comes.
+    pub async fn pass_on(&self, request: Request<Body>) -> Result<http::Response<Body>, Error> {
+        self.inner.send(request).await.map_err(|error| self.error(error))
+    }
+
     /// `GET path` as lines that arrive as they happen (a watch).
     pub async fn lines(&self, path: &str, accept: &str) -> Result<Lines, Error> {
         let request = self.build(Method::GET, path, accept, None)?;

@@ -11,6 +11,7 @@ mod topology;
 
 use crate::apply;
 use crate::client::{Client, kubeconfig};
+use crate::dashboard::relay::Relay;
 use crate::failure::Failure;
 use crate::fleet::Stat;
 use crate::{Global, output, stat};
@@ -145,6 +146,8 @@ struct Show<'a> {
     restarted: Option<Instant>,
     seen_in_balance: bool,
     drawn: Option<Instant>,
+    /// Serves the dashboard as long as the show goes on.
+    relay: Option<Relay>,
 }
 
 impl<'a> Show<'a> {
@@ -162,6 +165,7 @@ impl<'a> Show<'a> {
             restarted: None,
             seen_in_balance: false,
             drawn: None,
+            relay: None,
         }
     }
 
@@ -172,6 +176,10 @@ impl<'a> Show<'a> {
         self.screen.say(&format!("export KUBECONFIG={}", kubeconfig.display()));
         self.screen
             .say("weft stat -w   ·   weft get httproute,trafficpolicy -n shop   ·   kubectl get workloads -n shop");
+        let relay = Relay::start(self.client()?, 0).await?;
+        let dashboard = relay.url();
+        self.relay = Some(relay);
+        self.screen.say(&format!("the dashboard is at {dashboard}"));
         let opened = Instant::now();
         let Some(duration) = duration else {
             self.screen.say("Ctrl-C stops everything");
@@ -221,6 +229,7 @@ impl<'a> Show<'a> {
             stat,
             report: self.evidence.report.clone(),
             seconds: opened.elapsed().as_secs_f64(),
+            dashboard,
         }))
     }
 
@@ -431,6 +440,8 @@ struct Verdict {
     stat: Stat,
     report: Report,
     seconds: f64,
+    /// Where it was.
+    dashboard: String,
 }
 
 impl Verdict {
@@ -445,6 +456,7 @@ impl Verdict {
             "checks": checks,
             "services": self.stat.services,
             "users": {"total": self.report.total, "ok": self.report.ok, "failed": self.report.failed, "variants": self.report.variants},
+            "dashboard": self.dashboard,
             "seconds": (self.seconds * 10.0).round() / 10.0,
         })
     }
@@ -481,6 +493,7 @@ mod tests {
             stat: Stat::default(),
             report: Report::default(),
             seconds: 30.04,
+            dashboard: String::new(),
         };
         let document = verdict.document();
         assert_eq!(document["checks"].as_array().unwrap().len(), 5);

@@ -1,7 +1,8 @@
-//! What is counted of calls, and how it is kept: packed, since most of a large mesh's memory is made of it.
+//! What is counted of calls, and how it is kept: packed, since most of a large mesh's memory is made of it. What comes is added while both are
+//! packed, since most of what reports cost is that; [`Counts`] are what is read.
 
 use super::Numbers;
-use bytes::{Buf, BufMut};
+use bytes::Buf;
 use prost::encoding::{decode_varint, encode_varint};
 use weft_proto::{LATENCY_BOUNDS_US, v1};
 
@@ -17,7 +18,137 @@ pub(super) struct Counts {
 const FIELDS: usize = 9;
 const BUCKETS: usize = LATENCY_BOUNDS_US.len() + 1;
 /// No packed counts are longer: a mask, numbers of up to ten bytes, how many buckets there are, and each with its number.
-pub(super) const PACKED: usize = 2 + FIELDS * 10 + 1 + BUCKETS * 11;
+const PACKED: usize = 2 + FIELDS * 10 + 1 + BUCKETS * 11;
+
+/// Packed counts, of what is not zero alone: a mask of the numbers that follow, then how many buckets, and each with its count, in order.
+#[derive(Clone, Debug)]
+pub(super) struct Packed {
+    bytes: [u8; PACKED],
+    len: usize,
+}
+
+impl std::ops::Deref for Packed {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+impl Packed {
+    const EMPTY: Self = Self { bytes: [0; PACKED], len: 0 };
+
+    /// A row of a report.
+    pub(super) fn of(stats: &v1::CallStats) -> Self {
+        let fields = [
+            stats.calls,
+            stats.failures.min(stats.calls),
+            stats.attempts,
+            stats.failed_attempts.min(stats.attempts),
+            stats.retries,
+            stats.mtls.min(stats.calls),
+            stats.tcp_connections,
+            stats.bytes_sent,
+            stats.bytes_received,
+        ];
+        let mut packed = Self::EMPTY;
+        packed.fields(&fields);
+        let buckets = stats.latency_buckets.iter().take(BUCKETS).zip(0_u8..).filter(|(count, _)| **count > 0);
+        packed.put(buckets.clone().count() as u8);
+        for (count, bucket) in buckets {
+            packed.put(bucket);
+            packed.number(*count);
+        }
+        packed
+    }
+
+    /// What two hold together.
+    pub(super) fn sum(a: &[u8], b: &[u8]) -> Self {
+        let (mut a, mut b) = (Unpacker::of(a), Unpacker::of(b));
+        let mut packed = Self::EMPTY;
+        let mut fields = [0_u64; FIELDS];
+        for (field, sum) in fields.iter_mut().enumerate() {
+            *sum = a.field(field).saturating_add(b.field(field));
+        }
+        packed.fields(&fields);
+        let count_at = packed.len;
+        packed.put(0);
+        let (mut of_a, mut of_b) = (a.bucket(), b.bucket());
+        loop {
+            let at_a = of_a.map_or(u8::MAX, |(bucket, _)| bucket);
+            let at_b = of_b.map_or(u8::MAX, |(bucket, _)| bucket);
+            let at = at_a.min(at_b);
+            let mut sum = 0_u64;
+            if at_a == at {
+                let Some((_, count)) = of_a else { break };
+                sum = count;
+                of_a = a.bucket();
+            }
+            if at_b == at {
+                let Some((_, count)) = of_b else { break };
+                sum = sum.saturating_add(count);
+                of_b = b.bucket();
+            }
+            packed.put(at);
+            packed.number(sum);
+            packed.bytes[count_at] += 1;
+        }
+        packed
+    }
+
+    fn fields(&mut self, fields: &[u64; FIELDS]) {
+        let mask = fields.iter().enumerate().filter(|(_, n)| **n > 0).fold(0_u16, |mask, (i, _)| mask | 1 << i);
+        mask.to_le_bytes().into_iter().for_each(|byte| self.put(byte));
+        fields.iter().filter(|n| **n > 0).for_each(|n| self.number(*n));
+    }
+
+    fn number(&mut self, number: u64) {
+        let mut rest = &mut self.bytes[self.len..];
+        let before = rest.len();
+        encode_varint(number, &mut rest);
+        let after = rest.len();
+        self.len += before - after;
+    }
+
+    fn put(&mut self, byte: u8) {
+        if let Some(place) = self.bytes.get_mut(self.len) {
+            *place = byte;
+            self.len += 1;
+        }
+    }
+}
+
+/// Reads packed counts from their beginning to their end.
+struct Unpacker<'a> {
+    bytes: &'a [u8],
+    mask: u16,
+    /// Buckets that are left; `None`: how many is not read yet.
+    buckets: Option<u8>,
+}
+
+impl<'a> Unpacker<'a> {
+    fn of(mut bytes: &'a [u8]) -> Self {
+        let mask = bytes.try_get_u16_le().unwrap_or_default();
+        Self { bytes, mask, buckets: None }
+    }
+
+    /// The next number, if it is this one; each is asked for once, in order.
+    fn field(&mut self, field: usize) -> u64 {
+        if self.mask & (1 << field) == 0 { 0 } else { decode_varint(&mut self.bytes).unwrap_or_default() }
+    }
+
+    /// After all numbers: the next bucket and its count. A bucket that there cannot be ends them.
+    fn bucket(&mut self) -> Option<(u8, u64)> {
+        let left = match self.buckets {
+            Some(left) => left,
+            None => self.bytes.try_get_u8().unwrap_or_default(),
+        };
+        self.buckets = Some(left.saturating_sub(1));
+        let bucket =
+            (left > 0).then(|| self.bytes.try_get_u8().ok())?.filter(|bucket| usize::from(*bucket) < BUCKETS)?;
+        Some((bucket, decode_varint(&mut self.bytes).unwrap_or_default()))
+    }
+}
 
 /// Counts by bucket.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,25 +208,6 @@ impl Latency {
 }
 
 impl Counts {
-    pub(super) fn of(stats: &v1::CallStats) -> Self {
-        let mut latency = Latency::default();
-        for (bucket, count) in stats.latency_buckets.iter().enumerate() {
-            latency.add(bucket, *count);
-        }
-        let fields = [
-            stats.calls,
-            stats.failures.min(stats.calls),
-            stats.attempts,
-            stats.failed_attempts.min(stats.attempts),
-            stats.retries,
-            stats.mtls.min(stats.calls),
-            stats.tcp_connections,
-            stats.bytes_sent,
-            stats.bytes_received,
-        ];
-        Self { fields, latency }
-    }
-
     pub(super) fn add(&mut self, other: &Self) {
         for (sum, more) in self.fields.iter_mut().zip(&other.fields) {
             *sum = sum.saturating_add(*more);
@@ -105,47 +217,25 @@ impl Counts {
         }
     }
 
-    /// Only what is not zero: a mask of the numbers that follow, then buckets with their counts.
-    pub(super) fn pack(&self, into: &mut impl BufMut) {
-        let mask = self.fields.iter().enumerate().filter(|(_, n)| **n > 0).fold(0_u16, |mask, (i, _)| mask | 1 << i);
-        into.put_u16_le(mask);
-        for number in self.fields.into_iter().filter(|n| *n > 0) {
-            encode_varint(number, into);
-        }
-        into.put_u8(self.latency.used.count_ones() as u8);
-        for (bucket, count) in self.latency.iter() {
-            into.put_u8(bucket as u8);
-            encode_varint(count, into);
-        }
-    }
-
-    /// Reads what [`Self::pack`] wrote.
-    pub(super) fn unpack(from: &mut &[u8]) -> Self {
-        let mut counts = Self::default();
-        counts.add_packed(from);
-        counts
-    }
-
-    /// Adds what [`Self::pack`] wrote.
+    /// Adds packed counts, and leaves what comes behind them.
     pub(super) fn add_packed(&mut self, from: &mut &[u8]) {
-        let mut left = from.try_get_u16_le().unwrap_or_default();
-        while left != 0 {
-            let more = decode_varint(from).unwrap_or_default();
-            if let Some(sum) = self.fields.get_mut(left.trailing_zeros() as usize) {
-                *sum = sum.saturating_add(more);
-            }
-            left &= left - 1;
+        let mut packed = Unpacker::of(from);
+        for (field, sum) in self.fields.iter_mut().enumerate() {
+            *sum = sum.saturating_add(packed.field(field));
         }
-        for _ in 0..from.try_get_u8().unwrap_or_default() {
-            let bucket = from.try_get_u8().unwrap_or_default();
-            let count = decode_varint(from).unwrap_or_default();
+        while let Some((bucket, count)) = packed.bucket() {
             self.latency.add(bucket.into(), count);
         }
+        *from = packed.bytes;
     }
 
     pub(super) const fn is_empty(&self) -> bool {
         let [calls, _, attempts, _, _, _, tcp_connections, bytes_sent, _] = self.fields;
         calls == 0 && attempts == 0 && tcp_connections == 0 && bytes_sent == 0
+    }
+
+    pub(super) const fn calls(&self) -> u64 {
+        self.fields[0]
     }
 
     /// What is shown of them, if they cover so many seconds.

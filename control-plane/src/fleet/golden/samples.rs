@@ -1,8 +1,8 @@
 //! Samples of one row at two resolutions, each in one piece of memory.
 
-use super::counts::{Counts, PACKED};
+use super::counts::{Counts, Packed};
 use super::{COARSE, FINE};
-use prost::encoding::{decode_varint, encode_varint};
+use prost::encoding::{decode_varint, encode_varint, encoded_len_varint};
 
 /// Fine slots in a coarse one.
 const IN_COARSE: u64 = COARSE.as_secs() / FINE.as_secs();
@@ -25,19 +25,19 @@ impl Samples {
     }
 
     /// Counts in a fine slot; `kept` are the numbers of fine and coarse ones.
-    pub(super) fn add(&mut self, fine: u64, kept: (u64, u64), counts: &Counts) {
+    pub(super) fn add(&mut self, fine: u64, kept: (u64, u64), packed: &Packed) {
         if self.last() != Some(fine) {
             self.fold(kept.1);
             self.fine.forget(fine, kept.0);
         }
-        self.fine.add(fine, counts);
+        self.fine.add(fine, packed);
     }
 
     fn fold(&mut self, kept: u64) {
-        if let Some((slot, counts)) = self.fine.newest() {
+        if let Some((slot, packed)) = self.fine.newest() {
             let coarse = slot / IN_COARSE;
             self.coarse.forget(coarse, kept);
-            self.coarse.add(coarse, &counts);
+            self.coarse.add(coarse, packed);
         }
     }
 
@@ -56,10 +56,29 @@ impl Samples {
             return self.fine.sum(from, into);
         }
         self.coarse.sum(from, into);
-        if let Some((slot, counts)) = self.fine.newest()
+        if let Some((slot, mut packed)) = self.fine.newest()
             && slot / IN_COARSE >= from
         {
-            into.add(&counts);
+            into.add_packed(&mut packed);
+        }
+    }
+
+    /// Adds each slot to its place in `into`, whose first is of the slot `from`; others are left out.
+    pub(super) fn spread(&self, is_fine: bool, from: i64, into: &mut [Counts]) {
+        let mut add = |slot: u64, counts: Counts| {
+            let place = i64::try_from(slot).ok().and_then(|slot| usize::try_from(slot - from).ok());
+            if let Some(sum) = place.and_then(|place| into.get_mut(place)) {
+                sum.add(&counts);
+            }
+        };
+        if is_fine {
+            return self.fine.each(add);
+        }
+        self.coarse.each(&mut add);
+        if let Some((slot, mut packed)) = self.fine.newest() {
+            let mut counts = Counts::default();
+            counts.add_packed(&mut packed);
+            add(slot / IN_COARSE, counts);
         }
     }
 }
@@ -80,19 +99,18 @@ impl Ring {
         (self.len > 0).then_some(u64::from(self.ends[1]))
     }
 
-    fn newest(&self) -> Option<(u64, Counts)> {
+    fn newest(&self) -> Option<(u64, &[u8])> {
         let mut bytes = self.bytes.get(self.tail as usize..).filter(|_| self.len > 0)?;
         decode_varint(&mut bytes).ok()?;
-        Some((u64::from(self.ends[1]), Counts::unpack(&mut bytes)))
+        Some((u64::from(self.ends[1]), bytes))
     }
 
-    fn add(&mut self, slot: u64, counts: &Counts) {
+    fn add(&mut self, slot: u64, packed: &[u8]) {
         let slot = u32::try_from(slot).unwrap_or(u32::MAX);
         if self.len > 0 && self.ends[1] == slot {
             let mut newest = self.bytes.get(self.tail as usize..).unwrap_or_default();
             let after = decode_varint(&mut newest).unwrap_or_default() as u32;
-            let mut sum = counts.clone();
-            sum.add_packed(&mut newest);
+            let sum = Packed::sum(newest, packed);
             self.bytes.truncate(self.tail as usize);
             self.push(after, &sum);
             return;
@@ -104,21 +122,16 @@ impl Ring {
         self.tail = self.bytes.len() as u32;
         self.ends[1] = slot;
         self.len += 1;
-        self.push(after, counts);
+        self.push(after, packed);
     }
 
-    fn push(&mut self, after: u32, counts: &Counts) {
-        let mut packed = [0; PACKED + 10];
-        let mut rest = &mut packed[..];
-        encode_varint(after.into(), &mut rest);
-        counts.pack(&mut rest);
-        let left = rest.len();
-        let packed = &packed[..PACKED + 10 - left];
-        let spare = self.bytes.capacity() - self.bytes.len();
-        if spare < packed.len() {
+    fn push(&mut self, after: u32, packed: &[u8]) {
+        let needed = encoded_len_varint(after.into()) + packed.len();
+        if self.bytes.capacity() - self.bytes.len() < needed {
             // Not room for twice as many, most of which would stay empty.
-            self.bytes.reserve_exact(packed.len().max(self.bytes.len() / 4));
+            self.bytes.reserve_exact(needed.max(self.bytes.len() / 4));
         }
+        encode_varint(after.into(), &mut self.bytes);
         self.bytes.extend_from_slice(packed);
     }
 
@@ -131,7 +144,7 @@ impl Ring {
         let (mut begin, mut gone) = (0, 0);
         while u64::from(self.ends[0]) + kept <= slot {
             let mut bytes = &self.bytes[begin..];
-            let (_, _) = (decode_varint(&mut bytes), Counts::unpack(&mut bytes));
+            let (_, ()) = (decode_varint(&mut bytes), Counts::default().add_packed(&mut bytes));
             begin = self.bytes.len() - bytes.len();
             self.ends[0] += decode_varint(&mut bytes).unwrap_or_default() as u32;
             gone += 1;
@@ -146,6 +159,19 @@ impl Ring {
         }
     }
 
+    /// Each slot with its counts, the oldest first.
+    fn each(&self, mut take: impl FnMut(u64, Counts)) {
+        let mut bytes = &self.bytes[..];
+        let mut slot = u64::from(self.ends[0]);
+        for i in 0..self.len {
+            let after = decode_varint(&mut bytes).unwrap_or_default();
+            slot += if i == 0 { 0 } else { after };
+            let mut counts = Counts::default();
+            counts.add_packed(&mut bytes);
+            take(slot, counts);
+        }
+    }
+
     fn sum(&self, from: u64, into: &mut Counts) {
         let mut bytes = &self.bytes[..];
         let mut slot = u64::from(self.ends[0]);
@@ -155,7 +181,7 @@ impl Ring {
             if slot >= from {
                 into.add_packed(&mut bytes);
             } else {
-                Counts::unpack(&mut bytes);
+                Counts::default().add_packed(&mut bytes);
             }
         }
     }
@@ -168,13 +194,13 @@ mod tests {
     use std::collections::VecDeque;
     use weft_proto::v1;
 
-    fn counts() -> impl Strategy<Value = Counts> {
+    fn packed() -> impl Strategy<Value = Packed> {
         let number = prop_oneof![Just(0), 0..200_u64, any::<u64>()];
         (prop::collection::vec(number, 7), prop::collection::vec((0..58_usize, 0..1000_u64), 0..6)).prop_map(
             |(n, l)| {
                 let mut latency_buckets = vec![0; 58];
                 l.into_iter().for_each(|(bucket, count)| latency_buckets[bucket] = count);
-                Counts::of(&v1::CallStats {
+                Packed::of(&v1::CallStats {
                     calls: n[0],
                     failures: n[1],
                     attempts: n[2],
@@ -189,22 +215,36 @@ mod tests {
         )
     }
 
+    fn unpacked(mut packed: &[u8]) -> Counts {
+        let mut counts = Counts::default();
+        counts.add_packed(&mut packed);
+        assert!(packed.is_empty(), "{packed:?} is left");
+        counts
+    }
+
     proptest! {
         #[test]
-        fn a_ring_is_a_queue_of_counts(steps in prop::collection::vec((0..4_u64, counts(), 0..9_u64), 0..60)) {
+        fn a_ring_is_a_queue_of_counts(steps in prop::collection::vec((0..4_u64, packed(), 0..9_u64), 0..60)) {
             let (mut ring, mut queue) = (Ring::default(), VecDeque::<(u64, Counts)>::new());
             let mut slot = 1000;
-            for (after, counts, kept) in steps {
+            for (after, packed, kept) in steps {
+                let counts = unpacked(&packed);
                 slot += after;
                 ring.forget(slot, kept + 1);
                 queue.retain(|(of, _)| of + kept + 1 > slot);
-                ring.add(slot, &counts);
+                ring.add(slot, &packed);
                 match queue.back_mut() {
                     Some((of, sum)) if *of == slot => sum.add(&counts),
                     _ => queue.push_back((slot, counts)),
                 }
                 prop_assert_eq!(usize::from(ring.len), queue.len());
-                prop_assert_eq!(ring.newest(), queue.back().cloned());
+                prop_assert_eq!(ring.newest().map(|(of, packed)| (of, unpacked(packed))), queue.back().cloned());
+                let mut spread = vec![Counts::default(); 4];
+                ring.each(|of, counts| if of + 3 >= slot { spread[(of + 3 - slot) as usize].add(&counts) });
+                for (place, is) in spread.iter().enumerate() {
+                    let wanted = queue.iter().find(|(of, _)| *of + 3 == slot + place as u64);
+                    prop_assert_eq!(is, &wanted.map(|(_, counts)| counts.clone()).unwrap_or_default());
+                }
                 for from in [0, slot - 3, slot] {
                     let (mut is, mut wanted) = (Counts::default(), Counts::default());
                     ring.sum(from, &mut is);

@@ -3,7 +3,7 @@
 use super::*;
 use weft_proto::LATENCY_BOUNDS_US;
 
-fn stats(source: &str, destination: &str, endpoint: &str, calls: u64, failures: u64) -> v1::CallStats {
+pub(super) fn stats(source: &str, destination: &str, endpoint: &str, calls: u64, failures: u64) -> v1::CallStats {
     let mut latency_buckets = vec![0; LATENCY_BOUNDS_US.len() + 1];
     latency_buckets[10] = calls;
     v1::CallStats {
@@ -22,12 +22,12 @@ fn stats(source: &str, destination: &str, endpoint: &str, calls: u64, failures: 
     }
 }
 
-fn report(calls: Vec<v1::CallStats>) -> v1::Report {
+pub(super) fn report(calls: Vec<v1::CallStats>) -> v1::Report {
     v1::Report { interval_ms: 1000, calls, breakers: Vec::new() }
 }
 
 /// A report of a sidecar of which nothing is known.
-fn add(golden: &mut Golden, now: Instant, sidecar: &str, report: v1::Report) {
+pub(super) fn add(golden: &mut Golden, now: Instant, sidecar: &str, report: v1::Report) {
     golden.add(now, sidecar, &mut Known::default(), &report);
 }
 

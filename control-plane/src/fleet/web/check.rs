@@ -3,11 +3,11 @@
 //! What is looked at is read once ([`Seen`]); each module judges a category of it and asks nobody. What the facts mean and what to do is in
 //! `docs/src/reference/checks.md`, to which every fact leads.
 
-mod control;
-mod identity;
-mod policies;
+pub(super) mod control;
+pub(super) mod identity;
+pub(super) mod policies;
 mod services;
-mod sidecars;
+pub(super) mod sidecars;
 
 use super::super::Sidecar;
 use super::{Sources, instances};
@@ -32,7 +32,7 @@ const NAMED: usize = 5;
 /// What was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-enum Outcome {
+pub(super) enum Outcome {
     /// It is so.
     Ok,
     /// It is not, and nothing fails for it yet.
@@ -46,17 +46,17 @@ enum Outcome {
 /// A fact, and what was found of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Fact {
+pub(super) struct Fact {
     /// Also the anchor in the book's page of checks.
     category: &'static str,
     /// As it is where all is well.
-    name: &'static str,
-    result: Outcome,
+    pub name: &'static str,
+    pub result: Outcome,
     /// False where the result is an error.
     ok: bool,
-    detail: String,
+    pub detail: String,
     /// What to do; null where it is well.
-    hint: Option<&'static str>,
+    pub hint: Option<&'static str>,
     /// Where the book explains it.
     docs: String,
 }
@@ -120,7 +120,7 @@ impl Room {
 }
 
 /// All that is looked at.
-struct Seen {
+pub(super) struct Seen {
     compiled: Compiled,
     /// Ready and all members of each service that has any.
     instances: HashMap<String, (usize, usize)>,
@@ -138,7 +138,7 @@ struct Seen {
 }
 
 impl Seen {
-    async fn of(sources: &Sources) -> Self {
+    pub async fn of(sources: &Sources) -> Self {
         let compiled = sources.compiled.borrow().clone();
         let store = match tokio::time::timeout(STORE, sources.store.revision()).await {
             Ok(Ok(revision)) => Ok(revision),

@@ -8,10 +8,15 @@ use tracing::level_filters::LevelFilter;
 
 /// `GET /weft/v1/process`
 pub(super) async fn show(State(sources): State<Sources>) -> Json<Value> {
+    Json(account(&sources))
+}
+
+/// What is known of it.
+pub(super) fn account(sources: &Sources) -> Value {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let kib = |key| field(&status, key).map(|kib| kib.saturating_mul(1024));
     let files = std::fs::read_dir("/proc/self/fd").ok().map(|dir| dir.flatten().count());
-    Json(json!({
+    json!({
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
         "uptimeSeconds": sources.started.elapsed().as_secs(),
@@ -25,7 +30,7 @@ pub(super) async fn show(State(sources): State<Sources>) -> Json<Value> {
         // Requests of which it was not known who asked, since the start.
         "failedAuthentications": sources.record.unknown_callers(),
         "trustDomain": sources.trust_domain,
-    }))
+    })
 }
 
 /// A number of `/proc/self/status` (proc(5)); sizes are in KiB.

@@ -11,7 +11,7 @@ use super::{
 use crate::kinds::{GROUP, MeshSettings};
 use weft_certs::jwt::Keys;
 use weft_certs::{TrustBundle, TrustDomain};
-use weft_policy::config::{authorization_key, authorization_value};
+use weft_policy::config::{Receiver, Transport, authorization_key, authorization_value};
 
 /// Addresses, names of ports, names of services.
 pub fn workload(object: &Value, findings: &mut Findings) {
@@ -131,7 +131,7 @@ pub fn federated_trust_domain(object: &Value, findings: &mut Findings) {
     }
 }
 
-/// The only object there is; a rollout that can be watched, of kinds named once.
+/// The only object there is; a rollout that can be watched, of kinds named once; an endpoint that spans can be sent to.
 pub fn mesh_settings(object: &Value, findings: &mut Findings) {
     let name = &object["metadata"]["name"];
     if name.as_str().is_some_and(|name| name != MeshSettings::NAME) {
@@ -141,6 +141,14 @@ pub fn mesh_settings(object: &Value, findings: &mut Findings) {
     let rollout = &object["spec"]["rollout"];
     within(findings, "spec.rollout.duration".to_owned(), &rollout["duration"], "5s", "24h");
     unique(findings, items(rollout, "kinds", "spec.rollout"));
+    let tracing = &object["spec"]["tracing"];
+    let transport = if text(tracing, "protocol") == "Http" { Transport::Http } else { Transport::Grpc };
+    if let Some(endpoint) = tracing["endpoint"].as_str()
+        && let Err(why) = Receiver::parse(endpoint, transport)
+    {
+        findings.invalid("spec.tracing.endpoint", &tracing["endpoint"], why);
+    }
+    unique(findings, items(tracing, "propagation", "spec.tracing"));
 }
 
 /// Targets or a selector.
@@ -211,5 +219,19 @@ mod tests {
         assert_eq!(fields("default", json!({"rollout": {"duration": "4s"}})), ["spec.rollout.duration"]);
         let twice = json!({"rollout": {"kinds": ["HTTPRoute", "HTTPRoute"]}});
         assert_eq!(fields("default", twice), ["spec.rollout.kinds[1]"]);
+    }
+
+    #[test]
+    fn spans_go_to_an_endpoint_that_can_be_reached() {
+        let fields = |tracing: Value| {
+            let mut findings = Findings::default();
+            mesh_settings(&json!({"metadata": {"name": "default"}, "spec": {"tracing": tracing}}), &mut findings);
+            findings.0.into_iter().map(|cause| cause.field).collect::<Vec<_>>()
+        };
+        assert!(fields(json!({"endpoint": "https://otel.example.com/tenant", "protocol": "Http"})).is_empty());
+        assert_eq!(fields(json!({"endpoint": "https://otel.example.com/tenant"})), ["spec.tracing.endpoint"]);
+        assert_eq!(fields(json!({"endpoint": "otel.example.com:4317"})), ["spec.tracing.endpoint"]);
+        let twice = json!({"endpoint": "http://192.0.2.7:4317", "propagation": ["B3", "B3"]});
+        assert_eq!(fields(twice), ["spec.tracing.propagation[1]"]);
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use weft_proto::v1;
 
-use super::Refusal;
 use super::check::{self, Unique};
+use super::{AccessLog, Refusal, Tracing};
 
 /// Settings of the mesh. Resource name `mesh`.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,6 +21,10 @@ pub struct Settings {
     pub mesh_cidrs: Vec<Cidr>,
     /// Other trust domains whose bundles are to be asked for; none but these is trusted besides the own one.
     pub federated: Vec<Arc<str>>,
+    /// Where spans of calls go. `None`: as each sidecar was told at its start.
+    pub tracing: Option<Tracing>,
+    /// Which calls leave a line. `None`: as each sidecar was told at its start.
+    pub access_log: Option<AccessLog>,
 }
 
 /// What happens to calls that leave the mesh.
@@ -89,12 +93,16 @@ impl Settings {
             check::trust_domain(&field, domain)?;
             seen.claim(&field, domain.as_str())?;
         }
+        let tracing = wire.tracing.as_ref().map(|tracing| Tracing::from_wire("tracing", tracing)).transpose()?;
+        let access_log = wire.access_log.as_ref().map(|log| AccessLog::from_wire("accessLog", log)).transpose()?;
         Ok(Settings {
             trust_domain: wire.trust_domain.as_str().into(),
             domain: check::hostname("domain", domain)?.into(),
             egress,
             mesh_cidrs,
             federated: wire.federated_trust_domains.iter().map(|domain| domain.as_str().into()).collect(),
+            tracing,
+            access_log,
         })
     }
 

@@ -17,6 +17,7 @@ mod probe;
 mod rates;
 mod rules;
 mod service;
+mod telemetry;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -37,6 +38,7 @@ pub use endpoints::{Endpoint, Endpoints, Health, Tunnel};
 pub use inbound::{Inbound, InboundPort, TlsMode};
 pub use mesh::{Cidr, Egress, RevocationList, Settings, TrustBundle};
 pub use service::{Fallback, FixedResponse, Frontend, Hedge, Service, ServicePort};
+pub use telemetry::{AccessLog, DEFAULT_SAMPLING, LogLayout, LoggedCalls, Receiver, Tracing, Transport};
 
 /// Why a resource is not accepted: which field, and what is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -74,6 +74,42 @@ pub fn read_w3c(traceparent: Option<&[u8]>) -> Incoming {
     Incoming { context, sampled: None, formats }
 }
 
+/// Which traces that begin here are recorded: those whose random part lies below a threshold, so that everybody who samples the same share
+/// picks the same traces (OpenTelemetry, TraceIdRatioBased).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ratio(u64);
+
+impl Ratio {
+    /// All traces are as many thresholds as there are values of 63 bits.
+    const ALL: u64 = 1 << 63;
+
+    /// A share of all traces, 0 to 1.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a share within 0 and 1 of 2^63 is a whole number of 64 bits"
+    )]
+    pub fn new(share: f64) -> Self {
+        if share >= 1.0 { Self(Self::ALL) } else { Self((share.max(0.0) * Self::ALL as f64) as u64) }
+    }
+
+    /// The threshold, at most 2⁶³.
+    pub const fn threshold(self) -> u64 {
+        self.0
+    }
+
+    /// The ratio of a threshold that [`Self::threshold`] gave.
+    pub const fn of_threshold(threshold: u64) -> Self {
+        Self(threshold)
+    }
+
+    /// Whether this trace is one of them.
+    pub const fn holds(self, trace_id: u128) -> bool {
+        ((trace_id as u64) >> 1) < self.0
+    }
+}
+
 impl Incoming {
     fn take(&mut self, b3: b3::Read) {
         self.context = self.context.or(b3.context);

@@ -325,3 +325,19 @@ fn digits_are_read_as_they_are_written_and_nothing_else_is() {
         }
     }
 }
+
+#[test]
+fn a_share_of_the_traces_is_recorded_and_the_same_ones_by_everybody() {
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut draw = || {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        u128::from(random) << 64 | u128::from(random.rotate_left(29) ^ random >> 7)
+    };
+    let ids: Vec<u128> = (0..100_000).map(|_| draw()).collect();
+    let held = |share: f64| ids.iter().filter(|id| Ratio::new(share).holds(**id)).count();
+    assert_eq!((held(0.0), held(1.0), held(2.0), held(-1.0), held(f64::NAN)), (0, 100_000, 100_000, 0, 0));
+    assert!((9_000..11_000).contains(&held(0.1)), "{}", held(0.1));
+    assert!(ids.iter().all(|id| !Ratio::new(0.1).holds(*id) || Ratio::new(0.3).holds(*id)));
+    assert_eq!(Ratio::of_threshold(Ratio::new(0.25).threshold()), Ratio::new(0.25));
+    assert!(Ratio::new(1.0).holds(u128::MAX) && !Ratio::new(0.5).holds(1 << 63));
+}

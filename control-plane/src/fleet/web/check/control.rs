@@ -1,12 +1,13 @@
 //! The control plane itself, and where it keeps what it knows.
 
 use super::{Fact, Room, Seen};
+use serde_json::{Value, json};
 
 /// Below this share or this many bytes of free room somebody should look; below the second of each it is about to fail.
 const LOW: (f64, u64) = (0.10, 256 << 20);
 const NONE: (f64, u64) = (0.01, 32 << 20);
 
-pub(super) fn facts(seen: &Seen) -> Vec<Fact> {
+pub(in super::super) fn facts(seen: &Seen) -> Vec<Fact> {
     let compiled = "the configuration is compiled";
     let detail = || format!("{} resources, compilation {}", seen.compiled.snapshot.len(), seen.compiled.generation);
     let compiled = if seen.compiled.generation > 0 {
@@ -27,7 +28,7 @@ pub(super) fn facts(seen: &Seen) -> Vec<Fact> {
     vec![compiled, leads]
 }
 
-pub(super) fn store(seen: &Seen) -> Vec<Fact> {
+pub(in super::super) fn store(seen: &Seen) -> Vec<Fact> {
     let answers = "the store answers";
     let answers = match &seen.store {
         Ok(revision) => Fact::good(answers, format!("revision {revision}")),
@@ -36,6 +37,20 @@ pub(super) fn store(seen: &Seen) -> Vec<Fact> {
         }
     };
     vec![answers, room(&seen.room)]
+}
+
+/// The store, as figures; null: it could not be found out.
+pub(in super::super) fn described(seen: &Seen) -> Value {
+    let (owner, room) = (seen.lead.owner.as_str(), seen.room.as_ref().ok());
+    json!({
+        "shared": !owner.is_empty(),
+        "leader": (!owner.is_empty()).then_some(owner),
+        "answers": seen.store.is_ok(),
+        "error": seen.store.as_ref().err(),
+        "revision": seen.store.as_ref().ok(),
+        "freeBytes": room.map(|room| room.free),
+        "totalBytes": room.map(|room| room.all),
+    })
 }
 
 fn room(found: &Result<Room, String>) -> Fact {

@@ -10,7 +10,7 @@ const LATE: f64 = 0.25;
 /// Milliseconds by which clocks may differ, and by which tokens and certificates are refused for it.
 const SKEW: (u64, u64) = (5_000, 60_000);
 
-pub(super) fn facts(seen: &Seen) -> Vec<Fact> {
+pub(in super::super) fn facts(seen: &Seen) -> Vec<Fact> {
     let mut found = authority(seen);
     found.push(certificates(seen));
     found.push(clocks(seen));

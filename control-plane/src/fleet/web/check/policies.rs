@@ -7,6 +7,19 @@ pub(super) fn facts(seen: &Seen) -> Vec<Fact> {
     vec![accepted(seen), resolved(seen, true), resolved(seen, false), effective(seen)]
 }
 
+/// Routes and policies of which a condition does not hold: each, its message and reason, and whether calls are concerned: an object that
+/// is not accepted, or a route without its backend.
+pub(in super::super) fn unmet_of(seen: &Seen) -> Vec<(&Verdict, &str, &str, bool)> {
+    let verdicts = seen.compiled.output.verdicts.iter();
+    let found = verdicts.filter_map(|verdict| {
+        let mut conditions = verdict.parents.iter().flat_map(|parent| &parent.conditions);
+        let first = conditions.find(|condition| !condition.status)?;
+        let is_grave = first.r#type != "ResolvedRefs" || verdict.kind.is_route();
+        Some((&**verdict, first.message.as_str(), first.reason, is_grave))
+    });
+    found.collect()
+}
+
 fn object(verdict: &Verdict) -> String {
     format!("{} {}/{}", verdict.kind.name(), verdict.namespace, verdict.name)
 }

@@ -3,6 +3,7 @@
 use super::{Fact, Seen};
 use crate::kinds::Phase;
 use crate::world::Workload;
+use crate::xds::convergence::Refused;
 use std::collections::BTreeMap;
 
 /// An idle sidecar reports every ten seconds.
@@ -12,15 +13,35 @@ pub(super) fn facts(seen: &Seen) -> Vec<Fact> {
     vec![connected(seen), reporting(seen), versions(seen), newest(seen), refusals(seen)]
 }
 
-fn connected(seen: &Seen) -> Fact {
-    let name = "every sidecar is connected";
+/// Workloads that should have a control stream, and have none; and how many should.
+pub(in super::super) fn lost(seen: &Seen) -> (Vec<&str>, usize) {
     // One that is leaving has said so; that its stream ends is no fault.
     let stays = |w: &Workload| w.spec.tunnel.is_some() && w.phase != Some(Phase::Draining);
     let meshed: Vec<_> =
         seen.compiled.world.workloads.iter().filter(|(_, w)| stays(w)).map(|(uid, _)| uid.as_str()).collect();
     let here = |uid: &str| seen.sidecars.binary_search_by(|s| s.workload.as_str().cmp(uid)).is_ok();
-    let lost: Vec<_> = meshed.iter().filter(|uid| !here(uid)).copied().collect();
-    Fact::of(name, &lost, format!("{} of {0} sidecars", meshed.len()), |names| {
+    (meshed.iter().filter(|uid| !here(uid)).copied().collect(), meshed.len())
+}
+
+/// Connected sidecars that have not reported for too long.
+pub(in super::super) fn silent(seen: &Seen) -> Vec<&str> {
+    let is_silent =
+        |s: &super::Sidecar| s.connected_seconds > SILENT && s.last_report_seconds.is_none_or(|n| n > SILENT);
+    seen.sidecars.iter().filter(|s| is_silent(s)).map(|s| s.workload.as_str()).collect()
+}
+
+/// What sidecars refuse of what they are offered now.
+pub(in super::super) fn refused(seen: &Seen) -> Vec<&Refused> {
+    let mut refused: Vec<_> = seen.progress.iter().flat_map(|p| &p.refused).collect();
+    refused.sort_unstable_by(|a, b| (&a.sidecar, &a.resource, &a.field).cmp(&(&b.sidecar, &b.resource, &b.field)));
+    refused.dedup();
+    refused
+}
+
+fn connected(seen: &Seen) -> Fact {
+    let name = "every sidecar is connected";
+    let (lost, meshed) = lost(seen);
+    Fact::of(name, &lost, format!("{meshed} of {meshed} sidecars"), |names| {
         let hint =
             "is its process there? its sidecar.log says why it cannot connect; delete a workload that is gone for good";
         Fact::error(name, format!("{} without a control stream: {names}", lost.len()), hint)
@@ -29,10 +50,7 @@ fn connected(seen: &Seen) -> Fact {
 
 fn reporting(seen: &Seen) -> Fact {
     let name = "every sidecar reports";
-    let is_silent =
-        |s: &super::Sidecar| s.connected_seconds > SILENT && s.last_report_seconds.is_none_or(|n| n > SILENT);
-    let silent: Vec<_> = seen.sidecars.iter().filter(|s| is_silent(s)).map(|s| s.workload.as_str()).collect();
-    Fact::of(name, &silent, format!("{} of {0} within {SILENT} s", seen.sidecars.len()), |silent| {
+    Fact::of(name, &silent(seen), format!("{} of {0} within {SILENT} s", seen.sidecars.len()), |silent| {
         Fact::warning(
             name,
             format!("silent: {silent}"),
@@ -73,14 +91,9 @@ fn newest(seen: &Seen) -> Fact {
 
 fn refusals(seen: &Seen) -> Fact {
     let name = "no sidecar has refused anything";
-    let mut refused: Vec<_> = seen
-        .progress
-        .iter()
-        .flat_map(|p| &p.refused)
-        .map(|r| format!("{} refuses {}: {}: {}", r.sidecar, r.resource, r.field, r.reason))
-        .collect();
-    refused.sort_unstable();
-    refused.dedup();
+    let refused = refused(seen).into_iter();
+    let refused: Vec<_> =
+        refused.map(|r| format!("{} refuses {}: {}: {}", r.sidecar, r.resource, r.field, r.reason)).collect();
     Fact::of(name, &refused, "", |refused| {
         Fact::error(name, refused, "they keep their last good version; is a sidecar older than the control plane?")
     })

@@ -72,8 +72,8 @@ impl Limit {
         self.matches.is_empty() || self.matches.iter().any(|matching| matching.holds(request))
     }
 
-    /// Shows the values of the keys, in order.
-    fn each_value<R: Request + ?Sized>(&self, request: &R, identity: Option<&str>, see: &mut dyn FnMut(&[u8])) {
+    /// Shows the values of the keys, in order: what tells one bucket from another.
+    pub fn each_value<R: Request + ?Sized>(&self, request: &R, identity: Option<&str>, see: &mut dyn FnMut(&[u8])) {
         for key in &self.keys {
             match key {
                 Key::Identity => see(identity.unwrap_or_default().as_bytes()),
