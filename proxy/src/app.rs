@@ -14,7 +14,7 @@ mod sockets;
 mod worker;
 
 use crate::admin::{Admin, SetLog};
-use crate::config::{ConfigError, Settings, Source};
+use crate::config::{self, ConfigError, Settings, Source};
 use crate::discovery::file::{FileError, FileSource};
 use crate::discovery::{Directory, DumpRequest, Publisher};
 use crate::drain::Drain;
@@ -115,7 +115,7 @@ pub fn run(mut settings: Settings) -> Result<(), AppError> {
     // What others are told of (`ready.json`) must mean the same in their working directory.
     settings.state_dir = settings.state_dir.map(std::path::absolute).transpose().map_err(start)?;
     let filter = settings.log.clone().or_else(|| std::env::var("WEFT_LOG").ok()).unwrap_or_else(|| "info".to_owned());
-    let set_log = log::init(&filter).map_err(|e| crate::config::refuse("log", e))?;
+    let set_log = log::init(&filter).map_err(|e| config::refuse("log", e))?;
     let aead = weft_certs::tls::choose_aead(settings.aead.wanted());
     let enrolment = enrolment(&settings)?;
     let _lock = settings.state_dir.as_deref().map(own_state_dir).transpose()?;
@@ -126,12 +126,12 @@ pub fn run(mut settings: Settings) -> Result<(), AppError> {
         crate::discovery::file::read(path)?;
     }
     let telemetry = Telemetry::new(&access_log_options(&settings))
-        .map_err(|e| crate::config::refuse("accessLog.path", format!("{}: {e}", settings.access_log.path)))?;
+        .map_err(|e| config::refuse("accessLog.path", format!("{}: {e}", settings.access_log.path)))?;
     let agent = settings.agent()?;
     let has_identity = matches!(source, Source::ControlPlane(..)) || settings.certificates.is_some() || agent.is_some();
     let sockets = Sockets::bind(&settings, has_identity).map_err(AppError::Start)?;
-    if settings.transparent && settings.interception.exempt_uid.is_none() {
-        intercept::mark_sockets();
+    if settings.transparent {
+        tell_own_packets(settings.interception.exempt_uid)?;
     }
     let ready_file = settings.state_dir.as_ref().map(|dir| dir.join("ready.json"));
     if let Some(path) = &ready_file {
@@ -383,7 +383,7 @@ impl Process {
         }
         if let Some(directory) = &self.settings.certificates {
             let files = Files::open(directory, &self.telemetry.registry)
-                .map_err(|e| crate::config::refuse("certificates", e.to_string()))?;
+                .map_err(|e| config::refuse("certificates", e.to_string()))?;
             let _ = self.identity.set(files.live());
             self.tasks.spawn(async move {
                 files.follow().await;
@@ -409,6 +409,7 @@ impl Process {
         }
         let plan = nft::Plan {
             own: interception.exempt_uid.map_or(nft::Own::Mark(intercept::MARK), nft::Own::Uid),
+            exclude_uids: interception.exclude_uids.clone(),
             outbound: ports.outbound,
             inbound: ports.plaintext,
             dns: ports.dns,
@@ -424,6 +425,20 @@ impl Process {
             "interception rules are in force"
         );
         Ok(Some(Rules))
+    }
+}
+
+/// Sees to it that the rules know the sidecar's own packets: what they would capture of it would go round in circles.
+fn tell_own_packets(exempt_uid: Option<u32>) -> Result<(), ConfigError> {
+    match exempt_uid {
+        Some(uid) => {
+            let own = rustix::process::geteuid().as_raw();
+            if uid == own { Ok(()) } else { Err(config::refuse("interception.exemptUid", format!("is {uid}, but the sidecar runs as user {own}: its own calls would be captured"))) }
+        }
+        None => intercept::mark_sockets().map_err(|e| {
+            let why = format!("the sidecar cannot mark its packets ({e}): give it CAP_NET_ADMIN, or where the rules go by user, say which (interception.exemptUid, --exempt-uid)");
+            config::refuse("transparent", why)
+        }),
     }
 }
 

@@ -16,12 +16,13 @@ pub use check::{ConfigError, Source, refuse};
 pub use span::Span;
 pub use telemetry::{OtlpProtocol, Propagation, Tracing};
 
-use crate::intercept::nft::{Cidr, Filter};
+use crate::intercept::nft::Filter;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// Everything a sidecar is told at its start. Field names in files are camelCase; unknown fields are refused.
@@ -292,6 +293,8 @@ pub struct Interception {
     pub install: bool,
     /// Tell the sidecar's own packets by this user id instead of by a mark (which needs CAP_NET_ADMIN on every socket).
     pub exempt_uid: Option<u32>,
+    /// Further users whose calls are left alone.
+    pub exclude_uids: Vec<u32>,
     /// What to capture of the application's calls.
     pub outbound: Capture,
     /// What to capture of calls to the application.
@@ -310,25 +313,28 @@ pub struct Capture {
     pub include_cidrs: Vec<String>,
     /// Remote address ranges to leave alone.
     pub exclude_cidrs: Vec<String>,
+    /// Network interfaces to leave alone; `docker*` is all whose names begin so.
+    pub exclude_interfaces: Vec<String>,
 }
 
 impl Capture {
     /// As the rules need it; `field` is where it stands.
     ///
     /// # Errors
-    /// A range that is none.
+    /// A range or the name of an interface that is none.
     pub fn filter(&self, field: &str) -> Result<Filter, ConfigError> {
-        let ranges = |name: &str, texts: &[String]| -> Result<Vec<Cidr>, ConfigError> {
+        fn all<T: FromStr<Err = String>>(field: &str, name: &str, texts: &[String]) -> Result<Vec<T>, ConfigError> {
             let parse = |(i, text): (usize, &String)| {
                 text.parse().map_err(|e: String| refuse(format!("{field}.{name}[{i}]"), e))
             };
             texts.iter().enumerate().map(parse).collect()
-        };
+        }
         Ok(Filter {
             include_ports: self.include_ports.clone(),
             exclude_ports: self.exclude_ports.clone(),
-            include_cidrs: ranges("includeCidrs", &self.include_cidrs)?,
-            exclude_cidrs: ranges("excludeCidrs", &self.exclude_cidrs)?,
+            include_cidrs: all(field, "includeCidrs", &self.include_cidrs)?,
+            exclude_cidrs: all(field, "excludeCidrs", &self.exclude_cidrs)?,
+            exclude_interfaces: all(field, "excludeInterfaces", &self.exclude_interfaces)?,
         })
     }
 }

@@ -9,6 +9,17 @@ use weft_proxy::config::{
     self, AccessLogFormat, Addresses, ConfigError, ControlPlane, OtlpProtocol, Port, Protocol, Settings, Span,
     TcpOutbound, Tracing, Workload, WorkloadApi,
 };
+use weft_proxy::intercept;
+
+/// What the program does besides being a sidecar.
+#[derive(clap::Subcommand, Debug)]
+enum Other {
+    /// The nftables rules that bring a workload's traffic to its sidecar
+    Intercept {
+        #[command(subcommand)]
+        command: intercept::command::Command,
+    },
+}
 
 /// The sidecar of the Weft service mesh.
 ///
@@ -23,8 +34,16 @@ use weft_proxy::config::{
 /// A join token is read from --join-token-file or WEFT_JOIN_TOKEN. SIGTERM drains: calls to the application end first, its own calls
 /// last. Exit codes: 0 ended as asked, 1 failed to start or to run, 2 wrong settings.
 #[derive(Parser, Debug)]
-#[command(name = "weft-proxy", version, max_term_width = 120, verbatim_doc_comment)]
+#[command(
+    name = "weft-proxy",
+    version,
+    max_term_width = 120,
+    verbatim_doc_comment,
+    args_conflicts_with_subcommands = true
+)]
 struct Flags {
+    #[command(subcommand)]
+    command: Option<Other>,
     /// Settings, YAML or JSON with camelCase fields; flags go before what it says
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -109,6 +128,9 @@ struct Flags {
     /// Take connections that nftables redirects here
     #[arg(long, help_heading = "Listeners (port 0: any free one)")]
     transparent: bool,
+    /// The user that the sidecar runs as, where the rules let that user's packets pass; otherwise it marks them, which takes CAP_NET_ADMIN
+    #[arg(long, value_name = "UID", help_heading = "Listeners (port 0: any free one)")]
+    exempt_uid: Option<u32>,
 
     /// Data threads [default: 1]
     #[arg(long, value_name = "N", help_heading = "Running")]
@@ -233,6 +255,7 @@ impl Flags {
         settings.admin.socket = self.socket.or(settings.admin.socket);
         settings.dns.listen = self.dns.or(settings.dns.listen);
         settings.transparent |= self.transparent;
+        settings.interception.exempt_uid = self.exempt_uid.or(settings.interception.exempt_uid);
         over(&mut settings.workers.0, self.workers);
         over(&mut settings.access_log.path, self.access_log);
         over(&mut settings.access_log.format, self.access_log_format);
@@ -255,6 +278,15 @@ impl Flags {
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
+    if let Some(Other::Intercept { command }) = &flags.command {
+        return match intercept::command::run(command) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("weft-proxy: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let check = flags.check;
     let outcome = flags.settings().map_err(AppError::from).and_then(|settings| {
         if check {

@@ -2,6 +2,7 @@
 //!
 //! What is done with a connection once it is here is the business of `listen`. Only Linux is meant.
 
+pub mod command;
 pub mod dns;
 pub mod nft;
 mod stand_in;
@@ -20,8 +21,13 @@ pub const MARK: u32 = 0x7765_6674;
 static MARKING: AtomicBool = AtomicBool::new(false);
 
 /// From now on [`exempt`] marks sockets. Called once, at the start of a process whose rules go by mark.
-pub fn mark_sockets() {
+///
+/// # Errors
+/// Without CAP_NET_ADMIN in the network namespace: found out now rather than at each call.
+pub fn mark_sockets() -> io::Result<()> {
+    std::net::UdpSocket::bind(("127.0.0.1", 0)).and_then(|socket| SockRef::from(&socket).set_mark(MARK))?;
     MARKING.store(true, Ordering::Relaxed);
+    Ok(())
 }
 
 /// Marks a socket as the sidecar's own, before it connects; does nothing in a process that intercepts nothing.

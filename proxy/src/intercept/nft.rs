@@ -1,12 +1,17 @@
 //! The nftables rules that bring a workload's traffic to its sidecar: a pure function from a plan to a script, and running `nft` on it.
 //!
 //! One table, `inet weft`, is replaced as a whole in one transaction, so that installing is atomic and can be repeated, and removing
-//! leaves nothing. The rules belong to the network namespace of the workload; they are never meant for a host's own.
+//! leaves nothing. The rules belong to the network namespace of the workload; they are never meant for a host's own. Who changes them
+//! holds a lock, and so does `nft` itself: what a killed process left running ends before the next one begins.
 
 use std::fmt::Write as _;
 use std::io;
 use std::net::IpAddr;
-use std::process::{Command, Stdio};
+use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 /// How the sidecar's own packets are told from the workload's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +54,25 @@ impl std::fmt::Display for Cidr {
     }
 }
 
+/// The name of a network interface, or the beginning of several with `*` at its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface(String);
+
+impl std::str::FromStr for Interface {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let name = text.strip_suffix('*').unwrap_or(text);
+        let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '@');
+        // IFNAMSIZ, with the zero at its end.
+        if name.is_empty() || text.len() > 15 || !name.chars().all(known) {
+            return Err(format!(
+                "{text:?} is no name of an interface: 1 to 15 letters, digits, '.', '_', '-' or '@', and '*' at the end for all that begin so"
+            ));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
 /// What to capture in one direction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
@@ -60,6 +84,8 @@ pub struct Filter {
     pub include_cidrs: Vec<Cidr>,
     /// Remote ranges to leave alone.
     pub exclude_cidrs: Vec<Cidr>,
+    /// Interfaces to leave alone: those that packets leave by, or come in by.
+    pub exclude_interfaces: Vec<Interface>,
 }
 
 /// Everything a script is made from.
@@ -67,6 +93,8 @@ pub struct Filter {
 pub struct Plan {
     /// Whose packets pass.
     pub own: Own,
+    /// Other users whose packets pass.
+    pub exclude_uids: Vec<u32>,
     /// The sidecar's outbound port.
     pub outbound: u16,
     /// The sidecar's port for captured plaintext; `None`: inbound is left alone.
@@ -96,15 +124,17 @@ pub fn script(plan: &Plan) -> String {
         Own::Mark(mark) => rule(&format!("meta mark {mark:#x} return")),
         Own::Uid(uid) => rule(&format!("meta skuid {uid} return")),
     }
+    if !plan.exclude_uids.is_empty() {
+        rule(&format!("meta skuid {} return", set(&plan.exclude_uids)));
+    }
     if let Some(port) = plan.dns {
         // Before loopback passes: a stub resolver may stand there.
         rule(&format!("udp dport 53 redirect to :{port}"));
         rule(&format!("tcp dport 53 redirect to :{port}"));
     }
-    rule("oif lo ip daddr 127.0.0.0/8 return");
-    rule("ip6 daddr ::1 return");
-    rule("fib daddr type { broadcast, multicast } return");
-    filter(&mut rule, &plan.outbound_filter, "daddr");
+    // Loopback, and the workload's own addresses: what it asks of itself is nobody else's business.
+    rule("fib daddr type { local, broadcast, multicast } return");
+    filter(&mut rule, &plan.outbound_filter, "oifname", "daddr");
     rule(&format!("meta l4proto tcp redirect to :{}", plan.outbound));
     out.push_str("  }\n");
     if let Some(port) = plan.inbound {
@@ -117,7 +147,7 @@ pub fn script(plan: &Plan) -> String {
             rule(&format!("tcp dport {} return", set(&plan.direct)));
         }
         rule("fib daddr type != local return");
-        filter(&mut rule, &plan.inbound_filter, "saddr");
+        filter(&mut rule, &plan.inbound_filter, "iifname", "saddr");
         rule(&format!("meta l4proto tcp redirect to :{port}"));
         out.push_str("  }\n");
     }
@@ -125,7 +155,10 @@ pub fn script(plan: &Plan) -> String {
     out
 }
 
-fn filter(rule: &mut impl FnMut(&str), filter: &Filter, remote: &str) {
+fn filter(rule: &mut impl FnMut(&str), filter: &Filter, interface: &str, remote: &str) {
+    for Interface(name) in &filter.exclude_interfaces {
+        rule(&format!("{interface} \"{name}\" return"));
+    }
     if !filter.exclude_ports.is_empty() {
         rule(&format!("tcp dport {} return", set(&filter.exclude_ports)));
     }
@@ -153,34 +186,84 @@ fn set<T: std::fmt::Display>(items: &[T]) -> String {
     format!("{{ {} }}", items.join(", "))
 }
 
+/// How long another process that changes the rules is waited for.
+const OTHERS: Duration = Duration::from_secs(10);
+/// The name of the lock, an abstract Unix address: those belong to the network namespace, as the rules do.
+const LOCK: &[u8] = b"weft/intercept";
+
 /// Runs `nft` on a script, in the network namespace of the calling process. Blocks for the few milliseconds that takes.
 ///
 /// # Errors
-/// When `nft` is missing (the text says what to install) or refuses (the text is what it printed).
+/// When `nft` is missing (the text says what to install) or refuses (the text is what it printed), and when another process holds the
+/// rules for over ten seconds.
 pub fn run(script: &str) -> io::Result<()> {
     use std::io::Write as _;
-    let mut child = Command::new("nft")
-        .args(["-f", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => io::Error::new(
-                e.kind(),
-                "transparent interception needs the nft program; install the package nftables, or use explicit mode",
-            ),
-            _ => e,
-        })?;
+    let mut nft = program(&["-f", "-"]);
+    // It prints nothing there, and as long as it runs the lock is held, whatever becomes of this process.
+    let mut child = nft.stdin(Stdio::piped()).stdout(lock()?).stderr(Stdio::piped()).spawn().map_err(missing)?;
     if let Some(mut stdin) = child.stdin.take() {
         stdin.write_all(script.as_bytes())?;
     }
-    let output = child.wait_with_output()?;
+    succeeded(&child.wait_with_output()?)
+}
+
+/// The rules in force as `nft` prints them; `None`: there are none of ours.
+///
+/// # Errors
+/// As for [`run`].
+pub fn show() -> io::Result<Option<String>> {
+    let tables = program(&["list", "tables", "inet"]).output().map_err(missing)?;
+    succeeded(&tables)?;
+    if !String::from_utf8_lossy(&tables.stdout).lines().any(|line| line == "table inet weft") {
+        return Ok(None);
+    }
+    let rules = program(&["list", "table", "inet", "weft"]).output().map_err(missing)?;
+    succeeded(&rules)?;
+    Ok(Some(String::from_utf8_lossy(&rules.stdout).into_owned()))
+}
+
+fn lock() -> io::Result<OwnedFd> {
+    let address = UnixAddress::from_abstract_name(LOCK)?;
+    let end = Instant::now() + OTHERS;
+    loop {
+        match UnixDatagram::bind_addr(&address) {
+            Ok(socket) => return Ok(socket.into()),
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse && Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "another process has been changing the interception rules for ten seconds",
+                ));
+            }
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+fn program(arguments: &[&str]) -> Command {
+    let mut command = Command::new("nft");
+    command.args(arguments);
+    command
+}
+
+fn missing(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::NotFound => io::Error::new(
+            error.kind(),
+            "transparent interception needs the nft program; install the package nftables, or use explicit mode",
+        ),
+        _ => error,
+    }
+}
+
+fn succeeded(output: &Output) -> io::Result<()> {
     if output.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(io::Error::other(format!("nft refused the rules ({}): {}", output.status, said.trim())))
+    Err(io::Error::other(format!("nft refused ({}): {}", output.status, said.trim())))
 }
 
 #[cfg(test)]
@@ -190,6 +273,7 @@ mod tests {
     fn plan() -> Plan {
         Plan {
             own: Own::Mark(super::super::MARK),
+            exclude_uids: vec![101, 102],
             outbound: 15001,
             inbound: Some(15006),
             dns: Some(15053),
@@ -197,6 +281,7 @@ mod tests {
             outbound_filter: Filter {
                 exclude_ports: vec![22],
                 exclude_cidrs: vec!["169.254.0.0/16".parse().unwrap(), "fe80::/10".parse().unwrap()],
+                exclude_interfaces: vec!["tun0".parse().unwrap(), "docker*".parse().unwrap()],
                 ..Filter::default()
             },
             inbound_filter: Filter { include_ports: vec![8080, 9090], ..Filter::default() },
@@ -212,11 +297,12 @@ table inet weft {
   chain output {
     type nat hook output priority -100; policy accept;
     meta mark 0x77656674 return
+    meta skuid { 101, 102 } return
     udp dport 53 redirect to :15053
     tcp dport 53 redirect to :15053
-    oif lo ip daddr 127.0.0.0/8 return
-    ip6 daddr ::1 return
-    fib daddr type { broadcast, multicast } return
+    fib daddr type { local, broadcast, multicast } return
+    oifname \"tun0\" return
+    oifname \"docker*\" return
     tcp dport { 22 } return
     ip daddr { 169.254.0.0/16 } return
     ip6 daddr { fe80::/10 } return
@@ -257,6 +343,16 @@ table inet weft {
         assert_eq!("::1".parse::<Cidr>().unwrap().to_string(), "::1/128");
         for text in ["10.0.0.0/33", "shop", "10.0.0.0/", "/8"] {
             assert!(text.parse::<Cidr>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_of_an_interface_cannot_leave_its_quotes() {
+        for text in ["eth0", "veth-1.2", "docker*", "if@2"] {
+            assert!(text.parse::<Interface>().is_ok(), "{text}");
+        }
+        for text in ["", "*", "a*b", "sixteen-letters-", "a b", "a\"; flush ruleset; \"", "eth0\n"] {
+            assert!(text.parse::<Interface>().is_err(), "{text}");
         }
     }
 }

@@ -106,9 +106,7 @@ impl Netns {
         settings.insert("inbound".into(), json!({"tunnel": at(15008), "plaintext": at(15006)}));
         settings.insert("dns".into(), json!({"listen": "127.0.0.1:15053"}));
         settings.insert("transparent".into(), true.into());
-        // What the program asks of itself is nobody else's business.
-        let own = format!("{}/32", self.address());
-        settings.insert("interception".into(), json!({"install": true, "outbound": {"excludeCidrs": [own]}}));
+        settings.insert("interception".into(), json!({"install": true}));
         if let Some(admin) = settings.get_mut("admin").and_then(Value::as_object_mut) {
             admin.insert("listen".into(), at(15021));
         }
