@@ -1,14 +1,16 @@
-//! Two doors for operators. On TCP: `/ready`, `/live` and `/metrics`, and nothing else. On a Unix socket that only the owner may open
+//! Two doors for operators. On TCP: `/ready`, `/live`, `/metrics` and the application's own probes (`/app-probe/…`), and nothing else. On a Unix socket that only the owner may open
 //! (0600), besides those: `GET /config_dump`, `GET /stats`, `PUT /log?filter=…`, `POST /drain[?phase=outbound]`, `GET /certificate`.
 //!
 //! HTTP/1.1, one request a connection: it serves a scraper and a person, runs on the control thread, and bounds everything.
 
+mod app_probe;
 mod stats;
 
 use crate::discovery::{Directory, DumpRequest};
 use crate::drain::Drain;
 use crate::telemetry::Telemetry;
 use crate::telemetry::exposition::Format;
+pub use app_probe::AppProbe;
 use serde_json::{Value, json};
 pub use stats::stats;
 use std::sync::{Arc, OnceLock};
@@ -47,6 +49,8 @@ pub struct Admin {
     pub identity: Arc<OnceLock<Arc<LiveIdentity>>>,
     /// For `PUT /log`.
     pub set_log: SetLog,
+    /// For `GET /app-probe/…`.
+    pub probes: Arc<[AppProbe]>,
 }
 
 impl std::fmt::Debug for Admin {
@@ -114,8 +118,8 @@ impl Admin {
 
     async fn converse(self, mut stream: impl AsyncRead + AsyncWrite + Unpin, door: Door) {
         let exchange = async {
-            let Some(Asked { method, target, accept }) = read_head(&mut stream).await else { return };
-            let answer = self.answer(door, &method, &target, &accept).await;
+            let Some(Asked { method, target, headers }) = read_head(&mut stream).await else { return };
+            let answer = self.answer(door, &method, &target, &headers).await;
             let reason =
                 http::StatusCode::from_u16(answer.status).ok().and_then(|s| s.canonical_reason()).unwrap_or("");
             let head = format!(
@@ -133,7 +137,7 @@ impl Admin {
         let _ = timeout(REQUEST, exchange).await;
     }
 
-    async fn answer(&self, door: Door, method: &str, target: &str, accept: &str) -> Answer {
+    async fn answer(&self, door: Door, method: &str, target: &str, headers: &[(String, Vec<u8>)]) -> Answer {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let read = matches!(method, "GET" | "HEAD");
         match (door, path) {
@@ -144,11 +148,23 @@ impl Admin {
                 (false, false) => Answer::text(503, "not ready: no certificate or no inbound configuration yet\n"),
             },
             (_, "/metrics") if read => {
-                let format = Format::accepted(accept);
+                let accept = headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("accept"));
+                let accept: Vec<_> = accept.filter_map(|(_, value)| std::str::from_utf8(value).ok()).collect();
+                let format = Format::accepted(&accept.join(","));
                 let body = self.telemetry.render_as(format, self.directory.snapshot().clusters());
                 Answer { status: 200, kind: format.content_type(), body }
             }
             (_, "/live" | "/ready" | "/metrics") => Answer::text(405, "only GET and HEAD\n"),
+            (Door::Tcp, path) if read && path.starts_with("/app-probe/") => {
+                let name = path.trim_start_matches("/app-probe/");
+                let Some(probe) = self.probes.iter().find(|probe| probe.name == name) else {
+                    return Answer::text(404, "there is no such probe\n");
+                };
+                match probe.ask(headers).await {
+                    Ok(said) => Answer::text(200, said + "\n"),
+                    Err((status, why)) => Answer::text(status, why + "\n"),
+                }
+            }
             (Door::Tcp, _) => Answer::text(404, "this port has /ready, /live and /metrics\n"),
             (Door::Socket, "/config_dump") if read => match self.dump().await {
                 Some(dump) => Answer::json(&dump),
@@ -217,7 +233,7 @@ impl Admin {
 struct Asked {
     method: String,
     target: String,
-    accept: String,
+    headers: Vec<(String, Vec<u8>)>,
 }
 
 /// What is asked for; `None` for what is no request, too long, or gone.
@@ -227,12 +243,11 @@ async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> Option<Asked> {
         let mut headers = [httparse::EMPTY_HEADER; 64];
         let mut request = httparse::Request::new(&mut headers);
         if request.parse(&buffer).ok()?.is_complete() {
-            let accept = request.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("accept"));
-            let accept: Vec<_> = accept.filter_map(|header| std::str::from_utf8(header.value).ok()).collect();
+            let headers = request.headers.iter().map(|header| (header.name.to_owned(), header.value.to_vec()));
             return Some(Asked {
                 method: request.method?.to_owned(),
                 target: request.path?.to_owned(),
-                accept: accept.join(","),
+                headers: headers.collect(),
             });
         }
         if buffer.len() >= HEAD || stream.read_buf(&mut buffer).await.ok()? == 0 {
@@ -276,6 +291,7 @@ mod tests {
             dumps: mpsc::channel(1).0,
             identity: Arc::default(),
             set_log: Arc::new(|filter| if filter == "info,a=debug" { Ok(()) } else { Err("no filter".into()) }),
+            probes: Arc::default(),
         };
         (admin, ready, drain)
     }

@@ -281,6 +281,7 @@ impl Process {
             dumps: self.dumps.clone(),
             identity: self.identity.clone(),
             set_log: self.set_log.clone(),
+            probes: self.settings.admin.app_probes.clone().into(),
         };
         let listener = sockets.admin.1.try_clone().and_then(tokio::net::TcpListener::from_std).map_err(start)?;
         let tcp = admin.clone();

@@ -10,12 +10,13 @@ mod check;
 mod span;
 mod telemetry;
 
-pub use addresses::Addresses;
+pub use addresses::{Addresses, Place};
 pub use agent::SOCKET_VARIABLE;
 pub use check::{ConfigError, Source, refuse};
 pub use span::Span;
 pub use telemetry::{OtlpProtocol, Propagation, Tracing};
 
+use crate::admin::AppProbe;
 use crate::intercept::nft::Filter;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -165,7 +166,7 @@ pub enum Protocol {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ControlPlane {
-    /// `ip:port` of its gRPC listener; of each replica's, where there are several.
+    /// `ip:port` or `name:port` of its gRPC listener; of each replica's, where there are several.
     pub address: Addresses,
     /// SHA-256 of the root CA's public key (SPKI), hexadecimal. A join token that says otherwise is refused.
     #[serde(default)]
@@ -347,11 +348,13 @@ pub struct Admin {
     pub listen: SocketAddr,
     /// Unix socket, 0600. Default: `admin.sock` in the state directory, none without one.
     pub socket: Option<PathBuf>,
+    /// What `/app-probe/NAME` on the port asks the application.
+    pub app_probes: Vec<AppProbe>,
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { listen: local(15021), socket: None }
+        Self { listen: local(15021), socket: None, app_probes: Vec::new() }
     }
 }
 

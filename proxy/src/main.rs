@@ -4,9 +4,10 @@ use clap::Parser;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use weft_proxy::admin::AppProbe;
 use weft_proxy::app::{self, AppError};
 use weft_proxy::config::{
-    self, AccessLogFormat, Addresses, ConfigError, ControlPlane, OtlpProtocol, Port, Protocol, Settings, Span,
+    self, AccessLogFormat, Addresses, ConfigError, ControlPlane, OtlpProtocol, Place, Port, Protocol, Settings, Span,
     TcpOutbound, Tracing, Workload, WorkloadApi,
 };
 use weft_proxy::intercept;
@@ -66,9 +67,9 @@ struct Flags {
     /// The same by the hint that the agent gives with it
     #[arg(long, value_name = "HINT", help_heading = "Configuration source")]
     svid_hint: Option<String>,
-    /// gRPC address of the control plane; of each replica, comma-separated or repeated
-    #[arg(long, value_name = "IP:PORT", value_delimiter = ',', help_heading = "Configuration source")]
-    control_plane: Vec<SocketAddr>,
+    /// gRPC address of the control plane, an IP address or a name and a port; of each replica, comma-separated or repeated
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', help_heading = "Configuration source")]
+    control_plane: Vec<Place>,
     /// File with a join token (never pass the token itself on a command line)
     #[arg(long, value_name = "FILE", help_heading = "Configuration source")]
     join_token_file: Option<PathBuf>,
@@ -122,6 +123,9 @@ struct Flags {
     /// Private socket [default: admin.sock in the state directory]
     #[arg(long, value_name = "PATH", help_heading = "Listeners (port 0: any free one)")]
     socket: Option<PathBuf>,
+    /// What GET /app-probe/NAME on the admin port asks the application: http, https, tcp or grpc at 127.0.0.1; repeatable
+    #[arg(long, value_name = "NAME=URL", help_heading = "Listeners (port 0: any free one)")]
+    app_probe: Vec<AppProbe>,
     /// DNS server for the application, UDP and TCP
     #[arg(long, value_name = "IP:PORT", help_heading = "Listeners (port 0: any free one)")]
     dns: Option<SocketAddr>,
@@ -156,6 +160,9 @@ struct Flags {
     /// How long leaving may take [default: 30s]
     #[arg(long, value_name = "DURATION", help_heading = "Running")]
     drain_deadline: Option<Span>,
+    /// SIGTERM comes after the application's end, as for a native sidecar of Kubernetes: it is not waited for
+    #[arg(long, conflicts_with = "until_stdin_closes", help_heading = "Running")]
+    application_ends_first: bool,
     /// Take the end of standard input as the end of the application
     #[arg(long, help_heading = "Running")]
     until_stdin_closes: bool,
@@ -253,6 +260,7 @@ impl Flags {
         settings.inbound.plaintext = self.plaintext.or(settings.inbound.plaintext);
         over(&mut settings.admin.listen, self.admin);
         settings.admin.socket = self.socket.or(settings.admin.socket);
+        settings.admin.app_probes.extend(self.app_probe);
         settings.dns.listen = self.dns.or(settings.dns.listen);
         settings.transparent |= self.transparent;
         settings.interception.exempt_uid = self.exempt_uid.or(settings.interception.exempt_uid);
@@ -270,6 +278,9 @@ impl Flags {
             settings.tracing = Tracing::from_environment(|name| std::env::var(name).ok())?;
         }
         over(&mut settings.drain.deadline, self.drain_deadline);
+        if self.application_ends_first {
+            settings.drain.wait_for_application = Some(false);
+        }
         settings.until_stdin_closes |= self.until_stdin_closes;
         settings.validate()?;
         Ok(settings)

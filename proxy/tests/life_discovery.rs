@@ -196,7 +196,7 @@ async fn a_sidecar_that_knows_several_replicas_goes_on_with_another_when_its_own
     let (plane, one) = started().await;
     let other = plane.start(None).await;
     let (first, second) = (one.address, other.address);
-    let addresses = weft_proxy::config::Addresses::new(vec![first, second]).unwrap();
+    let addresses = weft_proxy::config::Addresses::new(vec![first.into(), second.into()]).unwrap();
     let sidecar = Sidecar::start(&plane, link::Route::new(&addresses), None);
     let mut running = [Some(one), Some(other)];
     // Each of them is the only one once, whichever it began with.

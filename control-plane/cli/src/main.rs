@@ -21,6 +21,7 @@ mod failure;
 mod fleet;
 mod get;
 mod identity;
+mod inject;
 mod metrics;
 mod output;
 mod plan;
@@ -74,6 +75,10 @@ enum Command {
     Run(Box<run::Args>),
     /// Create or change resources from files, directories or stdin
     Apply(apply::Args),
+    /// Add sidecars to the pods in Kubernetes manifests: what is printed can be applied
+    Inject(Box<inject::Args>),
+    /// Take the sidecars out of manifests again
+    Uninject(inject::Sources),
     /// Say what a change would do to the calls of the last hour: nothing is written
     Plan(plan::Args),
     /// Show resources
@@ -154,6 +159,8 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Plugin(words) => plugin::exec(&words),
         Command::Completion(args) => completion::script(&args, &mut <Cli as clap::CommandFactory>::command()),
         Command::Metrics(args) => metrics::run(&args),
+        Command::Inject(args) => inject::run(&args),
+        Command::Uninject(sources) => inject::undo(&sources),
         Command::Up(args) => block_on(&mut tokio::runtime::Builder::new_multi_thread(), up::run(*args)),
         // One thread for the rest. For `run` and `demo` it matters: the kernel ties a child's death signal to the thread that
         // started it, and the main thread lives as long as the process does.

@@ -1,6 +1,6 @@
 //! The way to the control plane: one gRPC channel over our own TLS, patience between attempts, and failures in words.
 
-use crate::config::Addresses;
+use crate::config::{Addresses, Place};
 use std::error::Error as _;
 use std::io;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
 use weft_certs::tls::unnamed;
 
-/// DNS-less: TCP and TLS to the control plane together.
+/// Name, TCP and TLS to the control plane together.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How often a quiet connection is asked whether it lives, and how long the answer may take: without it a partitioned stream stays
 /// dead after the repair.
@@ -23,7 +23,7 @@ const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::fro
 /// a sidecar.
 #[derive(Clone, Debug)]
 pub struct Route {
-    addresses: Arc<[SocketAddr]>,
+    addresses: Arc<[Place]>,
     /// Counts on; its remainder is the place in the list.
     turn: Arc<AtomicUsize>,
 }
@@ -32,15 +32,15 @@ impl Route {
     /// Begins at random: sidecars that start together spread over the replicas.
     #[must_use]
     pub fn new(addresses: &Addresses) -> Self {
-        let addresses: Arc<[SocketAddr]> = addresses.all().into();
+        let addresses: Arc<[Place]> = addresses.all().into();
         let first = rand::random_range(0..addresses.len());
         Self { addresses, turn: Arc::new(AtomicUsize::new(first)) }
     }
 
     /// The address to try, and the turn that it belongs to.
-    fn now(&self) -> (usize, SocketAddr) {
+    fn now(&self) -> (usize, &Place) {
         let turn = self.turn.load(Ordering::Relaxed);
-        (turn, self.addresses[turn % self.addresses.len()])
+        (turn, &self.addresses[turn % self.addresses.len()])
     }
 
     /// It cannot be connected to: whoever tries next, after its backoff, tries another. Nothing where somebody said so before.
@@ -69,7 +69,7 @@ pub fn channel(route: impl Into<Route>, tls: Arc<rustls::ClientConfig>) -> Chann
             let (tls, route) = (tls.clone(), route.clone());
             async move {
                 let (turn, address) = route.now();
-                let connected = timeout(CONNECT, dial(address, tls)).await;
+                let connected = timeout(CONNECT, dial_any(address, &tls)).await;
                 let connected = connected
                     .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, format!("{address} is silent"))));
                 if connected.is_err() {
@@ -80,10 +80,32 @@ pub fn channel(route: impl Into<Route>, tls: Arc<rustls::ClientConfig>) -> Chann
         }))
 }
 
-async fn dial(
-    address: SocketAddr,
-    tls: TlsConnector,
-) -> io::Result<hyper_util::rt::TokioIo<tokio_rustls::client::TlsStream<tokio::net::TcpStream>>> {
+type Connection = hyper_util::rt::TokioIo<tokio_rustls::client::TlsStream<tokio::net::TcpStream>>;
+
+/// A name may stand for several replicas: one of its addresses at random, and the others if that is not to be had.
+async fn dial_any(place: &Place, tls: &TlsConnector) -> io::Result<Connection> {
+    let mut addresses: Vec<SocketAddr> = match place {
+        Place::Address(address) => return dial(*address, tls.clone()).await,
+        Place::Name(name, port) => {
+            let found = tokio::net::lookup_host((&**name, *port)).await;
+            found.map_err(|e| io::Error::new(e.kind(), format!("{place}: {e}")))?.collect()
+        }
+    };
+    if !addresses.is_empty() {
+        let first = rand::random_range(0..addresses.len());
+        addresses.rotate_left(first);
+    }
+    let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{place}: the name has no address"));
+    for address in addresses {
+        match dial(address, tls.clone()).await {
+            Ok(connection) => return Ok(connection),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+async fn dial(address: SocketAddr, tls: TlsConnector) -> io::Result<Connection> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     crate::intercept::exempt(&socket)?;
     let stream = socket.connect(address).await.map_err(|e| io::Error::new(e.kind(), format!("{address}: {e}")))?;
@@ -183,28 +205,28 @@ mod tests {
 
     #[test]
     fn an_address_that_fails_is_left_for_the_next_one_once() {
-        let all: Vec<SocketAddr> = (1..=3).map(|port| SocketAddr::from(([192, 0, 2, 1], port))).collect();
+        let all: Vec<Place> = (1..=3).map(|port| SocketAddr::from(([192, 0, 2, 1], port)).into()).collect();
         let route = Route::new(&Addresses::new(all.clone()).unwrap());
         let mut tried = Vec::new();
         for _ in 0..3 {
             let (turn, address) = route.now();
-            tried.push(address);
+            tried.push(address.clone());
             // Two channels met the same failure.
             route.failed(turn);
             route.failed(turn);
         }
         tried.sort();
         assert_eq!(tried, all);
-        let only = Route::from(all[0]);
+        let only = Route::new(&Addresses::new(all[..1].to_vec()).unwrap());
         only.failed(only.now().0);
-        assert_eq!(only.now().1, all[0]);
+        assert_eq!(*only.now().1, all[0]);
     }
 
     #[test]
     fn sidecars_begin_at_different_addresses() {
-        let all: Vec<SocketAddr> = (1..=3).map(|port| SocketAddr::from(([192, 0, 2, 1], port))).collect();
+        let all: Vec<Place> = (1..=3).map(|port| SocketAddr::from(([192, 0, 2, 1], port)).into()).collect();
         let addresses = Addresses::new(all).unwrap();
-        let first: std::collections::BTreeSet<_> = (0..200).map(|_| Route::new(&addresses).now().1).collect();
+        let first: std::collections::BTreeSet<_> = (0..200).map(|_| Route::new(&addresses).now().1.clone()).collect();
         assert_eq!(first.len(), 3);
     }
 

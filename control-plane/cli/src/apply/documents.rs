@@ -30,6 +30,18 @@ const MAX_FILE: u64 = 16 << 20;
 /// Reads all documents of all sources (`-` is stdin; of a directory `.yaml`, `.yml` and `.json`, sorted by name).
 pub fn read(sources: &[PathBuf], recursive: bool) -> Result<Vec<Document>, Failure> {
     let mut documents = Vec::new();
+    for (origin, text) in texts(sources, recursive)? {
+        documents.extend(parse(&origin, &text)?);
+    }
+    if documents.is_empty() {
+        return Err(Failure::usage("there is nothing in what -f names").hint("give a file with at least one object"));
+    }
+    Ok(documents)
+}
+
+/// The same sources as text, with the name that errors call each by.
+pub fn texts(sources: &[PathBuf], recursive: bool) -> Result<Vec<(String, String)>, Failure> {
+    let mut texts = Vec::new();
     for source in sources {
         if source.as_os_str() == "-" {
             let mut text = String::new();
@@ -38,7 +50,7 @@ pub fn read(sources: &[PathBuf], recursive: bool) -> Result<Vec<Document>, Failu
                 .take(MAX_FILE)
                 .read_to_string(&mut text)
                 .map_err(|error| Failure::usage(format!("cannot read stdin: {error}")))?;
-            documents.extend(parse("stdin", &text)?);
+            texts.push(("stdin".to_owned(), text));
             continue;
         }
         for file in files(source, recursive)? {
@@ -48,13 +60,10 @@ pub fn read(sources: &[PathBuf], recursive: bool) -> Result<Vec<Document>, Failu
                 return Err(bad(&"larger than 16 MiB"));
             }
             let text = std::fs::read_to_string(&file).map_err(|error| bad(&error))?;
-            documents.extend(parse(&file.display().to_string(), &text)?);
+            texts.push((file.display().to_string(), text));
         }
     }
-    if documents.is_empty() {
-        return Err(Failure::usage("there is nothing in what -f names").hint("give a file with at least one object"));
-    }
-    Ok(documents)
+    Ok(texts)
 }
 
 fn files(source: &Path, recursive: bool) -> Result<Vec<PathBuf>, Failure> {

@@ -11,7 +11,7 @@ use crate::client::{Client, Error, encode};
 use crate::failure::Failure;
 use crate::output::{self, Format};
 use conditions::Fate;
-pub use documents::{Document, parse, read};
+pub use documents::{Document, parse, read, texts};
 use http::Method;
 use serde_json::{Value, json};
 use std::collections::HashSet;
