@@ -81,7 +81,11 @@ fn the_data_path_has_no_hyper_in_it() {
         let grpc = ["discovery", "identity", "telemetry/spans"].iter().any(|room| path.starts_with(proxy.join(room)));
         assert!(grpc || !(text.contains("hyper::") || text.contains("hyper_util::")), "{} names hyper", path.display());
         let exchange = path.starts_with(proxy.join("exchange"));
-        assert!(!exchange || !text.contains("h2::"), "{}: the protocols of the wire stay behind weft-codec", path.display());
+        assert!(
+            !exchange || !text.contains("h2::"),
+            "{}: the protocols of the wire stay behind weft-codec",
+            path.display()
+        );
     }
 }
 
