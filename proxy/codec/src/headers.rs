@@ -2,7 +2,7 @@
 //!
 //! What was read stays where it was read: a line is two ranges of the one buffer that its section came in, and what is added on the way
 //! goes into one more. What a header *means* to framing (length, transfer coding, connection) is decided in `h1::parse` and
-//! `h1::encode`; what it means to routing is decided in `weft-policy`.
+//! `h1::encode`; what it means to routing is not decided here.
 
 mod known;
 mod section;

@@ -2,7 +2,7 @@
 //! writes; each possibly preceded by bytes that were read already.
 //!
 //! Half-close passes through all of them: `poll_shutdown` is a FIN, a `close_notify` followed by a FIN, or an END_STREAM. Who
-//! dials or accepts is the business of `endpoint` and `listen`.
+//! dials or accepts is the business of whoever uses the codec.
 
 use super::h2::Tunnel;
 use super::spare;

@@ -1,8 +1,8 @@
 //! The boundary between calls and bytes: a call is a head, frames and trailers in both directions, whatever protocol carries it.
 //!
-//! `exchange` sees only the types of this module, never `h2::` and never a socket. [`serve_h1`](h1::serve) and
-//! [`serve_h2`](h2::serve) read calls off a connection and hand each to a [`Handler`]; the connector (`endpoint`) makes an
-//! [`Upstream`] for each attempt. Routing, retries and deadlines of calls must not be here; framing and its limits must be nowhere else.
+//! [`h1::serve`] and [`h2::serve`] read calls off a connection and hand each to a [`Handler`]; an [`Upstream`] is one attempt on a connection
+//! that was dialled ([`h1::Client`], [`h2::connect`]). The sidecar's request path and the control plane's gRPC port see the types of this module only, whatever carries
+//! them. An idle connection holds no buffers. Routing, retries and deadlines of calls must not be here; framing and its limits must be nowhere else.
 //!
 //! Invariant of heads: `authority` is the truth about who is addressed. A `Host` entry in `headers` only remembers where the
 //! caller put it and how it was spelt; encoders write `authority` in its place. `Transfer-Encoding` never appears in `headers`,

@@ -1,6 +1,6 @@
 //! The connecting end of an HTTP/1 connection: one exchange at a time, and the way back to the pool when it ended cleanly.
 //!
-//! Whether a failed exchange may be tried again is said in the error (`Sent`), not acted upon: retries belong to `exchange`.
+//! Whether a failed exchange may be tried again is said in the error (`Sent`), not acted upon: retries belong to whoever calls.
 
 use super::encode::{self, Encoder};
 use super::parse::{self, Decoder};

@@ -2,7 +2,7 @@
 //! whether the connection lives on.
 //!
 //! A handler drives both directions of its call within this one task. Deadlines here are those of the connection (head, idle,
-//! lingering); deadlines of calls belong to `exchange`.
+//! lingering); deadlines of calls belong to handlers.
 
 use super::encode::{self, Answering, Encoder};
 use super::parse::{self, Decoder, RequestFraming};
