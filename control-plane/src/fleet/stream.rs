@@ -174,14 +174,14 @@ impl Control for ControlService {
         let stream = futures_util::stream::unfold(State::Begin(Box::pin(begin)), |state| async {
             let mut live = match state {
                 State::Begin(begin) => match begin.await {
-                    Ok(live) => live,
+                    Ok(live) => Box::new(live),
                     Err(status) => return Some((Err(status), State::End)),
                 },
-                State::Live(live) => *live,
+                State::Live(live) => live,
                 State::End => return None,
             };
             let item = live.next().await?;
-            let next = if item.is_ok() { State::Live(Box::new(live)) } else { State::End };
+            let next = if item.is_ok() { State::Live(live) } else { State::End };
             Some((item, next))
         });
         Ok(Response::new(Box::pin(stream)))

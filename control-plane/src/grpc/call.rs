@@ -3,11 +3,12 @@
 //! Nothing is gathered here: a frame is taken from either side when the other has taken the one before, so that a peer that does not read
 //! holds up its own call and no other. A caller that goes drops its answer, which is how a service learns of it.
 
-use super::{Caller, Services};
+use super::{Answering, Caller, Services};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, Uri};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -25,12 +26,25 @@ pub(super) struct Calls<'s, S> {
 }
 
 impl<S: Services> Handler for Calls<'_, S> {
-    async fn call<'c>(&'c self, head: RequestHead, body: RequestBody<'c>, mut reply: Reply<'c>) {
-        // A caller that cancels does nothing wrong.
-        if let Err(error) = self.answer(head, body, &mut reply).await
-            && error.kind != Kind::ClientGone
-        {
-            tracing::debug!(%error, peer = %self.caller.address, "a gRPC call broke");
+    fn call<'c>(
+        &'c self,
+        head: RequestHead,
+        body: RequestBody<'c>,
+        mut reply: Reply<'c>,
+    ) -> impl Future<Output = ()> + Send + 'c {
+        // Before the future that lasts as long as the call, which would keep room for the head.
+        let answering = self.answer(head, body);
+        async move {
+            let told = match answering {
+                Ok(answering) => tell(answering, &mut reply).await,
+                Err(error) => Err(error),
+            };
+            // A caller that cancels does nothing wrong.
+            if let Err(error) = told
+                && error.kind != Kind::ClientGone
+            {
+                tracing::debug!(%error, peer = %self.caller.address, "a gRPC call broke");
+            }
         }
     }
 
@@ -40,39 +54,14 @@ impl<S: Services> Handler for Calls<'_, S> {
 }
 
 impl<S: Services> Calls<'_, S> {
-    async fn answer(&self, head: RequestHead, body: RequestBody<'_>, reply: &mut Reply<'_>) -> Result<(), Error> {
+    fn answer(&self, head: RequestHead, body: RequestBody<'_>) -> Result<Answering, Error> {
         let within = head.headers.get(&GRPC_TIMEOUT).and_then(|limit| parse_grpc_timeout(limit.as_bytes()));
-        let mut answering = self.services.call(self.request(head, body)?);
-        if let Some(within) = within {
-            answering = Box::pin(async move {
-                let late = |_| Status::deadline_exceeded("the call's deadline has passed").into_http();
-                tokio::time::timeout(within, answering).await.unwrap_or_else(late)
-            });
-        }
-        let (head, mut body) = response(reply.while_open(answering).await?);
-        let end = body.is_end_stream();
-        reply.send_head(head, end).await?;
-        while !end {
-            match reply.while_open(body.frame()).await? {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => {
-                        if !data.is_empty() {
-                            reply.data(data).await?;
-                        }
-                    }
-                    Err(frame) => {
-                        let trailers = frame.into_trailers().unwrap_or_default();
-                        return reply.trailers(headers(&trailers)).await;
-                    }
-                },
-                Some(Err(status)) => {
-                    reply.reset(ResetCode::Internal);
-                    return Err(Error::caused(Kind::Internal, status));
-                }
-                None => return reply.finish().await,
-            }
-        }
-        Ok(())
+        let answering = self.services.call(self.request(head, body)?);
+        let Some(within) = within else { return Ok(answering) };
+        Ok(Box::pin(async move {
+            let late = |_| Status::deadline_exceeded("the call's deadline has passed").into_http();
+            tokio::time::timeout(within, answering).await.unwrap_or_else(late)
+        }))
     }
 
     fn request(&self, head: RequestHead, body: RequestBody<'_>) -> Result<Request<Body>, Error> {
@@ -85,6 +74,34 @@ impl<S: Services> Calls<'_, S> {
         request.extensions_mut().insert(self.caller.clone());
         Ok(request)
     }
+}
+
+/// Sends the answer as it comes.
+async fn tell(answering: Answering, reply: &mut Reply<'_>) -> Result<(), Error> {
+    let (head, mut body) = response(reply.while_open(answering).await?);
+    let end = body.is_end_stream();
+    reply.send_head(head, end).await?;
+    while !end {
+        match reply.while_open(body.frame()).await? {
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => {
+                    if !data.is_empty() {
+                        reply.data(data).await?;
+                    }
+                }
+                Err(frame) => {
+                    let trailers = frame.into_trailers().unwrap_or_default();
+                    return reply.trailers(headers(&trailers)).await;
+                }
+            },
+            Some(Err(status)) => {
+                reply.reset(ResetCode::Internal);
+                return Err(Error::caused(Kind::Internal, status));
+            }
+            None => return reply.finish().await,
+        }
+    }
+    Ok(())
 }
 
 fn response(response: Response<Body>) -> (ResponseHead, Body) {
