@@ -10,6 +10,7 @@ pub mod compile;
 pub mod explain;
 mod fetch;
 pub mod fleet;
+pub mod grpc;
 pub mod identity;
 pub mod inject;
 pub mod journal;

@@ -12,6 +12,7 @@ mod stand_by;
 pub use settings::{Cluster, Settings};
 
 use crate::fleet::{ControlService, Fleet, Leases, Life, traffic, web};
+use crate::grpc;
 use crate::identity::service::Issue;
 use crate::identity::{Audit, Authority, IdentityService, Ledger, Limiter, Reviewer, Revoker, Rotator, Tokens};
 use crate::rollout::{Rollouts, conduct};
@@ -32,8 +33,6 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use weft_certs::ca::Vault;
 use weft_certs::{ApiCa, TrustDomain, files};
-use weft_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
-use weft_proto::v1::control_server::ControlServer;
 use weft_proto::v1::identity_server::IdentityServer;
 
 /// How long parts may take to end once they are told to.
@@ -388,24 +387,23 @@ impl Parts {
         let identity = IdentityService::new(self.authority.clone(), Arc::new(issue), client.clone(), self.reserved)
             .lasting(self.leaf_lifetime);
         let services = listen::Services {
-            discovery: AggregatedDiscoveryServiceServer::new(Discovery::new(hub.clone(), shutdown.clone())),
+            discovery: Discovery::new(hub.clone(), shutdown.clone()),
             identity: IdentityServer::new(identity),
-            control: ControlServer::new(ControlService::new(
+            control: ControlService::new(
                 fleet.clone(),
                 life.clone(),
                 Leases::new(compiled.clone(), self.store.lead()),
                 shutdown.clone(),
-            )),
+            ),
         };
         let (listener, tls, stop, ready) = (self.grpc_listener, self.grpc_tls, shutdown.clone(), compiled.clone());
         let live = self.authority.live().clone();
         tasks.spawn(async move {
             // Nobody is told that a service is absent before the world was read once.
-            let served = match first_compilation(ready, &stop).await {
-                true => listen::serve(listener, tls, live, services, stop).await,
-                false => Ok(()),
-            };
-            ("gRPC server", served)
+            if first_compilation(ready, &stop).await {
+                grpc::serve(listener, tls, live, services, stop).await;
+            }
+            ("gRPC server", Ok(()))
         });
 
         let (watched, mesh, stop, offered) = (client.clone(), self.mesh, shutdown.clone(), hub.clone());

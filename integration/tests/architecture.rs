@@ -12,8 +12,9 @@ const DOORS: &[(&str, &[&str])] = &[
     ("weft-proto", &[]),
     ("weft-certs", &[]),
     ("weft-policy", &["weft-proto"]),
-    ("weft-proxy", &["weft-policy", "weft-certs", "weft-proto"]),
-    ("weft-control", &["weft-policy", "weft-certs", "weft-proto"]),
+    ("weft-codec", &[]),
+    ("weft-proxy", &["weft-codec", "weft-policy", "weft-certs", "weft-proto"]),
+    ("weft-control", &["weft-codec", "weft-policy", "weft-certs", "weft-proto"]),
     ("weft-cli", &["weft-control", "weft-policy", "weft-certs", "weft-proto"]),
     ("weft-integration", &["weft-cli", "weft-control", "weft-proxy", "weft-policy", "weft-certs", "weft-proto"]),
     // What measures the mesh shares nothing with it.
@@ -74,13 +75,17 @@ fn the_sidecar_builds_and_tests_without_kubernetes_store_or_dashboard() {
 #[test]
 fn the_data_path_has_no_hyper_in_it() {
     let proxy = root().join("proxy/src");
-    for path in sources(&proxy) {
+    for path in [sources(&proxy), sources(&root().join("proxy/codec/src"))].concat() {
         let text = std::fs::read_to_string(&path).unwrap();
         // tonic's connector wants hyper-util's IO adapter; only the rooms that speak gRPC may name it.
         let grpc = ["discovery", "identity", "telemetry/spans"].iter().any(|room| path.starts_with(proxy.join(room)));
         assert!(grpc || !(text.contains("hyper::") || text.contains("hyper_util::")), "{} names hyper", path.display());
         let exchange = path.starts_with(proxy.join("exchange"));
-        assert!(!exchange || !text.contains("h2::"), "{}: codecs stay behind codec/", path.display());
+        assert!(
+            !exchange || !text.contains("h2::"),
+            "{}: the protocols of the wire stay behind weft-codec",
+            path.display()
+        );
     }
 }
 

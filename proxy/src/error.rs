@@ -4,10 +4,13 @@
 //! whether the request may have reached the upstream application as [`Sent`]. Nobody else decides on a status: a new kind is a new
 //! row in [`Kind::row`], and the compiler asks for it.
 
+use crate::codec;
 use http::StatusCode;
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
+
+pub use codec::Sent;
 
 /// What went wrong, in the words of the proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -95,17 +98,6 @@ pub enum Side {
     Upstream,
     /// The proxy: policy, limits, configuration.
     Proxy,
-}
-
-/// Whether the upstream application may have seen the request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Sent {
-    /// Certainly not: any method may be tried again.
-    NotSent,
-    /// At least partly.
-    Sent,
-    /// Cannot be told; treated as sent.
-    Unknown,
 }
 
 /// What a retry may make of an error, before method and budget have their say.
@@ -335,27 +327,37 @@ impl ProxyError {
     /// The explanation for people: the detail, else the cause, else the kind.
     #[must_use]
     pub fn explanation(&self) -> Cow<'_, str> {
-        match (&self.detail, &self.source) {
-            (detail, None) if detail.is_empty() => Cow::Borrowed(self.header()),
-            (detail, None) => Cow::Borrowed(detail),
-            (detail, Some(source)) if detail.is_empty() => Cow::Owned(chain(source.as_ref())),
-            (detail, Some(source)) => Cow::Owned(format!("{detail}: {}", chain(source.as_ref()))),
-        }
+        codec::explanation(&self.detail, self.source.as_deref().map(|source| source as _), self.header())
     }
 }
 
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        let part = error.to_string();
-        if !text.contains(&part) {
-            text.push_str(": ");
-            text.push_str(&part);
-        }
-        next = error.source();
+impl From<codec::Error> for ProxyError {
+    fn from(error: codec::Error) -> Self {
+        let kind = Kind::from(error.kind);
+        Self { kind, side: kind.row().side, sent: error.sent, detail: error.detail, source: error.source }
     }
-    text
+}
+
+impl From<codec::Kind> for Kind {
+    fn from(kind: codec::Kind) -> Self {
+        use codec::Kind as From;
+        match kind {
+            From::BadRequest => Self::BadRequest,
+            From::HeadersTooLarge => Self::HeadersTooLarge,
+            From::HeaderTimeout => Self::HeaderTimeout,
+            From::ClientGone => Self::ClientGone,
+            From::ClientBody => Self::ClientBody,
+            From::Unsupported => Self::Unsupported,
+            From::ConnectFailed => Self::ConnectFailed,
+            From::TlsFailed => Self::TlsFailed,
+            From::CertificateRevoked => Self::CertificateRevoked,
+            From::Refused => Self::Refused,
+            From::UpstreamReset => Self::UpstreamReset,
+            From::UpstreamClosed => Self::UpstreamClosed,
+            From::UpstreamProtocol => Self::UpstreamProtocol,
+            From::Internal => Self::Internal,
+        }
+    }
 }
 
 impl fmt::Display for ProxyError {
@@ -405,6 +407,16 @@ mod tests {
             if error.side != Side::Upstream {
                 assert!(!error.retryable() && !error.blames_endpoint(), "{kind:?}");
             }
+        }
+    }
+
+    #[test]
+    fn what_the_codec_says_is_told_in_the_words_of_the_table() {
+        for kind in codec::Kind::ALL {
+            let row = Kind::from(kind).row();
+            assert_eq!(kind.name(), row.header, "{kind:?}");
+            let nobody_reads_it = kind == codec::Kind::ClientGone;
+            assert!(nobody_reads_it || kind.status() == row.http, "{kind:?}");
         }
     }
 

@@ -6,7 +6,6 @@
 
 pub mod admin;
 pub mod app;
-pub mod codec;
 pub mod config;
 pub mod discovery;
 pub mod drain;
@@ -23,3 +22,4 @@ mod random;
 pub mod telemetry;
 
 pub use error::ProxyError;
+pub use weft_codec as codec;

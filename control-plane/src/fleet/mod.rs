@@ -64,7 +64,8 @@ struct Connected {
     certificate: Option<Certificate>,
     /// Milliseconds that its clock is ahead of this one.
     ahead_ms: Option<i64>,
-    commands: mpsc::Sender<v1::ControlDown>,
+    /// Boxed: a channel makes room for many as soon as there is one.
+    commands: mpsc::Sender<Box<v1::Command>>,
     waiting: HashMap<u64, oneshot::Sender<v1::CommandResult>>,
 }
 
@@ -75,8 +76,7 @@ impl Connected {
 
     /// Tells it something whose answer nobody waits for; false: it is busy.
     fn told(&self, command: v1::command::Command) -> bool {
-        let down = v1::control_down::Message::Command(v1::Command { id: 0, command: Some(command) });
-        self.commands.try_send(v1::ControlDown { message: Some(down) }).is_ok()
+        self.commands.try_send(Box::new(v1::Command { id: 0, command: Some(command) })).is_ok()
     }
 }
 
@@ -255,8 +255,8 @@ impl Fleet {
             connected.waiting.insert(id, answer);
             connected.commands.clone()
         };
-        let down = v1::control_down::Message::Command(v1::Command { id, command: Some(command) });
-        commands.try_send(v1::ControlDown { message: Some(down) }).map_err(|_| CommandError::Busy(uid.to_owned()))?;
+        let command = Box::new(v1::Command { id, command: Some(command) });
+        commands.try_send(command).map_err(|_| CommandError::Busy(uid.to_owned()))?;
         match tokio::time::timeout(COMMAND, answered).await {
             Ok(Ok(result)) if result.error.is_empty() => Ok(result.output),
             Ok(Ok(result)) => Err(CommandError::Failed(result.error)),
@@ -265,7 +265,7 @@ impl Fleet {
         }
     }
 
-    fn join(self: &Arc<Self>, uid: &str, version: String, commands: mpsc::Sender<v1::ControlDown>) -> Membership {
+    fn join(self: &Arc<Self>, uid: &str, version: String, commands: mpsc::Sender<Box<v1::Command>>) -> Membership {
         let stream = self.next.fetch_add(1, Ordering::Relaxed);
         let connected = Connected {
             stream,

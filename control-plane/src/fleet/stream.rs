@@ -42,7 +42,7 @@ impl ControlService {
 struct Live {
     uid: String,
     messages: Streaming<v1::ControlUp>,
-    commands: mpsc::Receiver<v1::ControlDown>,
+    commands: mpsc::Receiver<Box<v1::Command>>,
     /// Held for its drop.
     membership: Membership,
     life: Arc<Life>,
@@ -84,7 +84,10 @@ impl Live {
                         return None;
                     }
                 },
-                Some(command) = self.commands.recv() => return Some(Ok(command)),
+                Some(command) = self.commands.recv() => {
+                    let command = v1::control_down::Message::Command(*command);
+                    return Some(Ok(v1::ControlDown { message: Some(command) }));
+                }
                 () = withdrawn => {
                     self.withdrawal = None;
                     let ack = v1::control_down::Message::WithdrawalAck(v1::WithdrawalAck {});
@@ -171,14 +174,14 @@ impl Control for ControlService {
         let stream = futures_util::stream::unfold(State::Begin(Box::pin(begin)), |state| async {
             let mut live = match state {
                 State::Begin(begin) => match begin.await {
-                    Ok(live) => live,
+                    Ok(live) => Box::new(live),
                     Err(status) => return Some((Err(status), State::End)),
                 },
-                State::Live(live) => *live,
+                State::Live(live) => live,
                 State::End => return None,
             };
             let item = live.next().await?;
-            let next = if item.is_ok() { State::Live(Box::new(live)) } else { State::End };
+            let next = if item.is_ok() { State::Live(live) } else { State::End };
             Some((item, next))
         });
         Ok(Response::new(Box::pin(stream)))

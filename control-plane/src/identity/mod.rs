@@ -28,7 +28,7 @@ pub use rotation::Rotator;
 pub use service::IdentityService;
 pub use token::Tokens;
 
-use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
+use crate::grpc::Caller;
 use tonic::{Request, Status};
 use weft_certs::SpiffeId;
 
@@ -66,11 +66,10 @@ impl Peer {
     /// # Errors
     /// `PERMISSION_DENIED` when its id is not that of a workload.
     pub fn find<T>(request: &Request<T>) -> Result<Option<Self>, Status> {
-        let info = request.extensions().get::<TlsConnectInfo<TcpConnectInfo>>();
-        let Some(chain) = info.and_then(TlsConnectInfo::peer_certs).filter(|chain| !chain.is_empty()) else {
+        let Some(leaf) = Caller::of(request).and_then(|caller| caller.certificate.as_ref()) else {
             return Ok(None);
         };
-        let id = weft_certs::tls::peer_identity_of(&chain)
+        let id = weft_certs::tls::peer_identity_of(std::slice::from_ref(leaf))
             .ok_or_else(|| Status::permission_denied("the client certificate is no SVID"))?;
         Self::from_id(&id)
             .map(Some)

@@ -4,6 +4,7 @@ use super::audit::{By, Event};
 use super::token::{Claims, Refusal, Tokens, hex, is_label, unix};
 use super::{Audit, Authority, Limiter, Peer, Reviewer, Revoker, SYSTEM_NAMESPACE};
 use super::{registration, review};
+use crate::grpc::Caller;
 use crate::kinds::{Phase, Workload};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::{Api, Patch, PatchParams, PostParams};
@@ -344,8 +345,9 @@ impl Identity for IdentityService {
         &self,
         request: Request<v1::IssueCertificateRequest>,
     ) -> Result<Response<v1::IssueCertificateResponse>, Status> {
-        let address = request.remote_addr();
-        let certificate = request.peer_certs().and_then(|chain| CertificateInfo::of(chain.first()?).ok());
+        let caller = Caller::of(&request);
+        let address = caller.map(|caller| caller.address);
+        let certificate = caller.and_then(|caller| CertificateInfo::of(caller.certificate.as_ref()?).ok());
         let refuse = |refusal: &Status| {
             self.issue.audit.refuse("certificate", (None, None), address, refusal.message());
         };

@@ -1,43 +1,25 @@
-//! Listeners: ports that are remembered over restarts, and the gRPC server over our own TLS acceptor.
-//!
-//! Handshakes run in tasks of their own with a deadline, so that one slow peer holds up nobody.
+//! Listeners: ports that are remembered over restarts; and which services the gRPC port has.
 
 use super::{Endpoints, Error, Settings, failed};
 use crate::fleet::ControlService;
+use crate::grpc::{self, Answering};
 use crate::identity::IdentityService;
 use crate::store::Place;
 use crate::xds::Discovery;
-use rustls::ServerConfig;
+use http::Request;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
 use std::path::Path;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
-use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
-use tonic::transport::server::{Connected, TcpConnectInfo};
-use weft_certs::{LiveIdentity, TrustDomain, Watched};
-use weft_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
-use weft_proto::v1::control_server::ControlServer;
-use weft_proto::v1::identity_server::IdentityServer;
+use tokio::net::TcpListener;
+use tonic::body::Body;
+use weft_certs::TrustDomain;
+use weft_proto::discovery::aggregated_discovery_service_server::{
+    self, AggregatedDiscoveryService as _, AggregatedDiscoveryServiceServer,
+};
+use weft_proto::v1::control_server::Control as _;
+use weft_proto::v1::identity_server::{self, IdentityServer};
 
-const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Handshakes under way; more wait in the kernel's queue.
-const HANDSHAKES: usize = 256;
-/// A peer that vanished without a word is noticed after the sum of the two.
-const PING: Duration = Duration::from_secs(10);
-const PONG: Duration = Duration::from_secs(10);
-/// Streams of one connection: a sidecar needs a handful.
-const STREAMS: u32 = 64;
 /// How long a remembered port may be held by a predecessor that is still ending.
 const TAKEN: Duration = Duration::from_secs(5);
 
@@ -143,140 +125,37 @@ async fn bind(address: SocketAddr, remembered: Option<u16>, flag: &str) -> Resul
     }
 }
 
+/// The methods that are streams.
+const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+const CONTROL: &str = "/weft.v1.Control/Stream";
+
 /// What the gRPC listener serves.
 pub(super) struct Services {
-    pub discovery: AggregatedDiscoveryServiceServer<Discovery>,
+    pub discovery: Discovery,
     pub identity: IdentityServer<IdentityService>,
-    pub control: ControlServer<ControlService>,
+    pub control: ControlService,
 }
 
-/// Serves until `shutdown`.
-pub(super) async fn serve(
-    listener: TcpListener,
-    tls: Arc<ServerConfig>,
-    live: Arc<LiveIdentity>,
-    services: Services,
-    shutdown: CancellationToken,
-) -> Result<(), String> {
-    let (accepted, incoming) = mpsc::channel(64);
-    let server = tonic::transport::Server::builder()
-        .http2_keepalive_interval(Some(PING))
-        .http2_keepalive_timeout(Some(PONG))
-        .max_concurrent_streams(STREAMS)
-        .add_service(services.discovery)
-        .add_service(services.identity)
-        .add_service(services.control)
-        .serve_with_incoming_shutdown(ReceiverStream::new(incoming), shutdown.clone().cancelled_owned());
-    let accept = async {
-        tokio::select! {
-            () = accept(listener, (TlsAcceptor::from(tls), live), accepted) => {}
-            () = shutdown.cancelled() => {}
+impl grpc::Services for Services {
+    fn call(&self, request: Request<Body>) -> Answering {
+        let path = request.uri().path();
+        if path == DELTA {
+            let discovery = self.discovery.clone();
+            return grpc::stream(
+                request,
+                move |asked| async move { discovery.delta_aggregated_resources(asked).await },
+            );
         }
-    };
-    let (served, ()) = tokio::join!(server, accept);
-    served.map_err(|e| e.to_string())
-}
-
-async fn accept(listener: TcpListener, tls: (TlsAcceptor, Arc<LiveIdentity>), accepted: Accepted) {
-    let permits = Arc::new(Semaphore::new(HANDSHAKES));
-    let mut handshakes = JoinSet::new();
-    loop {
-        let Ok(permit) = permits.clone().acquire_owned().await else { return };
-        while handshakes.try_join_next().is_some() {}
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                handshakes.spawn(handshake(stream, peer, tls.clone(), accepted.clone(), permit));
+        if path == CONTROL {
+            let control = self.control.clone();
+            return grpc::stream(request, move |up| async move { control.stream(up).await });
+        }
+        match path.split('/').nth(1) {
+            Some(aggregated_discovery_service_server::SERVICE_NAME) => {
+                grpc::answer(&AggregatedDiscoveryServiceServer::new(self.discovery.clone()), request)
             }
-            Err(error) => {
-                tracing::warn!(%error, "the gRPC server cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
+            Some(identity_server::SERVICE_NAME) => grpc::answer(&self.identity, request),
+            _ => grpc::unknown(),
         }
-    }
-}
-
-async fn handshake(
-    stream: TcpStream,
-    peer: SocketAddr,
-    (tls, live): (TlsAcceptor, Arc<LiveIdentity>),
-    accepted: Accepted,
-    permit: OwnedSemaphorePermit,
-) {
-    drop(stream.set_nodelay(true));
-    match tokio::time::timeout(HANDSHAKE, tls.accept(Minded { tcp: stream, minds: None })).await {
-        Ok(Ok(mut stream)) => match mind(&mut stream, &live, peer) {
-            // The receiver is gone when the server ends: then so is the connection.
-            Ok(()) => drop(accepted.send(Ok(stream)).await),
-            Err(error) => tracing::warn!(%error, %peer, "a connection that could not be cut is not served"),
-        },
-        Ok(Err(error)) => {
-            let reason = weft_certs::Error::from_handshake(&error);
-            tracing::info!(%peer, %reason, "the gRPC server refused a TLS handshake");
-        }
-        Err(_) => tracing::info!(%peer, "a TLS handshake with the gRPC server took too long"),
-    }
-    drop(permit);
-}
-
-/// Where connections go once they are known.
-type Accepted = mpsc::Sender<io::Result<TlsStream<Minded>>>;
-
-/// A connection that ends when its peer's certificate is revoked.
-struct Minded {
-    tcp: TcpStream,
-    /// Held for its drop. None: the peer has no certificate yet.
-    minds: Option<Watched>,
-}
-
-fn mind(stream: &mut TlsStream<Minded>, live: &Arc<LiveIdentity>, peer: SocketAddr) -> io::Result<()> {
-    let (minded, session) = stream.get_mut();
-    let Some(chain) = session.peer_certificates() else { return Ok(()) };
-    // One of its own, that stays valid whoever closes first.
-    let socket = socket2::Socket::from(minded.tcp.as_fd().try_clone_to_owned()?);
-    minded.minds = live.watch(chain, move |id, fault| {
-        tracing::info!(%peer, %id, reason = %fault, "cut a connection to the gRPC server");
-        // One that has ended already is as good as cut.
-        let _ = socket.shutdown(std::net::Shutdown::Both);
-    });
-    Ok(())
-}
-
-impl Connected for Minded {
-    type ConnectInfo = TcpConnectInfo;
-
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.tcp.connect_info()
-    }
-}
-
-impl AsyncRead for Minded {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tcp).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Minded {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().tcp).poll_write(cx, data)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().tcp).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tcp).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tcp).poll_shutdown(cx)
     }
 }

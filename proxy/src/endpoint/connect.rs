@@ -9,7 +9,7 @@ use super::pool::{Dial, Dialled, Group, Rack, Shape};
 use super::{hbone, native};
 use crate::codec::h1::Client;
 use crate::codec::h2::{self, Call, Tasks};
-use crate::codec::{ByteStr, Io, Limits, Upstream, UpstreamKind};
+use crate::codec::{ByteStr, Io, Limits, Upstream};
 use crate::error::{Kind, ProxyError};
 use crate::telemetry::{Handshakes, Telemetry};
 use parking_lot::Mutex;
@@ -178,7 +178,7 @@ impl Connector {
     /// Why there is no connection; nothing has been sent.
     pub async fn http(&self, target: &Target, protocol: Protocol) -> Result<Upstream, ProxyError> {
         match protocol {
-            Protocol::Http1 => self.http1(target).await.map(|client| Upstream(UpstreamKind::H1(client))),
+            Protocol::Http1 => self.http1(target).await.map(Upstream::from),
             Protocol::Http2 => self.shared(target, native_way(target)).await.map(upstream),
         }
     }
@@ -187,7 +187,7 @@ impl Connector {
     #[must_use]
     pub fn ready(&self, target: &Target, protocol: Protocol) -> Option<Upstream> {
         match protocol {
-            Protocol::Http1 => self.rack(target).take().map(|client| Upstream(UpstreamKind::H1(client))),
+            Protocol::Http1 => self.rack(target).take().map(Upstream::from),
             Protocol::Http2 => {
                 let way = native_way(target);
                 let group = Arc::clone(self.0.pools.groups.lock().get(&way)?);
@@ -371,7 +371,7 @@ fn native_way(target: &Target) -> Way {
 }
 
 fn upstream(call: Call) -> Upstream {
-    Upstream(UpstreamKind::H2(Box::new(call)))
+    Upstream::from(call)
 }
 
 async fn within<T>(target: &Target, made: impl Future<Output = Result<T, ProxyError>>) -> Result<T, ProxyError> {
@@ -396,7 +396,7 @@ fn dial(dialer: Arc<Dialer>, target: Target, way: Way) -> Dial {
             let connection = match (&way, &target.tunnel) {
                 (Way::Plain(addr, _), _) => {
                     let io = dialer.application(*addr).await?;
-                    h2::connect(io, &dialer.settings.limits, false, None, &dialer.tasks).await
+                    h2::connect(io, &dialer.settings.limits, false, None, &dialer.tasks).await.map_err(ProxyError::from)
                 }
                 (Way::Native(..), Some(to)) => native::connect(&dialer, to, native::NATIVE).await,
                 (_, Some(to)) => native::connect(&dialer, to, native::HBONE).await,

@@ -7,7 +7,7 @@ use super::connect::TunnelTo;
 use crate::codec::h2::{self, Call};
 use crate::codec::{
     ByteStr, Form, Frame, Handler, Headers, Io, Limits, Reply, RequestBody, RequestHead, ResponseHead, UpRecv,
-    Upstream, UpstreamKind, Version,
+    Upstream, Version,
 };
 use crate::error::{Kind, ProxyError, Sent};
 use http::header::{HeaderName, HeaderValue};
@@ -42,7 +42,7 @@ pub(super) async fn open(call: Call, to: &TunnelTo, source: &str) -> Result<Io, 
         upgrade: false,
         protocol: None,
     };
-    let mut stream = Upstream(UpstreamKind::H2(Box::new(call)));
+    let mut stream = Upstream::from(call);
     stream.send_head(&head, false).await?;
     let (answer, said) = {
         let (_, mut recv) = stream.split();
@@ -56,7 +56,7 @@ pub(super) async fn open(call: Call, to: &TunnelTo, source: &str) -> Result<Io, 
         }
     };
     if answer.status.is_success() {
-        return stream.into_io();
+        return stream.into_io().map_err(ProxyError::from);
     }
     let reason = said.as_deref().or(answer.headers.text(&REASON)).unwrap_or("no reason given");
     let text = format!("{} refused the tunnel to {}: {} {reason}", to.addr, to.authority, answer.status.as_u16());
@@ -105,7 +105,7 @@ impl Answer<'_> {
     /// Accepts: 200, and the bytes of both directions.
     pub async fn accept(mut self) -> Result<Io, ProxyError> {
         self.reply.send_head(ResponseHead::new(StatusCode::OK), false).await?;
-        self.reply.into_io(self.body).await
+        self.reply.into_io(self.body).await.map_err(ProxyError::from)
     }
 
     /// Refuses with a status and the reason for it.
@@ -114,12 +114,12 @@ impl Answer<'_> {
         if let Ok(reason) = HeaderValue::from_str(reason) {
             head.headers.append(REASON, reason);
         }
-        self.reply.send_head(head, true).await
+        self.reply.send_head(head, true).await.map_err(ProxyError::from)
     }
 
     /// Waits for `future` while the peer wants the stream; see [`Reply::while_open`].
     pub async fn while_open<F: Future>(&mut self, future: F) -> Result<F::Output, ProxyError> {
-        self.reply.while_open(future).await
+        self.reply.while_open(future).await.map_err(ProxyError::from)
     }
 }
 
@@ -155,7 +155,7 @@ pub async fn serve<T: Tunnels>(
     drain: &CancellationToken,
     tunnels: &T,
 ) -> Result<(), ProxyError> {
-    h2::serve(io, limits, drain, &Adapter(tunnels)).await
+    h2::serve(io, limits, drain, &Adapter(tunnels)).await.map_err(ProxyError::from)
 }
 
 #[cfg(test)]

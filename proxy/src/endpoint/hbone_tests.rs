@@ -93,7 +93,7 @@ impl Handler for Sidecar {
                     reply.data(data).await?;
                 }
             }
-            reply.finish().await
+            reply.finish().await.map_err(ProxyError::from)
         };
         let _: Result<(), ProxyError> = outcome.await;
     }
@@ -130,7 +130,7 @@ async fn rig() -> Rig {
                 let sidecar = Sidecar { peer, limits: Limits::default(), drain: drain.clone(), streams };
                 let limits = Limits { max_streams: 2000, ..Limits::default() };
                 let _ = match shaken.alpn.as_deref() {
-                    Some(ALPN_NATIVE) => h2::serve(io, &limits, &drain, &sidecar).await,
+                    Some(ALPN_NATIVE) => h2::serve(io, &limits, &drain, &sidecar).await.map_err(ProxyError::from),
                     _ => serve(io, &limits, &drain, &sidecar).await,
                 };
             });

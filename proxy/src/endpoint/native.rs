@@ -52,7 +52,14 @@ pub(super) async fn connect(dialer: &Dialer, to: &TunnelTo, alpn: Alpn) -> Resul
             }
         })?;
         // The peer's SETTINGS say that it has accepted our certificate.
-        let connection = h2::connect(io, &dialer.settings.limits, true, term, &dialer.tasks).await?;
+        let connection = h2::connect(
+            io,
+            &dialer.settings.limits,
+            true,
+            term.map(|term| Box::new(term.dialled()) as _),
+            &dialer.tasks,
+        )
+        .await?;
         Ok((connection, agreed))
     };
     match shaken.await {

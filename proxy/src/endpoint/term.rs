@@ -2,11 +2,12 @@
 //! of them ends the connection takes no more calls; those that are under way have a grace, after which it is cut and counted. New
 //! connections are made with what is current then.
 
+use crate::codec::h2;
 use crate::moment::{Alarm, Moment};
 use crate::telemetry::metrics::Counter;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
 /// Whoever dials leaves a little before the end, so that no call meets the peer's farewell.
@@ -31,19 +32,14 @@ impl Term {
         Some(Self { ends: Moment::new(ends), grace, cut })
     }
 
-    /// Goes off when whoever dialled is to take no more calls to the connection.
-    pub(crate) fn leave(&self) -> Alarm {
-        Alarm::new(self.ends.earlier(EARLY))
+    /// As whoever dialled goes by it.
+    pub(crate) fn dialled(self) -> Dialled {
+        Dialled { alarm: Alarm::new(self.ends.earlier(EARLY)), term: self }
     }
 
     /// When what is open then is to be cut.
-    pub(crate) fn over(&self) -> Moment {
+    fn over(&self) -> Moment {
         self.ends.later(self.grace)
-    }
-
-    /// Counts a connection that was cut.
-    pub(crate) fn cut(&self) {
-        self.cut.increment();
     }
 
     /// Serves a connection to its end: `leave` is called when its certificates end, and what has not left within the grace is cut.
@@ -55,8 +51,28 @@ impl Term {
         leave();
         alarm.set(self.over());
         if !ended(served, &mut alarm).await {
-            self.cut();
+            self.cut.increment();
         }
+    }
+}
+
+/// The term of a connection that this side has dialled.
+pub(crate) struct Dialled {
+    term: Term,
+    alarm: Alarm,
+}
+
+impl h2::Term for Dialled {
+    fn poll_leave(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        ready!(self.alarm.poll(cx));
+        self.alarm.set(self.term.over());
+        Poll::Ready(())
+    }
+
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        ready!(self.alarm.poll(cx));
+        self.term.cut.increment();
+        Poll::Ready(())
     }
 }
 

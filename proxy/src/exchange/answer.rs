@@ -132,10 +132,10 @@ impl Answer {
         }
         seen.answered(&head);
         if bodiless || self.body.is_empty() || request.method == Method::HEAD {
-            return reply.send_head(head, true).await;
+            return reply.send_head(head, true).await.map_err(ProxyError::from);
         }
         reply.send_head(head, false).await?;
         seen.flow().sent(self.body.len());
-        reply.last(self.body).await
+        reply.last(self.body).await.map_err(ProxyError::from)
     }
 }

@@ -121,7 +121,7 @@ impl Attempt<'_, '_> {
             let outgoing = crossing.as_deref().map_or(&*head, |crossing| &crossing.head);
             let mut sending = pin!(upstream.send_head(outgoing, end));
             match now_or_never(sending.as_mut()).await {
-                Some(sent) => sent,
+                Some(sent) => sent.map_err(ProxyError::from),
                 None => Box::pin(reply.while_open(self.within(until, sending))).await?,
             }
         };
@@ -163,12 +163,12 @@ impl Attempt<'_, '_> {
     async fn within<T>(
         &self,
         until: Deadline,
-        future: impl Future<Output = Result<T, ProxyError>>,
+        future: impl Future<Output = Result<T, impl Into<ProxyError>>>,
     ) -> Result<T, ProxyError> {
         match until.at() {
-            None => future.await,
+            None => future.await.map_err(Into::into),
             Some(at) => match tokio::time::timeout_at(at.into(), future).await {
-                Ok(result) => result,
+                Ok(result) => result.map_err(Into::into),
                 Err(_) => Err(self.expired(Expired::Deadline).sent(Sent::NotSent)),
             },
         }
@@ -515,11 +515,11 @@ where
         }
         match recv.poll_head(cx) {
             Poll::Ready(Ok(head)) => return Poll::Ready(Ok(Ok(head))),
-            Poll::Ready(Err(error)) => return Poll::Ready(Ok(Err(Waited::Upstream(error)))),
+            Poll::Ready(Err(error)) => return Poll::Ready(Ok(Err(Waited::Upstream(error.into())))),
             Poll::Pending => {}
         }
         if let Poll::Ready(error) = reply.poll_gone(cx) {
-            return Poll::Ready(Err(error));
+            return Poll::Ready(Err(error.into()));
         }
         clock.poll(cx).map(|expired| {
             Ok(Err(match refused.take() {

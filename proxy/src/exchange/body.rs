@@ -55,7 +55,7 @@ impl<'b, 'c> Replay<'b, 'c> {
             cursor.trailers = true;
             return Some(Ok(Frame::Trailers(trailers.clone())));
         }
-        let frame = self.body.frame().await;
+        let frame = self.body.frame().await.map(|frame| frame.map_err(ProxyError::from));
         if !self.copies.is_empty() {
             self.copy(frame.as_ref());
         }

@@ -165,8 +165,8 @@ impl Sent {
                             send.data(data).await?;
                         }
                     }
-                    Some(Piece::Trailers(trailers)) => return send.trailers(trailers).await,
-                    Some(Piece::End) => return send.finish().await,
+                    Some(Piece::Trailers(trailers)) => return send.trailers(trailers).await.map_err(ProxyError::from),
+                    Some(Piece::End) => return send.finish().await.map_err(ProxyError::from),
                     None => return Err(ProxyError::because(Kind::ClientBody, "the copy of the body broke off")),
                 }
             }

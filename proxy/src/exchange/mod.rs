@@ -583,7 +583,7 @@ async fn refuse(error: &ProxyError, head: &RequestHead, reply: &mut Reply<'_>, s
     } else if grpc == Some(Grpc::Native) && head.version == Version::Http2 {
         // The status may still be told: better than a reset, which clients read as INTERNAL or CANCELLED.
         seen.outcome.grpc_status = Some(error.grpc_status().into());
-        reply.trailers(reply::grpc_trailers(error)).await
+        reply.trailers(reply::grpc_trailers(error)).await.map_err(ProxyError::from)
     } else if let Some(answer) = seen.unfinished.take() {
         seen.outcome.grpc_status = Some(error.grpc_status().into());
         web::tell(*answer, &reply::grpc_trailers(error), reply).await

@@ -69,11 +69,11 @@ pub async fn local(
     blame(&mut head.headers, error);
     marks.put(&mut head.headers);
     if request.method == Method::HEAD {
-        return reply.send_head(head, true).await;
+        return reply.send_head(head, true).await.map_err(ProxyError::from);
     }
     reply.send_head(head, false).await?;
     reply.data(Bytes::from(text)).await?;
-    reply.finish().await
+    reply.finish().await.map_err(ProxyError::from)
 }
 
 /// Sends a gRPC status without a message: Trailers-Only, or a frame of gRPC-Web.
@@ -95,7 +95,7 @@ pub(super) async fn status_only(
                     head.headers.append(field.name.clone(), value);
                 }
             }
-            reply.send_head(head, true).await
+            reply.send_head(head, true).await.map_err(ProxyError::from)
         }
         Grpc::Web(sent) => {
             let (media, frame) = web::status(web::wanted(request, sent), trailers);
@@ -104,7 +104,7 @@ pub(super) async fn status_only(
             }
             head.headers.append(header::CONTENT_LENGTH, HeaderValue::from(frame.len()));
             reply.send_head(head, false).await?;
-            reply.last(frame).await
+            reply.last(frame).await.map_err(ProxyError::from)
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use super::body::{Cursor, Replay};
 use super::reply::grpc_status;
-use crate::codec::{Frame, Reply, Timers, UpRecv, UpSend};
+use crate::codec::{self, Frame, Reply, Timers, UpRecv, UpSend};
 use crate::error::ProxyError;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -78,19 +78,25 @@ pub enum Broken {
     Upstream(ProxyError),
 }
 
+impl Broken {
+    pub(super) fn upstream(error: codec::Error) -> Self {
+        Self::Upstream(error.into())
+    }
+}
+
 /// Sends the request's body.
 pub async fn upload(replay: &mut Replay<'_, '_>, cursor: &mut Cursor, send: &mut UpSend<'_>) -> Result<(), Broken> {
     loop {
         match replay.next(cursor).await {
             Some(Ok(Frame::Data(data))) if replay.is_over(cursor) => {
-                return send.last(data).await.map_err(Broken::Upstream);
+                return send.last(data).await.map_err(Broken::upstream);
             }
-            Some(Ok(Frame::Data(data))) => send.data(data).await.map_err(Broken::Upstream)?,
+            Some(Ok(Frame::Data(data))) => send.data(data).await.map_err(Broken::upstream)?,
             Some(Ok(Frame::Trailers(trailers))) => {
-                return send.trailers(trailers).await.map_err(Broken::Upstream);
+                return send.trailers(trailers).await.map_err(Broken::upstream);
             }
             Some(Err(error)) => return Err(Broken::Caller(error)),
-            None => return send.finish().await.map_err(Broken::Upstream),
+            None => return send.finish().await.map_err(Broken::upstream),
         }
     }
 }
@@ -112,7 +118,7 @@ pub async fn download(recv: &mut UpRecv<'_>, reply: &mut Reply<'_>, flow: &Flow)
                 reply.trailers(trailers).await?;
                 return Ok(status);
             }
-            Some(Err(error)) => return Err(error),
+            Some(Err(error)) => return Err(error.into()),
             None => {
                 reply.finish().await?;
                 return Ok(None);

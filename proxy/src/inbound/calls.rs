@@ -3,7 +3,7 @@
 use super::authorize::{Counted, refused, ruling, verdict};
 use super::token::Token;
 use super::{Inbound, Key, admit, plan, ports, tunnel};
-use crate::codec::{Handler, Reply, RequestBody, RequestHead};
+use crate::codec::{self, Handler, Reply, RequestBody, RequestHead};
 use crate::error::ProxyError;
 use crate::exchange::{Peer, Ruling, Said, View, WEFT_AUTHORIZATION};
 use crate::telemetry::Direction;
@@ -184,8 +184,8 @@ impl Handler for Calls<'_> {
         Box::pin(inbound.limited(&made, &port, (peer, ruling), (head, body, reply), revoked)).await;
     }
 
-    fn rejected(&self, error: &ProxyError) {
-        self.inbound.exchange.telemetry.refuse(Direction::Inbound, error, &self.peer.source);
+    fn rejected(&self, error: &codec::Error) {
+        self.inbound.exchange.telemetry.refuse(Direction::Inbound, &error.clone().into(), &self.peer.source);
     }
 }
 

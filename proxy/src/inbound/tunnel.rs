@@ -205,8 +205,8 @@ impl Handler for Hbone<'_> {
         }
     }
 
-    fn rejected(&self, error: &ProxyError) {
-        self.inbound.exchange.telemetry.refuse(Direction::Inbound, error, &self.address);
+    fn rejected(&self, error: &codec::Error) {
+        self.inbound.exchange.telemetry.refuse(Direction::Inbound, &error.clone().into(), &self.address);
     }
 }
 

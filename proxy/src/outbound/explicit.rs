@@ -72,8 +72,8 @@ impl Handler for Explicit<'_> {
         }
     }
 
-    fn rejected(&self, error: &ProxyError) {
-        self.outbound.exchange.telemetry.refuse(Direction::Outbound, error, &self.peer);
+    fn rejected(&self, error: &codec::Error) {
+        self.outbound.exchange.telemetry.refuse(Direction::Outbound, &error.clone().into(), &self.peer);
     }
 }
 

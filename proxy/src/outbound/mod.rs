@@ -369,8 +369,8 @@ impl Handler for Calls<'_> {
         self.outbound.call(self.destination, head, body, reply).await;
     }
 
-    fn rejected(&self, error: &ProxyError) {
-        self.outbound.exchange.telemetry.refuse(Direction::Outbound, error, &"the application");
+    fn rejected(&self, error: &codec::Error) {
+        self.outbound.exchange.telemetry.refuse(Direction::Outbound, &error.clone().into(), &"the application");
     }
 }
 

@@ -116,10 +116,10 @@ fn site(trace: &str) -> Vec<Frame> {
 fn a_site_is_known_by_functions_and_shown_with_lines() {
     let trace = "   0: alloc\n             at ./tests/budget/counter.rs:62:9\n   1: <alloc::Global>::grow\n   2: reserve<u8>\n             \
                  at /home/build/.cargo/registry/src/index/bytes-1.12.1/src/bytes_mut.rs:678:23\n   3: poll_fill\n             \
-                 at ./src/codec/io.rs:170:24\n   4: poll\n             at /rustc/5980/library/core/src/future.rs:1:1\n";
+                 at ./codec/src/io.rs:170:24\n   4: poll\n             at /rustc/5980/library/core/src/future.rs:1:1\n";
     let sites = of(&[(trace.to_owned(), 10), (trace.replace("170", "171"), 10)], 2);
     let (key, (each, lines)) = sites.first_key_value().unwrap();
-    assert_eq!(key, "bytes/src/bytes_mut.rs reserve < src/codec/io.rs poll_fill");
+    assert_eq!(key, "bytes/src/bytes_mut.rs reserve < codec/src/io.rs poll_fill");
     assert_eq!((sites.len(), *each), (1, 1.0));
     assert!(lines.starts_with("10 B bytes-1.12.1/src/bytes_mut.rs:678 reserve"), "{lines}");
     let recorded = BTreeMap::from([(key.clone(), 0.0), ("src/other.rs f".to_owned(), 2.0)]);

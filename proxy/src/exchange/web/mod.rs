@@ -172,16 +172,16 @@ pub(super) async fn upload(
                 let data = request.data(&text).map_err(Broken::Caller)?;
                 if replay.is_over(cursor) {
                     request.end().map_err(Broken::Caller)?;
-                    return send.last(data).await.map_err(Broken::Upstream);
+                    return send.last(data).await.map_err(Broken::upstream);
                 }
                 if !data.is_empty() {
-                    send.data(data).await.map_err(Broken::Upstream)?;
+                    send.data(data).await.map_err(Broken::upstream)?;
                 }
             }
             // gRPC has no trailers of requests.
             Some(Ok(Frame::Trailers(_))) | None => {
                 request.end().map_err(Broken::Caller)?;
-                return send.finish().await.map_err(Broken::Upstream);
+                return send.finish().await.map_err(Broken::upstream);
             }
             Some(Err(error)) => return Err(Broken::Caller(error)),
         }
@@ -210,7 +210,7 @@ pub(super) async fn download(
                 reply.last(frame).await?;
                 return Ok(grpc_status(&trailers));
             }
-            Some(Err(error)) => return Err(error),
+            Some(Err(error)) => return Err(error.into()),
             None => {
                 // Without trailers there is no status to tell: the client notices, as a gRPC client would.
                 let rest = answer.rest();
@@ -229,7 +229,7 @@ pub(super) async fn download(
 /// # Errors
 /// When the caller is gone.
 pub(super) async fn tell(mut answer: Answer, trailers: &Headers, reply: &mut Reply<'_>) -> Result<(), ProxyError> {
-    reply.last(answer.trailers(trailers)).await
+    reply.last(answer.trailers(trailers)).await.map_err(ProxyError::from)
 }
 
 #[cfg(test)]
