@@ -13,6 +13,7 @@ pub mod fleet;
 pub mod identity;
 pub mod journal;
 pub mod kinds;
+pub mod metrics;
 pub mod plan;
 pub mod rbac;
 pub mod rollout;
