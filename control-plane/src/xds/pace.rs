@@ -21,6 +21,8 @@ const PAUSE: Duration = Duration::from_millis(5);
 const SPARE: u32 = 20;
 /// A change that some sidecar does not take for so long is no measure of the others.
 const LONGEST: Duration = Duration::from_secs(60);
+/// How often it is asked whether that one has it at last.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// One change that arrived.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -93,6 +95,13 @@ impl Pace {
         loop {
             let changed = tokio::select! {
                 changed = compiled.changed() => changed,
+                () = tokio::time::sleep(AGAIN), if self.pending().is_some() => {
+                    let newest = compiled.borrow().offer();
+                    if hub.convergence().behind(&newest) == 0 {
+                        *self.pending.lock() = None;
+                    }
+                    continue;
+                }
                 () = stop.cancelled() => return,
             };
             if changed.is_err() {
