@@ -271,6 +271,40 @@ fn of_control_plane(mesh: &Mesh) -> String {
 }
 
 #[test]
+fn a_sidecar_that_takes_no_configuration_is_lag_until_it_does() {
+    let mesh = Mesh::start();
+    weft_integration::rig::stage::services(&mesh, "shop", &["catalog"], 80, "http");
+    let _catalog = weft_integration::rig::stage::Instance::catalog(&mesh, "catalog-1", "v1");
+    let caller = weft_integration::rig::stage::Caller::start(&mesh, "shop", "caller");
+    caller.until("catalog answers", "http://catalog/items", |answer| answer.status == 200);
+    let told = || {
+        let metrics = of_control_plane(&mesh);
+        let value = |name: &str| {
+            let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            line.and_then(|value| value.parse::<f64>().ok()).unwrap_or_else(|| panic!("{name}: {metrics}"))
+        };
+        (value("weft_control_waiting_sidecars"), value("weft_control_lag_seconds"))
+    };
+    let settled = || match told() {
+        (0.0, 0.0) => Ok(()),
+        waiting => Err(format!("{waiting:?}")),
+    };
+    wait_for("nobody waits", settled);
+    let pid =
+        i32::try_from(caller.sidecar.sidecar_pid().unwrap()).ok().and_then(rustix::process::Pid::from_raw).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    let change = "apiVersion: weft.mesh/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: catalog, namespace: shop}\n\
+                  spec: {targetRefs: [{kind: Service, name: catalog}], retry: {attempts: 1}}\n";
+    mesh.apply(change).ok();
+    wait_for("one waits, longer and longer", || match told() {
+        (1.0, lag) if lag > 2.0 => Ok(()),
+        waiting => Err(format!("{waiting:?}")),
+    });
+    rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+    wait_for("it has caught up", settled);
+}
+
+#[test]
 fn callers_who_make_up_hosts_and_paths_leave_a_sidecar_as_it_was() {
     use std::io::{Read as _, Write as _};
     let mesh = Mesh::start();
