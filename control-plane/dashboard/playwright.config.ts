@@ -4,7 +4,7 @@ import { defineConfig } from "@playwright/test";
 export default defineConfig({
   testDir: "test",
   // The large mesh by itself: its tasks are timed.
-  projects: [{ name: "shop", testMatch: ["pages.spec.ts", "drive.spec.ts"] }, { name: "fleet", testMatch: "fleet.spec.ts", fullyParallel: false, dependencies: ["shop"] }],
+  projects: [{ name: "shop", testMatch: ["pages.spec.ts", "drive.spec.ts", "traffic.spec.ts", "viewer.spec.ts"] }, { name: "fleet", testMatch: "fleet.spec.ts", fullyParallel: false, dependencies: ["shop"] }],
   globalSetup: "./test/mesh.ts",
   outputDir: "test-results",
   workers: 2,

@@ -15,6 +15,7 @@ pub mod identity;
 pub mod inject;
 pub mod journal;
 pub mod kinds;
+pub mod metrics;
 pub mod plan;
 pub mod rbac;
 pub mod rollout;

@@ -15,8 +15,9 @@ use crate::fleet::{ControlService, Fleet, Leases, Life, traffic, web};
 use crate::grpc;
 use crate::identity::service::Issue;
 use crate::identity::{Audit, Authority, IdentityService, Ledger, Limiter, Reviewer, Revoker, Rotator, Tokens};
+use crate::metrics::Metrics;
 use crate::rollout::{Rollouts, conduct};
-use crate::store::{Embedded, Etcd, EtcdSettings, Options, Store};
+use crate::store::{Embedded, Etcd, EtcdSettings, Measured, Options, Store};
 use crate::world::reconcile::{self, Compiled};
 use crate::world::watch::Reflectors;
 use crate::world::{Mesh, events, jwks, status};
@@ -104,7 +105,9 @@ pub async fn run_until(
     shutdown: CancellationToken,
     started: impl FnOnce(&Endpoints),
 ) -> Result<(), Error> {
+    let metrics = Arc::new(Metrics::default());
     let (store, mut listeners) = open(&settings).await?;
+    let store: Arc<dyn Store> = Arc::new(Measured::new(store, metrics.clone()));
     let mut started = Some(started);
     let result = loop {
         let leads = stand_by::until_leading(&settings, &*store, &mut listeners, &shutdown, &mut started).await;
@@ -113,7 +116,7 @@ pub async fn run_until(
             Ok(false) => break Ok(()),
             Err(error) => break Err(error),
         }
-        match lead(&settings, store.clone(), &mut listeners, &shutdown, &mut started).await {
+        match lead(&settings, (store.clone(), &metrics), &mut listeners, &shutdown, &mut started).await {
             Ok(Ended::Deposed) => {}
             Ok(Ended::ToldTo) => break Ok(()),
             Err(error) => break Err(error),
@@ -157,12 +160,12 @@ enum Ended {
 /// Does what only one may do, until it is told to end, another may lead, or a part of it dies.
 async fn lead(
     settings: &Settings,
-    store: Arc<dyn Store>,
+    (store, metrics): (Arc<dyn Store>, &Arc<Metrics>),
     listeners: &mut Listeners,
     shutdown: &CancellationToken,
     started: &mut Option<impl FnOnce(&Endpoints)>,
 ) -> Result<Ended, Error> {
-    let parts = match Parts::open(settings, store.clone(), listeners).await {
+    let parts = match Parts::open(settings, store.clone(), metrics, listeners).await {
         Err(error) if !store.lead().borrow().is_certain() => {
             tracing::warn!(%error, "the lead was lost before it began");
             return Ok(Ended::Deposed);
@@ -214,6 +217,7 @@ type Tasks = JoinSet<(&'static str, Result<(), String>)>;
 struct Parts {
     endpoints: Endpoints,
     store: Arc<dyn Store>,
+    metrics: Arc<Metrics>,
     api: api::Api,
     api_tls: watch::Sender<Arc<rustls::ServerConfig>>,
     clients: Arc<ApiCa>,
@@ -237,7 +241,12 @@ struct Parts {
 }
 
 impl Parts {
-    async fn open(settings: &Settings, store: Arc<dyn Store>, listeners: &mut Listeners) -> Result<Self, Error> {
+    async fn open(
+        settings: &Settings,
+        store: Arc<dyn Store>,
+        metrics: &Arc<Metrics>,
+        listeners: &mut Listeners,
+    ) -> Result<Self, Error> {
         let dir = &settings.data_dir;
         let trust_domain: TrustDomain =
             settings.trust_domain.parse().map_err(failed(format!("trust domain {:?}", settings.trust_domain)))?;
@@ -281,6 +290,7 @@ impl Parts {
         let api_tls = watch::Sender::new(api_tls(&clients, &called)?);
         let record = Arc::new(api::record::Record::open(&dir.join("audit")).map_err(failed("audit record"))?);
         api.keep_record(record.clone());
+        api.count_in(metrics.clone());
         api.issue_tokens(accounts(dir, &vault, &settings.domain)?);
         let grpc_tls = weft_certs::tls::server_config(
             authority.live(),
@@ -298,6 +308,7 @@ impl Parts {
         Ok(Self {
             endpoints,
             store,
+            metrics: metrics.clone(),
             api,
             api_tls,
             clients: Arc::new(clients),
@@ -334,7 +345,7 @@ impl Parts {
             settings.start_grace,
         );
         let rotator = Rotator::new(self.authority.clone(), self.audit.clone(), fleet.clone(), compiled.clone());
-        let pace = Arc::new(Pace::default());
+        let pace = Arc::new(Pace::told(self.metrics.clone()));
         self.api.mount(web::router(web::Sources {
             fleet: fleet.clone(),
             hub: hub.clone(),
@@ -350,6 +361,7 @@ impl Parts {
             data_dir: settings.data_dir.clone(),
             prometheus: settings.prometheus.clone(),
             pace: pace.clone(),
+            metrics: self.metrics.clone(),
             started: std::time::Instant::now(),
         }));
         let mut tasks = Tasks::new();
@@ -420,10 +432,11 @@ impl Parts {
             conduct::conduct(means, recorded, conducting).await;
             ("rollouts", Ok(()))
         });
-        let rollouts = self.rollouts;
+        let (rollouts, metrics) = (self.rollouts, self.metrics);
         tasks.spawn(async move {
             let reflectors = Reflectors::start(&watched, keys);
-            let ran = reconcile::run(&reflectors, mesh, trust, &rollouts, &offered, &publish, &stop).await;
+            let told = (&*offered, &*metrics);
+            let ran = reconcile::run(&reflectors, mesh, trust, &rollouts, told, &publish, &stop).await;
             ("reconciler", ran)
         });
         let (to, of, stop) = (client.clone(), compiled.clone(), shutdown.clone());

@@ -1,5 +1,5 @@
-//! Every family of metrics that a sidecar has, by name, type and labels: the one list that recording rules, alerts and dashboards are made
-//! from, and that the reference and the sidecars themselves are checked against.
+//! Every family of metrics that a sidecar or the control plane has, by name, type and labels: the one list that recording rules, alerts and
+//! dashboards are made from, and that the reference, the sidecars and the control plane are checked against.
 
 /// A family of metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,15 +24,17 @@ const CALL: &[&str] = &["direction", "source", "destination", "route", "protocol
 const TCP: &[&str] = &["direction", "source", "destination", "route", "tls"];
 
 macro_rules! families {
-    ($($(#[$doc:meta])* $id:ident = $family:expr;)*) => {
+    ($(#[$about:meta])* $all:ident: $($(#[$doc:meta])* $id:ident = $family:expr;)*) => {
         $($(#[$doc])* pub const $id: Family = $family;)*
 
-        /// All of them.
-        pub const FAMILIES: &[Family] = &[$($id,)*];
+        $(#[$about])*
+        pub const $all: &[Family] = &[$($id,)*];
     };
 }
 
 families! {
+    /// All that a sidecar has.
+    FAMILIES:
     /// Calls, as their caller saw them.
     REQUESTS = counter(
         "weft_requests_total",
@@ -107,16 +109,52 @@ families! {
     OVERFLOW = counter("weft_metrics_overflow_total", &["family"]);
 }
 
+const fn histogram(name: &'static str, labels: &'static [&'static str]) -> Family {
+    Family { name, kind: "histogram", labels }
+}
+
+families! {
+    /// All that the control plane has.
+    CONTROL_FAMILIES:
+    /// Streams that are open: `xds` for configuration, `control` for reports and commands.
+    CONTROL_STREAMS = gauge("weft_control_streams", &["kind"]);
+    /// Streams for configuration that were opened.
+    CONTROL_XDS_STREAMS = counter("weft_control_xds_streams_total", &[]);
+    /// Resources sent, found to be held when a stream resumed, or removed.
+    CONTROL_XDS_RESOURCES = counter("weft_control_xds_resources_total", &["action"]);
+    /// Responses that a sidecar refused, wholly or in part.
+    CONTROL_XDS_REFUSALS = counter("weft_control_xds_refusals_total", &[]);
+    /// Sidecars that do not hold the newest of what they need.
+    CONTROL_WAITING = gauge("weft_control_waiting_sidecars", &[]);
+    /// For how long some sidecar has been waiting.
+    CONTROL_LAG = gauge("weft_control_lag_seconds", &[]);
+    /// From a change to its last acknowledgement.
+    CONTROL_CONVERGENCE = histogram("weft_control_convergence_seconds", &[]);
+    /// Compilations of the mesh.
+    CONTROL_COMPILE = histogram("weft_control_compile_seconds", &[]);
+    /// The newest compilation.
+    CONTROL_GENERATION = gauge("weft_control_generation", &[]);
+    /// What the store was asked for.
+    CONTROL_STORE = histogram("weft_control_store_seconds", &["operation"]);
+    /// What it could not do: `failed`, or `refused` for good reason.
+    CONTROL_STORE_ERRORS = counter("weft_control_store_errors_total", &["operation", "kind"]);
+    /// Requests to the API.
+    CONTROL_API_REQUESTS = counter("weft_control_api_requests_total", &["verb", "code"]);
+    /// Until they were answered; of a watch or a stream, until it began.
+    CONTROL_API_DURATION = histogram("weft_control_api_request_seconds", &["verb"]);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn names_are_as_prometheus_wants_them_and_nothing_is_listed_twice() {
-        for (nth, family) in FAMILIES.iter().enumerate() {
+        let all: Vec<&Family> = FAMILIES.iter().chain(CONTROL_FAMILIES).collect();
+        for (nth, family) in all.iter().enumerate() {
             assert!(family.name.starts_with("weft_"), "{}", family.name);
             assert_eq!(family.name.ends_with("_total"), family.kind == "counter", "{}", family.name);
-            assert!(FAMILIES[..nth].iter().all(|other| other.name != family.name), "{}", family.name);
+            assert!(all[..nth].iter().all(|other| other.name != family.name), "{}", family.name);
         }
     }
 }

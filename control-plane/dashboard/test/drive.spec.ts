@@ -1,17 +1,8 @@
 // What people do on the pages: by mouse and by keyboard, from a look to a change and back.
 import { gzipSync } from "node:zlib";
-import type { Page } from "@playwright/test";
-import { address, expect, open, test } from "./support";
+import { address, expect, open, test, write } from "./support";
 
 test.use({ viewport: { width: 1440, height: 900 } });
-
-/** Replaces what stands in the editor, as by hand. */
-async function write(page: Page, text: string): Promise<void> {
-  await page.getByRole("textbox", { name: "YAML" }).click();
-  await page.keyboard.press("Control+a");
-  await page.keyboard.press("Delete");
-  await page.keyboard.insertText(text);
-}
 
 test("figures of the overview go on by themselves, and stand when paused", async ({ page }) => {
   await open(page, "/");

@@ -22,7 +22,7 @@ function rows(): { services: object[]; edges: object[] } {
   const figures = () => {
     const calls = Math.floor(next() * 5000) + 1;
     const failures = next() < 0.05 ? Math.floor(calls * 0.2) : 0;
-    return { calls, rps: calls / 10, success: 1 - failures / calls, successBeforeRetries: 1 - failures / calls, p50Ms: next() * 5, p95Ms: next() * 50, p99Ms: next() * 200, failures, retries: 0, mtls: 1, attempts: calls, failedAttempts: failures, bytesSent: 0, bytesReceived: 0, tcpConnections: 0, openBreakers: 0, breakerOpenings: 0 };
+    return { calls, rps: calls / 10, success: 1 - failures / calls, successBeforeRetries: 1 - failures / calls, p50Ms: next() * 5, p95Ms: next() * 50, p99Ms: next() * 200, failures, retries: 0, mtls: 1, unsent: 0, attempts: calls, failedAttempts: failures, bytesSent: 0, bytesReceived: 0, tcpConnections: 0, openBreakers: 0, breakerOpenings: 0 };
   };
   const edges = new Map<string, object>();
   while (edges.size < EDGES) {

@@ -1,10 +1,38 @@
 // One shop for the whole suite: `weft demo` in a directory of its own, with the address of its dashboard.
-import { spawn } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+import { execFileSync, spawn, type ChildProcess } from "node:child_process";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 
 const WEFT = resolve(process.env["WEFT"] ?? "../../target/debug/weft");
+
+/** A user who may look at the whole mesh, and nothing else. */
+const VIEWER = `apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: vera-looks}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: weft-observer}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: vera}]
+`;
+
+/** The dashboard as `weft dashboard` serves it to that user, and its address. */
+async function viewer(folder: string): Promise<[ChildProcess, string]> {
+  const admin = ["--kubeconfig", join(folder, "demo/control-plane/kubeconfig")];
+  const [own, role] = [join(folder, "vera.kubeconfig"), join(folder, "vera.yaml")];
+  writeFileSync(role, VIEWER);
+  execFileSync(WEFT, [...admin, "user", "add", "vera", "-o", own]);
+  execFileSync(WEFT, [...admin, "apply", "-f", role]);
+  const relay = spawn(WEFT, ["--kubeconfig", own, "dashboard", "--no-open"], { stdio: ["ignore", "pipe", "ignore"] });
+  const address = await new Promise<string>((found, fail) => {
+    let told = "";
+    relay.once("error", fail);
+    relay.once("exit", (code) => fail(new Error(`weft dashboard ended with ${code ?? "a signal"}`)));
+    relay.stdout.on("data", (text: Buffer) => {
+      told += text.toString();
+      if (told.includes("#key=") && told.endsWith("\n")) found(told.trim());
+    });
+  });
+  return [relay, address];
+}
 
 export default async function start(): Promise<() => Promise<void>> {
   // A mesh that runs already, where one is named: quicker while pages are written.
@@ -28,7 +56,10 @@ export default async function start(): Promise<() => Promise<void>> {
   });
   demo.stderr.resume();
   process.env["WEFT_DASHBOARD"] = address;
+  const [relay, viewed] = await viewer(folder);
+  process.env["WEFT_VIEWER"] = viewed;
   return async () => {
+    relay.kill("SIGTERM");
     demo.kill("SIGINT");
     const late = setTimeout(() => demo.kill("SIGKILL"), 15_000);
     await ended;

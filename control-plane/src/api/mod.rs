@@ -127,7 +127,9 @@ pub(crate) struct Inner {
     accounts: std::sync::OnceLock<accounts::Accounts>,
     /// What is written down of requests; without it nothing.
     record: std::sync::OnceLock<Arc<record::Record>>,
-    /// Other pages of the same server, under `/weft/`.
+    /// What is counted of requests; without it nothing.
+    metrics: std::sync::OnceLock<Arc<crate::metrics::Metrics>>,
+    /// Other pages of the same server, under `/weft/`, and `/metrics`.
     pages: std::sync::OnceLock<axum::Router>,
 }
 
@@ -149,6 +151,7 @@ impl Api {
             rights: rights::Rights::default(),
             accounts: std::sync::OnceLock::new(),
             record: std::sync::OnceLock::new(),
+            metrics: std::sync::OnceLock::new(),
             pages: std::sync::OnceLock::new(),
         }));
         resource::ensure_namespace(&api.0, "default").await?;
@@ -156,7 +159,12 @@ impl Api {
         Ok(api)
     }
 
-    /// Serves other pages under `/weft/`, to those whose roles name them (`door`). A request brings a [`crate::rbac::Asking`] along. Only the
+    /// Counts the requests that come over the network. Only the first call counts.
+    pub fn count_in(&self, metrics: Arc<crate::metrics::Metrics>) {
+        drop(self.0.metrics.set(metrics));
+    }
+
+    /// Serves other pages under `/weft/`, and `/metrics`, to those whose roles name them (`door`). A request brings a [`crate::rbac::Asking`] along. Only the
     /// first call counts.
     pub fn mount(&self, pages: axum::Router) {
         drop(self.0.pages.set(pages));

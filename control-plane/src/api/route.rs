@@ -2,7 +2,11 @@
 //!
 //! Everything that must hold for every request is here: who may ask at all, which `Host` is ours, the bounds on body and time.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -86,6 +90,7 @@ impl Query {
 }
 
 pub(super) async fn handle(api: &Arc<Inner>, request: Request<Body>) -> Response<Body> {
+    let began = Instant::now();
     let (parts, body) = request.into_parts();
     let mut record = record::Request {
         address: parts.extensions.get::<Source>().map(|source| source.0),
@@ -102,6 +107,11 @@ pub(super) async fn handle(api: &Arc<Inner>, request: Request<Body>) -> Response
     let response = answered.unwrap_or_else(|failure| failure.response());
     if let Some(journal) = api.record.get() {
         journal.answered(&record, response.status(), response.extensions().get());
+    }
+    // What the control plane asks of itself comes from no address.
+    if let Some(metrics) = api.metrics.get().filter(|_| record.address.is_some()) {
+        let verb = record.asked.as_ref().map_or("", |asked| &asked.verb);
+        metrics.answered(verb, response.status(), began.elapsed());
     }
     response
 }
@@ -141,7 +151,7 @@ async fn answer(
         let asked = record.asked.insert(asked);
         door::admit(api, user.as_ref(), asked)
     };
-    if let (["weft", ..], Some(pages)) = (&*segments, api.pages.get()) {
+    if let (["weft", ..] | ["metrics"], Some(pages)) = (&*segments, api.pages.get()) {
         let asked = door::page(&parts.method, &segments, &query);
         admit(asked.clone())?;
         let right = user.clone().map(|user| Right { user, asked, changed: api.rights.subscribe() });
@@ -216,7 +226,7 @@ fn document(method: &Method, segments: &[&str], headers: &HeaderMap) -> Option<R
                 paths.push(format!("/apis/{group}"));
                 paths.extend(versions.iter().map(|version| format!("/apis/{group}/{version}")));
             }
-            paths.extend(["/healthz", "/livez", "/openapi/v3", "/readyz", "/version"].map(str::to_owned));
+            paths.extend(["/healthz", "/livez", "/metrics", "/openapi/v3", "/readyz", "/version"].map(str::to_owned));
             Ok((serde_json::json!({ "paths": paths }), "application/json"))
         }
         ["api"] => discovery::core(headers),

@@ -75,7 +75,7 @@ fn add(world: &mut World, object: Value, created: i64) {
         "FederatedTrustDomain" => drop(world.federated.insert(format!("/{name}"), typed(&object))),
         "MeshSettings" => drop(world.settings.insert(format!("/{name}"), typed(&object))),
         // Nothing of the mesh: the API alone reads them.
-        "Role" | "ClusterRole" | "RoleBinding" | "ClusterRoleBinding" => {}
+        "Role" | "ClusterRole" | "RoleBinding" | "ClusterRoleBinding" | "ServiceAccount" => {}
         other => {
             let kind = Kind::ROUTES.into_iter().find(|k| k.name() == other).unwrap_or_else(|| panic!("{other}"));
             let route = Route {

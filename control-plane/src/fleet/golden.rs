@@ -22,6 +22,8 @@ pub const MAX_SERIES: usize = 100_000;
 /// Samples kept of edges and endpoints together, of some forty bytes each.
 const MAX_SAMPLES: usize = 320_000;
 const FINE: Duration = Duration::from_secs(5);
+/// Later than this after the end of a fine slot nothing is counted in it.
+const LATE: Duration = Duration::from_millis(300);
 const FINE_KEPT: u64 = 24;
 const COARSE: Duration = Duration::from_secs(60);
 const COARSE_KEPT: u64 = 60;
@@ -65,13 +67,17 @@ struct Series {
 
 /// What a sidecar has named on its stream, by the number that it gave, and the rows that it counts in: nothing is looked up twice.
 #[derive(Debug, Default)]
-pub struct Known(Vec<Option<Of>>);
+pub struct Known {
+    named: Vec<Option<Of>>,
+    /// The fine slot in which its last report was counted, and how many were.
+    told: Option<(u64, u32)>,
+}
 
 impl Known {
     /// Writes the names of what was only numbered into a report that was added before.
     pub fn name(&self, calls: &mut [v1::CallStats]) {
         for stats in calls {
-            let place = (stats.series as usize).checked_sub(1).and_then(|place| self.0.get(place)?.as_ref());
+            let place = (stats.series as usize).checked_sub(1).and_then(|place| self.named.get(place)?.as_ref());
             let Some(of) = place else { continue };
             let names = [&mut stats.destination, &mut stats.endpoint, &mut stats.source, &mut stats.route];
             for (is, name) in names.into_iter().zip(&of.names) {
@@ -83,11 +89,35 @@ impl Known {
     /// The place of a number; `None`: it is out of bounds.
     fn place(&mut self, number: u32) -> Option<&mut Option<Of>> {
         let place = (number as usize).checked_sub(1).filter(|_| number <= MAX_NUMBERED)?;
-        if self.0.len() <= place {
-            self.0.reserve_exact(place + 1 - self.0.len());
-            self.0.resize_with(place + 1, || None);
+        if self.named.len() <= place {
+            self.named.reserve_exact(place + 1 - self.named.len());
+            self.named.resize_with(place + 1, || None);
         }
-        self.0.get_mut(place)
+        self.named.get_mut(place)
+    }
+
+    /// The fine slot that a report counts in. A pace that divides a slot gives each as many reports: one that comes a moment late belongs to the
+    /// slot before, if that lacks it, so that a steady rate is a flat line.
+    fn slot(&mut self, since: Duration, interval_ms: u32) -> u64 {
+        let now = slot(since, FINE);
+        let fine = FINE.as_millis() as u32;
+        let each = (fine + interval_ms / 2).checked_div(interval_ms).unwrap_or_default();
+        let is_steady = interval_ms.saturating_mul(each).abs_diff(fine) <= fine / 20;
+        let is_late = since.saturating_sub(FINE * u32::try_from(now).unwrap_or(u32::MAX)) < LATE;
+        let told_in = |slot| self.told.filter(|(of, _)| *of == slot).map_or(0, |(_, told)| told);
+        let at = match (now.checked_sub(1), self.told) {
+            (Some(before), Some((last, _)))
+                if is_steady
+                    && is_late
+                    && [before, before.wrapping_sub(1)].contains(&last)
+                    && told_in(before) < each =>
+            {
+                before
+            }
+            _ => now,
+        };
+        self.told = Some((at, told_in(at) + 1));
+        at
     }
 }
 
@@ -172,8 +202,10 @@ pub struct Numbers {
     pub p95_ms: Option<f64>,
     /// Latency in milliseconds.
     pub p99_ms: Option<f64>,
-    /// Share of calls whose hop was mutually authenticated, 0 to 1.
+    /// Share of calls whose hop was mutually authenticated, 0 to 1, of those that were sent to a peer.
     pub mtls: Option<f64>,
+    /// Calls in the window that were sent to no peer: aborted by a fault, refused by the caller's sidecar, without an endpoint.
+    pub unsent: u64,
     /// TCP connections opened.
     pub tcp_connections: u64,
     /// Bytes towards the destination.
@@ -236,6 +268,7 @@ impl Golden {
         if self.swept != coarse {
             self.sweep(fine, coarse);
         }
+        let told = known.slot(since, report.interval_ms);
         // What has no number is named each time.
         let mut unnumbered;
         for stats in &report.calls {
@@ -270,7 +303,7 @@ impl Golden {
             }
             let packed = Packed::of(stats);
             for row in of.rows {
-                self.count(row, fine, &packed);
+                self.count(row, told, &packed);
             }
         }
         while self.samples > self.most && self.kept(About::Edge) > LEAST_KEPT {

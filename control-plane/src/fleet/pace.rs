@@ -1,11 +1,12 @@
-//! How often sidecars report. A few are asked to every two seconds, so that who looks on sees what happens; many every five, which is as finely
-//! as golden metrics are kept, since most of what a large fleet costs at rest is its reports.
+//! How often sidecars report. A few are asked to every two and a half seconds, so that who looks on sees what happens; many every five, which is
+//! as finely as golden metrics are kept, since most of what a large fleet costs at rest is its reports. Either divides such a step, so that each
+//! holds as many reports.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 /// Of a fleet that is not large; sidecars begin with it.
-pub const OFTEN: Duration = Duration::from_secs(2);
+pub const OFTEN: Duration = Duration::from_millis(2500);
 /// Of a large one.
 pub const SELDOM: Duration = Duration::from_secs(5);
 /// A fleet of more sidecars than this is large,
@@ -44,8 +45,11 @@ mod tests {
         let pace = Pace::default();
         let mut at = |sidecars| {
             pace.sized(sidecars);
-            pace.period().as_secs()
+            pace.period().as_millis()
         };
-        assert_eq!([0, 1000, 1001, 1000, 800, 799, 800, 1000, 1001].map(&mut at), [2, 2, 5, 5, 5, 2, 2, 2, 5]);
+        assert_eq!(
+            [0, 1000, 1001, 1000, 800, 799, 800, 1000, 1001].map(&mut at),
+            [2500, 2500, 5000, 5000, 5000, 2500, 2500, 2500, 5000]
+        );
     }
 }

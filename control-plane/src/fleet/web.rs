@@ -74,13 +74,16 @@ pub struct Sources {
     pub prometheus: Option<Arc<super::prometheus::Prometheus>>,
     /// How fast changes arrive.
     pub pace: Arc<crate::xds::Pace>,
+    /// What the control plane counts of itself.
+    pub metrics: Arc<crate::metrics::Metrics>,
     /// When it started.
     pub started: std::time::Instant,
 }
 
-/// The routes, all under `/weft/v1`.
+/// The routes: `/metrics`, and all others under `/weft/v1`.
 pub fn router(sources: Sources) -> Router {
     Router::new()
+        .route("/metrics", get(process::metrics))
         .route("/weft/v1/stat", get(document::stat))
         .route("/weft/v1/problems", get(document::show_problems))
         .route("/weft/v1/live", get(live::stream))

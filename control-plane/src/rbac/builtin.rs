@@ -156,6 +156,11 @@ pub fn cluster_roles() -> Vec<Value> {
                 rule(&["create"], "authentication.k8s.io", &["selfsubjectreviews"]),
             ],
         ),
+        // Kubernetes' own for what collects metrics; bound to nobody.
+        role(
+            "system:monitoring",
+            vec![json!({ "verbs": ["get"], "nonResourceURLs": ["/metrics", "/livez", "/readyz"] })],
+        ),
     ]
 }
 

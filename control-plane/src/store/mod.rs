@@ -7,6 +7,7 @@
 pub mod backup;
 mod embedded;
 mod etcd;
+mod measured;
 mod mirror;
 
 use std::{fmt, net::SocketAddr, sync::Arc};
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use embedded::Embedded;
 pub use etcd::{Etcd, Files as EtcdFiles, Settings as EtcdSettings};
+pub use measured::Measured;
 
 /// How much history a store keeps.
 #[derive(Clone, Copy, Debug)]

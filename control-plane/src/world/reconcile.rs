@@ -6,6 +6,7 @@ use super::watch::Reflectors;
 use super::{Mesh, World};
 use crate::compile::{Compiler, Guarded, Output, Verdict};
 use crate::identity::Trust;
+use crate::metrics::Metrics;
 use crate::rollout::{Plan, Rollouts};
 use crate::xds::{Canary, Hub, Offer, Snapshot};
 use std::sync::Arc;
@@ -82,13 +83,13 @@ pub async fn settle<T>(changes: &mut watch::Receiver<T>, quiet: Duration, at_mos
     }
 }
 
-/// Runs until `shutdown` or until the reflectors die, with the roots that `trust` says at each time; every compilation goes to `hub` and to `compiled`.
+/// Runs until `shutdown` or until the reflectors die, with the roots that `trust` says at each time; every compilation goes to `hub` and to `compiled`, and how long it took to `metrics`.
 pub async fn run(
     reflectors: &Reflectors,
     mut mesh: Mesh,
     mut trust: watch::Receiver<Trust>,
     rollouts: &Rollouts,
-    hub: &Hub,
+    (hub, metrics): (&Hub, &Metrics),
     compiled: &watch::Sender<Compiled>,
     shutdown: &CancellationToken,
 ) -> Result<(), String> {
@@ -120,6 +121,7 @@ pub async fn run(
         let snapshot = offer.stable;
         let staged = staged.map(|(verdicts, _)| Arc::new(Staged { verdicts, trial: trial.zip(offer.canary) }));
         generation += 1;
+        metrics.compiled(started.elapsed());
         tracing::debug!(
             generation,
             resources = snapshot.len(),

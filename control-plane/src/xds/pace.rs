@@ -4,6 +4,7 @@
 //! mesh of thousands the figures are as coarse as some tenths of a second.
 
 use super::Hub;
+use crate::metrics::Metrics;
 use crate::world::reconcile::Compiled;
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -20,6 +21,8 @@ const PAUSE: Duration = Duration::from_millis(5);
 const SPARE: u32 = 20;
 /// A change that some sidecar does not take for so long is no measure of the others.
 const LONGEST: Duration = Duration::from_secs(60);
+/// How often it is asked whether that one has it at last.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// One change that arrived.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -37,19 +40,36 @@ pub struct Arrived {
 
 /// The last changes.
 #[derive(Debug, Default)]
-pub struct Pace(Mutex<VecDeque<Arrived>>);
+pub struct Pace {
+    last: Mutex<VecDeque<Arrived>>,
+    /// When the first of those that some sidecar does not hold was offered.
+    pending: Mutex<Option<Instant>>,
+    metrics: Arc<Metrics>,
+}
 
 impl Pace {
+    /// One that counts there, too.
+    #[must_use]
+    pub fn told(metrics: Arc<Metrics>) -> Self {
+        Self { metrics, ..Self::default() }
+    }
+
+    /// For how long a change has been waiting for a sidecar, as far as was seen.
+    #[must_use]
+    pub fn pending(&self) -> Option<Duration> {
+        self.pending.lock().map(|since| since.elapsed())
+    }
+
     /// The last ones, the oldest first.
     #[must_use]
     pub fn last(&self) -> Vec<Arrived> {
-        self.0.lock().iter().cloned().collect()
+        self.last.lock().iter().cloned().collect()
     }
 
     /// Within how many milliseconds a share of them arrived; `None`: there were none.
     #[must_use]
     pub fn within(&self, share: f64) -> Option<f64> {
-        let mut times: Vec<f64> = self.0.lock().iter().map(|arrived| arrived.ms).collect();
+        let mut times: Vec<f64> = self.last.lock().iter().map(|arrived| arrived.ms).collect();
         times.sort_by(f64::total_cmp);
         #[expect(
             clippy::cast_precision_loss,
@@ -62,7 +82,8 @@ impl Pace {
     }
 
     fn add(&self, arrived: Arrived) {
-        let mut kept = self.0.lock();
+        self.metrics.converged(Duration::from_secs_f64(arrived.ms / 1000.0));
+        let mut kept = self.last.lock();
         kept.push_back(arrived);
         while kept.len() > KEPT {
             kept.pop_front();
@@ -74,12 +95,20 @@ impl Pace {
         loop {
             let changed = tokio::select! {
                 changed = compiled.changed() => changed,
+                () = tokio::time::sleep(AGAIN), if self.pending().is_some() => {
+                    let newest = compiled.borrow().offer();
+                    if hub.convergence().behind(&newest) == 0 {
+                        *self.pending.lock() = None;
+                    }
+                    continue;
+                }
                 () = stop.cancelled() => return,
             };
             if changed.is_err() {
                 return;
             }
             let begun = Instant::now();
+            self.pending.lock().get_or_insert(begun);
             let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
             let mut most = 0;
             loop {
@@ -88,6 +117,9 @@ impl Pace {
                 let behind = hub.convergence().behind(&newest.offer());
                 let pause = PAUSE.max(looked.elapsed() * SPARE);
                 most = most.max(behind);
+                if behind == 0 {
+                    *self.pending.lock() = None;
+                }
                 if behind == 0 && most > 0 {
                     let ms = (begun.elapsed().as_secs_f64() * 10_000.0).round() / 10.0;
                     self.add(Arrived { generation: newest.generation, at: since.as_secs(), sidecars: most, ms });

@@ -5,4 +5,5 @@
 mod prometheus;
 mod receiver;
 mod shop;
+mod tls;
 mod traces;

@@ -8,8 +8,8 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 use weft_integration::rig::stage::{apply, text};
-use weft_integration::rig::{Process, Run, Sidecar, binary, free_port, http_get, program, run, wait_for};
-use weft_proto::metrics::FAMILIES;
+use weft_integration::rig::{Mesh, Process, Run, Sidecar, binary, free_port, http_get, program, run, wait_for};
+use weft_proto::metrics::{CONTROL_FAMILIES, FAMILIES};
 
 /// A running Prometheus.
 struct Prometheus {
@@ -18,13 +18,21 @@ struct Prometheus {
 }
 
 impl Prometheus {
-    /// One that scrapes these addresses every second.
-    fn start(folder: &Path, targets: &[String]) -> Self {
+    /// One that scrapes these addresses every second, and the control plane.
+    fn start(mesh: &Mesh, targets: &[String]) -> Self {
+        let (folder, papers) = (mesh.folder(), mesh.papers());
         let config = folder.join("prometheus.yaml");
         let targets = targets.iter().map(|target| format!("'{target}'")).collect::<Vec<_>>().join(", ");
         let yaml = format!(
             "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\n\
-             scrape_configs: [{{job_name: weft, static_configs: [{{targets: [{targets}]}}]}}]\n"
+             scrape_configs:\n\
+             - {{job_name: weft, static_configs: [{{targets: [{targets}]}}]}}\n\
+             - {{job_name: control, scheme: https, static_configs: [{{targets: ['{}']}}],\n    \
+                tls_config: {{ca_file: '{}', cert_file: '{}', key_file: '{}'}}}}\n",
+            mesh.api().trim_start_matches("https://"),
+            text(&papers.root),
+            text(&papers.chain),
+            text(&papers.key),
         );
         std::fs::write(&config, yaml).unwrap();
         let address = format!("127.0.0.1:{}", free_port());
@@ -106,8 +114,11 @@ fn assert_clean(folder: &Path, metrics: &str) {
 fn assert_listed(metrics: &str, seen: &mut BTreeSet<&'static str>) {
     for line in metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
         let (name, kind) = line.split_once(' ').unwrap();
-        let family =
-            FAMILIES.iter().find(|family| family.name == name).unwrap_or_else(|| panic!("{name} is not listed"));
+        let family = FAMILIES
+            .iter()
+            .chain(CONTROL_FAMILIES)
+            .find(|family| family.name == name)
+            .unwrap_or_else(|| panic!("{name} is not listed"));
         assert_eq!(family.kind, kind, "{name}");
         seen.insert(family.name);
         let samples = metrics.lines().filter(|line| {
@@ -119,7 +130,10 @@ fn assert_listed(metrics: &str, seen: &mut BTreeSet<&'static str>) {
                 sample.split_once('{').and_then(|(_, rest)| Some(rest.rsplit_once('}')?.0)).unwrap_or_default();
             let names: Vec<&str> = labels.split("=\"").filter_map(|part| part.rsplit([',', '"']).next()).collect();
             let names: Vec<&str> = names.into_iter().filter(|name| !name.is_empty() && *name != "le").collect();
-            assert_eq!(names, family.labels, "{sample}");
+            // A sidecar writes them in the order of the list, the control plane in that of the alphabet.
+            let in_order = |names: &[&'static str]| names.iter().copied().collect::<BTreeSet<_>>();
+            assert!(names == family.labels || family.name.starts_with("weft_control_"), "{sample}");
+            assert_eq!(names.iter().copied().collect::<BTreeSet<_>>(), in_order(family.labels), "{sample}");
         }
     }
 }
@@ -152,7 +166,7 @@ fn a_prometheus_has_what_the_load_driver_counted_and_the_traces_of_examples() {
     let load = shop.mesh.run_ready(&Run { name: "load", command: &["sh", "-c", &script], ..Run::default() });
     let mut targets: Vec<String> = shop.instances.iter().map(|instance| admin(&instance.sidecar)).collect();
     targets.push(admin(&load));
-    let mut prometheus = Prometheus::start(shop.mesh.folder(), &targets);
+    let mut prometheus = Prometheus::start(&shop.mesh, &targets);
 
     let report: Value = wait_for("the load driver is done", || {
         let text = std::fs::read(&report).map_err(|error| error.to_string())?;
@@ -183,7 +197,7 @@ fn a_prometheus_has_what_the_load_driver_counted_and_the_traces_of_examples() {
         let durations = format!("weft_request_duration_seconds_count{{{of}}}");
         assert!((prometheus.value(&format!("sum({durations})")).unwrap() - total).abs() < 0.5);
     }
-    let up = prometheus.value("sum(up)").unwrap();
+    let up = prometheus.value("sum(up{job=\"weft\"})").unwrap();
     assert!((up - 7.0).abs() < 0.1, "all sidecars are scraped, in OpenMetrics: {up}");
     let of = "direction=\"outbound\",source=\"shop/load\"";
     for (share, name) in [("0.5", "p50Ms"), ("0.95", "p95Ms"), ("0.99", "p99Ms")] {
@@ -194,6 +208,28 @@ fn a_prometheus_has_what_the_load_driver_counted_and_the_traces_of_examples() {
         println!("{name}: {seconds:.4} s by Prometheus, {measured:.4} s by the driver");
         assert!(apart <= 1, "{name}: {seconds} and {measured}");
     }
+
+    // The control plane tells of itself, to whom it knows.
+    let all = shop.instances.len() + 1;
+    for (expression, least) in [
+        ("up{job=\"control\"}", 1.0),
+        ("weft_control_streams{kind=\"xds\"}", f64::from(u32::try_from(all).unwrap())),
+        ("weft_control_compile_seconds_count", 1.0),
+        ("weft_control_convergence_seconds_count", 1.0),
+        ("weft_control_store_seconds_count{operation=\"transact\"}", 1.0),
+        ("sum(weft_control_api_requests_total{verb=\"patch\",code=~\"20[01]\"})", 1.0),
+    ] {
+        let told = prometheus.value(expression).unwrap();
+        assert!(told >= least, "{expression}: {told}");
+    }
+    assert!(prometheus.value("weft_control_waiting_sidecars").unwrap().abs() < 0.5);
+    let metrics = of_control_plane(&shop.mesh);
+    assert_clean(shop.mesh.folder(), &metrics);
+    let mut control = BTreeSet::new();
+    assert_listed(&metrics, &mut control);
+    let wanted: BTreeSet<_> = CONTROL_FAMILIES.iter().map(|family| family.name).collect();
+    // Nothing failed: of that there is no series.
+    assert_eq!(wanted.difference(&control).copied().collect::<Vec<_>>(), ["weft_control_store_errors_total"]);
 
     // Examples carry the ids of traces.
     let path = format!(
@@ -221,10 +257,57 @@ fn a_prometheus_has_what_the_load_driver_counted_and_the_traces_of_examples() {
     }
 }
 
+/// What the control plane tells the administrator; it tells others nothing.
+fn of_control_plane(mesh: &Mesh) -> String {
+    let (papers, url) = (mesh.papers(), format!("{}/metrics", mesh.api()));
+    let curl = |more: &[&str]| {
+        let common = ["-sS", "--noproxy", "*", "--max-time", "20", "-w", "%{stderr}%{http_code}", "--cacert"];
+        run(Command::new(program("curl")).args(common).arg(&papers.root).args(more).arg(&url))
+    };
+    assert_eq!(curl(&["-o", "/dev/null"]).err.trim(), "401");
+    let told = curl(&["--cert", text(&papers.chain), "--key", text(&papers.key)]);
+    assert_eq!(told.err.trim(), "200", "{}", told.out);
+    told.out
+}
+
+#[test]
+fn a_sidecar_that_takes_no_configuration_is_lag_until_it_does() {
+    let mesh = Mesh::start();
+    weft_integration::rig::stage::services(&mesh, "shop", &["catalog"], 80, "http");
+    let _catalog = weft_integration::rig::stage::Instance::catalog(&mesh, "catalog-1", "v1");
+    let caller = weft_integration::rig::stage::Caller::start(&mesh, "shop", "caller");
+    caller.until("catalog answers", "http://catalog/items", |answer| answer.status == 200);
+    let told = || {
+        let metrics = of_control_plane(&mesh);
+        let value = |name: &str| {
+            let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            line.and_then(|value| value.parse::<f64>().ok()).unwrap_or_else(|| panic!("{name}: {metrics}"))
+        };
+        (value("weft_control_waiting_sidecars"), value("weft_control_lag_seconds"))
+    };
+    let settled = || match told() {
+        (0.0, 0.0) => Ok(()),
+        waiting => Err(format!("{waiting:?}")),
+    };
+    wait_for("nobody waits", settled);
+    let pid =
+        i32::try_from(caller.sidecar.sidecar_pid().unwrap()).ok().and_then(rustix::process::Pid::from_raw).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    let change = "apiVersion: weft.mesh/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: catalog, namespace: shop}\n\
+                  spec: {targetRefs: [{kind: Service, name: catalog}], retry: {attempts: 1}}\n";
+    mesh.apply(change).ok();
+    wait_for("one waits, longer and longer", || match told() {
+        (1.0, lag) if lag > 2.0 => Ok(()),
+        waiting => Err(format!("{waiting:?}")),
+    });
+    rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+    wait_for("it has caught up", settled);
+}
+
 #[test]
 fn callers_who_make_up_hosts_and_paths_leave_a_sidecar_as_it_was() {
     use std::io::{Read as _, Write as _};
-    let mesh = weft_integration::rig::Mesh::start();
+    let mesh = Mesh::start();
     weft_integration::rig::stage::services(&mesh, "shop", &["catalog"], 80, "http");
     let _catalog = weft_integration::rig::stage::Instance::catalog(&mesh, "catalog-1", "v1");
     let caller = weft_integration::rig::stage::Caller::start(&mesh, "shop", "caller");

@@ -1,7 +1,8 @@
 """A receiver of the OpenTelemetry protocol, by the messages that OpenTelemetry publishes: gRPC on one port, HTTP on another. Every span that
-comes is a line of JSON on standard output; the first line names the ports, which may be given."""
+comes is a line of JSON on standard output; the first line names the ports, which may be given. With `--tls CERTIFICATE KEY` it speaks TLS."""
 
 import json
+import ssl
 import sys
 from concurrent import futures
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -72,12 +73,27 @@ class Web(BaseHTTPRequestHandler):
         pass
 
 
+arguments = sys.argv[1:]
+tls = None
+if "--tls" in arguments:
+    at = arguments.index("--tls")
+    tls = arguments[at + 1:at + 3]
+    del arguments[at:at + 3]
 server = grpc.server(futures.ThreadPoolExecutor(max_workers=8))
 add_TraceServiceServicer_to_server(Traces(), server)
-ports = [*map(int, sys.argv[1:3]), 0, 0]
-grpc_port = server.add_insecure_port(f"127.0.0.1:{ports[0]}")
+ports = [*map(int, arguments), 0, 0]
+address = f"127.0.0.1:{ports[0]}"
+if tls:
+    certificate, key = (open(name, "rb").read() for name in tls)
+    grpc_port = server.add_secure_port(address, grpc.ssl_server_credentials([(key, certificate)]))
+else:
+    grpc_port = server.add_insecure_port(address)
 server.start()
 web = ThreadingHTTPServer(("127.0.0.1", ports[1]), Web)
+if tls:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*tls)
+    web.socket = context.wrap_socket(web.socket, server_side=True)
 Thread(target=web.serve_forever, daemon=True).start()
 print(json.dumps({"grpc": grpc_port, "http": web.server_port}), flush=True)
 server.wait_for_termination()

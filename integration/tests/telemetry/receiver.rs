@@ -52,15 +52,25 @@ impl Span {
 impl Receiver {
     /// Starts it, and waits until it takes spans.
     pub fn start(folder: &Path) -> Self {
+        Self::start_as(folder, "http", &[])
+    }
+
+    /// The same over TLS, with this certificate and key.
+    pub fn start_tls(folder: &Path, certificate: &Path, key: &Path) -> Self {
+        Self::start_as(folder, "https", &["--tls".as_ref(), certificate, key])
+    }
+
+    fn start_as(folder: &Path, scheme: &str, arguments: &[&Path]) -> Self {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/telemetry/receiver.py");
-        let mut process = Process::start(folder, "receiver", Command::new(python_env("otlp")).arg(script));
+        let mut command = Command::new(python_env("otlp"));
+        let mut process = Process::start(folder, "receiver", command.arg(script).args(arguments));
         let ports = wait_for("the receiver listens", || {
             process.assert_running();
             let log = process.log();
             let first = log.lines().find(|line| line.starts_with("{\"grpc\"")).ok_or("nothing yet")?;
             serde_json::from_str::<Value>(first).map_err(|error| error.to_string())
         });
-        let endpoint = |way: &str| format!("http://127.0.0.1:{}", ports[way]);
+        let endpoint = |way: &str| format!("{scheme}://127.0.0.1:{}", ports[way]);
         Self { process, grpc: endpoint("grpc"), http: endpoint("http") }
     }
 

@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use weft_integration::rig::stage::{Caller, Instance, apply, services};
 use weft_integration::rig::{Mesh, wait_for};
 
-fn tracing(endpoint: &str, more: &str) -> String {
+pub fn tracing(endpoint: &str, more: &str) -> String {
     format!(
         "apiVersion: weft.mesh/v1alpha1\nkind: MeshSettings\nmetadata: {{name: default}}\n\
          spec: {{tracing: {{endpoint: '{endpoint}', sampling: 100{more}}}}}\n"

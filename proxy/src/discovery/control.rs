@@ -25,7 +25,7 @@ use weft_proto::v1::{
 };
 
 /// How often a report goes up, unless the control plane wants another pace.
-const REPORT: Duration = Duration::from_secs(2);
+const REPORT: Duration = Duration::from_millis(2500);
 /// No control plane makes a sidecar report more often, or more seldom.
 const PACES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
 /// How often leases that are not spent are looked through.
@@ -315,7 +315,7 @@ impl Control {
 /// An interval that does not make up for ticks that it missed.
 fn every(period: Duration, after: Duration) -> Interval {
     let mut interval = tokio::time::interval_at(Instant::now() + after, period);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
     interval
 }
 

@@ -113,7 +113,7 @@ impl Answer {
             let mut head = ResponseHead::new(StatusCode::OK);
             mark(&mut head, seen);
             seen.answered(&head);
-            return status_only(grpc, head, &trailers, request, reply).await;
+            return status_only(grpc, head, &trailers, request, reply, seen.flow()).await;
         }
         // To a caller of HTTP/2 that asks for another protocol success would be consent (RFC 8441 §5), and nobody is there to speak it.
         let asks = request.upgrade || request.method == Method::CONNECT;

@@ -579,7 +579,7 @@ async fn refuse(error: &ProxyError, head: &RequestHead, reply: &mut Reply<'_>, s
     let sent = if !reply.started() {
         seen.replied(error, grpc.is_some());
         let marks = reply::Marks { policy: seen.marks.as_deref(), authorization: seen.mark() };
-        reply::local(error, grpc, head, marks, reply).await
+        reply::local(error, grpc, head, marks, reply, seen.flow()).await
     } else if grpc == Some(Grpc::Native) && head.version == Version::Http2 {
         // The status may still be told: better than a reset, which clients read as INTERNAL or CANCELLED.
         seen.outcome.grpc_status = Some(error.grpc_status().into());

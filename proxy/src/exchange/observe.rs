@@ -12,7 +12,7 @@ use crate::error::{Kind, ProxyError};
 use crate::telemetry::access_log::Record;
 use crate::telemetry::spans::call::{Call, bounded};
 use crate::telemetry::watch::{Draft, Facts, Parties, Ruled};
-use crate::telemetry::{Direction, Key, Outcome, Series, Telemetry, redact};
+use crate::telemetry::{Direction, Hop, Key, Outcome, Series, Telemetry, redact};
 use http::{HeaderValue, Method};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -247,13 +247,20 @@ impl<'e> Observation<'e> {
         self.ended = Some(at);
     }
 
+    /// Whom the call is to. One that is turned away is addressed to nobody in metrics, whose labels a caller must not choose; to people who read
+    /// of it, it is to the port's service.
+    fn addressed(&self) -> &str {
+        match self.ruling.service {
+            Some(service) if self.destination.is_empty() => service,
+            _ => &self.destination,
+        }
+    }
+
     /// Tells taps and summaries of the call.
     #[cold]
     fn show(&self, draft: Draft, ended: Instant) {
-        let Ruling { verdict, policy, rule, service, .. } = self.ruling;
-        let service = service.map_or("", |service| service);
-        // A call that is turned away is addressed to nobody in metrics, whose labels a caller must not choose; here it is to the port's service.
-        let destination = if self.destination.is_empty() { service } else { &*self.destination };
+        let Ruling { verdict, policy, rule, .. } = self.ruling;
+        let destination = self.addressed();
         let parties = Parties {
             source: &self.source,
             source_identity: self.source_identity.as_deref().unwrap_or_default(),
@@ -280,6 +287,14 @@ impl<'e> Observation<'e> {
         self.exchange.telemetry.watch.ended(draft, &parties, &facts, &ruled);
     }
 
+    /// What the call crossed: nothing, if no endpoint was ever picked for it.
+    const fn hop(&self) -> Hop {
+        match (self.direction, &self.endpoint) {
+            (Direction::Outbound, None) => Hop::None,
+            _ => Hop::of(self.mtls),
+        }
+    }
+
     /// What kind of gRPC the call is, if any.
     pub(super) const fn grpc(&self) -> Option<Grpc> {
         self.grpc
@@ -304,7 +319,7 @@ impl Drop for Observation<'_> {
             endpoint: if self.direction == Direction::Outbound { endpoint } else { "" },
             route: &self.route,
             protocol: self.protocol,
-            mtls: self.mtls,
+            hop: self.hop(),
         };
         let series = telemetry.series(&key);
         series.call(&self.outcome);
@@ -328,12 +343,12 @@ impl Observation<'_> {
         let trace = weft_policy::trace::trace_id_text(self.trace_id);
         self.exchange.telemetry.log.write(&Record {
             kind: "call",
-            setting: series.setting_of(key),
+            setting: if self.addressed() == &*self.destination { series.setting_of(key) } else { b"" },
             direction: self.direction.name(),
             trace_id: if self.trace_id == 0 { b"" } else { trace.as_bytes() },
             request_id: self.request_id.as_bytes(),
             source: &self.source,
-            destination: &self.destination,
+            destination: self.addressed(),
             endpoint: self.endpoint.as_deref().unwrap_or_default(),
             source_identity: self.source_identity.as_deref().unwrap_or_default(),
             destination_identity: match self.direction {

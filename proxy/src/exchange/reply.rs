@@ -4,6 +4,7 @@
 //! HTTP status, a line of text, and `weft-error`. What an error means is decided in `error`, never here.
 
 use super::headers::{self, WEFT_AUTHORIZATION, WEFT_ERROR, WEFT_UNSENT};
+use super::stream::Flow;
 use super::web;
 use crate::codec::{Grpc, Headers, Known, Reply, RequestHead, ResponseHead};
 use crate::error::{Kind, ProxyError, Sent};
@@ -43,12 +44,13 @@ pub async fn local(
     request: &RequestHead,
     marks: Marks<'_>,
     reply: &mut Reply<'_>,
+    flow: &Flow,
 ) -> Result<(), ProxyError> {
     if let Some(grpc) = grpc {
         let mut head = ResponseHead::new(StatusCode::OK);
         blame(&mut head.headers, error);
         marks.put(&mut head.headers);
-        return status_only(grpc, head, &grpc_trailers(error), request, reply).await;
+        return status_only(grpc, head, &grpc_trailers(error), request, reply, flow).await;
     }
     let mut head = ResponseHead::new(error.status());
     let text = format!("{error}\n");
@@ -72,6 +74,7 @@ pub async fn local(
         return reply.send_head(head, true).await.map_err(ProxyError::from);
     }
     reply.send_head(head, false).await?;
+    flow.sent(text.len());
     reply.data(Bytes::from(text)).await?;
     reply.finish().await.map_err(ProxyError::from)
 }
@@ -86,6 +89,7 @@ pub(super) async fn status_only(
     trailers: &Headers,
     request: &RequestHead,
     reply: &mut Reply<'_>,
+    flow: &Flow,
 ) -> Result<(), ProxyError> {
     match grpc {
         Grpc::Native => {
@@ -104,6 +108,7 @@ pub(super) async fn status_only(
             }
             head.headers.append(header::CONTENT_LENGTH, HeaderValue::from(frame.len()));
             reply.send_head(head, false).await?;
+            flow.sent(frame.len());
             reply.last(frame).await.map_err(ProxyError::from)
         }
     }

@@ -17,7 +17,7 @@ use crate::listen::detect::{Protocol, Settled, settle};
 use crate::random;
 use crate::telemetry::access_log::Record;
 use crate::telemetry::watch::{Facts, Parties, Ruled};
-use crate::telemetry::{Direction, Key, Outcome as Ended, TcpConnection};
+use crate::telemetry::{Direction, Hop, Key, Outcome as Ended, TcpConnection};
 use bytes::BytesMut;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -261,7 +261,10 @@ impl Exchange {
             endpoint: if seen.direction == Direction::Outbound { &seen.endpoint } else { "" },
             route: &seen.route,
             protocol: "tcp",
-            mtls: seen.mtls,
+            hop: match seen.direction {
+                Direction::Outbound if seen.attempts == 0 => Hop::None,
+                _ => Hop::of(seen.mtls),
+            },
         })
     }
 

@@ -11,27 +11,25 @@ mod handshakes;
 pub mod metrics;
 pub(crate) mod redact;
 pub mod report;
+mod scrape;
+mod series;
 mod sink;
 pub mod spans;
 pub mod watch;
 
-use crate::endpoint::Cluster;
 use access_log::AccessLog;
-use exposition::{Format, header, label_set, sample};
 use foldhash::HashMap;
 pub use handshakes::Handshakes;
 use metrics::{Counter, Family, Gauge, Histogram, Registry};
 use parking_lot::{Mutex, RwLock};
-use std::hash::{BuildHasher, Hash};
+use series::TcpFamilies;
+pub use series::{Series, TcpConnection};
+use std::hash::Hash;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 use weft_policy::limit::TokenBucket;
 
-/// Series of calls that are kept apart; what comes after is counted without route, endpoint and source…
-const CALL_SERIES: usize = 4096;
-/// …and after so many more without destination.
-const FOLDED_SERIES: usize = 512;
 /// What names read that stand for too many.
 const OTHER: &str = "other";
 /// Lines a second that refusals may write: they are made by peers, who may be many. All are counted.
@@ -72,13 +70,42 @@ pub struct Key<'a> {
     pub route: &'a str,
     /// `http1`, `http2`, `grpc`, `tcp`.
     pub protocol: &'static str,
-    /// Whether the hop between workloads was mutually authenticated.
-    pub mtls: bool,
+    /// What it crossed between the workloads.
+    pub hop: Hop,
+}
+
+/// What a call crossed on its way between two workloads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Hop {
+    /// Nothing: the sidecar answered by itself (a fault, a limit, no endpoint) and no peer was sent anything.
+    None,
+    /// A connection without TLS, or with TLS that authenticates one side at most.
+    Plain,
+    /// A connection on which both sides were authenticated.
+    Mutual,
+}
+
+impl Hop {
+    /// Of a call that reached somebody.
+    #[must_use]
+    pub const fn of(mtls: bool) -> Self {
+        if mtls { Self::Mutual } else { Self::Plain }
+    }
+
+    /// What metrics say of it: the label `tls`.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Plain => "none",
+            Self::Mutual => "mutual",
+        }
+    }
 }
 
 impl Key<'_> {
     const fn tls(&self) -> &'static str {
-        if self.mtls { "mutual" } else { "none" }
+        self.hop.label()
     }
 
     /// Whether it stands for too many: a route's own name has a namespace.
@@ -133,203 +160,6 @@ impl Outcome {
             None => matches!(self.status, 401 | 403 | 429),
         };
         said && !self.reason.is_empty()
-    }
-}
-
-/// Counts since the process started, from which reports take deltas.
-#[derive(Debug)]
-struct Tally {
-    calls: AtomicU64,
-    failures: AtomicU64,
-    refusals: AtomicU64,
-    attempts: AtomicU64,
-    failed_attempts: AtomicU64,
-    retries: AtomicU64,
-    latency: Histogram,
-    connections: AtomicU64,
-    sent: AtomicU64,
-    received: AtomicU64,
-}
-
-/// Handles of one [`Key`], kept by whoever records under it.
-pub struct Series {
-    direction: Direction,
-    source: Box<str>,
-    destination: Box<str>,
-    endpoint: Box<str>,
-    route: Box<str>,
-    protocol: &'static str,
-    mtls: bool,
-    requests: Family<Counter>,
-    /// Few in number: the codes that really occur.
-    codes: RwLock<Vec<(Code, Counter)>>,
-    duration: Histogram,
-    request_bytes: Counter,
-    response_bytes: Counter,
-    tcp: RwLock<Option<Tcp>>,
-    tcp_families: TcpFamilies,
-    tally: Tally,
-    /// What the access-log lines of its calls have in common.
-    setting: Box<[u8]>,
-}
-
-type Code = (u16, Option<u16>, &'static str);
-
-#[derive(Clone)]
-struct TcpFamilies {
-    opened: Family<Counter>,
-    closed: Family<Counter>,
-    sent: Family<Counter>,
-    received: Family<Counter>,
-}
-
-#[derive(Clone)]
-struct Tcp {
-    opened: Counter,
-    sent: Counter,
-    received: Counter,
-}
-
-impl std::fmt::Debug for Series {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Series({:?})", self.key())
-    }
-}
-
-impl Series {
-    fn key(&self) -> Key<'_> {
-        Key {
-            direction: self.direction,
-            source: &self.source,
-            destination: &self.destination,
-            endpoint: &self.endpoint,
-            route: &self.route,
-            protocol: self.protocol,
-            mtls: self.mtls,
-        }
-    }
-
-    /// What the access-log lines of a key's calls have in common, for [`access_log::Record::setting`]; empty where the series stands in
-    /// for too many.
-    #[must_use]
-    pub fn setting_of(&self, key: &Key<'_>) -> &[u8] {
-        if self.key().is_folded() && !key.is_folded() { &[] } else { &self.setting }
-    }
-
-    /// A call that was recorded is traced: it may be shown as an example of those that took as long.
-    pub fn exemplify(&self, duration: Duration, trace_id: u128) {
-        self.duration.exemplify(duration, trace_id);
-    }
-
-    /// Records the end of a call.
-    pub fn call(&self, outcome: &Outcome) {
-        let code = (outcome.status, outcome.grpc_status, outcome.reason);
-        self.code(code).increment();
-        self.duration.record(outcome.duration);
-        self.request_bytes.add(outcome.received);
-        self.response_bytes.add(outcome.sent);
-        let tally = &self.tally;
-        tally.calls.fetch_add(1, Relaxed);
-        tally.failures.fetch_add(u64::from(outcome.failed()), Relaxed);
-        tally.refusals.fetch_add(u64::from(outcome.refused()), Relaxed);
-        tally.attempts.fetch_add(u64::from(outcome.attempts), Relaxed);
-        tally.failed_attempts.fetch_add(u64::from(outcome.failed_attempts), Relaxed);
-        tally.retries.fetch_add(u64::from(outcome.attempts.saturating_sub(1)), Relaxed);
-        tally.latency.record(outcome.duration);
-        tally.sent.fetch_add(outcome.sent, Relaxed);
-        tally.received.fetch_add(outcome.received, Relaxed);
-    }
-
-    fn code(&self, code: Code) -> Counter {
-        if let Some((_, counter)) = self.codes.read().iter().find(|(known, _)| *known == code) {
-            return counter.clone();
-        }
-        let (status, grpc, reason) = code;
-        let status = if status == 0 { String::new() } else { status.to_string() };
-        let grpc = grpc.map(|code| code.to_string()).unwrap_or_default();
-        let key = self.key();
-        let counter = self.requests.with(&[
-            key.direction.name(),
-            key.source_label(),
-            key.destination,
-            key.route,
-            key.protocol,
-            &status,
-            &grpc,
-            key.tls(),
-            reason,
-        ]);
-        let mut codes = self.codes.write();
-        if codes.len() < 64 {
-            codes.push((code, counter.clone()));
-        }
-        counter
-    }
-
-    fn tcp(&self) -> Tcp {
-        if let Some(tcp) = &*self.tcp.read() {
-            return tcp.clone();
-        }
-        let key = self.key();
-        let labels = [key.direction.name(), key.source_label(), key.destination, key.route, key.tls()];
-        let families = &self.tcp_families;
-        let tcp = Tcp {
-            opened: families.opened.with(&labels),
-            sent: families.sent.with(&labels),
-            received: families.received.with(&labels),
-        };
-        *self.tcp.write() = Some(tcp.clone());
-        tcp
-    }
-
-    /// Records that an opaque connection was opened; drop or [`TcpConnection::close`] records its end.
-    #[must_use]
-    pub fn tcp_opened(self: &Arc<Self>) -> TcpConnection {
-        let handles = self.tcp();
-        handles.opened.increment();
-        self.tally.connections.fetch_add(1, Relaxed);
-        TcpConnection { series: Arc::clone(self), handles, reason: "" }
-    }
-}
-
-/// An open opaque connection; its bytes are counted as they move, its end when it is dropped.
-#[derive(Debug)]
-pub struct TcpConnection {
-    series: Arc<Series>,
-    handles: Tcp,
-    reason: &'static str,
-}
-
-impl std::fmt::Debug for Tcp {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Tcp")
-    }
-}
-
-impl TcpConnection {
-    /// Bytes moved to the caller.
-    pub fn sent(&self, bytes: u64) {
-        self.handles.sent.add(bytes);
-        self.series.tally.sent.fetch_add(bytes, Relaxed);
-    }
-
-    /// Bytes moved from the caller.
-    pub fn received(&self, bytes: u64) {
-        self.handles.received.add(bytes);
-        self.series.tally.received.fetch_add(bytes, Relaxed);
-    }
-
-    /// Says why it ends, before it is dropped; without, it ended as it should.
-    pub fn close(&mut self, reason: &'static str) {
-        self.reason = reason;
-    }
-}
-
-impl Drop for TcpConnection {
-    fn drop(&mut self) {
-        let key = self.series.key();
-        let labels = [key.direction.name(), key.source_label(), key.destination, key.route, key.tls(), self.reason];
-        self.series.tcp_families.closed.with(&labels).increment();
     }
 }
 
@@ -462,75 +292,6 @@ impl Telemetry {
             .unwrap_or_else(|_| unreachable!("no output is opened"))
     }
 
-    /// The handles of a key: a hash and a comparison when they exist.
-    #[must_use]
-    pub fn series(&self, key: &Key<'_>) -> Arc<Series> {
-        let hash = self.hasher.hash_one(key);
-        if let Some(found) = self.series.read().get(&hash).and_then(|same| same.iter().find(|s| s.key() == *key)) {
-            return Arc::clone(found);
-        }
-        let mut all = self.series.write();
-        // Counted in buckets of one hash: two that share one are next to never.
-        let full = if key.is_folded() { CALL_SERIES + FOLDED_SERIES } else { CALL_SERIES };
-        let folded = Key { endpoint: "", route: OTHER, source: "", ..*key };
-        let folded = if key.is_folded() { Key { destination: OTHER, ..folded } } else { folded };
-        if all.len() >= full && folded != *key {
-            drop(all);
-            self.overflow.fetch_add(u64::from(!key.is_folded()), Relaxed);
-            return self.series(&folded);
-        }
-        let same = all.entry(hash).or_default();
-        if let Some(found) = same.iter().find(|s| s.key() == *key) {
-            return Arc::clone(found);
-        }
-        let series = Arc::new(self.resolve(key));
-        same.push(Arc::clone(&series));
-        series
-    }
-
-    fn resolve(&self, key: &Key<'_>) -> Series {
-        let labels = [key.direction.name(), key.source_label(), key.destination, key.route, key.protocol, key.tls()];
-        let common = access_log::Record {
-            kind: "call",
-            direction: key.direction.name(),
-            source: key.source,
-            destination: key.destination,
-            protocol: key.protocol,
-            route: key.route,
-            mtls: key.mtls,
-            ..access_log::Record::default()
-        };
-        Series {
-            setting: common.rendered_setting(),
-            direction: key.direction,
-            source: key.source.into(),
-            destination: key.destination.into(),
-            endpoint: key.endpoint.into(),
-            route: key.route.into(),
-            protocol: key.protocol,
-            mtls: key.mtls,
-            requests: self.requests.clone(),
-            codes: RwLock::default(),
-            duration: self.duration.with(&labels),
-            request_bytes: self.request_bytes.with(&labels),
-            response_bytes: self.response_bytes.with(&labels),
-            tcp: RwLock::default(),
-            tcp_families: self.tcp.clone(),
-            tally: Tally {
-                calls: AtomicU64::new(0),
-                failures: AtomicU64::new(0),
-                refusals: AtomicU64::new(0),
-                attempts: AtomicU64::new(0),
-                failed_attempts: AtomicU64::new(0),
-                retries: AtomicU64::new(0),
-                latency: Histogram::default(),
-                connections: AtomicU64::new(0),
-                sent: AtomicU64::new(0),
-                received: AtomicU64::new(0),
-            },
-        }
-    }
-
     /// Counts and logs a connection, tunnel or call that was refused: never a bare reset without a metric and, unless there are very many,
     /// a line.
     pub fn refuse(&self, direction: Direction, error: &crate::ProxyError, peer: &dyn std::fmt::Display) {
@@ -549,157 +310,7 @@ impl Telemetry {
         }
         tracing::warn!(direction, reason, %peer, "refused: {}", error.explanation());
     }
-
-    /// The scrape: every family, and the state of every endpoint's breaker as it is now.
-    pub fn render<'a>(&self, clusters: impl Iterator<Item = (&'a str, u16, &'a Arc<Cluster>)>) -> String {
-        self.render_as(Format::Text, clusters)
-    }
-
-    /// The same in one of the formats.
-    pub fn render_as<'a>(
-        &self,
-        format: Format,
-        clusters: impl Iterator<Item = (&'a str, u16, &'a Arc<Cluster>)>,
-    ) -> String {
-        let now = Instant::now();
-        let mut out = self.registry.render_as(now, format);
-        let mut lines = Vec::new();
-        for (service, port, cluster) in clusters {
-            let port = port.to_string();
-            for status in cluster.breakers(now) {
-                let state = match status.state() {
-                    weft_proto::v1::BreakerState::Closed => 0,
-                    weft_proto::v1::BreakerState::Open => 1,
-                    weft_proto::v1::BreakerState::HalfOpen => 2,
-                };
-                let labels = label_set(&["destination", "port", "endpoint"], &[service, &port, &status.endpoint]);
-                let mut line = String::new();
-                sample(&mut line, "weft_breaker_state", "", &labels, "", state);
-                lines.push(line);
-            }
-        }
-        if !lines.is_empty() {
-            lines.sort_unstable();
-            header(&mut out, "weft_breaker_state", "0 closed, 1 open, 2 half-open.", "gauge", format);
-            out.extend(lines);
-        }
-        self.render_sizes(&mut out, format);
-        if format == Format::OpenMetrics {
-            out.push_str("# EOF\n");
-        }
-        out
-    }
-
-    /// How many series there are, and what found no room among them.
-    fn render_sizes(&self, out: &mut String, format: Format) {
-        let sizes = self.registry.sizes();
-        let calls = self.overflow.load(Relaxed);
-        header(out, "weft_metrics_series", "Series of each family.", "gauge", format);
-        for (family, series, _) in &sizes {
-            sample(out, "weft_metrics_series", "", &label_set(&["family"], &[family]), "", series);
-        }
-        let overflows = sizes.iter().map(|(family, _, overflow)| (*family, *overflow)).chain([("calls", calls)]);
-        let name = "weft_metrics_overflow_total";
-        header(out, name, "Label sets that found no room, and were counted as other.", "counter", format);
-        for (family, overflow) in overflows.filter(|(family, overflow)| *overflow > 0 || *family == "calls") {
-            sample(out, name, "", &label_set(&["family"], &[family]), "", overflow);
-        }
-    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const KEY: Key<'static> = Key {
-        direction: Direction::Outbound,
-        source: "shop/storefront",
-        destination: "shop/catalog",
-        endpoint: "shop/catalog-1",
-        route: "shop/catalog",
-        protocol: "http1",
-        mtls: true,
-    };
-
-    #[test]
-    fn a_call_is_counted_under_the_names_and_labels_of_the_reference() {
-        let telemetry = Telemetry::quiet();
-        let outcome = Outcome { status: 200, duration: Duration::from_millis(2), sent: 10, ..Outcome::default() };
-        telemetry.series(&KEY).call(&outcome);
-        telemetry.series(&Key { endpoint: "shop/catalog-2", ..KEY }).call(&outcome);
-        let text = telemetry.render(std::iter::empty());
-        let labels = "direction=\"outbound\",source=\"shop/storefront\",destination=\"shop/catalog\",route=\"shop/catalog\",protocol=\"http1\"";
-        assert!(
-            text.contains(&format!(
-                "weft_requests_total{{{labels},code=\"200\",grpc_code=\"\",tls=\"mutual\",reason=\"\"}} 2\n"
-            )),
-            "{text}"
-        );
-        assert!(text.contains(&format!("weft_response_bytes_total{{{labels},tls=\"mutual\"}} 20\n")), "{text}");
-        assert!(
-            text.contains(&format!("weft_request_duration_seconds_count{{{labels},tls=\"mutual\"}} 2\n")),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn the_same_key_gives_the_same_handles() {
-        let telemetry = Telemetry::quiet();
-        assert!(Arc::ptr_eq(&telemetry.series(&KEY), &telemetry.series(&KEY)));
-        assert!(!Arc::ptr_eq(&telemetry.series(&KEY), &telemetry.series(&Key { mtls: false, ..KEY })));
-    }
-
-    #[test]
-    fn an_opaque_connection_is_counted_when_it_opens_while_it_moves_and_when_it_ends() {
-        let telemetry = Telemetry::quiet();
-        let series = telemetry.series(&Key { protocol: "tcp", ..KEY });
-        let mut connection = series.tcp_opened();
-        connection.received(7);
-        connection.close("idle_timeout");
-        drop(connection);
-        let text = telemetry.render(std::iter::empty());
-        assert!(text.contains("weft_tcp_connections_opened_total{direction=\"outbound\""), "{text}");
-        assert!(text.lines().any(|l| l.starts_with("weft_tcp_received_bytes_total") && l.ends_with(" 7")), "{text}");
-        assert!(text.lines().any(|l| l.starts_with("weft_tcp_connections_closed") && l.contains("idle_timeout")));
-    }
-
-    #[test]
-    fn keys_without_end_are_folded_into_one() {
-        let telemetry = Telemetry::quiet();
-        for i in 0..CALL_SERIES + 100 {
-            let endpoint = format!("shop/catalog-{i}");
-            telemetry.series(&Key { endpoint: &endpoint, ..KEY }).call(&Outcome::default());
-        }
-        assert!(telemetry.series.read().len() <= CALL_SERIES + 1);
-    }
-
-    #[test]
-    fn a_million_callers_hosts_and_routes_leave_memory_bounded_and_what_was_known_intact() {
-        let telemetry = Telemetry::quiet();
-        let known = telemetry.series(&KEY);
-        let outcome = Outcome { status: 200, ..Outcome::default() };
-        known.call(&outcome);
-        for i in 0..1_000_000_u32 {
-            let name = format!("shop/{i}");
-            let key = match i % 3 {
-                0 => Key { direction: Direction::Inbound, source: &name, endpoint: "", ..KEY },
-                1 => Key { destination: &name, ..KEY },
-                _ => Key { route: &name, ..KEY },
-            };
-            telemetry.series(&key).call(&outcome);
-        }
-        assert!(telemetry.series.read().len() <= CALL_SERIES + FOLDED_SERIES + 2, "{}", telemetry.series.read().len());
-        assert!(Arc::ptr_eq(&telemetry.series(&KEY), &known));
-        known.call(&outcome);
-        let text = telemetry.render(std::iter::empty());
-        assert!(text.len() < 16 << 20, "{}", text.len());
-        let of = |part: &str| {
-            let lines = text.lines().filter(|line| line.starts_with("weft_requests_total{") && line.contains(part));
-            lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum::<u64>()
-        };
-        assert_eq!(of("source=\"shop/storefront\",destination=\"shop/catalog\",route=\"shop/catalog\""), 2);
-        assert_eq!(of(""), 1_000_002, "every call is counted once");
-        assert!(of("=\"other\"") > 900_000);
-        assert!(text.contains("weft_metrics_overflow_total{family=\"calls\"} "), "{text}");
-    }
-}
+mod tests;

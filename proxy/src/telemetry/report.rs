@@ -2,7 +2,7 @@
 //!
 //! The reporter remembers what it told; the data path only ever adds. Sending, and what to do when nobody listens, is discovery's.
 
-use super::{Direction, Series, Telemetry};
+use super::{Direction, Hop, Series, Telemetry};
 use crate::endpoint::Cluster;
 use foldhash::HashMap;
 use std::sync::Arc;
@@ -144,7 +144,8 @@ fn delta(series: &Series, told: &mut Told, numbered: &mut u32) -> Option<v1::Cal
         attempts: now.attempts - before.attempts,
         failed_attempts: now.failed_attempts - before.failed_attempts,
         retries: now.retries - before.retries,
-        mtls: if series.mtls { calls } else { 0 },
+        mtls: if series.hop == Hop::Mutual { calls } else { 0 },
+        unsent: if series.hop == Hop::None { calls } else { 0 },
         latency_buckets: buckets.collect(),
         tcp_connections: now.connections - before.connections,
         bytes_sent: now.sent - before.sent,
@@ -169,7 +170,7 @@ mod tests {
             endpoint: "shop/payments-1",
             route: "",
             protocol: "http1",
-            mtls: true,
+            hop: Hop::Mutual,
         });
         let outcome = Outcome {
             status: 200,
@@ -199,6 +200,35 @@ mod tests {
     }
 
     #[test]
+    fn a_call_that_was_sent_to_nobody_is_told_as_such_and_neither_as_secured_nor_as_plain() {
+        let (telemetry, mut reporter, now) = (Telemetry::quiet(), Reporter::default(), Instant::now());
+        for (hop, endpoint) in [(Hop::None, ""), (Hop::Plain, "shop/payments-1"), (Hop::Mutual, "shop/payments-1")] {
+            let key = Key {
+                direction: Direction::Outbound,
+                source: "shop/orders",
+                destination: "shop/payments",
+                endpoint,
+                route: "",
+                protocol: "http1",
+                hop,
+            };
+            telemetry.series(&key).call(&Outcome::default());
+        }
+        let mut told: Vec<_> = reporter
+            .take(&telemetry, std::iter::empty(), now)
+            .calls
+            .iter()
+            .map(|c| (c.calls, c.mtls, c.unsent))
+            .collect();
+        told.sort_unstable();
+        assert_eq!(told, [(1, 0, 0), (1, 0, 1), (1, 1, 0)]);
+        let text = telemetry.render(std::iter::empty());
+        for tls in ["", "none", "mutual"] {
+            assert!(text.contains(&format!("tls=\"{tls}\",reason=\"\"}} 1\n")), "{tls}: {text}");
+        }
+    }
+
+    #[test]
     fn what_a_policy_refused_is_counted_and_what_the_application_refused_is_not() {
         let (telemetry, mut reporter, now) = (Telemetry::quiet(), Reporter::default(), Instant::now());
         let series = telemetry.series(&Key {
@@ -208,7 +238,7 @@ mod tests {
             endpoint: "",
             route: "",
             protocol: "http1",
-            mtls: true,
+            hop: Hop::Mutual,
         });
         let answer = |status, grpc_status, reason| Outcome { status, grpc_status, reason, ..Outcome::default() };
         series.call(&answer(403, None, "denied"));

@@ -213,8 +213,14 @@ async fn every_way_in_which_a_call_ends_leaves_its_line() {
         (client.outbound, "OUTBOUND"),
     ];
     let mut table = String::new();
+    let began = std::time::Instant::now();
     let mut note = |name: &str, lines: Vec<Value>| {
         let last = lines.last().cloned().unwrap();
+        // Times are of this run: no line says nothing of it, none more than there was, and a deadline passes before it is missed.
+        let took = std::time::Duration::from_micros(last["durationUs"].as_u64().unwrap());
+        let limited = ["request_timeout", "try_timeout"].iter().any(|reason| last["reason"] == **reason);
+        let least = std::time::Duration::from_micros(if limited { 50_000 } else { 1 });
+        assert!(took >= least && took < began.elapsed(), "{name}: {took:?} of {:?}: {last}", began.elapsed());
         table.push_str(&format!("{name}\n  {}\n", settled(last, &ports)));
     };
 

@@ -23,6 +23,9 @@ async fn an_abort_is_answered_in_place_of_the_application_and_says_so() {
     assert_eq!(a.calls(), 1);
     let line = eventually("a log line", || sidecar.logged().into_iter().find(|line| line["status"] == 418));
     assert_eq!((line["reason"].as_str(), line["route"].as_str()), (Some("fault"), Some("shop/r")));
+    // Nothing was sent to anybody: it went neither with mTLS nor without.
+    assert_eq!(sidecar.count("weft_requests_total", &["reason=\"fault\"", "tls=\"\""]), 2.0);
+    assert_eq!(sidecar.count("weft_requests_total", &["reason=\"\"", "tls=\"none\""]), 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

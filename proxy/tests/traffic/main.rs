@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a panic in a test is its report")]
 
 mod balance;
+mod cardinality;
 mod deadlines;
 mod egress;
 mod fallback;

@@ -1,9 +1,11 @@
 //! A dashboard of Grafana: the golden signals of services and edges, and what the mesh itself is up to.
 
-use super::{failures, quantile, rate};
+use super::{control_quantile, failures, quantile, rate};
 use serde_json::{Value, json};
 use weft_proto::metrics::{
-    AUTHZ, BREAKER_STATE, CERTIFICATE_EXPIRY, CONNECTIONS, HANDSHAKES, LINES_DROPPED, OVERFLOW, REFUSED, RENEWALS,
+    AUTHZ, BREAKER_STATE, CERTIFICATE_EXPIRY, CONNECTIONS, CONTROL_API_DURATION, CONTROL_API_REQUESTS, CONTROL_COMPILE,
+    CONTROL_CONVERGENCE, CONTROL_LAG, CONTROL_STORE, CONTROL_STORE_ERRORS, CONTROL_STREAMS, CONTROL_WAITING,
+    CONTROL_XDS_REFUSALS, CONTROL_XDS_RESOURCES, Family, HANDSHAKES, LINES_DROPPED, OVERFLOW, REFUSED, RENEWALS,
     REQUEST_BYTES, REQUESTS, RESPONSE_BYTES, RETRIES, RETRIES_DENIED, SERIES, SPANS_DROPPED, SPANS_EXPORTED,
     TCP_OPENED, TCP_RECEIVED, TCP_SENT, XDS_CONNECTED, XDS_REFUSED,
 };
@@ -118,8 +120,9 @@ fn rows() -> Vec<(&'static str, Vec<Panel>)> {
                     "percentunit",
                     vec![(
                         format!(
-                            "{} / ({total} > 0)",
-                            by("destination", rate(&REQUESTS, &format!("{outbound},tls=\"mutual\"")))
+                            "{} / ({} > 0)",
+                            by("destination", rate(&REQUESTS, &format!("{outbound},tls=\"mutual\""))),
+                            by("destination", rate(&REQUESTS, &format!("{outbound},tls!=\"\"")))
                         ),
                         "{{destination}}",
                     )],
@@ -227,6 +230,47 @@ fn rows() -> Vec<(&'static str, Vec<Panel>)> {
                 ),
             ],
         ),
+        ("The control plane", control_plane()),
+    ]
+}
+
+fn control_plane() -> Vec<Panel> {
+    let quantiles = |family: &Family| {
+        let of = |share| control_quantile(share, family, "");
+        vec![(of("0.5"), "p50"), (of("0.99"), "p99")]
+    };
+    vec![
+        (
+            "Streams",
+            "short",
+            vec![
+                (format!("sum by (kind) ({})", CONTROL_STREAMS.name), "{{kind}}"),
+                (format!("sum({})", CONTROL_WAITING.name), "sidecars that wait"),
+            ],
+        ),
+        ("Lag", "s", vec![(format!("max by (instance) ({})", CONTROL_LAG.name), "{{instance}}")]),
+        ("From a change to its last acknowledgement", "s", quantiles(&CONTROL_CONVERGENCE)),
+        ("Compilations", "s", quantiles(&CONTROL_COMPILE)),
+        (
+            "Sent",
+            "ops",
+            vec![
+                (format!("sum by (action) ({})", rate(&CONTROL_XDS_RESOURCES, "")), "{{action}}"),
+                (format!("sum({})", rate(&CONTROL_XDS_REFUSALS, "")), "refused"),
+            ],
+        ),
+        ("Store, p99", "s", vec![(control_quantile("0.99", &CONTROL_STORE, "operation, "), "{{operation}}")]),
+        (
+            "Store, errors",
+            "ops",
+            vec![(format!("sum by (operation, kind) ({})", rate(&CONTROL_STORE_ERRORS, "")), "{{operation}} {{kind}}")],
+        ),
+        (
+            "Requests",
+            "reqps",
+            vec![(format!("sum by (verb, code) ({})", rate(&CONTROL_API_REQUESTS, "")), "{{verb}} {{code}}")],
+        ),
+        ("Requests, p99", "s", vec![(control_quantile("0.99", &CONTROL_API_DURATION, "verb, "), "{{verb}}")]),
     ]
 }
 

@@ -59,11 +59,17 @@ fn quantile(share: &str, by: &str, more: &str) -> String {
     format!("histogram_quantile({share}, sum by ({by}, le) (rate({name}_bucket{{direction=\"inbound\"{more}}}[5m])))")
 }
 
+/// The quantile of a histogram that the control plane has.
+fn control_quantile(share: &str, family: &Family, by: &str) -> String {
+    let name = family.name;
+    format!("histogram_quantile({share}, sum by ({by}le) (rate({name}_bucket[5m])))")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::Value;
-    use weft_proto::metrics::FAMILIES;
+    use weft_proto::metrics::{CONTROL_FAMILIES, FAMILIES};
 
     /// Every text under a key, anywhere in a document.
     fn under<'v>(value: &'v Value, key: &str, found: &mut Vec<&'v str>) {
@@ -89,7 +95,7 @@ mod tests {
                 let rest = name.strip_prefix(family.name);
                 rest.is_some_and(|rest| rest.is_empty() || family.kind == "histogram" && rest == "_bucket")
             };
-            FAMILIES.iter().any(|family| of(&family))
+            FAMILIES.iter().chain(CONTROL_FAMILIES).any(|family| of(&family))
         };
         for document in [rules::document(), grafana::document()] {
             let mut expressions = Vec::new();

@@ -3,8 +3,8 @@
 use super::{failures, quantile, rate};
 use serde_json::{Value, json};
 use weft_proto::metrics::{
-    BREAKER_STATE, CERTIFICATE_EXPIRY, OVERFLOW, REFUSED, RENEWALS, REQUESTS, RETRIES, RETRIES_DENIED,
-    REVOCATION_EXPIRY, SPANS_DROPPED, XDS_CONNECTED, XDS_REFUSED,
+    BREAKER_STATE, CERTIFICATE_EXPIRY, CONTROL_LAG, CONTROL_STORE_ERRORS, CONTROL_WAITING, OVERFLOW, REFUSED, RENEWALS,
+    REQUESTS, RETRIES, RETRIES_DENIED, REVOCATION_EXPIRY, SPANS_DROPPED, XDS_CONNECTED, XDS_REFUSED,
 };
 
 /// A file of rules.
@@ -122,6 +122,25 @@ fn alerts() -> Vec<Value> {
             "critical",
             "{{ $labels.instance }} has lost its control plane",
             "It serves by what it knows; changes do not reach it, nor does a new certificate.",
+        ),
+        alert(
+            "WeftControlPlaneLagging",
+            format!("{} > 30", CONTROL_LAG.name),
+            "2m",
+            "critical",
+            "Changes do not reach every sidecar",
+            &format!(
+                "Some sidecar has waited for {{{{ $value | humanizeDuration }}}}; {} counts them, `weft check` names them.",
+                CONTROL_WAITING.name
+            ),
+        ),
+        alert(
+            "WeftStoreFailing",
+            format!("sum by (instance, operation) ({}) > 0", rate(&CONTROL_STORE_ERRORS, "kind=\"failed\"")),
+            "5m",
+            "critical",
+            "The store of {{ $labels.instance }} fails",
+            "{{ $labels.operation }} fails {{ $value | humanize }} times a second. Sidecars go on with what they have; nothing can be changed.",
         ),
         alert(
             "WeftPeersRefused",

@@ -79,25 +79,28 @@ export function merged(before: Mesh | null, document: StatDocument): Mesh {
 /** Calls, success and the worst p99 of the mesh. By instance: a call through a route stands once under the service that it names and once
  * under the one whose instance took it, so of each instance the row with more calls is all of its calls. */
 export function total(of: Mesh): Point & { slowest: Row | null; mtls: number | null; retries: number } {
-  let [calls, failures, rps, secured, retries] = [0, 0, 0, 0, 0];
+  let [calls, failures, rps, sent, secured, retries] = [0, 0, 0, 0, 0, 0];
   let slowest: Row | null = null;
   const instances = new Map<string, Row>();
   for (const row of of.endpoints.values()) {
-    const before = instances.get(row.endpoint ?? "");
-    if (!before || before.calls < row.calls) instances.set(row.endpoint ?? "", row);
+    // What reached no instance stands under its service alone.
+    const place = row.endpoint || `no instance of ${row.service}`;
+    const before = instances.get(place);
+    if (!before || before.calls < row.calls) instances.set(place, row);
   }
   for (const row of instances.size > 0 ? instances.values() : of.services.values()) {
     calls += row.calls;
     rps += row.rps;
     failures += row.failures;
     retries += row.retries;
-    secured += row.calls * (row.mtls ?? 0);
+    sent += row.calls - row.unsent;
+    secured += (row.calls - row.unsent) * (row.mtls ?? 0);
   }
   for (const row of of.services.values()) {
     if (row.p99Ms !== null && (slowest?.p99Ms ?? -1) < row.p99Ms) slowest = row;
   }
-  const share = (part: number) => (calls > 0 ? part / calls : null);
-  return { rps, success: share(calls - failures), p99: slowest?.p99Ms ?? null, slowest, mtls: share(secured), retries: retries / of.windowSeconds };
+  const share = (part: number, of = calls) => (of > 0 ? part / of : null);
+  return { rps, success: share(calls - failures), p99: slowest?.p99Ms ?? null, slowest, mtls: share(secured, sent), retries: retries / of.windowSeconds };
 }
 
 function take(document: StatDocument): void {

@@ -12,6 +12,8 @@ export interface Numbers {
   failures: number;
   retries: number;
   mtls: number | null;
+  /** Calls that were sent to no peer, of which `mtls` knows nothing. */
+  unsent: number;
   attempts: number;
   failedAttempts: number;
   bytesSent: number;
@@ -278,7 +280,7 @@ export interface Plan {
 /** `GET controlplane`. */
 export interface ControlPlane {
   version: string;
-  replicas: { name: string | null; address: string | null; leader: boolean; seen: string | number | null }[];
+  replicas: { name: string | null; address: string | null; leader: boolean }[];
   streams: number;
   connected: number;
   generation: number;

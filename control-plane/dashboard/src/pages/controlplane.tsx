@@ -3,7 +3,7 @@ import { fleet } from "../api/live";
 import { useLoad } from "../api/load";
 import { may } from "../api/rights";
 import type { Check, ControlPlane as Document, FleetDocument } from "../api/types";
-import { bytes, clock, count, ms, NONE, plural, relative, span, unix } from "../format";
+import { bytes, clock, count, ms, NONE, plural, span } from "../format";
 import type { Health } from "../health";
 import { Icon } from "../ui/icons";
 import { Badge, Equivalent, Failed, Head, HealthIcon, Panel, Waiting } from "../ui/parts";
@@ -84,7 +84,6 @@ function Replicas({ data }: { data: Document }) {
     { name: "Replica", head: true, by: (item) => item.name, cell: (item) => item.name ?? "this one" },
     { name: "Role", cell: (item) => <Badge health={item.leader ? "ok" : "idle"}>{item.leader ? "leads" : "stands by"}</Badge> },
     { name: "Address", cell: (item) => (item.address ? <code>{item.address}</code> : NONE) },
-    { name: "Heard", by: (item) => unix(item.seen), cell: (item) => relative(unix(item.seen)) },
   ];
   return (
     <Panel title="Replicas">

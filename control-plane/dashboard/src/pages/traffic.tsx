@@ -19,6 +19,9 @@ export function healthOfCall(call: Call): Health {
   return call.status >= 500 ? "bad" : call.status >= 400 ? "warn" : "ok";
 }
 
+/** Whether it reached a peer: what the caller's own sidecar answered went neither with mTLS nor without. */
+export const isSent = (call: Call): boolean => call.direction === "inbound" || call.attempts.length > 0;
+
 export const outcome = (call: Call): string => (call.grpcStatus !== null ? `gRPC ${call.grpcStatus}` : (call.status?.toString() ?? call.reason ?? NONE));
 
 export function Traffic() {
@@ -80,7 +83,7 @@ export function Traffic() {
 }
 
 function command(filter: Filter, of: string): string {
-  const flags: [string, string][] = [["--from", filter.source], ["--to", filter.destination], ["--method", filter.method], ["--path", filter.path], ["--status", filter.status]];
+  const flags: [string, string][] = [["--from", filter.source], ["--to", filter.destination], ["--method", filter.method], ["--path", filter.path], ["--status", filter.status], ["--reason", filter.reason], ["--direction", filter.direction]];
   const given = flags.filter(([, value]) => value).map(([flag, value]) => ` ${flag} ${shell(value)}`);
   return `weft tap${filter.service ? ` ${shell(filter.service)}` : ""} -n ${shell(of || "NAMESPACE")}${given.join("")}`;
 }
@@ -131,7 +134,7 @@ function Calls({ picked, pick }: { picked: Seen | null; pick: (seen: Seen) => vo
                 <td>{call.destination ?? call.authority ?? NONE}</td>
                 <td class="number">{ms(call.durationMs)}</td>
                 <td class="number">{Math.max(1, call.attempts.length)}</td>
-                <td><Icon name={call.mtls ? "lock" : "unlock"} tone={call.mtls ? "ok" : "warn"} label={call.mtls ? "mTLS" : "no mTLS"} /></td>
+                <td>{isSent(call) ? <Icon name={call.mtls ? "lock" : "unlock"} tone={call.mtls ? "ok" : "warn"} label={call.mtls ? "mTLS" : "no mTLS"} /> : NONE}</td>
               </tr>
             );
           })}

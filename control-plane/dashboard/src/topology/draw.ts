@@ -157,7 +157,8 @@ function label(context: CanvasRenderingContext2D, edge: Edge, [x, y]: Point, col
   context.fillStyle = context.strokeStyle = edge.health === "ok" ? (colours["ink"] ?? "") : tone;
   context.textBaseline = "middle";
   context.fillText(text, x - size / 2 + 21, y + 0.5);
-  lock(context, x - size / 2 + 9, y, edge.mtls !== null && edge.mtls >= 1);
+  // Of calls that were sent to nobody there is nothing to say.
+  if (edge.mtls !== null) lock(context, x - size / 2 + 9, y, edge.mtls >= 1);
 }
 
 /** A lock, closed where every call is mutually authenticated. */

@@ -129,13 +129,14 @@ const sum = (rows: Row[], of: (row: Row) => number) => rows.reduce((total, row) 
 
 function numbers(rows: Row[]) {
   const calls = sum(rows, (row) => row.calls);
-  const share = (part: number) => (calls > 0 ? part / calls : null);
+  const share = (part: number, of = calls) => (of > 0 ? part / of : null);
+  const sent = (row: Row) => row.calls - row.unsent;
   const latencies = rows.flatMap((row) => (row.p99Ms === null ? [] : [row.p99Ms]));
   return {
     calls,
     rps: sum(rows, (row) => row.rps),
     success: share(calls - sum(rows, (row) => row.failures)),
-    mtls: share(sum(rows, (row) => row.calls * (row.mtls ?? 0))),
+    mtls: share(sum(rows, (row) => sent(row) * (row.mtls ?? 0)), sum(rows, sent)),
     p99: latencies.length > 0 ? Math.max(...latencies) : null,
     retries: sum(rows, (row) => row.retries),
     openBreakers: sum(rows, (row) => row.openBreakers),

@@ -1,6 +1,6 @@
 // One call: its tries in time, who decided, its headers and sizes, its trace.
 import { bytes, clock, ms, NONE } from "../format";
-import { healthOfCall, outcome } from "../pages/traffic";
+import { healthOfCall, isSent, outcome } from "../pages/traffic";
 import { Icon } from "../ui/icons";
 import { Badge, Copy } from "../ui/parts";
 import type { Seen } from "./tap";
@@ -41,7 +41,7 @@ export function Detail({ seen: { call }, onClose }: { seen: Seen; onClose: () =>
           <dt>Seen by</dt><dd>{call.workload}, {call.direction}</dd>
           <dt>Instance</dt><dd>{call.endpoint ?? NONE}</dd>
           <dt>Authority</dt><dd>{call.authority ?? NONE}</dd>
-          <dt>Protocol</dt><dd>{call.protocol}, {call.mtls ? "over mTLS" : "without mTLS"}</dd>
+          <dt>Protocol</dt><dd>{call.protocol}{isSent(call) ? (call.mtls ? ", over mTLS" : ", without mTLS") : ", sent to nobody"}</dd>
           <dt>Route</dt><dd>{call.route ?? "none attached"}</dd>
           <dt>Bytes</dt><dd>{bytes(call.bytesSent)} sent, {bytes(call.bytesReceived)} received</dd>
           {call.traceId ? <><dt>Trace</dt><dd class="row"><code>{call.traceId}</code><Copy text={call.traceId} label="Copy the trace id" /></dd></> : null}

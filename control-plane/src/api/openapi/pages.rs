@@ -138,7 +138,8 @@ fn row() -> Value {
             ("p50Ms", maybe("number", "Latency in milliseconds.")),
             ("p95Ms", maybe("number", "Latency in milliseconds.")),
             ("p99Ms", maybe("number", "Latency in milliseconds.")),
-            ("mtls", maybe("number", "Share of calls over mutual TLS, 0 to 1.")),
+            ("mtls", maybe("number", "Share of calls over mutual TLS, 0 to 1, of those sent to a peer.")),
+            ("unsent", is("integer", "Calls that were sent to no peer.")),
             ("tcpConnections", is("integer", "TCP connections opened.")),
             ("bytesSent", is("integer", "Towards the destination.")),
             ("bytesReceived", is("integer", "From it.")),
@@ -249,7 +250,6 @@ fn control_plane() -> Value {
             ("name", maybe("string", "What the others know it by.")),
             ("address", maybe("string", "Its API.")),
             ("leader", is("boolean", "Whether it leads.")),
-            ("seen", maybe("integer", "When it was seen last, seconds since the Unix epoch.")),
         ],
     );
     let arrived = object(

@@ -9,13 +9,14 @@ use weft_proto::{LATENCY_BOUNDS_US, v1};
 /// What was counted in some time.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Counts {
-    /// Calls, failures, attempts, failed attempts, retries, calls over mutual TLS, TCP connections, bytes sent, bytes received.
+    /// Calls, failures, attempts, failed attempts, retries, calls over mutual TLS, TCP connections, bytes sent, bytes received, calls that
+    /// nobody was sent.
     fields: [u64; FIELDS],
     latency: Latency,
 }
 
 /// Numbers besides the latencies.
-const FIELDS: usize = 9;
+const FIELDS: usize = 10;
 const BUCKETS: usize = LATENCY_BOUNDS_US.len() + 1;
 /// No packed counts are longer: a mask, numbers of up to ten bytes, how many buckets there are, and each with its number.
 const PACKED: usize = 2 + FIELDS * 10 + 1 + BUCKETS * 11;
@@ -50,6 +51,7 @@ impl Packed {
             stats.tcp_connections,
             stats.bytes_sent,
             stats.bytes_received,
+            stats.unsent.min(stats.calls.saturating_sub(stats.mtls)),
         ];
         let mut packed = Self::EMPTY;
         packed.fields(&fields);
@@ -230,7 +232,7 @@ impl Counts {
     }
 
     pub(super) const fn is_empty(&self) -> bool {
-        let [calls, _, attempts, _, _, _, tcp_connections, bytes_sent, _] = self.fields;
+        let [calls, _, attempts, _, _, _, tcp_connections, bytes_sent, _, _] = self.fields;
         calls == 0 && attempts == 0 && tcp_connections == 0 && bytes_sent == 0
     }
 
@@ -240,7 +242,7 @@ impl Counts {
 
     /// What is shown of them, if they cover so many seconds.
     pub(super) fn numbers(&self, seconds: f64) -> Numbers {
-        let [calls, failures, attempts, failed_attempts, retries, mtls, tcp_connections, bytes_sent, bytes_received] =
+        let [calls, failures, attempts, failed_attempts, retries, mtls, tcp, bytes_sent, bytes_received, unsent] =
             self.fields;
         let share = |good: u64, all: u64| (all > 0).then(|| good as f64 / all as f64);
         Numbers {
@@ -255,8 +257,9 @@ impl Counts {
             p50_ms: self.latency.percentile(0.50),
             p95_ms: self.latency.percentile(0.95),
             p99_ms: self.latency.percentile(0.99),
-            mtls: share(mtls, calls),
-            tcp_connections,
+            mtls: share(mtls, calls.saturating_sub(unsent)),
+            unsent,
+            tcp_connections: tcp,
             bytes_sent,
             bytes_received,
         }

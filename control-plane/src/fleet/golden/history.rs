@@ -1,7 +1,7 @@
 //! What was measured over time: columns of one value a step, of the rows with the most calls. Pure, as all of [`super`].
 
 use super::counts::Counts;
-use super::{About, COARSE, COARSE_KEPT, FINE, FINE_KEPT, Golden, Key, slot};
+use super::{About, COARSE, COARSE_KEPT, FINE, FINE_KEPT, Golden, Key, LATE, slot};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
@@ -113,7 +113,8 @@ impl Steps {
         let window = window.clamp(FINE, COARSE * COARSE_KEPT as u32);
         let is_fine = window <= FINE * FINE_KEPT as u32;
         let (step, kept) = if is_fine { (FINE, FINE_KEPT) } else { (COARSE, COARSE_KEPT) };
-        let now = slot(since, step);
+        // What comes late may still be on its way to the fine one that is just over.
+        let now = slot(if is_fine { since.saturating_sub(LATE) } else { since }, step);
         let begun = (since - step * u32::try_from(now).unwrap_or(u32::MAX)).as_secs_f64();
         // Of five seconds one waits for the end; of a minute that would be long.
         let shows_last = !is_fine && begun >= SHORTEST;
@@ -245,6 +246,11 @@ mod tests {
         golden.began + Duration::from_secs(seconds)
     }
 
+    /// When everything until then has come.
+    fn after(golden: &Golden, seconds: u64) -> Instant {
+        at(golden, seconds) + LATE
+    }
+
     /// Ten calls a second from web to cart, of which those of some seconds fail; one a second to mail.
     fn told(until: u64, fails: impl Fn(u64) -> u64) -> Golden {
         let mut golden = Golden::default();
@@ -262,8 +268,8 @@ mod tests {
     #[test]
     fn a_line_has_a_value_for_each_step_and_the_busiest_is_first() {
         let golden = told(100, |second| if second >= 90 { 5 } else { 0 });
-        let history = golden.history(at(&golden, 100), Duration::from_secs(60), Subject::Service, |_, _| true);
-        assert_eq!((history.step_seconds, history.ago, history.omitted), (5, 60.0, 0));
+        let history = golden.history(after(&golden, 100), Duration::from_secs(60), Subject::Service, |_, _| true);
+        assert_eq!((history.step_seconds, history.ago, history.omitted), (5, 60.3, 0));
         assert_eq!(
             history.items.iter().map(|line| line.service.as_str()).collect::<Vec<_>>(),
             ["shop/cart", "shop/mail"]
@@ -273,16 +279,17 @@ mod tests {
         assert_eq!((cart.success[9], cart.success[10], cart.failures[11]), (Some(1.0), Some(0.5), Some(25.0)));
         assert_eq!(cart.retries[0], Some(25.0));
         assert!(cart.p99_ms.iter().all(|p| p.is_some_and(|p| p > 0.0)), "{cart:?}");
-        let edges = golden.history(at(&golden, 100), Duration::from_secs(60), Subject::Edge, |to, _| to == "shop/mail");
+        let edges =
+            golden.history(after(&golden, 100), Duration::from_secs(60), Subject::Edge, |to, _| to == "shop/mail");
         assert_eq!((edges.items.len(), edges.items[0].source.as_deref()), (1, Some("shop/web")));
-        let endpoints = golden.history(at(&golden, 100), Duration::from_secs(60), Subject::Endpoint, |_, _| true);
+        let endpoints = golden.history(after(&golden, 100), Duration::from_secs(60), Subject::Endpoint, |_, _| true);
         assert_eq!(endpoints.items[0].endpoint.as_deref(), Some("shop/cart-1"));
     }
 
     #[test]
     fn before_the_beginning_there_is_no_data_and_without_calls_there_are_none() {
         let golden = told(30, |_| 0);
-        let history = golden.history(at(&golden, 60), Duration::from_secs(120), Subject::Service, |_, _| true);
+        let history = golden.history(after(&golden, 60), Duration::from_secs(120), Subject::Service, |_, _| true);
         let cart = &history.items[0];
         assert_eq!(cart.rps.len(), 23);
         assert_eq!(cart.rps.iter().filter(|rps| rps.is_none()).count(), 11);
@@ -296,17 +303,17 @@ mod tests {
         let cart = &history.items[0];
         assert_eq!((history.step_seconds, cart.rps.len(), history.ago), (60, 10, 570.0));
         assert!(cart.rps.iter().all(|rps| *rps == Some(10.0)), "{:?}", cart.rps);
-        let hour = golden.history(at(&golden, 635), Duration::from_secs(36_000), Subject::Service, |_, _| true);
+        let hour = golden.history(after(&golden, 635), Duration::from_secs(36_000), Subject::Service, |_, _| true);
         assert_eq!(hour.items[0].rps.len(), 60);
     }
 
     #[test]
     fn it_is_known_since_when_a_service_fails() {
         let golden = told(100, |second| if second >= 75 { 5 } else { 0 });
-        assert_eq!(golden.failing_for(at(&golden, 100), "shop/cart"), Some(Duration::from_secs(25)));
-        assert_eq!(golden.failing_for(at(&golden, 100), "shop/mail"), None);
+        assert_eq!(golden.failing_for(after(&golden, 100), "shop/cart"), Some(Duration::from_millis(25_300)));
+        assert_eq!(golden.failing_for(after(&golden, 100), "shop/mail"), None);
         let long = told(900, |second| if second >= 300 { 5 } else { 0 });
-        assert_eq!(long.failing_for(at(&long, 900), "shop/cart"), Some(Duration::from_secs(600)));
+        assert_eq!(long.failing_for(after(&long, 900), "shop/cart"), Some(Duration::from_millis(600_300)));
     }
 
     #[test]
@@ -315,8 +322,61 @@ mod tests {
         let (now, names) = (at(&golden, 0), (0..LINES + 7).map(|n| format!("shop/s{n}")));
         let calls = names.zip(1..).map(|(name, calls)| stats("shop/web", &name, "", calls, 0)).collect();
         add(&mut golden, now, "shop/web-1", report(calls));
-        let history = golden.history(at(&golden, 6), Duration::from_secs(30), Subject::Service, |_, _| true);
+        let history = golden.history(after(&golden, 6), Duration::from_secs(30), Subject::Service, |_, _| true);
         assert_eq!((history.items.len(), history.omitted), (LINES, 7));
         assert_eq!(history.items[0].service, format!("shop/s{}", LINES + 6));
+    }
+
+    /// Callers' sidecars report at a pace, each from its own moment on and late or early by up to 40 ms, of a rate that does not change.
+    #[test]
+    fn a_steady_rate_is_a_flat_line_whenever_sidecars_report() {
+        for pace in [super::super::super::pace::OFTEN, super::super::super::pace::SELDOM] {
+            let mut random = 7_u64;
+            let mut jitter = || {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (random >> 33) % 80
+            };
+            let mut golden = Golden::default();
+            let pace_ms = pace.as_millis() as u64;
+            // Right at the end of a step and right after it, too.
+            let phases = [0, 1, 20, 400, 1_111, 2_450, 2_499].map(|phase| phase % pace_ms);
+            let mut reports: Vec<(u64, usize)> = (0..phases.len())
+                .flat_map(|who| (0..240_000 / pace_ms).map(move |nth| (nth * pace_ms + phases[who], who)))
+                .map(|(at, who)| (at + 5_000 + jitter(), who))
+                .collect();
+            reports.sort_unstable();
+            let mut known: Vec<_> = phases.iter().map(|_| super::super::Known::default()).collect();
+            let mut last = [0_u64; 7];
+            for (ms, who) in reports {
+                // As many calls as there were since its last report, ten a second.
+                let interval = if last[who] == 0 { pace_ms } else { ms - last[who] };
+                last[who] = ms;
+                let (source, sidecar) = (format!("shop/web-{who}"), format!("shop/web-{who}-1"));
+                let mut told = report(vec![stats(&source, "shop/cart", "shop/cart-1", pace_ms / 100, 0)]);
+                told.interval_ms = interval as u32;
+                let now = golden.began + Duration::from_millis(ms);
+                golden.add(now, &sidecar, &mut known[who], &told);
+                if ms < 150_000 {
+                    continue;
+                }
+                let shown = golden.history(now, Duration::from_secs(60), Subject::Service, |_, _| true);
+                let rates = &shown.items[0].rps;
+                assert!(rates.iter().all(|rate| *rate == Some(70.0)), "{pace:?} at {ms} ms: {rates:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_told_at_no_steady_pace_counts_when_it_comes() {
+        let mut golden = Golden::default();
+        let mut known = super::super::Known::default();
+        for ms in [4_000, 5_100, 10_050, 20_010] {
+            let mut told = report(vec![stats("shop/web", "shop/cart", "shop/cart-1", 10, 0)]);
+            told.interval_ms = 1_900;
+            golden.add(golden.began + Duration::from_millis(ms), "shop/web-1", &mut known, &told);
+        }
+        let shown = golden.history(after(&golden, 25), Duration::from_secs(25), Subject::Service, |_, _| true);
+        let rates = [2.0, 2.0, 2.0, 0.0, 2.0].map(Some);
+        assert_eq!(shown.items[0].rps, rates);
     }
 }

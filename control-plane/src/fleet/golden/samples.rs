@@ -24,8 +24,13 @@ impl Samples {
         self.fine.last()
     }
 
-    /// Counts in a fine slot; `kept` are the numbers of fine and coarse ones.
+    /// Counts in a fine slot: the newest, a newer one, or the one before it; `kept` are the numbers of fine and coarse ones.
     pub(super) fn add(&mut self, fine: u64, kept: (u64, u64), packed: &Packed) {
+        if self.last().is_some_and(|last| fine < last) && self.fine.add_late(fine, packed) {
+            // It is part of a coarse one already.
+            return self.coarse.add(fine / IN_COARSE, packed);
+        }
+        let fine = self.last().map_or(fine, |last| last.max(fine));
         if self.last() != Some(fine) {
             self.fold(kept.1);
             self.fine.forget(fine, kept.0);
@@ -123,6 +128,29 @@ impl Ring {
         self.ends[1] = slot;
         self.len += 1;
         self.push(after, packed);
+    }
+
+    /// Adds to the slot before the newest; false: that is another one.
+    fn add_late(&mut self, slot: u64, packed: &[u8]) -> bool {
+        let mut left = &self.bytes[..self.tail as usize];
+        let (mut at, mut begin, mut after) = (u64::from(self.ends[0]), 0, 0);
+        for i in 1..self.len {
+            begin = self.tail as usize - left.len();
+            after = decode_varint(&mut left).unwrap_or_default();
+            at += if i == 1 { 0 } else { after };
+            Counts::default().add_packed(&mut left);
+        }
+        if self.len < 2 || at != slot {
+            return false;
+        }
+        let mut held = &self.bytes[begin..self.tail as usize];
+        let (_, sum) = (decode_varint(&mut held), Packed::sum(held, packed));
+        let newest = self.bytes.split_off(self.tail as usize);
+        self.bytes.truncate(begin);
+        self.push(after as u32, &sum);
+        self.tail = self.bytes.len() as u32;
+        self.bytes.extend_from_slice(&newest);
+        true
     }
 
     fn push(&mut self, after: u32, packed: &[u8]) {
@@ -235,7 +263,15 @@ mod tests {
                 ring.add(slot, &packed);
                 match queue.back_mut() {
                     Some((of, sum)) if *of == slot => sum.add(&counts),
-                    _ => queue.push_back((slot, counts)),
+                    _ => queue.push_back((slot, counts.clone())),
+                }
+                // Something late, of the slot before or of none that there is.
+                let late = queue.len().checked_sub(2).map_or(slot + 1, |place| queue[place].0);
+                let is_there = ring.add_late(late, &packed);
+                prop_assert_eq!(is_there, queue.len() > 1);
+                prop_assert!(!ring.add_late(slot, &packed), "the newest is not late");
+                if let Some((_, sum)) = queue.len().checked_sub(2).and_then(|place| queue.get_mut(place)) {
+                    sum.add(&counts);
                 }
                 prop_assert_eq!(usize::from(ring.len), queue.len());
                 prop_assert_eq!(ring.newest().map(|(of, packed)| (of, unpacked(packed))), queue.back().cloned());

@@ -55,6 +55,23 @@ fn a_window_sums_its_reports_and_forgets_older_ones() {
 }
 
 #[test]
+fn calls_that_were_sent_to_nobody_have_no_part_in_the_share_of_mtls() {
+    let mut golden = Golden::default();
+    let now = golden.began + Duration::from_secs(1);
+    let aborted = v1::CallStats { mtls: 0, unsent: 10, ..stats("shop/web", "shop/cart", "", 10, 10) };
+    add(&mut golden, now, "shop/web-1", report(vec![stats("shop/web", "shop/cart", "shop/cart-1", 30, 0), aborted]));
+    let plain = v1::CallStats { mtls: 0, ..stats("shop/web", "shop/mail", "shop/mail-1", 5, 0) };
+    let dead = v1::CallStats { mtls: 0, unsent: 5, ..stats("shop/web", "shop/dead", "", 5, 5) };
+    add(&mut golden, now, "shop/web-1", report(vec![plain, dead]));
+    let stat = golden.stat(now, Duration::from_secs(10), &[]);
+    let of = |name: &str| &stat.services.iter().find(|row| row.service == name).unwrap().numbers;
+    assert_eq!((of("shop/cart").calls, of("shop/cart").unsent, of("shop/cart").mtls), (40, 10, Some(1.0)));
+    assert_eq!((of("shop/cart").failures, of("shop/cart").success), (10, Some(0.75)), "they are failures all the same");
+    assert_eq!(of("shop/mail").mtls, Some(0.0), "a call that went in the clear counts");
+    assert_eq!(of("shop/dead").mtls, None, "of no calls there is no share");
+}
+
+#[test]
 fn a_call_that_both_sides_report_counts_once() {
     let mut golden = Golden::default();
     let now = golden.began + Duration::from_secs(1);
@@ -162,7 +179,7 @@ fn what_is_named_once_and_numbered_counts_as_if_it_were_named_each_time() {
             assert_eq!(with.stat(now, window, &[]), without.stat(now, window, &[]), "{second}");
         }
     }
-    assert_eq!(known.0.len(), 8);
+    assert_eq!(known.named.len(), 8);
 }
 
 #[test]
@@ -173,7 +190,7 @@ fn a_number_that_means_nothing_is_counted_and_takes_no_room() {
     let far = v1::CallStats { series: MAX_NUMBERED + 1, ..stats("shop/web", "shop/cart", "shop/cart-1", 1, 0) };
     golden.add(now, "shop/web-1", &mut known, &report(vec![bare(0), bare(7), bare(u32::MAX), far]));
     assert_eq!(golden.stat(now, Duration::from_secs(1), &[]).dropped, 4);
-    assert!(golden.index.is_empty() && known.0.len() == 7);
+    assert!(golden.index.is_empty() && known.named.len() == 7);
 }
 
 #[test]

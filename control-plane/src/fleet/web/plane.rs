@@ -41,19 +41,17 @@ pub(super) async fn show(State(sources): State<Sources>) -> Json<Value> {
     }))
 }
 
-/// Those that share the store; alone, this one.
+/// Those that share the store, as long as their leases in it live; alone, this one.
 fn replicas(sources: &Sources) -> Vec<Value> {
     let lead = sources.store.lead().borrow().clone();
     if lead.replicas.is_empty() {
-        return vec![json!({ "name": null, "address": null, "leader": true, "seen": null })];
+        return vec![json!({ "name": null, "address": null, "leader": true })];
     }
     let shown = lead.replicas.iter().map(|replica| {
         json!({
             "name": replica.name,
             "address": replica.at.as_ref().map(|place| format!("https://{}", place.api)),
             "leader": lead.leader.as_ref().is_some_and(|leader| leader.name == replica.name),
-            // Its lease in the store says that it lives; one that does not renew it is no longer among them.
-            "seen": null,
         })
     });
     shown.collect()

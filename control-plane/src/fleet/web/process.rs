@@ -1,14 +1,35 @@
-//! The control plane as a process: what it costs, how long it has run, and what it logs. For `weft diagnose`.
+//! The control plane as a process: what it costs, how long it has run, and what it logs, for `weft diagnose`; and what it counts, for
+//! Prometheus.
 
 use super::Sources;
+use crate::metrics;
 use axum::Json;
 use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
 use serde_json::{Value, json};
 use tracing::level_filters::LevelFilter;
 
 /// `GET /weft/v1/process`
 pub(super) async fn show(State(sources): State<Sources>) -> Json<Value> {
     Json(account(&sources))
+}
+
+/// `GET /metrics`
+pub(super) async fn metrics(State(sources): State<Sources>) -> impl IntoResponse {
+    let (hub, offer) = (&sources.hub, sources.compiled.borrow().clone());
+    let waiting = hub.convergence().behind(&offer.offer());
+    let counts = hub.counts();
+    let text = sources.metrics.render(&metrics::State {
+        streams: (hub.convergence().connected(), sources.fleet.sidecars().len()),
+        opened: hub.streams(),
+        resources: [counts.sent, counts.resumed, counts.removed],
+        refusals: counts.refused,
+        waiting,
+        lag: sources.pace.pending().filter(|_| waiting > 0).unwrap_or_default(),
+        generation: offer.generation,
+    });
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 
 /// What is known of it.

@@ -167,7 +167,7 @@ impl Dialer {
             stream.set_nodelay(true)?;
             let Some(tls) = &self.tls else { return Ok(Box::new(stream)) };
             let name = ServerName::try_from(self.receiver.host.to_string()).map_err(io::Error::other)?;
-            return Ok(Box::new(tls.connect(name, stream).await.map_err(named)?));
+            return Ok(Box::new(tls.connect(name, stream).await.map_err(untrusted).map_err(named)?));
         }
         Err(last)
     }
@@ -207,6 +207,17 @@ impl Dialer {
             Ok((status, _)) => Err(Failed::Never(format!("HTTP status {status}"))),
             Err(error) => Err(later(sent.err().unwrap_or(error))),
         }
+    }
+}
+
+/// What is wrong with a receiver's certificate, and what can be done about it.
+fn untrusted(error: io::Error) -> io::Error {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidCertificate(_)) => {
+            let why = format!("{error}; SSL_CERT_FILE names the roots that receivers are verified by");
+            io::Error::new(error.kind(), why)
+        }
+        _ => error,
     }
 }
 

@@ -96,10 +96,10 @@ export function Editing({ text, namespace, seen, onText, onApplied }: Given) {
       {marks.length > 0 ? <Notice health="bad" role="status">{marks[0]?.message}</Notice> : null}
       {denied.length > 0 ? <Notice health="warn">You may look, not change: your role does not let you write {denied.map(({ kind, namespace }) => `${kind.plural}${namespace ? ` in ${namespace}` : ""}`).join(", ")}.</Notice> : null}
       <div class="row steps">
-        <button type="button" class={`button${isGood ? "" : " primary"}`} disabled={busy !== "" || marks.length > 0 || given.length === 0} onClick={() => void check()}>
+        <button type="button" class={`button${isGood ? "" : " primary"}`} disabled={busy !== "" || marks.length > 0 || given.length === 0 || denied.length > 0} onClick={() => void check()} title={denied.length > 0 ? "Your role does not let you write it, nor try" : ""}>
           <Icon name="check" /> {busy === "check" ? "Checking …" : "Check"}
         </button>
-        <button type="button" class={`button${isGood ? " primary" : ""}`} disabled={busy !== "" || !isGood || changes === 0 || denied.length > 0} onClick={() => void apply()} title={isGood ? "" : "Check first"}>
+        <button type="button" class={`button${isGood ? " primary" : ""}`} disabled={busy !== "" || !isGood || changes === 0 || denied.length > 0} onClick={() => void apply()} title={denied.length > 0 ? "Your role does not let you write it" : isGood ? "" : "Check first"}>
           {busy === "apply" ? "Applying …" : "Apply"}
         </button>
         <span class="dim small">{isGood ? (changes === 0 ? "Nothing would change." : "The server accepts it; nothing is written yet.") : "Nothing is written by a check."}</span>
