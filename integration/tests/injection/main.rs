@@ -1,6 +1,8 @@
 //! `weft inject` and `weft uninject` on pods in the shapes of well-known charts: what comes out is written down and read in review
 //! (`corpus/*.injected.yaml`; `WEFT_WRITE_GOLDEN=1` writes it anew), and Kubernetes' own schemas take it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test says what is wrong")]
+
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
