@@ -56,6 +56,9 @@ pub(super) fn with_sidecar(bare: &Value, settings: &Settings, before: Record) ->
     let mut pod = bare.clone();
     let mut record = Record { version: env!("CARGO_PKG_VERSION").into(), ..Record::default() };
     let asked = if settings.rewrite_probes { probes::rewrite(&mut pod, settings, &mut record)? } else { Vec::new() };
+    if pod.get("metadata").is_none() || before.made.iter().any(|place| place == "metadata") {
+        record.made.push("metadata".into());
+    }
     for (parent, list) in PLACES {
         let place = format!("{parent}.{list}");
         let absent = pod.get(parent).is_none_or(|parent| parent.get(list).is_none_or(Value::is_null));
@@ -117,6 +120,10 @@ fn restore(pod: &mut Value, record: &Record) {
         if empty && record.made.contains(&format!("{parent}.{list}")) {
             parent_object.remove(list);
         }
+    }
+    let bare = pod.get("metadata").and_then(Value::as_object).is_some_and(Map::is_empty);
+    if bare && record.made.iter().any(|place| place == "metadata") {
+        pod.as_object_mut().and_then(|pod| pod.remove("metadata"));
     }
 }
 

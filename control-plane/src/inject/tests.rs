@@ -57,6 +57,8 @@ fn injecting_twice_is_injecting_once_and_taking_it_back_leaves_what_was() {
     assert_eq!(inject(&out, &Settings::default(), Wish::Everything), Ok(Outcome::Unchanged));
     assert_eq!(uninject(&out).unwrap(), Some(pod()));
     assert_eq!(uninject(&pod()).unwrap(), None);
+    let template = json!({"spec": {"containers": [{"name": "job", "image": "shop/job:1"}]}});
+    assert_eq!(uninject(&injected(&template)).unwrap(), Some(template));
     // Another version of the sidecar takes its place.
     let fewer = Settings { memory_limit: String::new(), ..Settings::default() };
     let Ok(Outcome::Injected(next)) = inject(&out, &fewer, Wish::Everything) else { panic!("not injected anew") };
