@@ -8,6 +8,7 @@ pub mod backup;
 mod embedded;
 mod etcd;
 mod mirror;
+mod objects;
 
 use std::{fmt, net::SocketAddr, sync::Arc};
 
