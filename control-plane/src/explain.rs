@@ -293,8 +293,7 @@ impl View<'_> {
     /// The Service of that name or alias, as this caller sees it.
     fn service(&self, key: &str) -> Option<v1::Service> {
         let found = self.compiled.snapshot.lookup(&self.client, type_url::SERVICE, key)?;
-        let variants = self.compiled.output.services.get(&found.name)?;
-        Some(variants.of(&self.client.namespace).read())
+        <v1::Service as prost::Message>::decode(&*found.value).ok()
     }
 
     /// The Service and port that the caller means.
@@ -361,7 +360,7 @@ impl View<'_> {
         let ports = self.service(service).map(|service| service.ports).unwrap_or_default();
         let backend = ports.into_iter().find(|p| p.port == u32::from(port)).and_then(|port| port.backend);
         let slices = backend.map(|backend| backend.slices).unwrap_or_default();
-        let known = slices.iter().filter_map(|name| self.compiled.output.endpoints.get(name));
+        let known = slices.iter().filter_map(|name| self.compiled.output.slice(name));
         known.flat_map(|slice| slice.read().endpoints).collect()
     }
 
@@ -497,7 +496,7 @@ fn caller(world: &World, from: &str) -> Result<Option<String>, Unexplained> {
     // A service account need not have a workload yet.
     let Some(service) = world.services.get(from) else { return Ok(id(name)) };
     let members = world.workloads_in(namespace).filter(|(_, workload)| is_member(service, workload));
-    let accounts: BTreeSet<&str> = members.map(|(_, workload)| workload.spec.service_account.as_str()).collect();
+    let accounts: BTreeSet<&str> = members.map(|(_, workload)| &*workload.spec.service_account).collect();
     if accounts.len() > 1 {
         let accounts: Vec<_> = accounts.iter().map(|account| format!("{namespace}/{account}")).collect();
         let text =

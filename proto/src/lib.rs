@@ -10,7 +10,7 @@ pub mod json;
 pub mod metrics;
 mod resource;
 
-pub use resource::{Resource, type_url, version_of};
+pub use resource::{Resource, hash_of, type_url, version_of};
 
 /// Generated packages, nested as their names are: generated code refers to its neighbours by relative paths.
 #[allow(

@@ -61,11 +61,14 @@ resources! {
 /// replica and after every restart; it is not a security boundary.
 #[must_use]
 pub fn version_of(encoded: &[u8]) -> String {
+    format!("{:032x}", hash_of(encoded))
+}
+
+/// The hash that a version is written as.
+#[must_use]
+pub fn hash_of(encoded: &[u8]) -> u128 {
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
-    let hash = encoded
-        .iter()
-        .fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d_u128, |h, b| (h ^ u128::from(*b)).wrapping_mul(PRIME));
-    format!("{hash:032x}")
+    encoded.iter().fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d_u128, |h, b| (h ^ u128::from(*b)).wrapping_mul(PRIME))
 }
 
 #[cfg(test)]

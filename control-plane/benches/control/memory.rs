@@ -1,7 +1,9 @@
 //! Counts what is on the heap: how much a value keeps is the difference between before and after it was made.
 
-use std::alloc::{GlobalAlloc, Layout, System};
+use std::alloc::{GlobalAlloc, Layout};
 use std::sync::atomic::{AtomicUsize, Ordering};
+/// As `weft` has it.
+use tikv_jemallocator::Jemalloc;
 
 struct Counting;
 
@@ -10,23 +12,23 @@ static LIVE: AtomicUsize = AtomicUsize::new(0);
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-#[expect(unsafe_code, reason = "an allocator cannot be written without; every call goes to the system's, unchanged")]
-// SAFETY: the contract is the system allocator's own, to which each call is handed with the arguments it came with.
+#[expect(unsafe_code, reason = "an allocator cannot be written without; every call goes to jemalloc, unchanged")]
+// SAFETY: the contract is that of the allocator beneath, to which each call is handed with the arguments it came with.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         LIVE.fetch_add(layout.size(), Ordering::Relaxed);
-        unsafe { System.alloc(layout) }
+        unsafe { Jemalloc.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
         LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        unsafe { System.dealloc(at, layout) }
+        unsafe { Jemalloc.dealloc(at, layout) }
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         LIVE.fetch_add(size, Ordering::Relaxed);
         LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        unsafe { System.realloc(at, layout, size) }
+        unsafe { Jemalloc.realloc(at, layout, size) }
     }
 }
 

@@ -42,17 +42,14 @@ fn everything(output: &Output, snapshot: &Snapshot) -> Vec<(&'static str, Vec<Ar
         found.collect::<Vec<_>>()
     };
     let own = |name: &str| name.split('/').next().unwrap_or_default().to_owned();
-    let services = output.services.iter().filter(|(n, _)| !n.contains("/~"));
-    let workloads = output.services.iter().filter(|(n, _)| n.contains("/~"));
-    let endpoints = output.endpoints.iter().filter(|(n, _)| !n.contains("/~"));
     vec![
-        ("Service", all(type_url::SERVICE, services.map(|(n, _)| (n.as_str(), own(n))).collect())),
+        ("Service", all(type_url::SERVICE, output.services.keys().map(|n| (&**n, own(n))).collect())),
         (
             "Service of a workload's address",
-            all(type_url::SERVICE, workloads.map(|(n, _)| (n.as_str(), own(n))).collect()),
+            all(type_url::SERVICE, output.alone.keys().map(|n| (&**n, own(n))).collect()),
         ),
-        ("Endpoints of a service", all(type_url::ENDPOINTS, endpoints.map(|(n, _)| (n.as_str(), own(n))).collect())),
-        ("Inbound", all(type_url::INBOUND, output.inbound.keys().map(|n| (n.as_str(), own(n))).collect())),
+        ("Endpoints of a service", all(type_url::ENDPOINTS, output.endpoints.keys().map(|n| (&**n, own(n))).collect())),
+        ("Inbound", all(type_url::INBOUND, output.inbound.keys().map(|n| (&**n, own(n))).collect())),
         ("TrustBundle", all(type_url::TRUST_BUNDLE, vec![("weft.local", "shop-0".to_owned())])),
         ("MeshSettings", all(type_url::MESH_SETTINGS, vec![("mesh", "shop-0".to_owned())])),
     ]

@@ -255,7 +255,7 @@ fn read_route(document: &Value) -> Route {
         name: meta.name.unwrap_or_default(),
         uid: meta.uid.unwrap_or_default(),
         generation: 1,
-        spec: document["spec"].clone(),
-        status: Value::Null,
+        spec: (&document["spec"]).into(),
+        status: weft_control::world::Text::default(),
     }
 }

@@ -44,6 +44,10 @@ use failure::Failure;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+/// A control plane keeps many small things for long: of its memory this allocator wastes less than the system's, and of its time.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// What every command may be told.
 #[derive(clap::Args, Clone, Debug, Default)]
 struct Global {

@@ -46,12 +46,12 @@ fn health(workload: &Workload) -> Option<v1::Health> {
 #[must_use]
 pub fn locality(workload: &Workload) -> (String, String) {
     let label = |name: &str| workload.labels.get(name).map(str::to_owned);
-    let zone = workload.spec.zone.clone().filter(|zone| !zone.is_empty()).or_else(|| label(ZONE));
+    let zone = workload.spec.zone.as_deref().filter(|zone| !zone.is_empty()).map(str::to_owned).or_else(|| label(ZONE));
     (label(REGION).unwrap_or_default(), zone.unwrap_or_default())
 }
 
 fn endpoint(
-    world: &World,
+    trust_domain: &str,
     plaintext: bool,
     workload: &Workload,
     target: &Target,
@@ -59,16 +59,16 @@ fn endpoint(
 ) -> Option<v1::Endpoint> {
     let address: IpAddr = workload.spec.address.parse().ok()?;
     let namespace = &*workload.namespace;
-    let tunnel = workload.spec.tunnel.clone().filter(|t| !plaintext && t.parse::<SocketAddr>().is_ok());
+    let tunnel = workload.spec.tunnel.as_deref().filter(|t| !plaintext && t.parse::<SocketAddr>().is_ok());
     let meshed = tunnel.is_some();
     let (region, zone) = locality(workload);
     Some(v1::Endpoint {
         uid: names::namespaced(namespace, &workload.name),
         address: address.to_string(),
         port: target.port.into(),
-        tunnel: tunnel.unwrap_or_default(),
+        tunnel: tunnel.unwrap_or_default().to_owned(),
         identity: if meshed {
-            let domain = workload.spec.trust_domain.as_deref().unwrap_or(&world.mesh.trust_domain);
+            let domain = workload.spec.trust_domain.as_deref().unwrap_or(trust_domain);
             names::identity(domain, namespace, &workload.spec.service_account)
         } else {
             String::new()
@@ -98,7 +98,7 @@ pub(super) fn of_service(world: &World, members: &Members, guards: &Guards, name
             for target in targets.iter().filter(|t| t.service_port == port) {
                 let sni = names::service_sni(namespace, own, port, &world.mesh.domain);
                 let plaintext = guards.is_plaintext(world, members, uid, workload, target.port);
-                endpoints.extend(endpoint(world, plaintext, workload, target, sni));
+                endpoints.extend(endpoint(&world.mesh.trust_domain, plaintext, workload, target, sni));
             }
         }
         out.extend(sliced(name, port, endpoints));
@@ -106,19 +106,23 @@ pub(super) fn of_service(world: &World, members: &Members, guards: &Guards, name
     out
 }
 
-/// The slices of a workload's own address.
+/// The slices of a workload's own address, one for each of its ports.
 #[must_use]
-pub(super) fn of_address(world: &World, members: &Members, guards: &Guards, workload: &Workload) -> Vec<v1::Endpoints> {
+pub(super) fn of_address(
+    trust_domain: &str,
+    domain: &str,
+    is_plaintext: impl Fn(u16) -> bool,
+    workload: &Workload,
+) -> Vec<v1::Endpoints> {
     let (namespace, own) = (&*workload.namespace, &*workload.name);
     let name = names::workload_service(namespace, own);
-    let uid = names::namespaced(namespace, own);
     let of_port = |port: &kinds::WorkloadPort| {
         let target = Target { service_port: port.port, port: port.port, protocol: protocol(port.protocol) };
-        let sni = names::workload_sni(namespace, own, port.port, &world.mesh.domain);
-        let plaintext = guards.is_plaintext(world, members, &uid, workload, port.port);
-        sliced(&name, port.port, endpoint(world, plaintext, workload, &target, sni).into_iter().collect())
+        let sni = names::workload_sni(namespace, own, port.port, domain);
+        let endpoint = endpoint(trust_domain, is_plaintext(port.port), workload, &target, sni);
+        v1::Endpoints { name: names::slice(&name, port.port, 0), endpoints: endpoint.into_iter().collect() }
     };
-    workload.spec.ports.iter().flat_map(of_port).collect()
+    workload.spec.ports.iter().map(of_port).collect()
 }
 
 /// Spreads endpoints over a power of two of slices by a hash of their uid: one that comes or goes changes one slice, rarely all.

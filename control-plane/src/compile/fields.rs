@@ -498,7 +498,7 @@ fn compiled(kind: &str, spec: &str) -> (Value, bool) {
     }
     let mut world = world(SHOP);
     let keys = crate::world::jwks::Jwks { keys: Some(guards::OTHER_KEYS.into()), failure: None };
-    world.jwks.insert("https://id.test/jwks".into(), keys.into());
+    world.jwks.insert("https://id.test/jwks", keys.into());
     let policy = json!({"kind": kind, "metadata": {"namespace": "shop", "name": "p"}, "spec": spec});
     super::tests::put(&mut world, policy, 1);
     let (output, _) = compile(&world, &LastGood::default());

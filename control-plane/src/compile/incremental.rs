@@ -5,6 +5,7 @@ use super::*;
 use crate::kinds::Phase;
 use crate::rollout::Rollouts;
 use crate::rollout::record::Progress;
+use prost::Message as _;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng};
@@ -330,11 +331,15 @@ fn versions(output: &Output) -> Vec<(&'static str, String, Vec<u8>)> {
     use weft_proto::Resource as _;
     let variants = output.services.iter().flat_map(|(name, of)| {
         let all = of.by_namespace.iter().map(move |(namespace, s)| (format!("{name}@{namespace}"), s));
-        all.chain([(name.clone(), &of.default)])
+        all.chain([(name.to_string(), &of.default)])
     });
     let mut all: Vec<_> = variants.map(|(name, s)| ("service", name, s.value.to_vec())).collect();
-    all.extend(output.endpoints.iter().map(|(name, m)| ("endpoints", name.clone(), m.value.to_vec())));
-    all.extend(output.inbound.iter().map(|(name, m)| ("inbound", name.clone(), m.inbound.value.to_vec())));
+    all.extend(output.endpoints.iter().map(|(name, m)| ("endpoints", name.to_string(), m.value.to_vec())));
+    for (name, alone) in &output.alone {
+        all.push(("service", name.to_string(), alone.service().value.to_vec()));
+        all.extend(alone.slices().iter().map(|slice| ("endpoints", slice.name.to_string(), slice.value.to_vec())));
+    }
+    all.extend(output.inbound.iter().map(|(name, m)| ("inbound", name.to_string(), m.inbound.value.to_vec())));
     all.extend(output.bundles.iter().map(|(name, m)| ("bundle", name.clone(), m.to_any().value.to_vec())));
     all.push(("settings", String::new(), output.settings.to_any().value.to_vec()));
     all
@@ -375,7 +380,8 @@ fn the_same_objects_in_any_order_give_the_same_bytes() {
 fn move_on(rollouts: &Rollouts, random: &mut StdRng, revision: u64, world: &World) {
     let held = rollouts.held();
     let Some(held) = held.choose(random) else { return };
-    let uids: Vec<String> = world.workloads.keys().filter(|_| random.random_bool(0.3)).cloned().collect();
+    let uids: Vec<String> =
+        world.workloads.keys().filter(|_| random.random_bool(0.3)).map(ToString::to_string).collect();
     let progress = match random.random_range(0..4) {
         0 => Progress::Waiting,
         1 => Progress::Trying { of: uids.len(), sample: uids, began: 0 },
@@ -427,13 +433,24 @@ fn while_changes_are_rolled_out_both_outputs_are_what_a_compilation_from_nothing
             // What is offered is what was compiled, to everybody, whatever was offered before.
             offer = offer.next(&output, trial.as_ref().map(|tried| (tried, plan.sample.clone()))).0;
             for (uid, workload) in world.workloads.iter() {
-                let own = trial.as_ref().filter(|_| plan.sample.contains(uid)).unwrap_or(&output);
+                let own = trial.as_ref().filter(|_| plan.sample.contains(&**uid)).unwrap_or(&output);
                 let namespace = workload.namespace.to_string();
                 let identity = own.inbound.get(uid).map(|i| i.identity.to_string()).unwrap_or_default();
                 let client = crate::xds::Client { identity, namespace: namespace.clone() };
                 let snapshot = offer.of(Some(uid));
                 let inbound = snapshot.lookup(&client, weft_proto::type_url::INBOUND, uid).map(|e| &*e.value);
                 assert_eq!(inbound, own.inbound.get(uid).map(|m| &*m.inbound.value), "{what}");
+                for (name, wanted) in own.alone.iter() {
+                    let found = |url, name: &str| snapshot.lookup(&client, url, name).map(|e| e.value.clone());
+                    let (service, slices) = wanted.read();
+                    let is = found(weft_proto::type_url::SERVICE, name);
+                    assert_eq!(is.as_deref(), Some(&*service.encode_to_vec()), "{what}: {name}");
+                    assert_eq!(found(weft_proto::type_url::SERVICE, &wanted.alias()), is, "{what}: {name}");
+                    for slice in slices {
+                        let is = found(weft_proto::type_url::ENDPOINTS, &slice.name);
+                        assert_eq!(is.as_deref(), Some(&*slice.encode_to_vec()), "{what}: {}", slice.name);
+                    }
+                }
                 for (name, variants) in own.services.iter() {
                     let wanted = variants.of(&namespace);
                     let found = snapshot.lookup(&client, weft_proto::type_url::SERVICE, name).unwrap();
@@ -477,13 +494,15 @@ fn one_change_makes_anew_what_it_concerns_and_nothing_else() {
     assert_eq!(compiler.recompiled(), 0);
     let mut changed = (*world.workloads["shop/item-7"]).clone();
     changed.phase = Some(Phase::Draining);
-    world.workloads.insert("shop/item-7".into(), Arc::new(changed));
+    world.workloads.insert("shop/item-7", Arc::new(changed));
     let after = compiler.compile(&world);
     // Two slices, two variants of the service, the service of the address, the Inbound.
     assert_eq!(compiler.recompiled(), 6);
     let slices = after.endpoints.changes(&before.endpoints, Packed::ptr_eq);
-    let slices: Vec<_> = slices.into_iter().map(|(name, _, _)| name.as_str()).collect();
-    assert_eq!(slices, ["shop/item-7:80/0", "shop/~item-7:8080/0"]);
+    let slices: Vec<_> = slices.into_iter().map(|(name, _, _)| &**name).collect();
+    assert_eq!(slices, ["shop/item-7:80/0"]);
+    let alone = after.alone.changes(&before.alone, |a, b| a.same(b));
+    assert_eq!(alone.into_iter().map(|(name, _, _)| &**name).collect::<Vec<_>>(), ["shop/~item-7"]);
     assert!(after.services.changes(&before.services, Arc::ptr_eq).is_empty(), "what is as it was is the same value");
     assert!(after.inbound.changes(&before.inbound, Arc::ptr_eq).is_empty());
 }

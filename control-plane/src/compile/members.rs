@@ -45,7 +45,7 @@ pub struct Members {
     /// By service.
     by_service: HashMap<Arc<str>, OfService>,
     /// Workload uid → services it belongs to, in order of name.
-    by_workload: HashMap<Arc<str>, Box<[Belongs]>>,
+    by_workload: HashMap<Arc<str>, Arc<[Belongs]>>,
     /// By namespace, of those that were asked for since their services changed.
     candidates: HashMap<String, Arc<Candidates>>,
 }
@@ -67,17 +67,18 @@ impl Members {
         let of_services: BTreeSet<&str> = services.iter().map(|s| namespace_of(s)).collect();
         let mut again: BTreeSet<&str> = workloads.iter().map(String::as_str).collect();
         for namespace in &of_services {
-            again.extend(world.workloads_in(namespace).map(|(uid, _)| uid.as_str()));
+            again.extend(world.workloads_in(namespace).map(|(uid, _)| &**uid));
         }
         for namespace in &of_services {
             self.candidates.remove(*namespace);
         }
+        let mut last: Option<Arc<[Belongs]>> = None;
         for uid in again {
             let of_namespace = self.candidates(world, namespace_of(uid));
             let mut is = world.workloads.get(uid).map(|w| of_namespace.belongs(world, w)).unwrap_or_default();
             let (uid_shared, was) = match self.by_workload.get_key_value(uid) {
                 Some((uid, was)) => (uid.clone(), &**was),
-                None => (uid.into(), &[][..]),
+                None => (shared(world, uid), &[][..]),
             };
             let concerned = workloads.contains(uid);
             if !concerned && *is == *was {
@@ -97,10 +98,7 @@ impl Members {
                 }
             }
             for belongs in &mut is {
-                // Of names there is one copy, and of what members lead to one for all that are alike.
-                if let Some((known, _)) = self.by_service.get_key_value(&belongs.service) {
-                    belongs.service = known.clone();
-                }
+                // Of what members lead to there is one copy for all that are alike.
                 let of_service = self.by_service.entry(belongs.service.clone()).or_default();
                 let alike = of_service.first_key_value().filter(|(_, targets)| **targets == belongs.targets);
                 belongs.targets = alike.map_or_else(|| belongs.targets.clone(), |(_, targets)| targets.clone());
@@ -108,9 +106,12 @@ impl Members {
             }
             if is.is_empty() {
                 self.by_workload.remove(uid);
-            } else {
-                self.by_workload.insert(uid_shared, is.into());
+                continue;
             }
+            // Nor is there more than one of what they belong to, for those that follow upon each other.
+            let is = last.take_if(|last| **last == *is).unwrap_or_else(|| is.into());
+            last = Some(is.clone());
+            self.by_workload.insert(uid_shared, is);
         }
         // Nothing is kept of namespaces that may have gone.
         self.candidates.retain(|_, candidates| !candidates.by_label.is_empty());
@@ -138,12 +139,17 @@ impl Members {
     }
 }
 
+/// The uid of a workload, as it stands in the world: of names there is one copy.
+fn shared(world: &World, uid: &str) -> Arc<str> {
+    world.workloads.get_key_value(uid).map_or_else(|| uid.into(), |(uid, _)| uid.clone())
+}
+
 fn namespace_of(name: &str) -> &str {
     name.split('/').next().unwrap_or_default()
 }
 
 /// Key → value → services, "namespace/name".
-type ByLabel = HashMap<Box<str>, HashMap<Box<str>, Vec<Box<str>>>>;
+type ByLabel = HashMap<Box<str>, HashMap<Box<str>, Vec<Arc<str>>>>;
 
 /// The services of a namespace by what selects: each is filed under the pair of its selector that fewest others ask for, so that a workload
 /// is compared with few.
@@ -170,14 +176,14 @@ impl Candidates {
             let pairs = selector.iter().map(|(k, v)| (k.as_str(), v.as_str()));
             if let Some((key, value)) = pairs.min_by_key(|pair| asked.get(pair)) {
                 let of_key = by_label.entry(key.into()).or_default();
-                of_key.entry(value.into()).or_default().push(name.as_str().into());
+                of_key.entry(value.into()).or_default().push(name.clone());
             }
         }
         Self { namespace: namespace.into(), by_label }
     }
 
     fn belongs(&self, world: &World, workload: &Workload) -> Vec<Belongs> {
-        let mut found: BTreeMap<&String, &Service> = BTreeMap::new();
+        let mut found: BTreeMap<&Arc<str>, &Service> = BTreeMap::new();
         let labelled = workload.labels.iter().filter_map(|(key, value)| self.by_label.get(key)?.get(value));
         let named = workload.spec.services.iter().map(|own| names::namespaced(&self.namespace, own));
         let mut candidate = |name: &str| {
@@ -186,7 +192,7 @@ impl Candidates {
         labelled.flatten().for_each(|name| candidate(name));
         named.for_each(|name| candidate(&name));
         let members = found.into_iter().filter(|(_, service)| is_member(service, workload));
-        members.map(|(n, s)| Belongs { service: n.as_str().into(), targets: targets(s, workload).into() }).collect()
+        members.map(|(n, s)| Belongs { service: n.clone(), targets: targets(s, workload).into() }).collect()
     }
 }
 
@@ -251,43 +257,55 @@ fn targets(service: &Service, workload: &Workload) -> Vec<Target> {
 
 /// Which workloads are alone at an address: a call to that address means them.
 #[derive(Clone, Debug, Default)]
-pub struct Addresses {
-    /// In any order: mostly there is one.
-    at: HashMap<IpAddr, Vec<Arc<str>>>,
-    of: HashMap<Arc<str>, IpAddr>,
+pub struct Addresses(HashMap<IpAddr, There>);
+
+/// Who is at an address, in any order.
+#[derive(Clone, Debug)]
+enum There {
+    /// Mostly there is one.
+    One(Arc<str>),
+    More(Box<Vec<Arc<str>>>),
+}
+
+impl There {
+    fn all(&self) -> &[Arc<str>] {
+        match self {
+            Self::One(uid) => std::slice::from_ref(uid),
+            Self::More(uids) => uids,
+        }
+    }
+
+    fn of(mut uids: Vec<Arc<str>>) -> Option<Self> {
+        match uids.len() {
+            0 => None,
+            1 => uids.pop().map(Self::One),
+            _ => Some(Self::More(Box::new(uids))),
+        }
+    }
 }
 
 impl Addresses {
-    /// Follows the world: `workloads` changed, came or went. Returns those, and whoever shares an address with one of them or did.
-    pub fn update(&mut self, world: &World, workloads: &BTreeSet<String>) -> BTreeSet<String> {
+    /// Follows the world as it was `before`: `workloads` changed, came or went. Returns those, and whoever shares an address with one of
+    /// them or did.
+    pub fn update(&mut self, before: &World, world: &World, workloads: &BTreeSet<String>) -> BTreeSet<String> {
         let mut touched = workloads.clone();
         for uid in workloads {
-            let is = world.workloads.get(uid).and_then(|w| own_address(w));
-            let (shared, was) = match self.of.get_key_value(uid.as_str()) {
-                Some((uid, was)) => (uid.clone(), Some(*was)),
-                None => (uid.as_str().into(), None),
-            };
+            let address = |world: &World| world.workloads.get(uid).and_then(|w| own_address(w));
+            let (was, is) = (address(before), address(world));
             if is == was {
                 continue;
             }
-            if let Some(address) = was
-                && let Some(there) = self.at.get_mut(&address)
-            {
-                there.retain(|other| *other != shared);
+            if let Some(address) = was {
+                let mut there = self.0.remove(&address).map_or_else(Vec::new, |there| there.all().to_vec());
+                there.retain(|other| **other != **uid);
                 touched.extend(there.iter().map(|other| other.to_string()));
-                if there.is_empty() {
-                    self.at.remove(&address);
-                }
+                self.0.extend(There::of(there).map(|there| (address, there)));
             }
-            match is {
-                Some(address) => {
-                    let there = self.at.entry(address).or_default();
-                    touched.extend(there.iter().map(|other| other.to_string()));
-                    there.reserve_exact(1);
-                    there.push(shared.clone());
-                    self.of.insert(shared, address);
-                }
-                None => drop(self.of.remove(&shared)),
+            if let Some(address) = is {
+                let mut there = self.0.remove(&address).map_or_else(Vec::new, |there| there.all().to_vec());
+                touched.extend(there.iter().map(|other| other.to_string()));
+                there.push(shared(world, uid));
+                self.0.extend(There::of(there).map(|there| (address, there)));
             }
         }
         touched
@@ -296,7 +314,7 @@ impl Addresses {
     /// The workload, if it is alone at its address.
     #[must_use]
     pub fn alone<'w>(&self, world: &'w World, uid: &str) -> Option<&'w Arc<Workload>> {
-        let there = self.at.get(self.of.get(uid)?)?;
-        world.workloads.get(uid).filter(|_| there.len() == 1)
+        let workload = world.workloads.get(uid)?;
+        matches!(self.0.get(&own_address(workload)?)?, There::One(_)).then_some(workload)
     }
 }

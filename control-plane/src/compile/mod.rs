@@ -9,6 +9,7 @@
 //! services and workloads its change concerns, those are compiled again, everything else is taken over. What comes out is what a compilation
 //! from nothing would have given (the tests of `incremental` assert it). Nothing here knows of streams or of the API server.
 
+pub mod alone;
 mod authentication;
 mod authorization;
 pub mod condition;
@@ -38,6 +39,7 @@ mod route_tests;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use alone::Alone;
 pub use condition::{Condition, Kind, Note, ParentVerdict, Stage, Verdict};
 pub use packed::{Encoded, Packed};
 
@@ -73,7 +75,7 @@ impl<S> Variants<S> {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Guarded {
     /// Who may have it: the workload's own identity.
-    pub identity: Box<str>,
+    pub identity: Arc<str>,
     /// Its global rate limits.
     pub global: Box<[v1::RateLimit]>,
     /// What is sent.
@@ -83,7 +85,7 @@ pub struct Guarded {
 impl Guarded {
     /// Encodes what a workload's sidecar enforces.
     #[must_use]
-    pub fn new(uid: &str, inbound: &v1::Inbound) -> Self {
+    pub fn new(uid: impl Into<Arc<str>>, inbound: &v1::Inbound) -> Self {
         let limits = inbound.ports.iter().flat_map(|port| &port.rate_limits);
         let global = limits.filter(|limit| limit.scope() == v1::RateLimitScope::Global).cloned().collect();
         Self { identity: inbound.identity.as_str().into(), global, inbound: Packed::new(uid, inbound) }
@@ -99,8 +101,10 @@ impl Guarded {
 /// Everything that a world compiles to. A copy shares what it has in common with the original.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Output {
-    /// By "namespace/name" and "namespace/~workload".
+    /// By "namespace/name".
     pub services: Table<Arc<Variants>>,
+    /// Workloads by the service of their own address, "namespace/~workload".
+    pub alone: Table<Arc<Alone>>,
     /// By "namespace/name:port/slice".
     pub endpoints: Table<Packed<v1::Endpoints>>,
     /// By workload uid.
@@ -111,6 +115,20 @@ pub struct Output {
     pub settings: v1::MeshSettings,
     /// What every policy object learns of its fate.
     pub verdicts: Vec<Arc<Verdict>>,
+}
+
+impl Output {
+    /// The slice of a name.
+    #[must_use]
+    pub fn slice(&self, name: &str) -> Option<&Packed<v1::Endpoints>> {
+        self.endpoints.get(name).or_else(|| Alone::slice(&self.alone, name))
+    }
+
+    /// The slices of a service, or of a workload's own address.
+    pub fn slices_of(&self, service: &str) -> impl Iterator<Item = &Packed<v1::Endpoints>> {
+        let of_service = self.endpoints.with_prefix(&format!("{service}:")).map(|(_, slice)| slice);
+        of_service.chain(self.alone.get(service).into_iter().flat_map(|alone| alone.slices()))
+    }
 }
 
 /// The objects in which two worlds differ, by name.
@@ -131,15 +149,16 @@ impl Change {
     fn authentication(all: bool, before: &World, world: &World) -> BTreeSet<String> {
         let (was, is) = (&before.authentication, &world.authentication);
         if all {
-            return was.keys().chain(is.keys()).cloned().collect();
+            return was.keys().chain(is.keys()).map(ToString::to_string).collect();
         }
         let mut names: BTreeSet<String> =
-            is.changes(was, Arc::ptr_eq).into_iter().map(|(name, _, _)| name.clone()).collect();
-        let keys: BTreeSet<&String> =
-            world.jwks.changes(&before.jwks, Arc::ptr_eq).into_iter().map(|(address, _, _)| address).collect();
+            is.changes(was, Arc::ptr_eq).into_iter().map(|(name, _, _)| name.to_string()).collect();
+        let keys: BTreeSet<&str> =
+            world.jwks.changes(&before.jwks, Arc::ptr_eq).into_iter().map(|(address, _, _)| &**address).collect();
         if !keys.is_empty() {
-            let affected = is.iter().filter(|(_, policy)| authentication::addresses(policy).any(|a| keys.contains(a)));
-            names.extend(affected.map(|(name, _)| name.clone()));
+            let affected =
+                is.iter().filter(|(_, policy)| authentication::addresses(policy).any(|a| keys.contains(a.as_str())));
+            names.extend(affected.map(|(name, _)| name.to_string()));
         }
         names
     }
@@ -156,9 +175,9 @@ impl Change {
         let all = named(before) != named(world);
         fn names<T>(all: bool, before: &Table<Arc<T>>, now: &Table<Arc<T>>) -> BTreeSet<String> {
             if all {
-                return before.keys().chain(now.keys()).cloned().collect();
+                return before.keys().chain(now.keys()).map(ToString::to_string).collect();
             }
-            now.changes(before, Arc::ptr_eq).into_iter().map(|(name, _, _)| name.clone()).collect()
+            now.changes(before, Arc::ptr_eq).into_iter().map(|(name, _, _)| name.to_string()).collect()
         }
         let routes = Kind::ROUTES.into_iter().flat_map(|kind| {
             let differ = before.routes(kind).zip(world.routes(kind)).map(|(before, now)| names(all, before, now));
@@ -183,6 +202,7 @@ pub struct Compiler {
     world: World,
     members: members::Members,
     addresses: members::Addresses,
+    common: Arc<alone::Common>,
     traffic: traffic::Policies,
     routes: route::Attached,
     guards: inbound::Guards,
@@ -198,23 +218,35 @@ impl Compiler {
         let change = Change::between(&self.world, world);
         self.recompiled = 0;
         let touched = self.members.update(world, &change.services, &change.workloads);
-        let addressed = self.addresses.update(world, &change.workloads);
+        let addressed = self.addresses.update(&self.world, world, &change.workloads);
         let (mut guarded, secured) = self.guards.update(world, &self.members, &change, &touched.workloads);
         // Whether an endpoint is called by mutual TLS is what MeshTLS says of its port.
         let belongs =
             secured.iter().flat_map(|uid| self.members.of_workload(uid)).map(|belongs| belongs.service.to_string());
         let sliced = touched.services.iter().cloned().chain(belongs).collect();
-        self.slices(world, &sliced, &addressed.union(&secured).cloned().collect());
+        self.slices(world, &sliced);
+        self.alone(world, addressed.union(&secured));
         let settled = self.traffic.update(world, &self.members, &change, &touched.services);
         let mut services = touched.services;
         services.extend(settled.services);
         services.extend(self.routes.update(world, &change.services, &change.routes));
-        self.services(world, &services, &addressed);
+        self.services(world, &services);
         guarded.extend(settled.inbound.iter().flat_map(|s| self.members.of_service(s)).map(|(uid, _)| uid.to_owned()));
+        // Of the identities, which are few, there is one copy each.
+        let mut identity: Option<Arc<str>> = None;
         for uid in guarded {
             let made = inbound::compile(world, &self.members, &self.guards, &self.traffic, &uid);
             self.recompiled += usize::from(made.is_some());
-            let made = made.map(|message| (Arc::new(Guarded::new(&uid, &message)), message));
+            let shared = world.workloads.get_key_value(&uid).map(|(uid, _)| uid.clone());
+            let uid = shared.unwrap_or_else(|| uid.into());
+            let made = made.map(|message| {
+                let mut made = Guarded::new(uid.clone(), &message);
+                let before = self.output.inbound.get(&uid).map(|before| &before.identity);
+                let known = before.into_iter().chain(&identity).find(|known| **known == made.identity);
+                made.identity = known.unwrap_or(&made.identity).clone();
+                identity = Some(made.identity.clone());
+                (Arc::new(made), message)
+            });
             let same = |a: &Arc<Guarded>, b: &Arc<Guarded>| a.inbound == b.inbound;
             put(&mut self.output.inbound, &uid, made, same, config::Inbound::from_wire);
         }
@@ -234,17 +266,33 @@ impl Compiler {
         self.recompiled
     }
 
-    fn slices(&mut self, world: &World, services: &BTreeSet<String>, addressed: &BTreeSet<String>) {
+    fn slices(&mut self, world: &World, services: &BTreeSet<String>) {
         for name in services {
             self.of_service(name, endpoints::of_service(world, &self.members, &self.guards, name));
         }
-        for uid in addressed {
-            let made = self
-                .addresses
-                .alone(world, uid)
-                .map(|w| endpoints::of_address(world, &self.members, &self.guards, w))
-                .unwrap_or_default();
-            self.of_service(&names::of_workload(uid), made);
+    }
+
+    fn alone<'a>(&mut self, world: &World, uids: impl Iterator<Item = &'a String>) {
+        self.common = self.common.of(world);
+        for uid in uids {
+            let name = names::of_workload(uid);
+            let known = self.output.alone.get_key_value(&name).map(|(name, _)| name.clone());
+            let name = known.unwrap_or_else(|| name.into());
+            let of = |w| Alone::of(&self.common, world, &self.members, &self.guards, uid, w);
+            let made = self.addresses.alone(world, uid).map(of);
+            self.recompiled += made.as_ref().map_or(0, |(_, (_, slices))| 1 + slices.len());
+            let made = match (made, self.output.alone.get(&name)) {
+                // Nobody is told of it; but of the object there is one edition, not two.
+                (Some((alone, _)), Some(before)) if alone.same(before) => {
+                    if !before.is_of_same(&alone) {
+                        let alone = alone.taking_over(before);
+                        self.output.alone.insert(name, Arc::new(alone));
+                    }
+                    continue;
+                }
+                (made, _) => made.map(|(alone, messages)| (Arc::new(alone), messages)),
+            };
+            put(&mut self.output.alone, &name, made, |_, _| false, Alone::check);
         }
     }
 
@@ -252,11 +300,10 @@ impl Compiler {
     fn of_service(&mut self, name: &str, made: Vec<v1::Endpoints>) {
         self.recompiled += made.len();
         let before = self.output.endpoints.with_prefix(&format!("{name}:")).map(|(slice, _)| slice.clone());
-        let mut gone: BTreeSet<String> = before.collect();
+        let mut gone: BTreeSet<Arc<str>> = before.collect();
         for slice in made {
-            gone.remove(&slice.name);
-            let name = slice.name.clone();
-            let made = Some((Packed::new(&name, &slice), slice));
+            let name = gone.take(&*slice.name).unwrap_or_else(|| slice.name.as_str().into());
+            let made = Some((Packed::new(name.clone(), &slice), slice));
             put(&mut self.output.endpoints, &name, made, Packed::eq, config::Endpoints::from_wire);
         }
         for slice in gone {
@@ -264,27 +311,23 @@ impl Compiler {
         }
     }
 
-    fn services(&mut self, world: &World, services: &BTreeSet<String>, addressed: &BTreeSet<String>) {
+    fn services(&mut self, world: &World, services: &BTreeSet<String>) {
         for name in services {
             let slices = &self.output.endpoints;
-            let found = world.services.get(name);
+            let found = world.services.get_key_value(name);
             let compile = |s| service::compile(world, s, &self.members, &self.routes, &self.traffic, slices);
-            let made = found.and_then(|service| compile(service));
+            let made = found.and_then(|(_, service)| compile(service));
             self.recompiled += made.as_ref().map_or(0, |v| 1 + v.by_namespace.len());
-            self.service(name, made);
-        }
-        for uid in addressed {
-            let alone = self.addresses.alone(world, uid);
-            let made = alone.and_then(|w| service::of_address(w, &self.output.endpoints));
-            self.recompiled += usize::from(made.is_some());
-            let made = made.map(|default| Variants { default, by_namespace: BTreeMap::new() });
-            self.service(&names::of_workload(uid), made);
+            let shared = found.map(|(name, _)| name.clone());
+            self.service(&shared.unwrap_or_else(|| name.as_str().into()), made);
         }
     }
 
-    fn service(&mut self, name: &str, made: Option<Variants<v1::Service>>) {
+    fn service(&mut self, name: &Arc<str>, made: Option<Variants<v1::Service>>) {
         let before = self.output.services.get(name);
-        let packed = |message: &v1::Service, before: Option<&Packed<_>>| Packed::service(message).or_same(before);
+        let packed = |message: &v1::Service, before: Option<&Packed<_>>| {
+            Packed::service_of(name.clone(), message).or_same(before)
+        };
         let made = made.map(|messages| {
             let default = packed(&messages.default, before.map(|b| &b.default));
             let by_namespace = messages.by_namespace.iter().map(|(namespace, message)| {
@@ -304,7 +347,7 @@ impl Compiler {
 /// version in force, whatever the reason.
 fn put<P, M, T>(
     all: &mut Table<P>,
-    name: &str,
+    name: &Arc<str>,
     made: Option<(P, M)>,
     same: impl Fn(&P, &P) -> bool,
     check: impl Fn(&M) -> Result<T, Refusal>,
@@ -320,7 +363,7 @@ fn put<P, M, T>(
         return;
     }
     match check(&message) {
-        Ok(_) => drop(all.insert(name.to_owned(), made)),
+        Ok(_) => drop(all.insert(name.clone(), made)),
         Err(refusal) => tracing::error!(
             resource = %name, %refusal, "compiled a resource that a sidecar would refuse; its last good version stays"
         ),

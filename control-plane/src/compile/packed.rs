@@ -22,6 +22,14 @@ pub struct Encoded {
     pub value: Box<[u8]>,
 }
 
+impl Encoded {
+    /// A name or an alias of it, as it stands here.
+    #[must_use]
+    pub fn called(&self, name: &str) -> Option<&Arc<str>> {
+        std::iter::once(&self.name).chain(&self.aliases).find(|own| ***own == *name)
+    }
+}
+
 /// An [`Encoded`] of which it is known what it is.
 pub struct Packed<M> {
     encoded: Arc<Encoded>,
@@ -31,14 +39,14 @@ pub struct Packed<M> {
 impl<M: Resource> Packed<M> {
     /// Encodes a message.
     #[must_use]
-    pub fn new(name: &str, message: &M) -> Self {
-        Self::with_aliases(name, Box::default(), message)
+    pub fn new(name: impl Into<Arc<str>>, message: &M) -> Self {
+        Self::with_aliases(name.into(), Box::default(), message)
     }
 
-    fn with_aliases(name: &str, aliases: Box<[Arc<str>]>, message: &M) -> Self {
+    fn with_aliases(name: Arc<str>, aliases: Box<[Arc<str>]>, message: &M) -> Self {
         let value = message.encode_to_vec().into_boxed_slice();
         let version = version_of(&value).into();
-        let encoded = Encoded { type_url: M::TYPE_URL, name: name.into(), version, aliases, value };
+        let encoded = Encoded { type_url: M::TYPE_URL, name, version, aliases, value };
         Self { encoded: Arc::new(encoded), message: PhantomData }
     }
 
@@ -60,9 +68,15 @@ impl Packed<v1::Service> {
     /// Encodes a Service, with the names by which it can be asked for.
     #[must_use]
     pub fn service(message: &v1::Service) -> Self {
+        Self::service_of(message.name.as_str(), message)
+    }
+
+    /// The same, of a name that is kept elsewhere too.
+    #[must_use]
+    pub fn service_of(name: impl Into<Arc<str>>, message: &v1::Service) -> Self {
         let hosts = message.hostnames.iter().map(|host| format!("host:{host}").into());
         let aliases = hosts.chain(message.vips.iter().map(|vip| format!("vip:{vip}").into()));
-        Self::with_aliases(&message.name, aliases.collect(), message)
+        Self::with_aliases(name.into(), aliases.collect(), message)
     }
 }
 

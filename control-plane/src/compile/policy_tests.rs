@@ -83,14 +83,14 @@ spec: {targetRefs: [{kind: Service, name: catalog, sectionName: http}], adaptive
         let named: Vec<String> = inbound.map(|(_, uid)| uid.clone()).collect();
         let held =
             output.inbound.iter().filter(|(_, i)| i.read().ports.iter().any(|p| p.adaptive_concurrency.is_some()));
-        assert_eq!(named, held.map(|(uid, _)| uid.clone()).collect::<Vec<_>>());
+        assert_eq!(named, held.map(|(uid, _)| uid.to_string()).collect::<Vec<_>>());
         named
     };
     let (output, last) = compile(&world, &LastGood::default());
     assert_eq!(of(&output), ["shop/catalog-1", "shop/catalog-2"]);
     let mut left = (*world.workloads["shop/catalog-1"]).clone();
     left.labels = crate::world::Labels::default();
-    world.workloads.insert("shop/catalog-1".into(), Arc::new(left));
+    world.workloads.insert("shop/catalog-1", Arc::new(left));
     let (output, last) = compile(&world, &last);
     assert_eq!(of(&output), ["shop/catalog-2"]);
     world.traffic.remove("shop/shed");
@@ -222,7 +222,7 @@ fn keys_are_pushed_once_they_are_fetched_and_stay_when_a_fetch_fails() {
         (Some(KEYS), None, (KEYS.to_owned(), true, "JwksFetched")),
         (Some(KEYS), Some("answered 500"), (KEYS.to_owned(), false, "FetchFailed")),
     ] {
-        world.jwks.insert("https://id.test/jwks".into(), fetched(keys, failure));
+        world.jwks.insert("https://id.test/jwks", fetched(keys, failure));
         let (output, _) = compile(&world, &last);
         assert_eq!(pushed(&output), wanted);
     }

@@ -198,7 +198,7 @@ fn read(world: &World, route: &Arc<Route>, before: Option<&Known>) -> Known {
     // What is as it was stays the same value, so that services that it is attached to are not compiled again.
     let known = before.into_iter().flat_map(|b| b.parents.iter()).filter_map(|p| p.compiled.as_ref());
     let compiled = compiled.map(|is| known.clone().find(|was| ***was == is).cloned().unwrap_or_else(|| Arc::new(is)));
-    let parents = route_spec::parents(&route.spec).into_iter().filter(|(parent, _)| parent.is_service());
+    let parents = route_spec::parents(&route.spec.read()).into_iter().filter(|(parent, _)| parent.is_service());
     let parents = parents.map(|(parent, text)| {
         let namespace = parent.namespace.clone().unwrap_or_else(|| route.namespace.clone());
         let service = names::namespaced(&namespace, &parent.name);

@@ -143,14 +143,14 @@ impl Scope {
     fn uids(&self, world: &World, members: &Members) -> BTreeSet<String> {
         let mut candidates: BTreeSet<&str> = BTreeSet::new();
         if self.mesh {
-            candidates.extend(world.workloads.keys().map(String::as_str));
+            candidates.extend(world.workloads.keys().map(|uid| &**uid));
         } else if self.is_whole_namespace() || self.selector.is_some() {
-            candidates.extend(world.workloads_in(&self.namespace).map(|(uid, _)| uid.as_str()));
+            candidates.extend(world.workloads_in(&self.namespace).map(|(uid, _)| &**uid));
         } else {
             for target in &self.targets {
                 let name = names::namespaced(&self.namespace, &target.name);
                 if target.is_workload() {
-                    candidates.extend(world.workloads.get_key_value(&name).map(|(uid, _)| uid.as_str()));
+                    candidates.extend(world.workloads.get_key_value(&name).map(|(uid, _)| &**uid));
                 } else {
                     candidates.extend(members.of_service(&name).map(|(uid, _)| uid));
                 }

@@ -5,7 +5,7 @@ use super::route::Attached;
 use super::traffic::Policies;
 use super::{Packed, Variants, names};
 use crate::kinds::Service;
-use crate::world::{Table, Workload, World};
+use crate::world::{Table, World};
 use k8s_openapi::api::core::v1::ServicePort;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use std::collections::BTreeMap;
@@ -196,22 +196,7 @@ fn protocol(
 
 fn slice_names(slices: &Slices, service: &str, port: u16) -> Vec<String> {
     let prefix = format!("{service}:{port}/");
-    let mut found: Vec<&String> = slices.with_prefix(&prefix).map(|(name, _)| name).collect();
+    let mut found: Vec<&Arc<str>> = slices.with_prefix(&prefix).map(|(name, _)| name).collect();
     found.sort_by_key(|n| n[prefix.len()..].parse::<usize>().unwrap_or(usize::MAX));
-    found.into_iter().cloned().collect()
-}
-
-/// The service of a workload's own address: traffic to it skips routes.
-#[must_use]
-pub fn of_address(workload: &Workload, slices: &Slices) -> Option<v1::Service> {
-    let name = names::workload_service(&workload.namespace, &workload.name);
-    let ports = workload.spec.ports.iter().map(|port| v1::ServicePort {
-        port: port.port.into(),
-        name: port.name.clone().unwrap_or_default(),
-        protocol: super::endpoints::protocol(port.protocol).into(),
-        frontend: Some(v1::Frontend::default()),
-        backend: Some(v1::Backend { slices: slice_names(slices, &name, port.port), ..Default::default() }),
-    });
-    let ports = ports.collect();
-    Some(v1::Service { hostnames: Vec::new(), vips: vec![workload.spec.address.clone()], ports, name })
+    found.into_iter().map(|name| name.to_string()).collect()
 }

@@ -86,8 +86,8 @@ fn add(world: &mut World, object: Value, created: i64) {
                 generation: object["metadata"]["generation"].as_i64().unwrap_or_default(),
                 created,
                 rollout: object["metadata"]["annotations"][crate::kinds::ROLLOUT].as_str().map(str::to_owned),
-                spec: object["spec"].clone(),
-                status: Value::Null,
+                spec: (&object["spec"]).into(),
+                status: crate::world::Text::default(),
             };
             of_kind(world, kind).insert(key, Arc::new(route));
         }
@@ -205,9 +205,9 @@ fn a_service_and_its_workloads_become_exactly_these_resources() {
         }),
         "strict is the default and therefore not written"
     );
-    let own = &output.services["shop/~catalog-2"].default.read();
+    let own = &output.alone["shop/~catalog-2"].service().read();
     assert_eq!((own.vips.as_slice(), own.ports[0].port), (&["192.0.2.9".to_owned()][..], 8080));
-    assert!(!output.services.contains_key("shop/~catalog-1"), "loopback addresses name nobody");
+    assert!(!output.alone.contains_key("shop/~catalog-1"), "loopback addresses name nobody");
     assert_eq!(output.settings.mesh_cidrs, ["198.18.0.0/16"]);
 }
 
@@ -241,7 +241,7 @@ fn draining_and_lost_workloads_are_told_apart() {
     let set = |world: &mut World, phase| {
         let mut workload = (*world.workloads["shop/catalog-1"]).clone();
         workload.phase = Some(phase);
-        world.workloads.insert("shop/catalog-1".into(), Arc::new(workload));
+        world.workloads.insert("shop/catalog-1", Arc::new(workload));
         let (output, _) = compile(world, &LastGood::default());
         output.endpoints["shop/catalog:80/0"]
             .read()

@@ -10,9 +10,11 @@ mod samples;
 
 use super::Breaker;
 use counts::{Counts, Packed};
+use hashbrown::HashTable;
 use samples::Samples;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use weft_proto::{MAX_NUMBERED, v1};
@@ -135,7 +137,9 @@ struct Of {
 #[derive(Debug)]
 pub struct Golden {
     began: Instant,
-    index: HashMap<Key, u32>,
+    /// Places in `rows`, found by the keys that stand there.
+    index: HashTable<u32>,
+    hasher: RandomState,
     rows: Vec<Option<Series>>,
     free: Vec<u32>,
     /// Grows when rows go: then nobody may rely on what is known of theirs.
@@ -160,7 +164,8 @@ impl Default for Golden {
     fn default() -> Self {
         Self {
             began: Instant::now(),
-            index: HashMap::new(),
+            index: HashTable::new(),
+            hasher: RandomState::new(),
             rows: Vec::new(),
             free: Vec::new(),
             epoch: 0,
@@ -343,13 +348,14 @@ impl Golden {
     }
 
     fn row(&mut self, key: Key) -> Option<u32> {
-        if let Some(row) = self.index.get(&key) {
-            return Some(*row);
+        if let Some(row) = self.place(&key) {
+            return Some(row);
         }
         if self.index.len() >= MAX_SERIES {
             return None;
         }
-        let series = Series { key: key.clone(), samples: Samples::default() };
+        let hash = self.hasher.hash_one(&key);
+        let series = Series { key, samples: Samples::default() };
         let row = match self.free.pop() {
             Some(row) => {
                 self.rows[row as usize] = Some(series);
@@ -360,8 +366,15 @@ impl Golden {
                 u32::try_from(self.rows.len() - 1).ok()?
             }
         };
-        self.index.insert(key, row);
+        let (rows, hasher) = (&self.rows, &self.hasher);
+        let of = |row: &u32| rows.get(*row as usize)?.as_ref().map(|series| hasher.hash_one(&series.key));
+        self.index.insert_unique(hash, row, |row| of(row).unwrap_or_default());
         Some(row)
+    }
+
+    fn place(&self, key: &Key) -> Option<u32> {
+        let is = |row: &u32| matches!(self.rows.get(*row as usize), Some(Some(series)) if series.key == *key);
+        self.index.find(self.hasher.hash_one(key), is).copied()
     }
 
     fn count(&mut self, row: Option<u32>, fine: u64, packed: &Packed) {
@@ -424,7 +437,9 @@ impl Golden {
             let left = series.samples.len();
             samples += if detail { left } else { 0 };
             if left == 0 {
-                self.index.remove(&series.key);
+                if let Ok(found) = self.index.find_entry(self.hasher.hash_one(&series.key), |of| *of == row) {
+                    found.remove();
+                }
                 *place = None;
                 self.free.push(row);
                 self.epoch = self.epoch.wrapping_add(1);
@@ -437,8 +452,14 @@ impl Golden {
             .retain(|destination, row| of(row).is_some_and(|key| key.destination == *destination && !key.inbound));
         // Whatever a row holds has a second owner.
         self.names.retain(|name| Arc::strong_count(name) > 1);
-        let edges: HashSet<&str> =
-            self.index.keys().filter(|k| k.about == About::Edge).map(|k| k.other.as_ref()).collect();
+        let edges: HashSet<&str> = self
+            .rows
+            .iter()
+            .flatten()
+            .map(|series| &series.key)
+            .filter(|k| k.about == About::Edge)
+            .map(|k| k.other.as_ref())
+            .collect();
         self.speakers.retain(|source, _| edges.contains(source.as_str()));
     }
 

@@ -96,14 +96,14 @@ type AllTerms = BTreeMap<Arc<str>, Terms>;
 type Enforced = HashMap<String, Vec<Arc<str>>>;
 
 /// The global limits of all workloads, and which workload enforces which.
-fn limits<'i>(workloads: impl Iterator<Item = (&'i String, &'i [v1::RateLimit])>) -> (AllTerms, Enforced) {
+fn limits<'i>(workloads: impl Iterator<Item = (&'i str, &'i [v1::RateLimit])>) -> (AllTerms, Enforced) {
     let (mut terms, mut enforced) = (AllTerms::new(), Enforced::new());
     for (uid, limits) in workloads {
         for limit in limits {
             let seconds = limit.per.as_ref().map_or(1.0, |per| per.seconds as f64 + f64::from(per.nanos) / 1e9);
             let burst = if limit.burst == 0 { limit.requests } else { limit.burst };
             let name: Arc<str> = limit.name.as_str().into();
-            let own = enforced.entry(uid.clone()).or_default();
+            let own = enforced.entry(uid.to_owned()).or_default();
             // One limit on several ports of a workload is enforced by it once.
             if own.contains(&name) {
                 continue;
@@ -142,9 +142,9 @@ mod tests {
             ("shop/c".to_owned(), inbound("shop/orders/own", v1::RateLimitScope::Local)),
         ]
         .into_iter()
-        .map(|(uid, inbound)| (uid.clone(), Guarded::new(&uid, &inbound)))
+        .map(|(uid, inbound)| (uid.clone(), Guarded::new(uid.as_str(), &inbound)))
         .collect();
-        let (terms, enforced) = limits(all.iter().map(|(uid, guarded)| (uid, &*guarded.global)));
+        let (terms, enforced) = limits(all.iter().map(|(uid, guarded)| (uid.as_str(), &*guarded.global)));
         let name: Arc<str> = "shop/catalog/all".into();
         assert_eq!(terms, [(name.clone(), Terms { per_second: 1.0, burst: 60, instances: 2 })].into());
         assert_eq!(enforced.get("shop/a"), Some(&vec![name]));
@@ -157,7 +157,7 @@ mod tests {
         let (lead, led) = watch::channel(Lead { mine: true, ..Lead::default() });
         let leases = Leases::new(compiled, led);
         let guarded = Guarded::new("shop/a", &inbound("shop/catalog/all", v1::RateLimitScope::Global));
-        let (terms, enforced) = limits(std::iter::once((&"shop/a".to_owned(), &*guarded.global)));
+        let (terms, enforced) = limits(std::iter::once(("shop/a", &*guarded.global)));
         {
             let mut state = leases.state.lock();
             state.allocator.configure(terms);

@@ -97,7 +97,7 @@ impl Life {
         loop {
             let account = compiled.borrow_and_update().world.workloads.get(uid).map(|w| w.spec.service_account.clone());
             match account {
-                Some(account) if account == peer.service_account => return Ok(()),
+                Some(account) if *account == *peer.service_account => return Ok(()),
                 Some(_) => return Err(denied()),
                 None => {}
             }
@@ -164,7 +164,9 @@ impl Life {
         let world = self.compiled.borrow().world.clone();
         let now = Instant::now();
         let mut look = self.fleet.take_touched();
-        look.extend(world.workloads.changes(&seen.workloads, Arc::ptr_eq).into_iter().map(|(uid, _, _)| uid.clone()));
+        look.extend(
+            world.workloads.changes(&seen.workloads, Arc::ptr_eq).into_iter().map(|(uid, _, _)| uid.to_string()),
+        );
         look.append(&mut seen.again);
         seen.workloads = world.workloads.clone();
         for uid in look {
@@ -204,7 +206,8 @@ impl Life {
             return;
         };
         seen.forget_due(&uid);
-        let uid = seen.missing.get_key_value(&*uid).map_or_else(|| uid.into(), |(known, _)| known.clone());
+        // As it stands in the world: there is one copy of it.
+        let uid = seen.workloads.get_key_value(&uid).map_or_else(|| uid.into(), |(known, _)| known.clone());
         let since = seen.missing.entry(uid.clone()).or_insert((now, None)).0;
         if let Some(at) = self.ends(phase, is_registered(&workload), since) {
             // Not at once again, where what was due could not be written.
@@ -291,14 +294,14 @@ fn slices(latest: &Compiled, uid: &str) -> Option<BTreeSet<crate::xds::convergen
     let Some(workload) = latest.world.workloads.get(uid) else { return Some(found) };
     let namespace = uid.split_once('/').map_or("", |(namespace, _)| namespace);
     let own = latest.world.services.with_prefix(&format!("{namespace}/"));
-    let of = own.filter(|(_, service)| is_member(service, workload)).map(|(name, _)| name.clone());
+    let of = own.filter(|(_, service)| is_member(service, workload)).map(|(name, _)| name.to_string());
     for service in of.chain([names::of_workload(uid)]) {
-        for (name, slice) in latest.output.endpoints.with_prefix(&format!("{service}:")) {
+        for slice in latest.output.slices_of(&service) {
             for endpoint in slice.read().endpoints.iter().filter(|e| e.uid == uid) {
                 if endpoint.health != i32::from(v1::Health::Draining) {
                     return None;
                 }
-                found.insert((type_url::ENDPOINTS, name.clone()));
+                found.insert((type_url::ENDPOINTS, slice.name.to_string()));
             }
         }
     }

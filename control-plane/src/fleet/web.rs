@@ -244,7 +244,7 @@ async fn fleet(State(sources): State<Sources>) -> Json<Value> {
             "address": workload.spec.address,
             "phase": workload.phase,
             "meshed": workload.spec.tunnel.is_some(),
-            "sidecar": connected.get(uid),
+            "sidecar": connected.get(&**uid),
         })
     });
     let counts = sources.hub.counts();

@@ -252,7 +252,7 @@ impl Rotator {
 fn everyone(world: &World, connected: BTreeMap<String, Option<Certificate>>) -> BTreeMap<String, Option<Certificate>> {
     let leaving = |w: &crate::world::Workload| w.phase == Some(Phase::Draining);
     let registered = world.workloads.iter().filter(|(_, w)| is_registered(w) && !leaving(w));
-    let mut all: BTreeMap<_, _> = registered.map(|(uid, _)| (uid.clone(), None)).collect();
+    let mut all: BTreeMap<_, _> = registered.map(|(uid, _)| (uid.to_string(), None)).collect();
     all.extend(connected);
     all
 }

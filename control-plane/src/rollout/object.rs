@@ -5,7 +5,7 @@ use crate::kinds::{
     AuthorizationPolicy, MeshTls, ROLLOUT, RateLimitPolicy, RequestAuthentication, RolloutKind, TlsMode, TrafficPolicy,
     Wish,
 };
-use crate::world::{Route, Table, World};
+use crate::world::{Route, Table, Text, World};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -151,7 +151,7 @@ impl Object {
         }
         each!(self, route => json!({
             "namespace": route.namespace, "name": route.name, "uid": route.uid,
-            "generation": route.generation, "created": route.created, "rollout": route.rollout, "spec": route.spec,
+            "generation": route.generation, "created": route.created, "rollout": route.rollout, "spec": route.spec.read(),
         }), policy => of(&**policy))
     }
 
@@ -178,8 +178,8 @@ impl Object {
                     generation: document.get("generation")?.as_i64()?,
                     created: document.get("created")?.as_i64()?,
                     rollout: text("rollout"),
-                    spec: document.get("spec")?.clone(),
-                    status: Value::Null,
+                    spec: document.get("spec")?.into(),
+                    status: Text::default(),
                 })))
             }
         }
@@ -262,7 +262,7 @@ pub fn only(world: &World) -> World {
 pub fn changes(before: &World, world: &World) -> Vec<(Id, Option<Object>, Option<Object>)> {
     let names = |kind: Kind| -> Vec<String> {
         fn of<T>(before: &Table<Arc<T>>, is: &Table<Arc<T>>) -> Vec<String> {
-            is.changes(before, Arc::ptr_eq).into_iter().map(|(key, _, _)| key.clone()).collect()
+            is.changes(before, Arc::ptr_eq).into_iter().map(|(key, _, _)| key.to_string()).collect()
         }
         match kind {
             Kind::TrafficPolicy => of(&before.traffic, &world.traffic),

@@ -4,6 +4,7 @@
 //! it becomes visible. One process owns the file at a time (redb locks it).
 
 use std::{
+    collections::HashMap,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -17,6 +18,7 @@ use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinitio
 use super::{
     Event, Expect, Key, Options, Page, Record, Result, Scope, Store, StoreError, Watch, Write, distinct,
     mirror::{Mirror, State},
+    objects::alike,
 };
 
 /// Key → revision (8 bytes, big endian) and document.
@@ -109,15 +111,29 @@ fn load(database: &Database) -> Result<State> {
     let meta = read.open_table(META).map_err(failed)?;
     state.revision = meta.get("revision").map_err(failed)?.map_or(0, |v| v.value());
     state.compacted = meta.get("compacted").map_err(failed)?.map_or(0, |v| v.value());
+    let mut last = Key::new("", "", "");
     for row in read.open_table(OBJECTS).map_err(failed)?.iter().map_err(failed)? {
         let (key, value) = row.map_err(failed)?;
-        let key = decode_key(key.value())?;
-        let record = decode_record(key.clone(), value.value())?;
-        state.objects.insert(key, Arc::new(record));
+        let key = alike(decode_key(key.value())?, &last);
+        last = key.clone();
+        state.objects.insert(Arc::new(decode_record(key, value.value())?));
     }
+    // What an object is and was is there once, in whichever events it is.
+    let mut newest: HashMap<Key, Arc<Record>> = HashMap::new();
     for row in read.open_table(HISTORY).map_err(failed)?.iter().map_err(failed)? {
         let (revision, value) = row.map_err(failed)?;
-        state.remember(Arc::new(decode_event(revision.value(), value.value())?));
+        let mut event = decode_event(revision.value(), value.value())?;
+        for record in [&mut event.before, &mut event.after].into_iter().flatten() {
+            let known = [state.objects.get(&event.key), newest.get(&event.key)].into_iter().flatten();
+            if let Some(known) = known.into_iter().find(|known| known.revision == record.revision) {
+                *record = known.clone();
+            }
+        }
+        if let Some(record) = event.after.as_ref().or(event.before.as_ref()) {
+            event.key = record.key.clone();
+        }
+        newest.extend(event.after.clone().map(|record| (event.key.clone(), record)));
+        state.remember(Arc::new(event));
     }
     Ok(state)
 }
@@ -193,6 +209,8 @@ impl Inner {
             if !matches {
                 return Err(StoreError::Conflict { key, found: before });
             }
+            // Of the names of an object there is one copy for all of its editions.
+            let key = before.as_ref().map_or(key, |before| before.key.clone());
             let after = value.map(|value| Arc::new(Record { key: key.clone(), revision, value }));
             events.push(Arc::new(Event { revision, key, before, after }));
         }

@@ -13,6 +13,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::sync::watch;
 
+use super::objects::Objects;
 use super::{Batch, Event, Key, Options, Page, Record, Result, Scope, StoreError, Watch};
 
 /// Events of one batch: what a slow reader makes memory hold at once.
@@ -28,7 +29,7 @@ pub(super) struct Mirror {
 /// What is there at one revision, and how it came about.
 #[derive(Default)]
 pub(super) struct State {
-    pub objects: BTreeMap<Key, Arc<Record>>,
+    pub objects: Objects,
     /// Invariant: in ascending order of revision, all after `compacted` and none after `revision`.
     pub history: VecDeque<Arc<Event>>,
     pub history_bytes: usize,
@@ -52,8 +53,8 @@ impl Mirror {
         let mut state = self.state.write();
         for event in events {
             match &event.after {
-                Some(record) => drop(state.objects.insert(event.key.clone(), record.clone())),
-                None => drop(state.objects.remove(&event.key)),
+                Some(record) => state.objects.insert(record.clone()),
+                None => state.objects.remove(&event.key),
             }
             state.history_bytes += weight(event);
             state.history.push_back(event.clone());
@@ -151,9 +152,10 @@ impl State {
         };
         let mut found: BTreeMap<&Key, &Arc<Record>> = self
             .objects
-            .range((from, Bound::Unbounded))
-            .take_while(|(key, _)| scope.holds(key))
-            .filter(|(key, _)| !then.contains_key(key))
+            .from(from)
+            .take_while(|record| scope.holds(&record.key))
+            .filter(|record| !then.contains_key(&record.key))
+            .map(|record| (&record.key, record))
             .collect();
         let undone = then.into_iter().filter(|(key, _)| after.is_none_or(|after| *key > after));
         found.extend(undone.filter_map(|(key, record)| Some((key, record?))));

@@ -9,6 +9,7 @@ mod embedded;
 mod etcd;
 mod measured;
 mod mirror;
+mod objects;
 
 use std::{fmt, net::SocketAddr, sync::Arc};
 

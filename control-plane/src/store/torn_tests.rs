@@ -228,3 +228,27 @@ async fn the_check_would_notice_a_disk_that_forgets_what_it_synced() {
     let Batch { events, .. } = watch.next().await.unwrap();
     assert_eq!(events.len(), 1);
 }
+
+#[tokio::test]
+async fn a_store_that_is_opened_again_keeps_once_what_objects_are_and_were() {
+    let disk = Disk::default();
+    let store = open(disk.clone());
+    for (name, found) in [("cart", None), ("web", None), ("cart", Some(1)), ("cart", Some(3))] {
+        let expect = found.map_or(Expect::Absent, Expect::Revision);
+        let key = Key::new("/services", "shop", name);
+        store.transact(vec![Write { key, expect, value: Some(vec![b'x'; 9].into()) }]).await.unwrap();
+    }
+    let before = content(&store);
+    drop(store);
+    let store = open(disk);
+    assert_eq!(content(&store), before);
+    let state = store.0.mirror.read();
+    let cart = state.objects.get(&Key::new("/services", "shop", "cart")).unwrap();
+    let web = state.objects.get(&Key::new("/services", "shop", "web")).unwrap();
+    let events: Vec<_> = state.history.iter().map(|event| (event.before.clone(), event.after.clone())).collect();
+    let same = |a: &Option<Arc<Record>>, b: &Arc<Record>| a.as_ref().is_some_and(|a| Arc::ptr_eq(a, b));
+    assert!(same(&events[3].1, cart) && same(&events[1].1, web));
+    assert!(same(&events[3].0, events[2].1.as_ref().unwrap()) && same(&events[2].0, events[0].1.as_ref().unwrap()));
+    assert!(Arc::ptr_eq(&cart.key.namespace, &web.key.namespace));
+    assert_eq!(cart.revision, 4);
+}

@@ -131,7 +131,7 @@ impl Due {
 
 fn forget(known: &Shared, wanted: &BTreeSet<String>) {
     let mut known = known.lock();
-    let gone: Vec<String> = known.keys().filter(|address| !wanted.contains(*address)).cloned().collect();
+    let gone: Vec<Arc<str>> = known.keys().filter(|address| !wanted.contains(&***address)).cloned().collect();
     for address in gone {
         known.remove(&address);
     }

@@ -9,11 +9,13 @@ pub mod jwks;
 pub mod reconcile;
 pub mod status;
 pub mod table;
+mod text;
 pub mod watch;
 mod workload;
 
 pub use table::Table;
-pub use workload::{Labels, Workload};
+pub use text::Text;
+pub use workload::{Labels, Spec, Workload};
 
 use crate::compile::Kind;
 use crate::kinds::{
@@ -63,9 +65,9 @@ pub struct Route {
     /// What its annotation says of rollouts.
     pub rollout: Option<String>,
     /// `spec`
-    pub spec: serde_json::Value,
+    pub spec: Text,
     /// `status`
-    pub status: serde_json::Value,
+    pub status: Text,
 }
 
 impl Route {
@@ -143,7 +145,7 @@ impl World {
     }
 
     /// Workloads of a namespace with their uids, in order.
-    pub fn workloads_in(&self, namespace: &str) -> impl Iterator<Item = (&String, &Arc<Workload>)> {
+    pub fn workloads_in(&self, namespace: &str) -> impl Iterator<Item = (&Arc<str>, &Arc<Workload>)> {
         self.workloads.with_prefix(&format!("{namespace}/"))
     }
 }

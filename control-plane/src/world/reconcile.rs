@@ -60,11 +60,11 @@ impl Compiled {
     }
 
     /// What each workload enforces.
-    pub fn inbound(&self) -> impl Iterator<Item = (&String, &Guarded)> {
+    pub fn inbound(&self) -> impl Iterator<Item = (&str, &Guarded)> {
         let trial = self.trial();
         self.output.inbound.iter().map(move |(uid, stable)| {
-            let tried = trial.filter(|(_, canary)| canary.sample.contains(uid));
-            (uid, &**tried.and_then(|(output, _)| output.inbound.get(uid)).unwrap_or(stable))
+            let tried = trial.filter(|(_, canary)| canary.sample.contains(&**uid));
+            (&**uid, &**tried.and_then(|(output, _)| output.inbound.get(uid)).unwrap_or(stable))
         })
     }
 }

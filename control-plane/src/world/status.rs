@@ -3,6 +3,7 @@
 //! [`conditions`] and [`routes`] are pure; [`run`] writes what differs from what is there. Conditions of other controllers are left alone,
 //! and a condition whose status does not change keeps its `lastTransitionTime` (KEP-1623).
 
+use super::Text;
 use super::reconcile::{Compiled, settle};
 use crate::compile::{Kind, Note, ParentVerdict, Verdict};
 use crate::kinds::{
@@ -136,7 +137,7 @@ type Object = (Kind, String, String, String);
 struct Told {
     verdict: Arc<Verdict>,
     progress: Vec<Progress>,
-    status: Value,
+    status: Text,
 }
 
 /// Writes statuses until `shutdown`.
@@ -210,19 +211,19 @@ async fn write_all(
             }
             other => other,
         };
-        let before = told.map_or_else(|| there(latest, verdict), |told| told.status);
+        let before = told.map_or_else(|| there(latest, verdict), |told| told.status.read());
         let wanted = if verdict.kind.is_route() {
             routes(verdict, &of_parents, &before, &now)
         } else {
             policy(verdict, &of_parents, &before, &now)
         };
         let same = wanted == before;
-        let told = Told { verdict: verdict.clone(), progress: of_parents, status: wanted };
+        let told = Told { verdict: verdict.clone(), progress: of_parents, status: Text::from(&wanted) };
         if same {
             seen.insert(object, told);
             continue;
         }
-        match write(client, verdict, &told.status).await {
+        match write(client, verdict, &wanted).await {
             Ok(()) => {
                 seen.insert(object, told);
             }
@@ -260,7 +261,7 @@ fn there(latest: &Compiled, verdict: &Verdict) -> Value {
     };
     match verdict.kind {
         Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => {
-            world.routes(verdict.kind).and_then(|all| all.get(&key)).map(|r| r.status.clone()).unwrap_or_default()
+            world.routes(verdict.kind).and_then(|all| all.get(&key)).map(|r| r.status.read()).unwrap_or_default()
         }
         Kind::TrafficPolicy => json(world.traffic.get(&key).and_then(|o| o.status.as_ref())),
         Kind::AuthorizationPolicy => json(world.authorization.get(&key).and_then(|o| o.status.as_ref())),

@@ -12,7 +12,7 @@ use std::sync::Arc;
 /// Entries in a chunk; one that grows larger is split into two.
 const CHUNK: usize = 128;
 
-type Chunk<V> = Arc<Vec<(String, V)>>;
+type Chunk<V> = Arc<Vec<(Arc<str>, V)>>;
 
 /// The map. See the module's text.
 #[derive(Clone)]
@@ -49,9 +49,9 @@ impl<V> Table<V> {
 
     /// The entry of a key, and the key as it stands here.
     #[must_use]
-    pub fn get_key_value(&self, key: &str) -> Option<(&String, &V)> {
+    pub fn get_key_value(&self, key: &str) -> Option<(&Arc<str>, &V)> {
         let chunk = &self.chunks[self.chunk_of(key)?];
-        let at = chunk.binary_search_by(|(k, _)| k.as_str().cmp(key)).ok()?;
+        let at = chunk.binary_search_by(|(k, _)| (**k).cmp(key)).ok()?;
         Some((&chunk[at].0, &chunk[at].1))
     }
 
@@ -67,7 +67,7 @@ impl<V> Table<V> {
     }
 
     /// All keys in order.
-    pub fn keys(&self) -> impl Iterator<Item = &String> + Clone {
+    pub fn keys(&self) -> impl Iterator<Item = &Arc<str>> + Clone {
         self.iter().map(|(key, _)| key)
     }
 
@@ -77,9 +77,9 @@ impl<V> Table<V> {
     }
 
     /// The entries whose keys begin so, in order.
-    pub fn with_prefix<'t>(&'t self, prefix: &str) -> impl Iterator<Item = (&'t String, &'t V)> + use<'t, V> {
+    pub fn with_prefix<'t>(&'t self, prefix: &str) -> impl Iterator<Item = (&'t Arc<str>, &'t V)> + use<'t, V> {
         let chunk = self.chunk_of(prefix).unwrap_or_default();
-        let at = self.chunks.get(chunk).map_or(0, |c| c.partition_point(|(k, _)| k.as_str() < prefix));
+        let at = self.chunks.get(chunk).map_or(0, |c| c.partition_point(|(k, _)| **k < *prefix));
         let prefix = prefix.to_owned();
         Iter { chunks: &self.chunks, chunk, at }.take_while(move |(key, _)| key.starts_with(&prefix))
     }
@@ -89,7 +89,7 @@ impl<V> Table<V> {
         &'t self,
         before: &'t Self,
         same: impl Fn(&V, &V) -> bool,
-    ) -> Vec<(&'t String, Option<&'t V>, Option<&'t V>)> {
+    ) -> Vec<(&'t Arc<str>, Option<&'t V>, Option<&'t V>)> {
         let mut found = Vec::new();
         let (mut old, mut new) = (before.iter(), self.iter());
         loop {
@@ -117,13 +117,14 @@ impl<V> Table<V> {
 
     /// The chunk in which the key is, if it is anywhere.
     fn chunk_of(&self, key: &str) -> Option<usize> {
-        self.chunks.partition_point(|c| c.first().is_some_and(|(k, _)| k.as_str() <= key)).checked_sub(1)
+        self.chunks.partition_point(|c| c.first().is_some_and(|(k, _)| **k <= *key)).checked_sub(1)
     }
 }
 
 impl<V: Clone> Table<V> {
     /// Puts an entry; returns the one that it replaces.
-    pub fn insert(&mut self, key: String, value: V) -> Option<V> {
+    pub fn insert(&mut self, key: impl Into<Arc<str>>, value: V) -> Option<V> {
+        let key = key.into();
         let Some(first) = self.chunks.first() else {
             self.chunks.push(Arc::new(vec![(key, value)]));
             self.len = 1;
@@ -142,6 +143,7 @@ impl<V: Clone> Table<V> {
             // What is filled in order leaves full chunks behind, not half-empty ones.
             let half = if last { CHUNK } else { CHUNK / 2 };
             let rest = chunk.split_off(half);
+            chunk.shrink_to_fit();
             self.chunks.insert(place + 1, Arc::new(rest));
         }
         None
@@ -150,7 +152,7 @@ impl<V: Clone> Table<V> {
     /// Takes an entry out.
     pub fn remove(&mut self, key: &str) -> Option<V> {
         let place = self.chunk_of(key)?;
-        let at = self.chunks[place].binary_search_by(|(k, _)| k.as_str().cmp(key)).ok()?;
+        let at = self.chunks[place].binary_search_by(|(k, _)| (**k).cmp(key)).ok()?;
         let chunk = Arc::make_mut(&mut self.chunks[place]);
         let (_, value) = chunk.remove(at);
         self.len -= 1;
@@ -167,8 +169,8 @@ impl<V: Clone> Table<V> {
     }
 }
 
-impl<V: Clone> FromIterator<(String, V)> for Table<V> {
-    fn from_iter<I: IntoIterator<Item = (String, V)>>(entries: I) -> Self {
+impl<K: Into<Arc<str>>, V: Clone> FromIterator<(K, V)> for Table<V> {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(entries: I) -> Self {
         let mut table = Self::default();
         for (key, value) in entries {
             table.insert(key, value);
@@ -199,7 +201,7 @@ impl<V> Index<&str> for Table<V> {
 }
 
 impl<'t, V> IntoIterator for &'t Table<V> {
-    type Item = (&'t String, &'t V);
+    type Item = (&'t Arc<str>, &'t V);
     type IntoIter = Iter<'t, V>;
 
     fn into_iter(self) -> Iter<'t, V> {
@@ -227,13 +229,13 @@ impl<'t, V> Iter<'t, V> {
         if self.at == 0 { self.chunks.get(self.chunk) } else { None }
     }
 
-    fn peek(&self) -> Option<&'t (String, V)> {
+    fn peek(&self) -> Option<&'t (Arc<str>, V)> {
         self.chunks.get(self.chunk)?.get(self.at)
     }
 }
 
 impl<'t, V> Iterator for Iter<'t, V> {
-    type Item = (&'t String, &'t V);
+    type Item = (&'t Arc<str>, &'t V);
 
     fn next(&mut self) -> Option<Self::Item> {
         let chunk = self.chunks.get(self.chunk)?;
@@ -257,6 +259,14 @@ mod tests {
     use rand::{RngExt as _, SeedableRng};
     use std::collections::BTreeMap;
 
+    fn plain<'t>((key, value): (&'t Arc<str>, &'t u32)) -> (&'t str, &'t u32) {
+        (key, value)
+    }
+
+    fn borrowed<'t>((key, value): (&'t String, &'t u32)) -> (&'t str, &'t u32) {
+        (key, value)
+    }
+
     /// A table and an ordinary map after the same random edits.
     fn edited(table: &mut Table<u32>, map: &mut BTreeMap<String, u32>, random: &mut StdRng, edits: usize) {
         for _ in 0..edits {
@@ -276,11 +286,11 @@ mod tests {
         let (mut table, mut map) = (Table::default(), BTreeMap::new());
         for _ in 0..60 {
             edited(&mut table, &mut map, &mut random, 50);
-            assert!(table.iter().eq(map.iter()));
+            assert!(table.iter().map(plain).eq(map.iter().map(borrowed)));
             assert_eq!(table.len(), map.len());
             for prefix in ["shop-1/", "shop-3/item-39", "", "shop-9", "a"] {
                 let in_map = map.range(prefix.to_owned()..).take_while(|(k, _)| k.starts_with(prefix));
-                assert!(table.with_prefix(prefix).eq(in_map), "{prefix:?}");
+                assert!(table.with_prefix(prefix).map(plain).eq(in_map.map(borrowed)), "{prefix:?}");
             }
             let key = format!("shop-2/item-{}", random.random_range(0..400));
             assert_eq!(table.get(&key), map.get(&key));
@@ -297,8 +307,9 @@ mod tests {
             edited(&mut table, &mut map, &mut random, edits);
             let keys: std::collections::BTreeSet<_> = map.keys().chain(map_before.keys()).collect();
             let differ = keys.into_iter().filter(|k| map.get(*k) != map_before.get(*k));
-            let differ: Vec<_> = differ.map(|k| (k, map_before.get(k), map.get(k))).collect();
-            assert_eq!(table.changes(&before, |a, b| a == b), differ);
+            let differ: Vec<_> = differ.map(|k| (k.as_str(), map_before.get(k), map.get(k))).collect();
+            let found = table.changes(&before, |a, b| a == b);
+            assert_eq!(found.into_iter().map(|(key, was, is)| (&**key, was, is)).collect::<Vec<_>>(), differ);
         }
     }
 
@@ -306,7 +317,7 @@ mod tests {
     fn a_copy_shares_all_but_what_was_edited() {
         let mut table: Table<u32> = (0..10_000).map(|i| (format!("{i:05}"), i)).collect();
         let before = table.clone();
-        table.insert("05000".into(), 0);
+        table.insert("05000", 0);
         let shared = table.chunks.iter().filter(|c| before.chunks.iter().any(|b| Arc::ptr_eq(b, c))).count();
         assert_eq!(shared, table.chunks.len() - 1);
         assert_eq!(before.get("05000"), Some(&5000));

@@ -4,7 +4,7 @@
 //! they hold. Until every kind was listed once there is no world: a half-known one would withdraw what the other half holds.
 
 use super::jwks;
-use super::{Mesh, Route, Table, Workload, World, created, status};
+use super::{Mesh, Route, Table, Text, Workload, World, created, status};
 use crate::compile::Kind;
 use crate::kinds::{
     self, AuthorizationPolicy, FederatedTrustDomain, MeshSettings, MeshTls, ROLLOUT, RateLimitPolicy,
@@ -88,7 +88,18 @@ impl Reflectors {
         });
         Self {
             services: typed(client, &mut tasks, &dirty),
-            workloads: kept::<kinds::Workload, _>(client, &mut tasks, &dirty, |object| Arc::new(object.into())),
+            workloads: kept::<kinds::Workload, _>(
+                client,
+                &mut tasks,
+                &dirty,
+                |object, near: Option<&Arc<Workload>>| {
+                    let workload = Workload::from(object);
+                    Arc::new(match near {
+                        Some(near) => workload.like(near),
+                        None => workload,
+                    })
+                },
+            ),
             http: routes(client, Kind::HttpRoute, &mut tasks, &dirty),
             grpc: routes(client, Kind::GrpcRoute, &mut tasks, &dirty),
             tls: routes(client, Kind::TlsRoute, &mut tasks, &dirty),
@@ -173,8 +184,8 @@ pub(crate) fn route(kind: Kind, mut object: DynamicObject) -> Arc<Route> {
         name: object.metadata.name.unwrap_or_default(),
         uid: object.metadata.uid.unwrap_or_default(),
         generation: object.metadata.generation.unwrap_or_default(),
-        spec,
-        status,
+        spec: Text::from(&spec),
+        status: Text::from(&status),
     })
 }
 
@@ -184,19 +195,19 @@ fn typed<K>(client: &kube::Client, tasks: &mut JoinSet<()>, dirty: &Dirty) -> Ar
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + PartialEq + Send + Sync + 'static,
 {
-    kept(client, tasks, dirty, |mut object: K| {
+    kept(client, tasks, dirty, |mut object: K, _| {
         // Who wrote what is most of an object, and nothing to the mesh.
         object.meta_mut().managed_fields = None;
         Arc::new(object)
     })
 }
 
-/// What is `made` of the objects of a kind.
+/// What is `made` of the objects of a kind, each with what it was before, or with another that is like it.
 fn kept<K, V>(
     client: &kube::Client,
     tasks: &mut JoinSet<()>,
     dirty: &Dirty,
-    made: impl Fn(K) -> Arc<V> + Send + 'static,
+    made: impl Fn(K, Option<&Arc<V>>) -> Arc<V> + Send + 'static,
 ) -> Arc<Cache<Arc<V>>>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
@@ -212,7 +223,7 @@ fn routes(client: &kube::Client, kind: Kind, tasks: &mut JoinSet<()>, dirty: &Di
     let (cache, listed) = Cache::new();
     let resource = status::resource(kind);
     let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
-    let made = move |object| route(kind, object);
+    let made = move |object, _: Option<&Arc<Route>>| route(kind, object);
     tasks.spawn(follow(api, cache.clone(), listed, made, dirty.clone(), resource.kind));
     cache
 }
@@ -222,7 +233,7 @@ async fn follow<K, V>(
     api: Api<K>,
     cache: Arc<Cache<Arc<V>>>,
     listed: watch::Sender<bool>,
-    made: impl Fn(K) -> Arc<V>,
+    made: impl Fn(K, Option<&Arc<V>>) -> Arc<V>,
     dirty: Dirty,
     kind: String,
 ) where
@@ -232,14 +243,17 @@ async fn follow<K, V>(
     let name = |object: &K| format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any());
     let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
     let mut listing: Table<Arc<V>> = Table::default();
+    let mut last: Option<Arc<V>> = None;
     while let Some(event) = events.next().await {
         match event {
             Ok(Event::Init) => listing = Table::default(),
             Ok(Event::InitApply(object)) => {
                 let key = name(&object);
-                let is = made(object);
-                let known = cache.now.lock().get(&key).filter(|was| **was == is).cloned();
-                listing.insert(key, known.unwrap_or(is));
+                let known = cache.now.lock().get(&key).cloned();
+                let is = made(object, known.as_ref().or(last.as_ref()));
+                let is = known.filter(|was| *was == is).unwrap_or(is);
+                last = Some(is.clone());
+                listing.insert(key, is);
             }
             Ok(Event::InitDone) => {
                 *cache.now.lock() = std::mem::take(&mut listing);
@@ -247,7 +261,10 @@ async fn follow<K, V>(
                 dirty.send_modify(|n| *n += 1);
             }
             Ok(Event::Apply(object)) => {
-                let (key, is) = (name(&object), made(object));
+                let key = name(&object);
+                let known = cache.now.lock().get(&key).cloned();
+                let is = made(object, known.as_ref().or(last.as_ref()));
+                last = Some(is.clone());
                 drop(cache.now.lock().insert(key, is));
                 dirty.send_modify(|n| *n += 1);
             }

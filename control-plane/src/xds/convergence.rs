@@ -3,8 +3,10 @@
 //! Streams report in through a [`Guard`], whose drop is the end of the stream. What a version means for an object that people wrote is the
 //! compiler's knowledge: it lists the resources that each object shapes, and [`Convergence::held`] counts.
 
+use super::by_type::ByType;
 use super::offer::Offer;
 use super::session::{Client, Event};
+use super::sorted::Sorted;
 use crate::compile::Encoded;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -35,7 +37,7 @@ struct Sidecar {
     client: Client,
     /// Workload uid, once its `Inbound` was granted.
     uid: Option<String>,
-    held: HashMap<(&'static str, Arc<str>), Held>,
+    held: ByType<Sorted<Held>>,
 }
 
 /// A sidecar that was sent a resource, and what it says of it.
@@ -95,7 +97,7 @@ impl Convergence {
     #[must_use]
     pub fn join(self: &Arc<Self>, client: Client) -> Guard {
         let id = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        self.sidecars.lock().insert(id, Sidecar { client, uid: None, held: HashMap::new() });
+        self.sidecars.lock().insert(id, Sidecar { client, uid: None, held: ByType::default() });
         self.touch(true);
         Guard { all: self.clone(), id }
     }
@@ -124,7 +126,7 @@ impl Convergence {
         let sidecars = self.sidecars.lock();
         let mut by_key: HashMap<(&str, &str), Vec<Holder<'_>>> = HashMap::new();
         for (id, sidecar) in sidecars.iter() {
-            for ((url, name), held) in sidecar.held.iter().filter(|((url, _), _)| is_shaped(url)) {
+            for (url, name, held) in sidecar.shaped() {
                 by_key.entry((url, name)).or_default().push((*id, sidecar, held));
             }
         }
@@ -157,7 +159,7 @@ impl Convergence {
         let behind = |sidecar: &&Sidecar| {
             keys.iter().any(|key| {
                 let newest = sidecar.offered(offer, key);
-                let held = newest.and_then(|n| sidecar.held.get(&(key.0, n.name.clone())));
+                let held = newest.and_then(|n| sidecar.held.get(key.0)?.get(&n.name));
                 match (newest, held) {
                     (Some(newest), Some(held)) => {
                         held.version.as_ref() != Some(&newest.version)
@@ -176,7 +178,7 @@ impl Convergence {
         let sidecars = self.sidecars.lock();
         let is_behind = |sidecar: &&Sidecar| {
             let snapshot = offer.of(sidecar.uid.as_deref());
-            sidecar.held.iter().filter(|((url, _), _)| is_shaped(url)).any(|((url, name), held)| {
+            sidecar.shaped().any(|(url, name, held)| {
                 snapshot.lookup(&sidecar.client, url, name).is_some_and(|newest| {
                     held.version.as_ref() != Some(&newest.version)
                         && held.refused.as_ref().is_none_or(|refusal| refusal.version != newest.version)
@@ -189,9 +191,10 @@ impl Convergence {
     /// The workloads whose sidecars need any of these resources.
     #[must_use]
     pub fn holders(&self, keys: &BTreeSet<Key>) -> BTreeSet<String> {
-        let keys: BTreeSet<(&str, &str)> = keys.iter().map(|(url, name)| (*url, name.as_str())).collect();
         let sidecars = self.sidecars.lock();
-        let needs = |sidecar: &&Sidecar| sidecar.held.keys().any(|(url, name)| keys.contains(&(*url, &**name)));
+        let holds =
+            |sidecar: &Sidecar, (url, name): &Key| sidecar.held.get(url).is_some_and(|of| of.get(name).is_some());
+        let needs = |sidecar: &&Sidecar| keys.iter().any(|key| holds(sidecar, key));
         sidecars.values().filter(needs).filter_map(|sidecar| sidecar.uid.clone()).collect()
     }
 
@@ -204,6 +207,12 @@ impl Convergence {
 }
 
 impl Sidecar {
+    /// What it holds of anything but endpoints.
+    fn shaped(&self) -> impl Iterator<Item = (&'static str, &Arc<str>, &Held)> {
+        let shaped = self.held.iter().filter(|(url, _)| is_shaped(url));
+        shaped.flat_map(|(url, of_type)| of_type.iter().map(move |(name, held)| (url, name, held)))
+    }
+
     fn offered<'o>(&self, offer: &'o Offer, key: &Key) -> Option<&'o Arc<Encoded>> {
         offer.of(self.uid.as_deref()).lookup(&self.client, key.0, &key.1)
     }
@@ -229,7 +238,9 @@ impl Guard {
         if let Some(sidecar) = self.all.sidecars.lock().get_mut(&self.id) {
             for name in names {
                 sidecar.name(type_url, &name);
-                sidecar.held.entry((type_url, name)).or_default();
+                if let Some(held) = sidecar.held.get_mut(type_url) {
+                    held.entry(name);
+                }
             }
         }
         self.all.touch(is_shaped(type_url));
@@ -247,14 +258,19 @@ impl Guard {
                 match event {
                     Event::Holds { type_url, name, version } => {
                         sidecar.name(type_url, &name);
-                        sidecar.held.insert((type_url, name), Held { version: Some(version), refused: None });
+                        if let Some(held) = sidecar.held.get_mut(type_url) {
+                            held.insert(name, Held { version: Some(version), refused: None });
+                        }
                     }
                     Event::Refused { type_url, name, version, field, reason } => {
-                        let held = sidecar.held.entry((type_url, name)).or_default();
-                        held.refused = Some(Box::new(Refusal { version, field, reason }));
+                        if let Some(held) = sidecar.held.get_mut(type_url) {
+                            held.entry(name).refused = Some(Box::new(Refusal { version, field, reason }));
+                        }
                     }
                     Event::Dropped { type_url, name } => {
-                        sidecar.held.remove(&(type_url, name));
+                        if let Some(held) = sidecar.held.get_mut(type_url) {
+                            held.remove(&name);
+                        }
                     }
                 }
             }
@@ -281,7 +297,7 @@ mod tests {
         let mut output = Output::default();
         for name in ["shop/a", "shop/b"] {
             let default = Packed::service(&v1::Service { name: name.into(), ..Default::default() });
-            output.services.insert(name.into(), Arc::new(Variants { default, by_namespace: BTreeMap::new() }));
+            output.services.insert(name, Arc::new(Variants { default, by_namespace: BTreeMap::new() }));
         }
         let offer = Offer::default().next(&output, None).0;
         let client = Client { identity: "spiffe://weft.local/ns/shop/sa/x".into(), namespace: "shop".into() };

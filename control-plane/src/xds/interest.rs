@@ -3,6 +3,8 @@
 //!
 //! A name is what a client subscribed to: a resource's own, or an alias of it.
 
+use super::by_type::ByType;
+use super::sorted::Sorted;
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -32,7 +34,7 @@ impl Interests {
     /// A stream that is interested in nothing yet.
     #[must_use]
     pub fn join(self: &Arc<Self>) -> Interest {
-        Interest { all: self.clone(), waiting: Arc::default(), topics: HashSet::new() }
+        Interest { all: self.clone(), waiting: Arc::default(), topics: ByType::default() }
     }
 
     /// Wakes every stream that is interested in one of these.
@@ -53,7 +55,7 @@ impl Interests {
 pub struct Interest {
     all: Arc<Interests>,
     waiting: Arc<Waiting>,
-    topics: HashSet<Topic>,
+    topics: ByType<Sorted<()>>,
 }
 
 impl Interest {
@@ -61,9 +63,11 @@ impl Interest {
     pub fn add<'a>(&mut self, url: &'static str, names: impl Iterator<Item = &'a str>) {
         let mut by_name = self.all.by_name.lock();
         let of_type = by_name.entry(url).or_default();
+        let Some(own) = self.topics.get_mut(url) else { return };
         for name in names {
-            let name = of_type.get_key_value(name).map_or_else(|| Arc::from(name), |(known, _)| known.clone());
-            if self.topics.insert((url, name.clone())) {
+            if own.get(name).is_none() {
+                let name = of_type.get_key_value(name).map_or_else(|| Arc::from(name), |(known, _)| known.clone());
+                own.insert(name.clone(), ());
                 of_type.entry(name).or_default().push(self.waiting.clone());
             }
         }
@@ -72,8 +76,9 @@ impl Interest {
     /// It no longer cares.
     pub fn remove<'a>(&mut self, url: &'static str, names: impl Iterator<Item = &'a str>) {
         let mut by_name = self.all.by_name.lock();
+        let Some(own) = self.topics.get_mut(url) else { return };
         for name in names {
-            if self.topics.remove(&(url, Arc::from(name))) {
+            if own.remove(name).is_some() {
                 forget(&mut by_name, url, name, &self.waiting);
             }
         }
@@ -94,8 +99,10 @@ impl Interest {
 impl Drop for Interest {
     fn drop(&mut self) {
         let mut by_name = self.all.by_name.lock();
-        for (url, name) in &self.topics {
-            forget(&mut by_name, url, name, &self.waiting);
+        for (url, names) in self.topics.iter() {
+            for (name, ()) in names.iter() {
+                forget(&mut by_name, url, name, &self.waiting);
+            }
         }
     }
 }

@@ -4,6 +4,7 @@
 //! requests in, responses out), [`convergence`] knows which sidecar holds what, [`pace`] how long changes take to get there, [`interest`] which stream a change concerns, and [`server`] puts the three behind tonic. What the
 //! resources say is decided in [`crate::compile`]; who may connect at all is decided by the TLS acceptor and [`crate::identity`].
 
+mod by_type;
 pub mod convergence;
 pub mod interest;
 pub mod offer;

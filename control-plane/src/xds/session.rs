@@ -5,6 +5,7 @@
 //! everything.
 //! Reference: xDS protocol, "Incremental xDS" (envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol).
 
+use super::by_type::{self, ByType};
 use super::interest::Topic;
 use super::snapshot::Snapshot;
 use super::sorted::Sorted;
@@ -97,8 +98,7 @@ const MAX_BYTES_PER_RESPONSE: usize = 4 << 10;
 /// Responses that may wait for their acknowledgement before the stream pauses.
 const MAX_OUTSTANDING: usize = 64;
 /// In this order responses are sent: what is referred to goes before what refers to it.
-const ORDER: [&str; 5] =
-    [type_url::MESH_SETTINGS, type_url::TRUST_BUNDLE, type_url::INBOUND, type_url::ENDPOINTS, type_url::SERVICE];
+const ORDER: [&str; 5] = by_type::TYPES;
 
 /// What the client knows about a name that it subscribed to.
 #[derive(Debug, PartialEq)]
@@ -149,7 +149,7 @@ pub struct Counts {
 #[derive(Debug)]
 pub struct Session {
     client: Client,
-    types: BTreeMap<&'static str, TypeState>,
+    types: ByType<TypeState>,
     outstanding: VecDeque<Outstanding>,
     nonce: u64,
     counts: Counts,
@@ -159,7 +159,7 @@ impl Session {
     /// A stream that has just been opened by `client`.
     #[must_use]
     pub fn new(client: Client) -> Self {
-        Self { client, types: BTreeMap::new(), outstanding: VecDeque::new(), nonce: 0, counts: Counts::default() }
+        Self { client, types: ByType::default(), outstanding: VecDeque::new(), nonce: 0, counts: Counts::default() }
     }
 
     /// Who is at the other end.
@@ -188,7 +188,7 @@ impl Session {
         if !request.response_nonce.is_empty() {
             self.acknowledge(url, &request, &mut events);
         }
-        let first = !std::mem::replace(&mut self.types.entry(url).or_default().seen, true);
+        let first = !self.types.get_mut(url).is_some_and(|state| std::mem::replace(&mut state.seen, true));
         let mut subscribe = request.resource_names_subscribe;
         // "a wildcard is an empty first subscription, or the name *"
         let wildcard = (first && subscribe.is_empty()) || subscribe.iter().any(|n| n == "*");
@@ -211,23 +211,32 @@ impl Session {
         }
         if first {
             for (name, version) in request.initial_resource_versions {
-                let name: Arc<str> = name.into();
+                let current = snapshot.lookup(client, url, &name).filter(|current| *current.name == *name);
+                let shared = current.map(|current| (current.name.clone(), current.version.clone()));
+                // Of what it holds as it is on offer there is one copy for all streams.
+                let (name, version) = match shared {
+                    Some((name, current)) if *current == *version => (name, current),
+                    Some((name, _)) => (name, version.into()),
+                    None => (name.into(), version.into()),
+                };
                 state.unsure.insert(name.clone());
-                state.held.insert(name, version.into());
+                state.held.insert(name, version);
             }
         }
         for name in subscribe {
             // Names that resume are owed an answer only if it differs; names asked for anew always are.
             let current = snapshot.lookup(client, url, &name);
+            // Of a name that is on offer there is one copy for all streams.
+            let shared = current.and_then(|resource| resource.called(&name)).cloned();
+            let name = shared.unwrap_or_else(|| name.into());
             match current.filter(|r| first && state.held.get(&r.name) == Some(&r.version)) {
                 Some(resource) => {
                     self.counts.resumed += 1;
                     let (resource, version) = (resource.name.clone(), resource.version.clone());
                     events.push(Event::Holds { type_url: url, name: resource.clone(), version });
-                    state.subscribed.insert(name.into(), Answer::Present(resource));
+                    state.subscribed.insert(name, Answer::Present(resource));
                 }
                 None => {
-                    let name: Arc<str> = name.into();
                     state.unsure.insert(name.clone());
                     state.subscribed.insert(name, Answer::Owed);
                 }
@@ -274,7 +283,7 @@ impl Session {
 
     /// Type, name and version of everything that the client was sent or resumed with.
     pub fn held(&self) -> impl Iterator<Item = (&'static str, &str, &str)> {
-        self.types.iter().flat_map(|(url, s)| s.held.iter().map(|(n, v)| (*url, &**n, &**v)))
+        self.types.iter().flat_map(|(url, s)| s.held.iter().map(move |(n, v)| (url, &**n, &**v)))
     }
 
     fn due(&mut self, url: &'static str, snapshot: &Snapshot) -> Option<Vec<Arc<Encoded>>> {
@@ -348,12 +357,13 @@ impl Session {
         self.nonce += 1;
         self.counts.sent += resources.len() as u64;
         self.counts.removed += removed.len() as u64;
-        let state = self.types.entry(url).or_default();
-        for resource in &resources {
-            state.held.insert(resource.name.clone(), resource.version.clone());
-        }
-        for name in &removed {
-            state.held.remove(name);
+        if let Some(state) = self.types.get_mut(url) {
+            for resource in &resources {
+                state.held.insert(resource.name.clone(), resource.version.clone());
+            }
+            for name in &removed {
+                state.held.remove(name);
+            }
         }
         let nonce = self.nonce.to_string();
         self.outstanding.push_back(Outstanding {
@@ -412,7 +422,7 @@ impl Session {
         subscribe: &[String],
         held: &std::collections::BTreeMap<String, String>,
     ) -> Result<(), PeerMisbehaved> {
-        let now: usize = self.types.values().map(|s| s.subscribed.len().max(s.held.len())).sum();
+        let now: usize = self.types.iter().map(|(_, s)| s.subscribed.len().max(s.held.len())).sum();
         if now + subscribe.len() > MAX_SUBSCRIPTIONS || now + held.len() > MAX_SUBSCRIPTIONS {
             return Err(PeerMisbehaved::TooMany);
         }

@@ -26,17 +26,17 @@ fn output() -> Output {
     let mut own = service("shop/catalog", &["catalog.shop"]);
     own.hostnames.push("catalog".into());
     output.services.insert(
-        "shop/catalog".into(),
+        "shop/catalog",
         Arc::new(Variants {
             default: Packed::service(&service("shop/catalog", &["catalog.shop"])),
             by_namespace: [("shop".to_owned(), Packed::service(&own))].into(),
         }),
     );
     let slice = v1::Endpoints { name: "shop/catalog:80/0".into(), ..Default::default() };
-    output.endpoints.insert("shop/catalog:80/0".into(), Packed::new("shop/catalog:80/0", &slice));
+    output.endpoints.insert("shop/catalog:80/0", Packed::new("shop/catalog:80/0", &slice));
     let identity = client("shop").identity;
     let inbound = v1::Inbound { workload: "shop/cart-1".into(), identity, ..Default::default() };
-    output.inbound.insert("shop/cart-1".into(), Arc::new(Guarded::new("shop/cart-1", &inbound)));
+    output.inbound.insert("shop/cart-1", Arc::new(Guarded::new("shop/cart-1", &inbound)));
     output
 }
 
@@ -127,7 +127,7 @@ fn a_resuming_client_is_sent_only_what_it_does_not_hold() {
 #[test]
 fn a_refusal_names_its_resource_and_the_others_count_as_held() {
     let mut first = output();
-    first.services.insert("shop/orders".into(), Arc::new(alone(&service("shop/orders", &["orders.shop"]))));
+    first.services.insert("shop/orders", Arc::new(alone(&service("shop/orders", &["orders.shop"]))));
     let snapshot = Snapshot::next(&Snapshot::default(), &first).0;
     let mut session = Session::new(client("shop"));
     session.request(ask(type_url::SERVICE, &["shop/catalog", "shop/orders"]), &snapshot).unwrap();
@@ -198,7 +198,7 @@ fn the_next_offer_is_what_one_from_nothing_would_be_and_costs_what_differs() {
     assert_eq!(first.renewed(), first.len());
     // A service that claims a name and an address of another, in order of name before it; and one that is gone.
     let rival = alone(&service("shop/a", &["catalog.shop", "a.shop"]));
-    output.services.insert("shop/a".into(), Arc::new(rival));
+    output.services.insert("shop/a", Arc::new(rival));
     output.endpoints.remove("shop/catalog:80/0");
     let second = Snapshot::next(&first, &output).0;
     assert_eq!((second.renewed(), second.len()), (1, first.len()));

@@ -7,7 +7,7 @@
 use super::interest::Topic;
 use super::session::Client;
 use super::shards::{Claims, Shards};
-use crate::compile::{Encoded, Guarded, Output, Packed, Variants};
+use crate::compile::{Alone, Encoded, Guarded, Output, Packed, Variants};
 use crate::world::Table;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -17,6 +17,8 @@ use weft_proto::{type_url, v1};
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     services: Table<Arc<Variants>>,
+    /// By the service of a workload's own address.
+    alone: Table<Arc<Alone>>,
     endpoints: Table<Packed<v1::Endpoints>>,
     /// By workload uid.
     inbound: Table<Arc<Guarded>>,
@@ -28,6 +30,8 @@ pub struct Snapshot {
     own_aliases: HashMap<String, Arc<HashMap<String, Claims>>>,
     /// Variants beyond the default ones.
     variants: usize,
+    /// Slices of workloads' own addresses.
+    alone_slices: usize,
     /// How many resources are others than in the snapshot before.
     renewed: usize,
 }
@@ -41,33 +45,36 @@ impl Snapshot {
         for (name, was, is) in output.services.changes(&previous.services, Arc::ptr_eq) {
             next.service(name, was.map(|v| &**v), is.map(|v| &**v));
         }
+        for (name, was, is) in output.alone.changes(&previous.alone, |a, b| a.same(b)) {
+            next.alone(name, was.map(|v| &**v), is.map(|v| &**v));
+        }
         for (name, _, is) in output.endpoints.changes(&previous.endpoints, Packed::ptr_eq) {
-            next.tell(type_url::ENDPOINTS, name, is.map(|packed| packed.encoded()));
+            next.tell(type_url::ENDPOINTS, name, is.is_some());
         }
         for (uid, _, is) in output.inbound.changes(&previous.inbound, Arc::ptr_eq) {
-            next.tell(type_url::INBOUND, uid, is.map(|guarded| guarded.inbound.encoded()));
+            next.tell(type_url::INBOUND, uid, is.is_some());
         }
         let settings = Packed::new("mesh", &output.settings).or_same(previous.settings.as_ref());
         let bundles: BTreeMap<_, _> = output
             .bundles
             .iter()
-            .map(|(name, message)| (name.clone(), Packed::new(name, message).or_same(previous.bundles.get(name))))
+            .map(|(name, message)| {
+                (name.clone(), Packed::new(name.as_str(), message).or_same(previous.bundles.get(name)))
+            })
             .collect();
         for name in previous.bundles.keys().chain(bundles.keys()).collect::<BTreeSet<_>>() {
             let (was, is) = (previous.bundles.get(name), bundles.get(name));
             if was != is {
-                next.tell(type_url::TRUST_BUNDLE, name, is.map(|packed| packed.encoded()));
+                next.tell(type_url::TRUST_BUNDLE, &name.as_str().into(), is.is_some());
             }
         }
         if previous.settings.as_ref() != Some(&settings) {
-            next.tell(type_url::MESH_SETTINGS, "mesh", Some(settings.encoded()));
+            next.tell(type_url::MESH_SETTINGS, &"mesh".into(), true);
         }
         let Next { of: next, topics } = next;
-        let (services, endpoints) = (output.services.clone(), output.endpoints.clone());
-        (
-            Self { services, endpoints, inbound: output.inbound.clone(), bundles, settings: Some(settings), ..next },
-            topics,
-        )
+        let (services, alone) = (output.services.clone(), output.alone.clone());
+        let (endpoints, inbound) = (output.endpoints.clone(), output.inbound.clone());
+        (Self { services, alone, endpoints, inbound, bundles, settings: Some(settings), ..next }, topics)
     }
 
     fn name(&mut self, namespace: Option<&str>, alias: &Arc<str>, service: &Arc<str>) {
@@ -116,9 +123,13 @@ impl Snapshot {
                 } else {
                     name
                 };
-                Some(self.services.get(name)?.of(&client.namespace).encoded())
+                let of_service = self.services.get(name).map(|variants| variants.of(&client.namespace));
+                of_service.or_else(|| Some(self.alone.get(name)?.service())).map(Packed::encoded)
             }
-            type_url::ENDPOINTS => self.endpoints.get(name).map(Packed::encoded),
+            type_url::ENDPOINTS => {
+                let of_service = self.endpoints.get(name);
+                of_service.or_else(|| Alone::slice(&self.alone, name)).map(Packed::encoded)
+            }
             // The identity of the connection decides, never what the node says of itself.
             type_url::INBOUND => {
                 self.inbound.get(name).filter(|i| *i.identity == *client.identity).map(|i| i.inbound.encoded())
@@ -140,6 +151,8 @@ impl Snapshot {
     pub fn len(&self) -> usize {
         self.services.len()
             + self.variants
+            + self.alone.len()
+            + self.alone_slices
             + self.endpoints.len()
             + self.inbound.len()
             + self.bundles.len()
@@ -161,23 +174,45 @@ struct Next {
 
 impl Next {
     /// A resource came, went, or is another.
-    fn tell(&mut self, url: &'static str, name: &str, is: Option<&Arc<Encoded>>) {
-        self.of.renewed += usize::from(is.is_some());
-        self.topics.push((url, is.map_or_else(|| name.into(), |encoded| encoded.name.clone())));
+    fn tell(&mut self, url: &'static str, name: &Arc<str>, is: bool) {
+        self.of.renewed += usize::from(is);
+        self.topics.push((url, name.clone()));
     }
 
-    fn service(&mut self, name: &str, was: Option<&Variants>, is: Option<&Variants>) {
+    /// A workload's own address.
+    fn alone(&mut self, name: &Arc<str>, was: Option<&Alone>, is: Option<&Alone>) {
+        let alias = |alone: Option<&Alone>| alone.map(|alone| Arc::<str>::from(alone.alias()));
+        let (before, now) = (alias(was), alias(is));
+        if before != now {
+            if let Some(alias) = &before {
+                self.of.unname(None, alias, name);
+            }
+            if let Some(alias) = &now {
+                self.of.name(None, alias, name);
+            }
+        }
+        let aliases = before.into_iter().filter(|alias| Some(alias) != now.as_ref()).chain(now.clone());
+        self.topics.extend(aliases.map(|alias| (type_url::SERVICE, alias)));
+        self.tell(type_url::SERVICE, name, is.is_some());
+        let slices = |alone: Option<&Alone>| alone.into_iter().flat_map(Alone::slice_names).collect::<BTreeSet<_>>();
+        let (before, now) = (slices(was), slices(is));
+        for slice in before.union(&now) {
+            self.tell(type_url::ENDPOINTS, &slice.as_str().into(), now.contains(slice));
+        }
+        self.of.alone_slices = self.of.alone_slices + now.len() - before.len();
+    }
+
+    fn service(&mut self, name: &Arc<str>, was: Option<&Variants>, is: Option<&Variants>) {
         let (before, now) = (names(was), names(is));
         for (namespace, alias) in before.difference(&now) {
             self.of.unname(*namespace, alias, name);
         }
         for (namespace, alias) in now.difference(&before) {
-            let Some(service) = &is else { continue };
-            self.of.name(*namespace, alias, &service.default.name);
+            self.of.name(*namespace, alias, name);
         }
         let aliases: BTreeSet<&Arc<str>> = before.union(&now).map(|(_, alias)| *alias).collect();
         self.topics.extend(aliases.into_iter().map(|alias| (type_url::SERVICE, alias.clone())));
-        self.tell(type_url::SERVICE, name, is.map(|service| service.default.encoded()));
+        self.tell(type_url::SERVICE, name, is.is_some());
         let beyond = |service: Option<&Variants>| service.map_or(0, |s| s.by_namespace.len());
         self.of.renewed += beyond(is);
         self.of.variants = self.of.variants + beyond(is) - beyond(was);

@@ -36,14 +36,28 @@ impl<V> Sorted<V> {
     pub fn insert(&mut self, name: Arc<str>, value: V) {
         match self.place(&name) {
             Ok(at) => self.0[at].1 = value,
-            Err(at) => {
-                if self.0.len() == self.0.capacity() {
-                    // Not room for twice as many, most of which would stay empty.
-                    self.0.reserve_exact(8.max(self.0.len() / 4));
-                }
-                self.0.insert(at, (name, value));
-            }
+            Err(at) => self.insert_at(at, name, value),
         }
+    }
+
+    /// The value of a name, the default if there is none.
+    pub fn entry(&mut self, name: Arc<str>) -> &mut V
+    where
+        V: Default,
+    {
+        let at = self.place(&name).unwrap_or_else(|at| {
+            self.insert_at(at, name, V::default());
+            at
+        });
+        &mut self.0[at].1
+    }
+
+    fn insert_at(&mut self, at: usize, name: Arc<str>, value: V) {
+        if self.0.len() == self.0.capacity() {
+            // Not room for twice as many, most of which would stay empty.
+            self.0.reserve_exact(4.max(self.0.len() / 4));
+        }
+        self.0.insert(at, (name, value));
     }
 
     pub fn remove(&mut self, name: &str) -> Option<V> {
@@ -74,6 +88,8 @@ mod tests {
                 if insert {
                     sorted.insert(name.as_str().into(), i);
                     map.insert(name, i);
+                } else if i % 3 == 0 {
+                    prop_assert_eq!(sorted.entry(name.as_str().into()), map.entry(name).or_default());
                 } else {
                     prop_assert_eq!(sorted.remove(&name), map.remove(&name));
                 }

@@ -42,7 +42,8 @@ pub(super) fn compile(
     route: &Route,
     names: &mut BTreeSet<String>,
 ) -> (Result<v1::Route, Condition>, Condition) {
-    let rules = match route_spec::rules(route.kind, &route.spec) {
+    let spec = route.spec.read();
+    let rules = match route_spec::rules(route.kind, &spec) {
         Ok(rules) => rules,
         Err(e) => {
             let refused = Condition::refused("UnsupportedValue", format!("{}: {}", e.field, e.reason));
@@ -57,7 +58,7 @@ pub(super) fn compile(
         Kind::TcpRoute => v1::RouteKind::Tcp,
         _ => v1::RouteKind::Http,
     };
-    let server_names = if route.kind == Kind::TlsRoute { route_spec::server_names(&route.spec) } else { Vec::new() };
+    let server_names = if route.kind == Kind::TlsRoute { route_spec::server_names(&spec) } else { Vec::new() };
     let resolved = Condition::resolved(&refs.unresolved);
     let compiled = v1::Route { name: route.key(), kind: kind.into(), created: route.created, rules, server_names };
     match check(&compiled) {

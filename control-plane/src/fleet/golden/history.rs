@@ -193,8 +193,8 @@ impl Golden {
 
     fn line(&self, mut line: Line, keys: &[&Key], steps: &Steps, reach: i64) -> Line {
         let mut counts = vec![Counts::default(); steps.len()];
-        for row in keys.iter().filter_map(|key| self.index.get(*key)) {
-            if let Some(Some(series)) = self.rows.get(*row as usize) {
+        for row in keys.iter().filter_map(|key| self.place(key)) {
+            if let Some(Some(series)) = self.rows.get(row as usize) {
                 series.samples.spread(steps.is_fine, steps.from, &mut counts);
             }
         }

@@ -138,8 +138,8 @@ fn resolve(world: &World, text: &str) -> Result<(Subject, Vec<String>), Failure>
         return Ok((Subject::Serial(text.to_owned()), Vec::new()));
     };
     let shared = id.namespace().into_iter().flat_map(|namespace| world.workloads_in(namespace));
-    let shared = shared.filter(|(_, w)| id.service_account() == Some(w.spec.service_account.as_str()));
-    let shared = shared.map(|(uid, _)| uid.clone()).collect();
+    let shared = shared.filter(|(_, w)| id.service_account() == Some(&*w.spec.service_account));
+    let shared = shared.map(|(uid, _)| uid.to_string()).collect();
     Ok((Subject::Identity(id), shared))
 }
 

@@ -48,13 +48,13 @@ impl Document {
     /// Services that nobody called are rows too: their numbers are null, not missing.
     fn made<'s>(
         stat: Stat,
-        known: impl Iterator<Item = &'s String>,
+        known: impl Iterator<Item = &'s Arc<str>>,
         instances: &HashMap<String, (usize, usize)>,
     ) -> Self {
         let called: HashSet<&str> = stat.services.iter().map(|row| row.service.as_str()).collect();
         let idle: Vec<Row> = known
-            .filter(|name| !called.contains(name.as_str()))
-            .map(|name| Row { service: name.clone(), ..Row::default() })
+            .filter(|name| !called.contains(&***name))
+            .map(|name| Row { service: name.to_string(), ..Row::default() })
             .collect();
         let with_instances = |row: Row| {
             let (ready_endpoints, endpoints) = instances.get(&row.service).copied().unwrap_or_default();
@@ -183,7 +183,7 @@ mod tests {
                 .into(),
             ..Stat::default()
         };
-        let known = ["shop/idle".to_owned(), "shop/cart".to_owned()];
+        let known: [Arc<str>; 2] = ["shop/idle".into(), "shop/cart".into()];
         let instances = [("shop/cart".to_owned(), (1, 2))].into();
         let all = Document::made(stat, known.iter(), &instances);
         assert_eq!(

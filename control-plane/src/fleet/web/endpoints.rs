@@ -54,10 +54,10 @@ fn items(compiled: &Compiled, stat: &Stat, query: &Window) -> Vec<Item> {
             let Some(backend) = &port.backend else { continue };
             let slices = backend.slices.iter().filter_map(|slice| compiled.output.endpoints.get(slice));
             for endpoint in slices.flat_map(|slice| slice.read().endpoints) {
-                found.push(item(name, port.port, &endpoint, reported.get(&(name.as_str(), endpoint.uid.as_str()))));
+                found.push(item(name, port.port, &endpoint, reported.get(&(&**name, endpoint.uid.as_str()))));
             }
             found.extend(backend.external.as_ref().map(|host| Item {
-                service: name.clone(),
+                service: name.to_string(),
                 port: port.port,
                 address: format!("{}:{}", host.host, host.port),
                 health: "unknown",

@@ -48,7 +48,7 @@ async fn as_of(link: &Link, names: &Names, at: u64) -> Result<State> {
         let page = link.range(page).await?;
         for kv in &page.kvs {
             let key = names.key(&kv.key).ok_or_else(|| unreadable(&kv.key))?;
-            state.objects.insert(key.clone(), Arc::new(record(key, kv)?));
+            state.objects.insert(Arc::new(record(key, kv)?));
         }
         match page.kvs.last() {
             // The first key after this one.

@@ -246,7 +246,7 @@ mod tests {
     fn world() -> World {
         let mut world = World::default();
         let service = json!({"metadata": {"name": "cart", "namespace": "shop", "uid": "s"}});
-        world.services.insert("shop/cart".into(), Arc::new(serde_json::from_value(service).unwrap()));
+        world.services.insert("shop/cart", Arc::new(serde_json::from_value(service).unwrap()));
         world
     }
 
@@ -334,7 +334,7 @@ mod tests {
                 Arc::new(serde_json::from_value::<crate::kinds::Workload>(workload).unwrap().into())
             });
             match workload {
-                Some(workload) => drop(world.workloads.insert("shop/w".into(), workload)),
+                Some(workload) => drop(world.workloads.insert("shop/w", workload)),
                 None => drop(world.workloads.remove("shop/w")),
             }
             observer.observe(&world, &[]).iter().map(|o| (o.about.kind, o.reason.clone())).collect::<Vec<_>>()

@@ -11,7 +11,7 @@ pub(super) fn facts(seen: &Seen) -> Vec<Fact> {
 fn ready(seen: &Seen) -> Fact {
     let name = "every service has a ready endpoint";
     let mut down: Vec<_> =
-        seen.instances.iter().filter(|(_, of)| matches!(of, (0, 1..))).map(|(name, _)| name.as_str()).collect();
+        seen.instances.iter().filter(|(_, of)| matches!(of, (0, 1..))).map(|(name, _)| &**name).collect();
     down.sort_unstable();
     Fact::of(name, &down, format!("{} of {0} that have any", seen.instances.len()), |names| {
         let hint = "are their programs up? see: weft endpoints SERVICE, and weft describe workload NAME";
@@ -23,8 +23,8 @@ fn populated(seen: &Seen) -> Fact {
     let name = "every service has an endpoint";
     let services = seen.compiled.world.services.iter();
     let empty: Vec<_> = services
-        .filter(|(name, service)| !is_external_name(service) && !seen.instances.contains_key(name.as_str()))
-        .map(|(name, _)| name.as_str())
+        .filter(|(name, service)| !is_external_name(service) && !seen.instances.contains_key(&***name))
+        .map(|(name, _)| &**name)
         .collect();
     Fact::of(name, &empty, "", |names| {
         let hint = "start an instance with: weft run --service NAME --port PORT -- CMD; or does no workload match the selector?";

@@ -18,7 +18,7 @@ pub(in super::super) fn lost(seen: &Seen) -> (Vec<&str>, usize) {
     // One that is leaving has said so; that its stream ends is no fault.
     let stays = |w: &Workload| w.spec.tunnel.is_some() && w.phase != Some(Phase::Draining);
     let meshed: Vec<_> =
-        seen.compiled.world.workloads.iter().filter(|(_, w)| stays(w)).map(|(uid, _)| uid.as_str()).collect();
+        seen.compiled.world.workloads.iter().filter(|(_, w)| stays(w)).map(|(uid, _)| &**uid).collect();
     let here = |uid: &str| seen.sidecars.binary_search_by(|s| s.workload.as_str().cmp(uid)).is_ok();
     (meshed.iter().filter(|uid| !here(uid)).copied().collect(), meshed.len())
 }

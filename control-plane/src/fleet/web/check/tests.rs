@@ -155,10 +155,10 @@ fn services_are_judged_by_who_answers_and_what_they_speak() {
     let mut world = World::default();
     let mut output = Output::default();
     for (name, protocol) in [("shop/a", v1::Protocol::Http1), ("shop/b", v1::Protocol::Detect)] {
-        world.services.insert(name.into(), Arc::default());
+        world.services.insert(name, Arc::default());
         let port = v1::ServicePort { port: 80, protocol: protocol.into(), ..Default::default() };
         let default = Packed::service(&v1::Service { name: name.into(), ports: vec![port], ..Default::default() });
-        output.services.insert(name.into(), Arc::new(Variants { default, by_namespace: BTreeMap::new() }));
+        output.services.insert(name, Arc::new(Variants { default, by_namespace: BTreeMap::new() }));
     }
     let (world, output) = (Arc::new(world), Arc::new(output));
     let seen = Seen {
