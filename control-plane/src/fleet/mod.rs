@@ -51,9 +51,6 @@ pub struct Breaker {
     pub opened: u64,
 }
 
-/// What a sidecar is told goes this way. A queue has room for dozens at once: of what they point to, for none.
-type Commands = mpsc::Sender<Box<v1::ControlDown>>;
-
 /// One connected sidecar.
 #[derive(Debug)]
 struct Connected {
@@ -67,12 +64,8 @@ struct Connected {
     certificate: Option<Certificate>,
     /// Milliseconds that its clock is ahead of this one.
     ahead_ms: Option<i64>,
-<<<<<<< HEAD
     /// Boxed: a channel makes room for many as soon as there is one.
     commands: mpsc::Sender<Box<v1::Command>>,
-=======
-    commands: Commands,
->>>>>>> m2
     waiting: HashMap<u64, oneshot::Sender<v1::CommandResult>>,
 }
 
@@ -83,12 +76,7 @@ impl Connected {
 
     /// Tells it something whose answer nobody waits for; false: it is busy.
     fn told(&self, command: v1::command::Command) -> bool {
-<<<<<<< HEAD
         self.commands.try_send(Box::new(v1::Command { id: 0, command: Some(command) })).is_ok()
-=======
-        let down = v1::control_down::Message::Command(v1::Command { id: 0, command: Some(command) });
-        self.commands.try_send(Box::new(v1::ControlDown { message: Some(down) })).is_ok()
->>>>>>> m2
     }
 }
 
@@ -267,15 +255,8 @@ impl Fleet {
             connected.waiting.insert(id, answer);
             connected.commands.clone()
         };
-<<<<<<< HEAD
         let command = Box::new(v1::Command { id, command: Some(command) });
         commands.try_send(command).map_err(|_| CommandError::Busy(uid.to_owned()))?;
-=======
-        let down = v1::control_down::Message::Command(v1::Command { id, command: Some(command) });
-        commands
-            .try_send(Box::new(v1::ControlDown { message: Some(down) }))
-            .map_err(|_| CommandError::Busy(uid.to_owned()))?;
->>>>>>> m2
         match tokio::time::timeout(COMMAND, answered).await {
             Ok(Ok(result)) if result.error.is_empty() => Ok(result.output),
             Ok(Ok(result)) => Err(CommandError::Failed(result.error)),
@@ -284,11 +265,7 @@ impl Fleet {
         }
     }
 
-<<<<<<< HEAD
     fn join(self: &Arc<Self>, uid: &str, version: String, commands: mpsc::Sender<Box<v1::Command>>) -> Membership {
-=======
-    fn join(self: &Arc<Self>, uid: &str, version: String, commands: Commands) -> Membership {
->>>>>>> m2
         let stream = self.next.fetch_add(1, Ordering::Relaxed);
         let connected = Connected {
             stream,

@@ -42,11 +42,7 @@ impl ControlService {
 struct Live {
     uid: String,
     messages: Streaming<v1::ControlUp>,
-<<<<<<< HEAD
     commands: mpsc::Receiver<Box<v1::Command>>,
-=======
-    commands: mpsc::Receiver<Box<v1::ControlDown>>,
->>>>>>> m2
     /// Held for its drop.
     membership: Membership,
     life: Arc<Life>,
@@ -88,14 +84,10 @@ impl Live {
                         return None;
                     }
                 },
-<<<<<<< HEAD
                 Some(command) = self.commands.recv() => {
                     let command = v1::control_down::Message::Command(*command);
                     return Some(Ok(v1::ControlDown { message: Some(command) }));
                 }
-=======
-                Some(command) = self.commands.recv() => return Some(Ok(*command)),
->>>>>>> m2
                 () = withdrawn => {
                     self.withdrawal = None;
                     let ack = v1::control_down::Message::WithdrawalAck(v1::WithdrawalAck {});
