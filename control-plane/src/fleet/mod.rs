@@ -51,9 +51,6 @@ pub struct Breaker {
     pub opened: u64,
 }
 
-/// What a sidecar is told goes this way. A queue has room for dozens at once: of what they point to, for none.
-type Commands = mpsc::Sender<Box<v1::ControlDown>>;
-
 /// One connected sidecar.
 #[derive(Debug)]
 struct Connected {
@@ -67,7 +64,7 @@ struct Connected {
     certificate: Option<Certificate>,
     /// Milliseconds that its clock is ahead of this one.
     ahead_ms: Option<i64>,
-    commands: Commands,
+    commands: mpsc::Sender<v1::ControlDown>,
     waiting: HashMap<u64, oneshot::Sender<v1::CommandResult>>,
 }
 
@@ -79,7 +76,7 @@ impl Connected {
     /// Tells it something whose answer nobody waits for; false: it is busy.
     fn told(&self, command: v1::command::Command) -> bool {
         let down = v1::control_down::Message::Command(v1::Command { id: 0, command: Some(command) });
-        self.commands.try_send(Box::new(v1::ControlDown { message: Some(down) })).is_ok()
+        self.commands.try_send(v1::ControlDown { message: Some(down) }).is_ok()
     }
 }
 
@@ -259,9 +256,7 @@ impl Fleet {
             connected.commands.clone()
         };
         let down = v1::control_down::Message::Command(v1::Command { id, command: Some(command) });
-        commands
-            .try_send(Box::new(v1::ControlDown { message: Some(down) }))
-            .map_err(|_| CommandError::Busy(uid.to_owned()))?;
+        commands.try_send(v1::ControlDown { message: Some(down) }).map_err(|_| CommandError::Busy(uid.to_owned()))?;
         match tokio::time::timeout(COMMAND, answered).await {
             Ok(Ok(result)) if result.error.is_empty() => Ok(result.output),
             Ok(Ok(result)) => Err(CommandError::Failed(result.error)),
@@ -270,7 +265,7 @@ impl Fleet {
         }
     }
 
-    fn join(self: &Arc<Self>, uid: &str, version: String, commands: Commands) -> Membership {
+    fn join(self: &Arc<Self>, uid: &str, version: String, commands: mpsc::Sender<v1::ControlDown>) -> Membership {
         let stream = self.next.fetch_add(1, Ordering::Relaxed);
         let connected = Connected {
             stream,

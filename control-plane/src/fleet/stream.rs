@@ -42,7 +42,7 @@ impl ControlService {
 struct Live {
     uid: String,
     messages: Streaming<v1::ControlUp>,
-    commands: mpsc::Receiver<Box<v1::ControlDown>>,
+    commands: mpsc::Receiver<v1::ControlDown>,
     /// Held for its drop.
     membership: Membership,
     life: Arc<Life>,
@@ -84,7 +84,7 @@ impl Live {
                         return None;
                     }
                 },
-                Some(command) = self.commands.recv() => return Some(Ok(*command)),
+                Some(command) = self.commands.recv() => return Some(Ok(command)),
                 () = withdrawn => {
                     self.withdrawal = None;
                     let ack = v1::control_down::Message::WithdrawalAck(v1::WithdrawalAck {});

@@ -248,21 +248,20 @@ mod tests {
     }
 
     /// A sidecar, and what it is told.
-    fn sidecar(fleet: &Arc<Fleet>, uid: &str) -> (super::super::Membership, mpsc::Receiver<Box<v1::ControlDown>>) {
+    fn sidecar(fleet: &Arc<Fleet>, uid: &str) -> (super::super::Membership, mpsc::Receiver<v1::ControlDown>) {
         let (sender, receiver) = mpsc::channel(64);
         (fleet.join(uid, "0.1.0".to_owned(), sender), receiver)
     }
 
-    fn commands(down: &mut mpsc::Receiver<Box<v1::ControlDown>>) -> Vec<v1::command::Command> {
+    fn commands(down: &mut mpsc::Receiver<v1::ControlDown>) -> Vec<v1::command::Command> {
         let mut all = Vec::new();
-        while let Some(v1::control_down::Message::Command(command)) = down.try_recv().ok().and_then(|down| down.message)
-        {
+        while let Ok(v1::ControlDown { message: Some(v1::control_down::Message::Command(command)) }) = down.try_recv() {
             all.extend(command.command);
         }
         all
     }
 
-    fn taps(down: &mut mpsc::Receiver<Box<v1::ControlDown>>) -> Vec<(bool, u64)> {
+    fn taps(down: &mut mpsc::Receiver<v1::ControlDown>) -> Vec<(bool, u64)> {
         let one = |command: v1::command::Command| match command {
             v1::command::Command::Tap(tap) => Some((true, tap.tap)),
             v1::command::Command::TapStop(stop) => Some((false, stop.tap)),
