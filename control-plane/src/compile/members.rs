@@ -264,7 +264,7 @@ pub struct Addresses(HashMap<IpAddr, There>);
 enum There {
     /// Mostly there is one.
     One(Arc<str>),
-    More(Box<Vec<Arc<str>>>),
+    More(Box<[Arc<str>]>),
 }
 
 impl There {
@@ -279,7 +279,7 @@ impl There {
         match uids.len() {
             0 => None,
             1 => uids.pop().map(Self::One),
-            _ => Some(Self::More(Box::new(uids))),
+            _ => Some(Self::More(uids.into())),
         }
     }
 }
