@@ -81,7 +81,10 @@ async fn tell(answering: Answering, reply: &mut Reply<'_>) -> Result<(), Error> 
     let (head, mut body) = response(reply.while_open(answering).await?);
     let end = body.is_end_stream();
     reply.send_head(head, end).await?;
-    while !end {
+    if end {
+        return Ok(());
+    }
+    loop {
         match reply.while_open(body.frame()).await? {
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => {
@@ -101,7 +104,6 @@ async fn tell(answering: Answering, reply: &mut Reply<'_>) -> Result<(), Error> 
             None => return reply.finish().await,
         }
     }
-    Ok(())
 }
 
 fn response(response: Response<Body>) -> (ResponseHead, Body) {

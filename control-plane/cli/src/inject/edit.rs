@@ -149,7 +149,7 @@ impl Page {
                 .iter()
                 .position(|o| o == value || (name.is_some() && o.get("name").and_then(Value::as_str) == name));
             let Some((item, was)) = same.and_then(|i| Some((&lines[items.get(i)?.clone()], old.get(i)?))) else {
-                out.extend(indented(indent, &[value.clone()])?);
+                out.extend(indented(indent, &std::slice::from_ref(value))?);
                 continue;
             };
             out.append(&mut before);
