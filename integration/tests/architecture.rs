@@ -78,7 +78,9 @@ fn the_data_path_has_no_hyper_in_it() {
     for path in [sources(&proxy), sources(&root().join("proxy/codec/src"))].concat() {
         let text = std::fs::read_to_string(&path).unwrap();
         // tonic's connector wants hyper-util's IO adapter; only the rooms that speak gRPC may name it.
-        let grpc = ["discovery", "identity", "telemetry/spans", "admin/app_probe.rs"].iter().any(|room| path.starts_with(proxy.join(room)));
+        let grpc = ["discovery", "identity", "telemetry/spans", "admin/app_probe.rs"]
+            .iter()
+            .any(|room| path.starts_with(proxy.join(room)));
         assert!(grpc || !(text.contains("hyper::") || text.contains("hyper_util::")), "{} names hyper", path.display());
         let exchange = path.starts_with(proxy.join("exchange"));
         assert!(

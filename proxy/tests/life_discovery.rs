@@ -211,6 +211,15 @@ async fn a_sidecar_that_knows_several_replicas_goes_on_with_another_when_its_own
 }
 
 #[tokio::test]
+async fn a_control_plane_is_found_by_its_name() {
+    let (plane, running) = started().await;
+    plane.put([service("shop/catalog", &[]), slice("shop/catalog", address(1))]);
+    let named = format!("localhost:{}", running.address.port()).parse().unwrap();
+    let sidecar = Sidecar::start(&plane, link::Route::new(&named), None);
+    assert!(matches!(sidecar.resolve("catalog", Duration::from_secs(10)).await, Resolution::Found(_)));
+}
+
+#[tokio::test]
 async fn a_shift_of_weights_waits_for_the_endpoints_of_its_new_backend() {
     let (plane, running) = started().await;
     plane.put([service("shop/catalog", &[]), slice("shop/catalog", address(1))]);

@@ -94,7 +94,9 @@ fn a_sidecar_without_privileges_serves_behind_rules_that_an_init_container_insta
         let user = ["--reuid=15000", "--regid=15000", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all", "--"];
         let flags = ["--resources", resources.to_str().unwrap(), "--transparent", "--plaintext", "[::]:15006"];
         let listeners = ["--outbound", "[::]:15001", "--tunnel", "[::]:15008", "--admin", "[::]:15021"];
-        let words = [&user[..], &[proxy.to_str().unwrap()], &flags, &listeners, more].concat();
+        let probes =
+            ["--app-probe", "cart/live=http://127.0.0.1:9000/name", "--app-probe", "cart/dead=tcp://127.0.0.1:9"];
+        let words = [&user[..], &[proxy.to_str().unwrap()], &flags, &listeners, &probes, more].concat();
         cable.pod.command(program("setpriv"), &words)
     };
     for (more, why) in [(&[][..], "CAP_NET_ADMIN"), (&["--exempt-uid", "15001"], "the sidecar runs as user 15000")] {
@@ -127,6 +129,14 @@ fn a_sidecar_without_privileges_serves_behind_rules_that_an_init_container_insta
         get(&cable.world, &format!("http://{address}:15021/live")).unwrap();
     }
     assert_eq!(calls(&cable.pod, "inbound", "shop/cart"), 2.0);
+    // Kubelet's probes: what the application says, and not what the sidecar accepts for it.
+    for address in ["192.0.2.1", "[2001:db8::1]"] {
+        let said = get(&cable.world, &format!("http://{address}:15021/app-probe/cart/live")).unwrap();
+        assert_eq!(said, "the application says 200\n");
+        for other in ["dead", "unknown"] {
+            assert!(get(&cable.world, &format!("http://{address}:15021/app-probe/cart/{other}")).is_err(), "{other}");
+        }
+    }
     // By itself: past the sidecar.
     for address in ["192.0.2.1", "127.0.0.1", "[2001:db8::1]", "[::1]"] {
         assert_eq!(get(&cable.pod, &format!("http://{address}:9001/name")).unwrap(), "undeclared");
