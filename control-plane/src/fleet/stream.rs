@@ -4,6 +4,7 @@
 
 use super::life::Life;
 use super::{Fleet, Leases, Membership, pace};
+use crate::grpc::Messages;
 use crate::identity::Peer;
 use futures_util::Stream;
 use std::pin::Pin;
@@ -12,9 +13,8 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status};
 use weft_proto::v1;
-use weft_proto::v1::control_server::Control;
 use weft_proto::v1::control_up::Message as Up;
 
 /// How long a new stream may take to say who it is.
@@ -41,7 +41,7 @@ impl ControlService {
 
 struct Live {
     uid: String,
-    messages: Streaming<v1::ControlUp>,
+    messages: Messages<v1::ControlUp>,
     commands: mpsc::Receiver<Box<v1::Command>>,
     /// Held for its drop.
     membership: Membership,
@@ -140,11 +140,12 @@ impl Drop for Live {
 
 type Out = Pin<Box<dyn Stream<Item = Result<v1::ControlDown, Status>> + Send>>;
 
-#[tonic::async_trait]
-impl Control for ControlService {
-    type StreamStream = Out;
-
-    async fn stream(&self, request: Request<Streaming<v1::ControlUp>>) -> Result<Response<Out>, Status> {
+impl ControlService {
+    /// `Stream`: the control stream of one sidecar.
+    ///
+    /// # Errors
+    /// Whoever is not of the mesh.
+    pub(crate) async fn stream(&self, request: Request<Messages<v1::ControlUp>>) -> Result<Response<Out>, Status> {
         let peer = Peer::of(&request)?;
         let mut messages = request.into_inner();
         let (fleet, life, shutdown) = (self.fleet.clone(), self.life.clone(), self.shutdown.clone());
@@ -194,7 +195,7 @@ enum State<F> {
     End,
 }
 
-async fn hello(messages: &mut Streaming<v1::ControlUp>) -> Result<v1::Hello, Status> {
+async fn hello(messages: &mut Messages<v1::ControlUp>) -> Result<v1::Hello, Status> {
     let first = tokio::time::timeout(HELLO, messages.message()).await;
     match first.map_err(|_| Status::deadline_exceeded("no Hello came"))?? {
         Some(v1::ControlUp { message: Some(Up::Hello(hello)) }) => Ok(hello),

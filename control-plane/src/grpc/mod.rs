@@ -5,10 +5,12 @@
 //! tonic, [`stream`] what is answered by many messages. What is served is said by [`Services`]; who a caller is by its [`Caller`]. What services do must not be here.
 
 mod call;
+mod messages;
 mod stream;
 #[cfg(test)]
 mod tests;
 
+pub use messages::Messages;
 pub use stream::stream;
 
 use call::Calls;
@@ -78,9 +80,9 @@ where
     })
 }
 
-/// The answer to a call of a service that is not served.
-pub fn unknown() -> Answering {
-    Box::pin(std::future::ready(Status::unimplemented("no such service is served here").into_http()))
+/// The answer to a call that is not served, for whatever reason.
+pub fn unserved(why: &str) -> Answering {
+    Box::pin(std::future::ready(Status::unimplemented(why).into_http()))
 }
 
 /// Who makes a call; in the request's extensions as an `Arc`.

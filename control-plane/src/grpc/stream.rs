@@ -1,7 +1,7 @@
 //! Calls that are answered by a stream of messages, each in a buffer of its own that goes with it. The encoder of tonic keeps one for each
 //! stream, as large as its largest message was: for streams that are silent most of the time that is much of what they cost.
 
-use super::Answering;
+use super::{Answering, Messages};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::Stream;
 use http::{HeaderMap, HeaderValue, Request, Response, header};
@@ -10,11 +10,9 @@ use prost::Message;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use tonic::Status;
 use tonic::body::Body;
-use tonic::codec::Codec as _;
 use tonic::metadata::GRPC_CONTENT_TYPE;
-use tonic::{Status, Streaming};
-use weft_proto::codec::Codec;
 
 /// What stands before a message: whether it is compressed, and its length.
 const PREFIX: usize = 5;
@@ -24,7 +22,7 @@ const ENCODING: &str = "grpc-encoding";
 /// Answers a call with what `serve` makes of its messages.
 pub fn stream<T, U, S, F>(
     request: Request<Body>,
-    serve: impl FnOnce(tonic::Request<Streaming<T>>) -> F + Send + 'static,
+    serve: impl FnOnce(tonic::Request<Messages<T>>) -> F + Send + 'static,
 ) -> Answering
 where
     T: Message + Default + 'static,
@@ -37,7 +35,7 @@ where
         if parts.headers.get(ENCODING).is_some_and(|encoding| encoding != "identity") {
             return Status::unimplemented("compressed messages are not read here").into_http();
         }
-        let messages = Streaming::new_request(Codec::<U, T>::default().decoder(), body, None, None);
+        let messages = Messages::new(body);
         let answer = serve(tonic::Request::from_http(Request::from_parts(parts, messages))).await;
         match answer {
             Ok(answer) => {

@@ -17,10 +17,7 @@ use tonic::{Code, Streaming};
 use weft_certs::tls::{ALPN_GRPC, ClientAuth, ClientConfigs};
 use weft_certs::{Identity as Named, MeshCa, SpiffeId, TrustDomain};
 use weft_proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
-use weft_proto::discovery::aggregated_discovery_service_server::{
-    self, AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
-};
-use weft_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse};
+use weft_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use weft_proto::v1;
 use weft_proto::v1::identity_client::IdentityClient;
 use weft_proto::v1::identity_server::{self, Identity};
@@ -28,6 +25,8 @@ use weft_proto::v1::identity_server::{self, Identity};
 const SOON: Duration = Duration::from_secs(20);
 /// Where a streaming method is served.
 const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+/// What is never answered.
+const WAITS: &str = "/weft.v1.Nobody/Waits";
 /// Bytes of a message of the flood.
 const LARGE: usize = 32 << 10;
 
@@ -48,22 +47,11 @@ impl Drop for Open {
 
 type Out<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-#[tonic::async_trait]
-impl AggregatedDiscoveryService for Echo {
-    type StreamAggregatedResourcesStream = Out<DiscoveryResponse>;
-    type DeltaAggregatedResourcesStream = Out<DeltaDiscoveryResponse>;
-
-    async fn stream_aggregated_resources(
+impl Echo {
+    async fn delta(
         &self,
-        _: tonic::Request<Streaming<DiscoveryRequest>>,
-    ) -> Result<tonic::Response<Self::StreamAggregatedResourcesStream>, Status> {
-        std::future::pending().await
-    }
-
-    async fn delta_aggregated_resources(
-        &self,
-        request: tonic::Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<tonic::Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        request: tonic::Request<Messages<DeltaDiscoveryRequest>>,
+    ) -> Result<tonic::Response<Out<DeltaDiscoveryResponse>>, Status> {
         self.streams.send_modify(|streams| *streams += 1);
         let open = Open(self.streams.clone());
         if request.metadata().contains_key("flood") {
@@ -110,14 +98,12 @@ impl Services for Served {
     fn call(&self, request: Request<Body>) -> Answering {
         if request.uri().path() == DELTA {
             let echo = self.echo.clone();
-            return stream(request, move |asked| async move { echo.delta_aggregated_resources(asked).await });
+            return stream(request, move |asked| async move { echo.delta(asked).await });
         }
         match request.uri().path().split('/').nth(1) {
-            Some(aggregated_discovery_service_server::SERVICE_NAME) => {
-                answer(&AggregatedDiscoveryServiceServer::new(self.echo.clone()), request)
-            }
             Some(identity_server::SERVICE_NAME) => answer(&self.identity, request),
-            _ => unknown(),
+            _ if request.uri().path() == WAITS => Box::pin(std::future::pending()),
+            _ => unserved("no such service is served here"),
         }
     }
 }
@@ -314,8 +300,7 @@ async fn heads_that_are_too_large_are_refused_and_the_connection_goes_on() {
 async fn a_call_that_takes_longer_than_its_deadline_is_told_so() {
     let rig = Rig::start().await;
     let (mut client, _connection) = plain(&rig).await;
-    let path = DELTA.replace("Delta", "Stream");
-    let late = post(&path).header("grpc-timeout", "50m").body(()).unwrap();
+    let late = post(WAITS).header("grpc-timeout", "50m").body(()).unwrap();
     let answer = soon(client.send_request(late, true).unwrap().0).await.unwrap();
     assert_eq!(answer.headers()["grpc-status"], "4");
     rig.stop().await;

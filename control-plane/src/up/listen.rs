@@ -14,10 +14,6 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tonic::body::Body;
 use weft_certs::TrustDomain;
-use weft_proto::discovery::aggregated_discovery_service_server::{
-    self, AggregatedDiscoveryService as _, AggregatedDiscoveryServiceServer,
-};
-use weft_proto::v1::control_server::Control as _;
 use weft_proto::v1::identity_server::{self, IdentityServer};
 
 /// How long a remembered port may be held by a predecessor that is still ending.
@@ -127,6 +123,7 @@ async fn bind(address: SocketAddr, remembered: Option<u16>, flag: &str) -> Resul
 
 /// The methods that are streams.
 const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+const WHOLE: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
 const CONTROL: &str = "/weft.v1.Control/Stream";
 
 /// What the gRPC listener serves.
@@ -141,21 +138,16 @@ impl grpc::Services for Services {
         let path = request.uri().path();
         if path == DELTA {
             let discovery = self.discovery.clone();
-            return grpc::stream(
-                request,
-                move |asked| async move { discovery.delta_aggregated_resources(asked).await },
-            );
+            return grpc::stream(request, move |asked| async move { discovery.delta(asked).await });
         }
         if path == CONTROL {
             let control = self.control.clone();
             return grpc::stream(request, move |up| async move { control.stream(up).await });
         }
         match path.split('/').nth(1) {
-            Some(aggregated_discovery_service_server::SERVICE_NAME) => {
-                grpc::answer(&AggregatedDiscoveryServiceServer::new(self.discovery.clone()), request)
-            }
             Some(identity_server::SERVICE_NAME) => grpc::answer(&self.identity, request),
-            _ => grpc::unknown(),
+            _ if path == WHOLE => grpc::unserved("state of the world is not served: use DeltaAggregatedResources"),
+            _ => grpc::unserved("no such service is served here"),
         }
     }
 }

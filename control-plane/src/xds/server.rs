@@ -9,6 +9,7 @@ use super::offer::Offer;
 use super::session::{self, Client, Counts, Session};
 use super::snapshot::Snapshot;
 use crate::compile::Output;
+use crate::grpc::Messages;
 use crate::identity::Peer;
 use futures_util::Stream;
 use parking_lot::RwLock;
@@ -18,9 +19,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming};
-use weft_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryService;
-use weft_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse};
+use tonic::{Request, Response, Status};
+use weft_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use weft_proto::type_url;
 
 /// What is offered now, and who holds what: the meeting point of the compiler and the streams.
@@ -138,7 +138,7 @@ struct Live {
     workload: Option<Box<str>>,
     /// Whether it may have it: what it may not have it is not.
     is_own: bool,
-    requests: Streaming<DeltaDiscoveryRequest>,
+    requests: Messages<DeltaDiscoveryRequest>,
     interest: Interest,
     hub: Arc<Hub>,
     guard: Guard,
@@ -228,22 +228,15 @@ impl Live {
 
 type Out<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-#[tonic::async_trait]
-impl AggregatedDiscoveryService for Discovery {
-    type StreamAggregatedResourcesStream = Out<DiscoveryResponse>;
-    type DeltaAggregatedResourcesStream = Out<DeltaDiscoveryResponse>;
-
-    async fn stream_aggregated_resources(
+impl Discovery {
+    /// `DeltaAggregatedResources`: the stream of one sidecar.
+    ///
+    /// # Errors
+    /// Whoever is not of the mesh.
+    pub(crate) async fn delta(
         &self,
-        _: Request<Streaming<DiscoveryRequest>>,
-    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        Err(Status::unimplemented("state of the world is not served: use DeltaAggregatedResources"))
-    }
-
-    async fn delta_aggregated_resources(
-        &self,
-        request: Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        request: Request<Messages<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Out<DeltaDiscoveryResponse>>, Status> {
         let peer = Peer::of(&request)?;
         let client = Client { identity: peer.identity.clone(), namespace: peer.namespace.clone() };
         self.hub.totals.streams.fetch_add(1, Ordering::Relaxed);
