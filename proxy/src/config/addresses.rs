@@ -175,7 +175,7 @@ mod tests {
             ("\"192.0.2.1:15010,\"", "is neither IP:PORT nor NAME:PORT"),
             ("\"192.0.2.1:1,192.0.2.1:1\"", "twice"),
             ("[]", "names 0"),
-            ("7", "IP:PORT, or several"),
+            ("7", "IP:PORT or NAME:PORT, or several"),
         ] {
             let error = serde_json::from_str::<Addresses>(text).unwrap_err().to_string();
             assert!(error.contains(why), "{text}: {error}");
