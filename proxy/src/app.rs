@@ -340,15 +340,16 @@ impl Process {
         directory: &Directory,
         own: &[std::net::SocketAddr],
     ) -> Result<(), AppError> {
-        let Some((udp, tcp)) = sockets.dns.take() else { return Ok(()) };
-        let udp = tokio::net::UdpSocket::from_std(udp).map_err(start)?;
-        let tcp = tokio::net::TcpListener::from_std(tcp).map_err(start)?;
-        let upstream = self.upstream(own);
-        let resolver = dns::Resolver::new(directory.clone(), upstream, Arc::clone(&self.stand_ins));
-        self.tasks.spawn(async move {
-            resolver.serve(udp, tcp).await;
-            "DNS"
-        });
+        let resolver = dns::Resolver::new(directory.clone(), self.upstream(own), Arc::clone(&self.stand_ins));
+        for (_, udp, tcp) in std::mem::take(&mut sockets.dns) {
+            let udp = tokio::net::UdpSocket::from_std(udp).map_err(start)?;
+            let tcp = tokio::net::TcpListener::from_std(tcp).map_err(start)?;
+            let resolver = Arc::clone(&resolver);
+            self.tasks.spawn(async move {
+                resolver.serve(udp, tcp).await;
+                "DNS"
+            });
+        }
         Ok(())
     }
 

@@ -241,7 +241,7 @@ fn sidecar(pod: &Value, settings: &Settings, probes: &[String]) -> Value {
         "--state-dir=/var/lib/weft/state".into(),
         "--transparent".into(),
         format!("--exempt-uid={}", settings.proxy_uid),
-        "--outbound=[::]:15001".into(),
+        "--outbound=127.0.0.1:15001".into(),
         "--tunnel=[::]:15008".into(),
         format!("--admin=[::]:{ADMIN}"),
         "--application-ends-first".into(),
@@ -254,7 +254,7 @@ fn sidecar(pod: &Value, settings: &Settings, probes: &[String]) -> Value {
         args.push("--plaintext=[::]:15006".into());
     }
     if settings.intercept_dns {
-        args.push("--dns=[::]:15053".into());
+        args.push("--dns=127.0.0.1:15053".into());
     }
     args.extend(ports(pod).into_iter().map(|port| format!("--port={port}")));
     args.extend(probes.iter().map(|probe| format!("--app-probe={probe}")));

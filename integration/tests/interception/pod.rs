@@ -87,16 +87,17 @@ fn a_sidecar_without_privileges_serves_behind_rules_that_an_init_container_insta
     let resources = folder.path().join("mesh.yaml");
     std::fs::write(&resources, RESOURCES).unwrap();
     let proxy = binary("weft-proxy");
-    let installed = ["intercept", "install", "--no-dns", "--exclude-outbound-ports", "8081"];
+    let installed = ["intercept", "install", "--exclude-outbound-ports", "8081"];
     run(&mut cable.pod.command(&proxy, &installed)).ok();
 
     let command = |more: &[&str]| {
         let user = ["--reuid=15000", "--regid=15000", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all", "--"];
         let flags = ["--resources", resources.to_str().unwrap(), "--transparent", "--plaintext", "[::]:15006"];
-        let listeners = ["--outbound", "[::]:15001", "--tunnel", "[::]:15008", "--admin", "[::]:15021"];
+        let listeners = ["--outbound", "127.0.0.1:15001", "--tunnel", "[::]:15008", "--admin", "[::]:15021"];
         let probes =
             ["--app-probe", "cart/live=http://127.0.0.1:9000/name", "--app-probe", "cart/dead=tcp://127.0.0.1:9"];
-        let words = [&user[..], &[proxy.to_str().unwrap()], &flags, &listeners, &probes, more].concat();
+        let dns = ["--dns", "127.0.0.1:15053"];
+        let words = [&user[..], &[proxy.to_str().unwrap()], &flags, &listeners, &dns, &probes, more].concat();
         cable.pod.command(program("setpriv"), &words)
     };
     for (more, why) in [(&[][..], "CAP_NET_ADMIN"), (&["--exempt-uid", "15001"], "the sidecar runs as user 15000")] {
@@ -122,6 +123,15 @@ fn a_sidecar_without_privileges_serves_behind_rules_that_an_init_container_insta
     for address in ["192.0.2.2", "[2001:db8::2]"] {
         assert_eq!(get(&cable.pod, &format!("http://{address}:8080/name")).unwrap(), "web");
         assert_eq!(get(&cable.pod, &format!("http://{address}:8081/name")).unwrap(), "plain");
+    }
+    // Names: whichever resolver is asked, the sidecar answers.
+    for resolver in ["192.0.2.53", "2001:db8::53", "127.0.0.1"] {
+        for transport in ["+notcp", "+tcp"] {
+            let question =
+                [&format!("@{resolver}"), transport, "+short", "+time=2", "+tries=3", "web.shop.svc.cluster.local"];
+            let answer = run(&mut cable.pod.command(program("dig"), &question)).ok();
+            assert_eq!(answer.trim(), "198.51.100.80", "{resolver} {transport}");
+        }
     }
     // In: captured, whether or not the port was declared; the sidecar's own ports are reached directly.
     for address in ["192.0.2.1", "[2001:db8::1]"] {

@@ -33,10 +33,8 @@ pub struct Sockets {
     pub admin: (SocketAddr, TcpListener),
     /// The private socket.
     pub socket: Option<(PathBuf, UnixListener)>,
-    /// DNS.
-    pub dns: Option<(UdpSocket, TcpListener)>,
-    /// Where DNS listens.
-    pub dns_address: Option<SocketAddr>,
+    /// DNS, for either family.
+    pub dns: Vec<(SocketAddr, UdpSocket, TcpListener)>,
 }
 
 impl Sockets {
@@ -78,14 +76,21 @@ impl Sockets {
             }
             None => None,
         };
-        let (dns_address, dns) = match settings.dns.listen {
+        let dns = match settings.dns.listen {
             Some(address) => {
-                let (bound, udp, tcp) = dns(address).map_err(|e| cannot("dns.listen", address, &e))?;
-                (Some(bound), Some((udp, tcp)))
+                let first = dns(address).map_err(|e| cannot("dns.listen", address, &e))?;
+                let twin = twin(first.0).filter(|_| settings.transparent);
+                let second = twin.and_then(|twin| dns(twin).ok());
+                [first].into_iter().chain(second).collect()
             }
-            None => (None, None),
+            None => Vec::new(),
         };
-        Ok(Self { outbound, tcp, tunnel, plaintext, admin, socket, dns, dns_address })
+        Ok(Self { outbound, tcp, tunnel, plaintext, admin, socket, dns })
+    }
+
+    /// Where DNS listens.
+    pub fn dns_address(&self) -> Option<SocketAddr> {
+        self.dns.first().map(|(address, ..)| *address)
     }
 
     /// Every address that is the sidecar's own, which is never a destination.
@@ -95,7 +100,7 @@ impl Sockets {
             self.outbound.iter().chain(&self.tunnel).chain(&self.plaintext).chain(self.tcp.iter().map(|(_, b)| b));
         let mut own: Vec<SocketAddr> = data.map(|bound| bound.address).collect();
         own.push(self.admin.0);
-        own.extend(self.dns_address);
+        own.extend(self.dns.iter().map(|(address, ..)| *address));
         own
     }
 
@@ -112,7 +117,7 @@ impl Sockets {
             "tunnel": self.tunnel.as_ref().map(|b| b.address),
             "plaintext": self.plaintext.first().map(|b| b.address),
             "admin": self.admin.0,
-            "dns": self.dns_address,
+            "dns": self.dns_address(),
             "socket": self.socket.as_ref().map(|(path, _)| path),
             "tcp": tcp,
         });

@@ -98,6 +98,13 @@ impl Settings {
                 return Err(refuse(format!("outbound.tcp[{i}].host"), format!("{:?} is not host:port", tcp.host)));
             }
         }
+        if let Some(listen) = self.dns.listen.filter(|listen| self.transparent && listen.ip().is_unspecified()) {
+            let why = format!(
+                "{} must be one address, of loopback best: what is redirected there is answered from it",
+                listen.ip()
+            );
+            return Err(refuse("dns.listen", why));
+        }
         self.interception.outbound.filter("interception.outbound")?;
         self.interception.inbound.filter("interception.inbound")?;
         if self.interception.install && !self.transparent {
