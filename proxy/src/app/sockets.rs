@@ -35,6 +35,8 @@ pub struct Sockets {
     pub socket: Option<(PathBuf, UnixListener)>,
     /// DNS, for either family.
     pub dns: Vec<(SocketAddr, UdpSocket, TcpListener)>,
+    /// Where DNS listens.
+    pub dns_addresses: Vec<SocketAddr>,
 }
 
 impl Sockets {
@@ -76,7 +78,7 @@ impl Sockets {
             }
             None => None,
         };
-        let dns = match settings.dns.listen {
+        let dns: Vec<_> = match settings.dns.listen {
             Some(address) => {
                 let first = dns(address).map_err(|e| cannot("dns.listen", address, &e))?;
                 let twin = twin(first.0).filter(|_| settings.transparent);
@@ -85,12 +87,8 @@ impl Sockets {
             }
             None => Vec::new(),
         };
-        Ok(Self { outbound, tcp, tunnel, plaintext, admin, socket, dns })
-    }
-
-    /// Where DNS listens.
-    pub fn dns_address(&self) -> Option<SocketAddr> {
-        self.dns.first().map(|(address, ..)| *address)
+        let dns_addresses = dns.iter().map(|(address, ..)| *address).collect();
+        Ok(Self { outbound, tcp, tunnel, plaintext, admin, socket, dns, dns_addresses })
     }
 
     /// Every address that is the sidecar's own, which is never a destination.
@@ -100,7 +98,7 @@ impl Sockets {
             self.outbound.iter().chain(&self.tunnel).chain(&self.plaintext).chain(self.tcp.iter().map(|(_, b)| b));
         let mut own: Vec<SocketAddr> = data.map(|bound| bound.address).collect();
         own.push(self.admin.0);
-        own.extend(self.dns.iter().map(|(address, ..)| *address));
+        own.extend(&self.dns_addresses);
         own
     }
 
@@ -117,7 +115,7 @@ impl Sockets {
             "tunnel": self.tunnel.as_ref().map(|b| b.address),
             "plaintext": self.plaintext.first().map(|b| b.address),
             "admin": self.admin.0,
-            "dns": self.dns_address(),
+            "dns": self.dns_addresses.first(),
             "socket": self.socket.as_ref().map(|(path, _)| path),
             "tcp": tcp,
         });

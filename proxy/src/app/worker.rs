@@ -232,7 +232,7 @@ impl Workers {
         let ports = Ports {
             outbound: sockets.outbound.first().map_or(0, |b| b.address.port()),
             plaintext: sockets.plaintext.first().map(|b| b.address.port()),
-            dns: sockets.dns_address().map(|address| address.port()),
+            dns: sockets.dns_addresses.first().map(SocketAddr::port),
             direct: sockets.tunnel.iter().map(|b| b.address.port()).chain([sockets.admin.0.port()]).collect(),
         };
         let (report, ended) = mpsc::unbounded_channel();
