@@ -1,6 +1,6 @@
-//! `weft.v1.Control` behind tonic: one stream for each sidecar. Reports and readiness come up, commands and acknowledgements go down.
+//! `weft.v1.Control`: one stream for each sidecar, polled by its connection ([`crate::grpc`]). Reports and readiness come up, commands and acknowledgements go down.
 //!
-//! As with xDS, a stream is a value that tonic polls; dropping it takes the sidecar out of the fleet.
+//! As with xDS, a stream is a value that is polled; dropping it takes the sidecar out of the fleet.
 
 use super::life::Life;
 use super::{Fleet, Leases, Membership, pace};
@@ -22,7 +22,7 @@ const HELLO: Duration = Duration::from_secs(10);
 /// Commands on their way to one sidecar.
 const COMMANDS: usize = 64;
 
-/// The service that tonic mounts.
+/// What serves the control streams.
 #[derive(Clone)]
 pub struct ControlService {
     fleet: Arc<Fleet>,

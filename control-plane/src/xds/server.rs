@@ -1,6 +1,6 @@
-//! The incremental aggregated stream behind tonic: one state machine for each stream, polled by its own connection.
+//! The incremental aggregated stream: one state machine for each stream, polled by its own connection ([`crate::grpc`]).
 //!
-//! A stream is a value that tonic polls, not a task with a queue: it reads the newest [`Snapshot`] when the peer's flow control lets it
+//! A stream is a value that is polled, not a task with a queue: it reads the newest [`Snapshot`] when the peer's flow control lets it
 //! send, so a slow sidecar holds up nobody and holds no backlog here. Dropping the stream is its whole cleanup.
 
 use super::convergence::{Convergence, Guard};

@@ -42,7 +42,7 @@ pub struct Args {
     /// Further settings of sidecars, a YAML file with camelCase fields: cpuRequest, excludeOutboundPorts, …
     #[arg(long, value_name = "FILE")]
     settings: Option<PathBuf>,
-    /// Also pods whose template does not ask for it are meant, unless they say weft.mesh/inject: disabled; this makes it only those that say enabled
+    /// Only pods that say weft.mesh/inject: enabled [default: all that do not say disabled]
     #[arg(long)]
     only_enabled: bool,
 }
