@@ -9,6 +9,7 @@ mod balancing;
 pub mod check;
 pub mod column;
 pub mod data;
+pub mod definition;
 mod duration;
 mod failure;
 mod gateways;
