@@ -271,6 +271,7 @@ impl Parts {
         let api_settings = api::Settings {
             service_cidr: settings.service_cidr.clone(),
             hosts: names(&store.lead().borrow(), settings.api.ip()),
+            cluster: settings.as_cluster,
             ..api::Settings::default()
         };
         let api = api::Api::open(store.clone(), api_settings).await.map_err(failed("resource API"))?;

@@ -70,6 +70,9 @@ pub struct Args {
     /// File (0600) whose first line is USER:PASSWORD for it
     #[arg(long, value_name = "FILE", requires = "prometheus")]
     prometheus_auth_file: Option<PathBuf>,
+    /// Serve kinds of a Kubernetes cluster (Pod, Node, Lease …) too, and of others what CustomResourceDefinitions define: to try what reads a cluster
+    #[arg(long, hide = true)]
+    as_cluster: bool,
     /// What to log: a level, or directives such as info,weft_control=debug
     #[arg(long, env = "WEFT_LOG", default_value = "info", value_name = "FILTER")]
     log: String,
@@ -136,6 +139,7 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
         },
         token_review: args.token_review,
         store,
+        as_cluster: args.as_cluster,
         certificates_per_identity: args.certificates_per_identity,
         ..defaults
     };

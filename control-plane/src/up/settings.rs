@@ -44,6 +44,8 @@ pub struct Settings {
     pub certificates_per_identity: u32,
     /// Asked for ranges longer than the hour that is kept: none.
     pub prometheus: Option<Arc<Prometheus>>,
+    /// Whether the resource API stands for that of a Kubernetes cluster, with kinds of one: false.
+    pub as_cluster: bool,
     /// After a start of the control plane no workload is withdrawn for a lost stream during this time: 30 s.
     pub start_grace: Duration,
 }
@@ -67,6 +69,7 @@ impl Default for Settings {
             store: None,
             certificates_per_identity: limiter::DEFAULT,
             prometheus: None,
+            as_cluster: false,
             start_grace: Duration::from_secs(30),
         }
     }
