@@ -6,6 +6,7 @@
 //! beside it; [`rollout`] decides which sidecars get a change first and whether the others follow, [`rbac`] decides who may do what over the API, [`journal`] is how what was done is written down, [`explain`] asks the sidecars' own core what it would do, [`plan`] what a change would do to the calls of the last hour; [`inject`] puts sidecars into pods; [`web`] holds the dashboard's files. [`up`] wires it all into one process. Nothing here forwards traffic, and nothing here may depend on the sidecar's crate.
 
 pub mod api;
+pub mod cluster;
 pub mod compile;
 pub mod explain;
 mod fetch;

@@ -25,6 +25,7 @@ mod rights;
 mod route;
 mod schema;
 mod selector;
+mod served;
 pub mod server;
 mod table;
 mod watch;
@@ -48,6 +49,8 @@ pub struct Settings {
     pub service_cidr: String,
     /// Names by which the server may be called besides `localhost` and loopback addresses (`Host`, without port).
     pub hosts: Vec<String>,
+    /// Whether it stands for the API of a Kubernetes cluster, with kinds of one: false. For trying what reads a cluster.
+    pub cluster: bool,
     /// Bytes of a request's body: 3 MiB, as Kubernetes has it.
     pub max_body: usize,
     /// Watches open at once: 1024.
@@ -67,6 +70,7 @@ impl Default for Settings {
         Self {
             service_cidr: "198.18.0.0/16".into(),
             hosts: Vec::new(),
+            cluster: false,
             max_body: 3 << 20,
             max_watches: 1024,
             max_connections: 512,

@@ -21,7 +21,9 @@ use super::{
     failure::{Failure, Result},
     holding::{Holding, Right},
     object::Part,
-    openapi, record, resource, reviews, watch,
+    openapi, record, resource, reviews,
+    served::Served,
+    watch,
 };
 use crate::{
     kinds::{self, Kind},
@@ -164,7 +166,8 @@ async fn answer(
     if !matches!(&*segments, ["api" | "apis", _, _, ..]) || matches!(&*segments, ["apis", _, _]) {
         admit(Attributes::path(parts.method.as_str().to_ascii_lowercase(), path.as_str()))?;
     }
-    if let Some(document) = document(&parts.method, &segments, &parts.headers) {
+    let served = Served::now(api).await?;
+    if let Some(document) = document(&served, &parts.method, &segments, &parts.headers) {
         return document;
     }
     let late = || Failure::timeout("the request took too long; what it wrote may have been written");
@@ -180,7 +183,7 @@ async fn answer(
         };
         return tokio::time::timeout(api.settings.deadline, work).await.unwrap_or_else(|_| Err(late()));
     }
-    let call = Call { query, headers: parts.headers, user: user.clone(), ..locate(&segments)? };
+    let call = Call { query, headers: parts.headers, user: user.clone(), ..locate(&served, &segments)? };
     let watch = parts.method == Method::GET
         && call.part == Part::Main
         && (call.query.flag("watch")? || is_old_watch(&segments));
@@ -218,25 +221,30 @@ async fn page(
 }
 
 /// Documents that are not about objects; `None`: the path is of a resource.
-fn document(method: &Method, segments: &[&str], headers: &HeaderMap) -> Option<Result<Response<Body>>> {
+fn document(
+    served: &Served,
+    method: &Method,
+    segments: &[&str],
+    headers: &HeaderMap,
+) -> Option<Result<Response<Body>>> {
     let found = match segments {
         [] => {
             let mut paths = vec!["/api".to_owned(), "/api/v1".into(), "/apis".into()];
-            for (group, versions) in discovery::groups() {
+            for (group, versions) in discovery::groups(served) {
                 paths.push(format!("/apis/{group}"));
                 paths.extend(versions.iter().map(|version| format!("/apis/{group}/{version}")));
             }
             paths.extend(["/healthz", "/livez", "/metrics", "/openapi/v3", "/readyz", "/version"].map(str::to_owned));
             Ok((serde_json::json!({ "paths": paths }), "application/json"))
         }
-        ["api"] => discovery::core(headers),
-        ["apis"] => discovery::all(headers),
-        ["apis", group] => discovery::group(group),
-        ["api", version] => discovery::resources("", version),
-        ["apis", group, version] => discovery::resources(group, version),
-        ["openapi", "v3"] => Ok((openapi::index(), "application/json")),
+        ["api"] => discovery::core(headers, served),
+        ["apis"] => discovery::all(headers, served),
+        ["apis", group] => discovery::group(group, served),
+        ["api", version] => discovery::resources("", version, served),
+        ["apis", group, version] => discovery::resources(group, version, served),
+        ["openapi", "v3"] => Ok((openapi::index(served), "application/json")),
         ["openapi", "v3", path @ ..] => {
-            let text = openapi::group(&path.join("/"));
+            let text = openapi::group(served, &path.join("/"));
             return Some(
                 text.map(|text| respond(StatusCode::OK, Bytes::from_static(text.as_bytes()), "application/json")),
             );
@@ -283,7 +291,7 @@ fn is_old_watch(segments: &[&str]) -> bool {
 }
 
 /// Which resource a path means.
-fn locate(segments: &[&str]) -> Result<Call> {
+fn locate(served: &Served, segments: &[&str]) -> Result<Call> {
     let (group, version, rest) = match segments {
         ["api", version, rest @ ..] => ("", *version, rest),
         ["apis", group, version, rest @ ..] => (*group, *version, rest),
@@ -298,7 +306,7 @@ fn locate(segments: &[&str]) -> Result<Call> {
         [] => return Err(Failure::no_such_path()),
     };
     let (plural, rest) = rest;
-    let kind = kinds::find(group, version, plural).ok_or_else(Failure::no_such_path)?;
+    let kind = kinds::find(group, version, plural).filter(|kind| served.has(kind)).ok_or_else(Failure::no_such_path)?;
     let (name, part) = match rest {
         [] => (None, Part::Main),
         [name] => (Some((*name).to_owned()), Part::Main),
@@ -342,7 +350,7 @@ mod tests {
 
     fn at(path: &str) -> Option<(String, Option<String>, Option<String>, Part)> {
         let segments = segments(path).ok()?;
-        let call = locate(&segments.iter().map(String::as_str).collect::<Vec<_>>()).ok()?;
+        let call = locate(&Served::Own, &segments.iter().map(String::as_str).collect::<Vec<_>>()).ok()?;
         Some((call.kind.plural.to_owned(), call.namespace, call.name, call.part))
     }
 

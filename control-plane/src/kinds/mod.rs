@@ -7,6 +7,7 @@
 
 mod balancing;
 pub mod check;
+mod cluster;
 pub mod column;
 pub mod data;
 pub mod definition;
