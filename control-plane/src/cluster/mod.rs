@@ -25,6 +25,6 @@ pub enum Error {
     File(String),
 }
 
-async fn within<T>(asked: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Error> {
+pub(crate) async fn within<T>(asked: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Error> {
     tokio::time::timeout(DEADLINE, asked).await.map_err(|_| Error::Late)?.map_err(Error::from)
 }

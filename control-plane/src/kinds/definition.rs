@@ -60,9 +60,15 @@ fn schema(kind: &Kind) -> Value {
     let mut schema = kind.schema.clone();
     // An API server has its own idea of metadata, and of an extension knows only those of its own types.
     schema["properties"]["metadata"] = json!({ "type": "object" });
+    schema["description"] = schema["properties"]["spec"]["description"].clone();
     structural::walk(&mut schema, &mut |map| {
         map.remove("x-kubernetes-patch-strategy");
         map.remove("x-kubernetes-patch-merge-key");
+        for bound in ["minimum", "maximum"] {
+            if let Some(whole) = map.get(bound).and_then(Value::as_f64).filter(|bound| bound.fract() == 0.0) {
+                map.insert(bound.into(), (whole as i64).into());
+            }
+        }
     });
     for (field, pattern) in rules::patterns(kind) {
         if let Some(Value::Object(at)) = schema.pointer_mut(&routes::pointer(field)) {
