@@ -17,7 +17,7 @@ use crate::world::status::Spoken;
 use crate::world::watch::Reflectors;
 use crate::world::{Mesh, events, jwks, status};
 use crate::xds::{Discovery, Hub, Pace};
-use crate::{api, compile};
+use crate::{api, cluster, compile};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::net::TcpListener;
@@ -216,11 +216,6 @@ impl Parts {
         }));
         let mut tasks = Tasks::new();
 
-        let (measured, offered, stop) = (hub.clone(), compiled.clone(), shutdown.clone());
-        tasks.spawn(async move {
-            pace.follow(measured, offered, stop).await;
-            ("pace of changes", Ok(()))
-        });
         let (followed, stop) = (self.api.clone(), shutdown.clone());
         tasks.spawn(async move {
             followed.follow_roles(&stop).await;
@@ -241,6 +236,16 @@ impl Parts {
         tasks.spawn(async move {
             let served = api::server::serve_as(listener, api, tls, stop).await;
             ("resource API", served.map_err(|e| e.to_string()))
+        });
+        if settings.as_cluster {
+            // An API server and nothing else: what its objects mean is the business of who reads it.
+            return Ok(tasks);
+        }
+
+        let (measured, offered, stop) = (hub.clone(), compiled.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            pace.follow(measured, offered, stop).await;
+            ("pace of changes", Ok(()))
         });
 
         let issue = Issue {
@@ -314,6 +319,11 @@ impl Parts {
             tasks.spawn(async move {
                 keep_papers(papers, authority, stop).await;
                 ("keys in the cluster", Ok(()))
+            });
+            let (asked, stop) = (client.clone(), shutdown.clone());
+            tasks.spawn(async move {
+                cluster::follow_gateway_api(asked, stop).await;
+                ("look at the Gateway API", Ok(()))
             });
             let (authority, stop) = (self.authority.clone(), shutdown.clone());
             tasks.spawn(async move {

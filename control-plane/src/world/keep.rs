@@ -160,7 +160,7 @@ pub(super) async fn follow<K, V>(
         let since = *absent.get_or_insert_with(Instant::now);
         if place.is_empty() || since.elapsed() >= BELIEVED {
             if told.replace(None) != Some(None) {
-                tracing::info!(kind = %watched.kind, "the API server does not serve this kind");
+                tracing::info!(kind = %watched.kind, "the API server does not serve this kind: nothing of it is in force");
                 (watched.spoken)(None);
                 place.replace(Table::default());
                 watched.dirty.send_modify(|n| *n += 1);
