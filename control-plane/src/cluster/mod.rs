@@ -1,7 +1,9 @@
 //! What a control plane does in a Kubernetes cluster beside reading its objects ([`crate::world`]) and remembering its own ([`crate::store`]):
 //! its keys are in a Secret, and what pods trust is in a ConfigMap of every namespace.
 
+pub mod known;
 pub mod papers;
+pub mod rights;
 pub mod roots;
 
 use crate::kinds::GATEWAY_GROUP;
@@ -65,7 +67,7 @@ async fn gateway_api(client: &kube::Client) -> Result<String, Error> {
         let annotations = definition.metadata.annotations.unwrap_or_default();
         let said = |name: &str| annotations.get(&format!("{GATEWAY_GROUP}/{name}")).cloned();
         let of = format!(
-            "{} {}",
+            "{} channel {}",
             said("channel").unwrap_or_else(|| "unnamed".to_owned()),
             said("bundle-version").unwrap_or_default()
         );
@@ -78,5 +80,5 @@ async fn gateway_api(client: &kube::Client) -> Result<String, Error> {
     if kinds.is_empty() {
         return Ok("none: routes are read as soon as it is installed".to_owned());
     }
-    Ok(format!("{} channel, {}", channel.trim_end(), kinds.join(", ")))
+    Ok(format!("{}: {}", channel.trim_end(), kinds.join(", ")))
 }

@@ -4,7 +4,7 @@ use super::listen::{self, Listeners};
 use super::papers::{self, Named, accounts, api_authority, api_tls, vault};
 use super::{Endpoints, Error, Settings, failed};
 use crate::cluster::papers::Papers;
-use crate::cluster::roots;
+use crate::cluster::{known, rights, roots};
 use crate::fleet::{ControlService, Fleet, Leases, Life, traffic, web};
 use crate::grpc;
 use crate::identity::service::Issue;
@@ -132,8 +132,11 @@ impl Parts {
         api.keep_record(record.clone());
         api.count_in(metrics.clone());
         api.issue_tokens(accounts(dir, &vault, &settings.domain)?);
-        if let Some((_, papers)) = &cluster {
+        if let (Some((client, papers)), Some(kubernetes)) = (&cluster, &settings.kubernetes) {
             papers.save().await.map_err(failed("the keys of the mesh's authorities cannot be kept"))?;
+            let told = known::tell(client, &kubernetes.namespace, &clients.certificate_pem()).await;
+            told.map_err(failed("the certificate of the API cannot be published"))?;
+            api.stand_before(api::Front::new(client.clone(), kubernetes.cluster.bare_client().await?));
         }
         let grpc_tls = weft_certs::tls::server_config(
             authority.live(),
@@ -216,9 +219,12 @@ impl Parts {
         }));
         let mut tasks = Tasks::new();
 
-        let (followed, stop) = (self.api.clone(), shutdown.clone());
+        let (followed, stop, roles) = (self.api.clone(), shutdown.clone(), in_cluster.then(|| client.clone()));
         tasks.spawn(async move {
-            followed.follow_roles(&stop).await;
+            match roles {
+                Some(client) => rights::run(client, |grants| followed.grant(grants), stop).await,
+                None => followed.follow_roles(&stop).await,
+            }
             ("roles", Ok(()))
         });
         let named = Named {

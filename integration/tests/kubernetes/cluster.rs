@@ -240,6 +240,34 @@ impl Control {
         Self { process, grpc, kubeconfig: data.join("kubeconfig") }
     }
 
+    /// Its API, asked with a token that a service account of the shop has of the cluster.
+    #[track_caller]
+    pub fn as_account(&self, cluster: &Cluster, account: &str) -> Asked {
+        let token = cluster.kubectl(&["create", "token", account, "-n", &cluster.shop()]).ok();
+        self.with_token(cluster, token.trim())
+    }
+
+    /// Its API, asked with a token.
+    #[track_caller]
+    pub fn with_token(&self, cluster: &Cluster, token: &str) -> Asked {
+        let own: Value = serde_json::from_str(&std::fs::read_to_string(&self.kubeconfig).unwrap()).unwrap();
+        let published = cluster.object("configmap", &cluster.system(), "weft-api").unwrap();
+        let file = |name: &str, content: &str| {
+            static NTH: AtomicU32 = AtomicU32::new(0);
+            let path = cluster.folder.path().join(format!("{name}-{}", NTH.fetch_add(1, Relaxed)));
+            std::fs::write(&path, content).unwrap();
+            path
+        };
+        let ca = file("api.pem", published["data"]["ca.pem"].as_str().unwrap());
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "weft",
+            "clusters": [{"name": "weft", "cluster": {"server": own["clusters"][0]["cluster"]["server"], "certificate-authority": ca}}],
+            "users": [{"name": "weft", "user": {"token": token}}],
+            "contexts": [{"name": "weft", "context": {"cluster": "weft", "user": "weft"}}],
+        });
+        Asked { kubeconfig: file("kubeconfig", &config.to_string()) }
+    }
+
     /// `weft` against the control plane's own API.
     #[track_caller]
     pub fn weft(&self, arguments: &[&str]) -> Output {
@@ -255,6 +283,18 @@ impl Control {
             let items = document["items"].as_array().cloned().unwrap_or_default();
             if right(&items) { Ok(items) } else { Err(document.to_string()) }
         })
+    }
+}
+
+/// A control plane's API under credentials of one's own.
+pub struct Asked {
+    kubeconfig: PathBuf,
+}
+
+impl Asked {
+    #[track_caller]
+    pub fn weft(&self, arguments: &[&str]) -> Output {
+        run(Command::new(binary("weft")).args(["--kubeconfig", text(&self.kubeconfig)]).args(arguments))
     }
 }
 

@@ -163,3 +163,46 @@ fn a_pod_of_another_service_account_is_nobodys_to_speak_for() {
     // The same with the right one.
     let _cart = cluster.sidecar(&control, "cart-1", "cart", &at).ready();
 }
+
+#[test]
+fn the_clusters_tokens_and_roles_say_who_sees_what_of_the_mesh() {
+    let cluster = Cluster::open();
+    cluster.apply(SHOP);
+    let control = Control::start(&cluster, "weft-control-0", &[]);
+    let viewer = |account: &str| control.as_account(&cluster, account);
+    // Known, and nothing more.
+    let said = viewer("orders").weft(&["stat"]);
+    assert!(said.code != 0 && said.err.contains("cannot get resource \"stats\""), "{}", said.err);
+    cluster.apply(
+        "
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: weft-test-TAG}
+rules:
+- {apiGroups: [weft.mesh], resources: [stats], verbs: [get]}
+- {apiGroups: [''], resources: [services], verbs: [get, list]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: weft-test-TAG}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: weft-test-TAG}
+subjects: [{kind: ServiceAccount, name: orders, namespace: SHOP}]
+",
+    );
+    let orders = viewer("orders");
+    wait_for("the role is in force", || {
+        let said = orders.weft(&["endpoints"]);
+        if said.code == 0 { Ok(()) } else { Err(said.err) }
+    });
+    // Objects are the cluster's, under the caller's own rights.
+    let services = orders.weft(&["get", "services", "-n", &cluster.shop(), "-o", "name"]).ok();
+    assert_eq!(services.trim(), "service/cart");
+    let refused = orders.weft(&["get", "secrets", "-n", &cluster.system()]);
+    assert!(refused.code != 0 && refused.err.contains("cannot list resource \"secrets\""), "{}", refused.err);
+    // The control plane's own certificate opens its pages, and not the cluster.
+    control.weft(&["stat"]).ok();
+    let refused = control.weft(&["get", "services", "-n", &cluster.shop()]);
+    assert!(refused.code != 0 && refused.err.contains("the objects are the cluster's"), "{}", refused.err);
+    let other = control.with_token(&cluster, "not-a-token").weft(&["stat"]);
+    assert!(other.code != 0 && other.err.contains("nauthorized"), "{}", other.err);
+}
