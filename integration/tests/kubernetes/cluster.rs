@@ -22,10 +22,11 @@ impl Cluster {
     /// The cluster named in the environment, or one of the test's own; with the namespaces of a control plane and of a shop.
     #[track_caller]
     pub fn open() -> Self {
-        let embedded = std::env::var_os("WEFT_TEST_CLUSTER").is_none().then(|| Mesh::start_with(&["--as-cluster"]));
-        let kubeconfig = match &embedded {
-            Some(mesh) => mesh.kubeconfig(),
-            None => std::env::var_os("WEFT_TEST_CLUSTER").unwrap().into(),
+        let named = std::env::var_os("WEFT_TEST_CLUSTER").filter(|path| !path.is_empty());
+        let embedded = named.is_none().then(|| Mesh::start_with(&["--as-cluster"]));
+        let kubeconfig = match (&embedded, named) {
+            (Some(mesh), _) => mesh.kubeconfig(),
+            (None, named) => named.map(PathBuf::from).unwrap_or_default(),
         };
         static NTH: AtomicU32 = AtomicU32::new(0);
         let tag = format!("{:x}-{}", std::process::id(), NTH.fetch_add(1, Relaxed));
