@@ -94,23 +94,33 @@ const STOREFRONTS: usize = 20;
 const ROLLOUT: &str = "apiVersion: weft.mesh/v1alpha1\nkind: MeshSettings\nmetadata: {name: default}\n\
     spec: {rollout: {percent: 5, duration: 12s}}\n";
 
-/// The demo's own route, by a hand that meant 1 s.
-const BROKEN: &str = "apiVersion: gateway.networking.k8s.io/v1
+/// A release that is announced and that nobody runs yet, and the demo's own route with all calls given to it.
+const BROKEN: &str = "apiVersion: v1
+kind: Service
+metadata: {name: catalog-v3, namespace: shop}
+spec: {ports: [{name: http, port: 80, targetPort: http, appProtocol: http}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
 metadata: {name: catalog, namespace: shop}
 spec:
   parentRefs: [{group: '', kind: Service, name: catalog, port: 80}]
-  rules:
-  - timeouts: {request: 1ms}
-    filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-shop-team, value: browse}]}}]
-    backendRefs: [{name: catalog-v1, port: 80}]
+  rules: [{backendRefs: [{name: catalog-v3, port: 80}]}]
 ";
 
 /// A demo that runs until the test ends.
 struct Shop {
-    folder: tempfile::TempDir,
     demo: Process,
     more: Vec<Process>,
+    /// The last to go.
+    folder: tempfile::TempDir,
+}
+
+impl Drop for Shop {
+    fn drop(&mut self) {
+        // All at once: each takes its leave.
+        self.more.iter().for_each(|process| process.signal(Signal::TERM));
+    }
 }
 
 impl Shop {
@@ -120,7 +130,7 @@ impl Shop {
         let command = command.args(["demo", "--rps", "200", "--dir"]).arg(folder.path().join("demo"));
         let mut demo = Process::start(folder.path(), "output", command);
         demo.wait_for_log("the shop is open");
-        Self { folder, demo, more: Vec::new() }
+        Self { demo, more: Vec::new(), folder }
     }
 
     /// Any command, for the demo's mesh.
