@@ -15,8 +15,8 @@ mod tunnel;
 pub use ports::{Leases, Ports};
 
 use crate::codec::{self, Handler, Io, Limits, Reply, RequestBody, RequestHead, Version};
-use crate::endpoint::Cluster;
 use crate::endpoint::connect::is_same_listener;
+use crate::endpoint::{Cluster, Origin};
 use crate::error::{Kind, ProxyError};
 use crate::exchange::{Exchange, Peer, Plan, Ruling};
 use crate::identity;
@@ -26,7 +26,7 @@ use crate::telemetry::Direction;
 use authorize::{Counted, connection, ruling};
 use calls::Calls;
 use std::fmt::Display;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +40,8 @@ use weft_policy::route::HeaderEdit;
 pub struct Settings {
     /// The sidecar's own listeners: never a target, whatever configuration says.
     pub own: Vec<SocketAddr>,
+    /// The port to which TPROXY brings plaintext; `None`: it is redirected.
+    pub diverted: Option<u16>,
     /// Bounds on what peers may send.
     pub limits: Limits,
     /// What is open on a connection whose certificates have ended has this long to end.
@@ -108,18 +110,28 @@ impl Inbound {
     pub async fn plaintext(self: Arc<Self>, accepted: Accepted) {
         let Accepted { stream, peer, hold } = accepted;
         let _hold = hold;
-        let number = listen::original_destination(&stream).map(|to| to.port()).or_else(|| self.only_port());
+        let asked = match self.settings.diverted {
+            None => listen::original_destination(&stream),
+            Some(listener) => listen::diverted_destination(&stream, listener),
+        };
+        let number = asked.map(|to| to.port()).or_else(|| self.only_port());
         let io = Io::from(stream);
         let key = Key::Port(number.unwrap_or_default());
         let port = match self.port(&key) {
             Ok(port) => port,
             Err(error) => return self.refuse(io, &error, &peer),
         };
-        let anyone = Peer { address: Some(peer.ip()), ..Peer::default() };
+        let origin = self.origin(peer, asked.map(|to| to.ip()));
+        let anyone = Peer { address: Some(peer.ip()), origin, ..Peer::default() };
         if port.tls == TlsMode::Strict {
             return self.insist(io, &port, peer).await;
         }
         self.serve(io, &key, &port, &anyone, &peer, &self.drain).await;
+    }
+
+    /// As whom the application is called for a peer: as itself where packets are diverted, and so an answer to it comes back here.
+    fn origin(&self, peer: SocketAddr, asked: Option<IpAddr>) -> Option<Origin> {
+        self.settings.diverted.map(|_| Origin { address: peer.ip(), asked })
     }
 
     /// Without a redirect a port can only be meant when there is just one.

@@ -159,6 +159,7 @@ async fn native(
         source: name(identity, None),
         address: Some(address.ip()),
         server_name,
+        origin: inbound.origin(address, None),
     };
     let admitted = inbound.port(&key).and_then(|port| inbound.connect(&port, &peer, false));
     if let Err(error) = admitted {
@@ -188,6 +189,7 @@ impl Handler for Hbone<'_> {
             source: name(&self.identity, head.headers.text(&SOURCE)),
             address: Some(self.address.ip()),
             server_name: self.server_name.clone(),
+            origin: self.inbound.origin(self.address, None),
         };
         let (key, port) = match self.admit(&head, &peer) {
             Ok(admitted) => admitted,
