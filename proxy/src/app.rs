@@ -129,10 +129,10 @@ pub fn run(mut settings: Settings) -> Result<(), AppError> {
         .map_err(|e| config::refuse("accessLog.path", format!("{}: {e}", settings.access_log.path)))?;
     let agent = settings.agent()?;
     let has_identity = matches!(source, Source::ControlPlane(..)) || settings.certificates.is_some() || agent.is_some();
+    may_divert(settings.interception.inbound_mode)?;
     let sockets = Sockets::bind(&settings, has_identity).map_err(AppError::Start)?;
     if settings.transparent {
         tell_own_packets(settings.interception.exempt_uid)?;
-        may_divert(settings.interception.inbound_mode)?;
     }
     let ready_file = settings.state_dir.as_ref().map(|dir| dir.join("ready.json"));
     if let Some(path) = &ready_file {

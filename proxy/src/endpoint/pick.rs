@@ -64,7 +64,7 @@ impl Pick {
     /// Connects under this caller's address, where that can be.
     pub fn disguise(&mut self, caller: &Origin) {
         let target = &self.member.target;
-        if let Some((addr, from)) = disguised::disguise(target.addr, caller.address, caller.asked) {
+        if let Some((addr, from)) = disguised::disguise(target.addr, caller) {
             self.disguised = Some(Box::new(Target { addr, from: Some(from), ..target.clone() }));
         }
     }

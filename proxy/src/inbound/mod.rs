@@ -58,6 +58,14 @@ pub struct Inbound {
     drain: CancellationToken,
 }
 
+/// Who made a connection to the mTLS listener.
+#[derive(Debug, Clone, Copy)]
+struct Caller {
+    address: SocketAddr,
+    /// As whom the application is called for it.
+    origin: Option<Origin>,
+}
+
 /// By what a port is found, again for every call: configuration may have changed since the connection was made.
 #[derive(Debug, Clone)]
 enum Key {
@@ -103,7 +111,11 @@ impl Inbound {
     pub async fn tunnel(self: Arc<Self>, accepted: Accepted) {
         let Accepted { stream, peer, hold } = accepted;
         let _hold = hold;
-        tunnel::serve(&self, stream.into(), peer).await;
+        let origin = match self.settings.diverted {
+            Some(_) => stream.local_addr().ok().and_then(|own| self.origin(peer, own, false)),
+            None => None,
+        };
+        tunnel::serve(&self, stream.into(), Caller { address: peer, origin }).await;
     }
 
     /// A plaintext connection, redirected here on its way to a port of the workload.
@@ -121,7 +133,7 @@ impl Inbound {
             Ok(port) => port,
             Err(error) => return self.refuse(io, &error, &peer),
         };
-        let origin = self.origin(peer, asked.map(|to| to.ip()));
+        let origin = asked.and_then(|to| self.origin(peer, to, true));
         let anyone = Peer { address: Some(peer.ip()), origin, ..Peer::default() };
         if port.tls == TlsMode::Strict {
             return self.insist(io, &port, peer).await;
@@ -129,9 +141,9 @@ impl Inbound {
         self.serve(io, &key, &port, &anyone, &peer, &self.drain).await;
     }
 
-    /// As whom the application is called for a peer: as itself where packets are diverted, and so an answer to it comes back here.
-    fn origin(&self, peer: SocketAddr, asked: Option<IpAddr>) -> Option<Origin> {
-        self.settings.diverted.map(|_| Origin { address: peer.ip(), asked })
+    /// As whom the application is called for a peer: as the peer where packets are diverted, and so an answer to it comes back here.
+    fn origin(&self, peer: SocketAddr, asked: SocketAddr, exactly: bool) -> Option<Origin> {
+        self.settings.diverted.map(|_| Origin { address: peer.ip(), asked: asked.ip(), exactly })
     }
 
     /// Without a redirect a port can only be meant when there is just one.
