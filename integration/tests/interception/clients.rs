@@ -153,8 +153,11 @@ impl Talk<'_> {
         let mut stream = self.connect().map_err(words)?;
         let (host, marker) = (self.host, self.marker);
         let length = marker.len();
-        write!(stream, "POST /cell HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{marker}")
-            .map_err(words)?;
+        write!(
+            stream,
+            "POST /cell HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{marker}"
+        )
+        .map_err(words)?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).map_err(words)?;
         let status = answer.split(' ').nth(1).unwrap_or_default();

@@ -82,10 +82,12 @@ impl Injected {
         let added = security["capabilities"]["add"].as_array().cloned().unwrap_or_default();
         let kept: String = added.iter().map(|name| format!(",+{}", name.as_str().unwrap().to_lowercase())).collect();
         let user = security["runAsUser"].as_u64().unwrap();
-        let [reuid, regid] = [format!("--reuid={user}"), format!("--regid={}", security["runAsGroup"].as_u64().unwrap())];
+        let [reuid, regid] =
+            [format!("--reuid={user}"), format!("--regid={}", security["runAsGroup"].as_u64().unwrap())];
         let bounding = format!("--bounding-set=-all{kept}");
         let proxy = binary("weft-proxy");
-        let mut all: Vec<&str> = vec![&reuid, &regid, "--clear-groups", "--inh-caps=-all", &bounding, "--no-new-privs", "--"];
+        let mut all: Vec<&str> =
+            vec![&reuid, &regid, "--clear-groups", "--inh-caps=-all", &bounding, "--no-new-privs", "--"];
         all.push(proxy.to_str().unwrap());
         all.extend(words.iter().map(String::as_str));
         namespace.command(program("setpriv"), &all)

@@ -4,13 +4,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test says what is wrong")]
 
 mod clients;
-
+mod families;
 mod injected;
 mod lab;
-
+mod life;
 mod matrix;
 mod mesh;
-
+mod names;
 mod pod;
 mod rules;
 mod servers;

@@ -92,9 +92,9 @@ fn marker(cell: &Cell) -> String {
 /// Bytes each way of a bulk transfer: 64 MiB, or as many MiB as `WEFT_MATRIX_BULK_MIB` says.
 fn bulk_of(cell: &Cell) -> u64 {
     let said = std::env::var("WEFT_MATRIX_BULK_MIB").ok().and_then(|text| text.parse::<u64>().ok());
-    // One whole GiB, both ways together, through all there is.
+    // One whole GiB through all there is.
     let long = cell.mode == Mode::Tproxy && cell.v4 && cell.pair == Pair::MeshedToMeshed;
-    let mib = if long { said.map_or(512, |said| said.max(512)) } else { said.unwrap_or(32) };
+    let mib = if long { said.map_or(1024, |said| said.max(1024)) } else { said.unwrap_or(64) };
     mib << 20
 }
 
@@ -242,7 +242,9 @@ fn is_refusal(protocol: Protocol, why: &str) -> bool {
 fn table(rows: &[Row], faults: &BTreeMap<usize, String>) -> String {
     let mut summary: BTreeMap<(Pair, &str), (usize, usize)> = BTreeMap::new();
     let mut out = String::from("# Interception: who calls whom, and what arrives\n\n");
-    let mut all = String::from("| mode | family | protocol | who | arrives | the application sees | at | identity | wire | ms | |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n");
+    let mut all = String::from(
+        "| mode | family | protocol | who | arrives | the application sees | at | identity | wire | ms | |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+    );
     for (i, row) in rows.iter().enumerate() {
         let Cell { mode, v4, protocol, pair } = row.cell;
         let count = summary.entry((pair, mode.name())).or_default();
@@ -281,7 +283,10 @@ fn table(rows: &[Row], faults: &BTreeMap<usize, String>) -> String {
 
 fn target() -> std::path::PathBuf {
     let own = std::env::current_exe().unwrap();
-    own.ancestors().find(|path| path.join("debug").exists() || path.join("release").exists()).unwrap_or(Path::new(".")).into()
+    own.ancestors()
+        .find(|path| path.join("debug").exists() || path.join("release").exists())
+        .unwrap_or(Path::new("."))
+        .into()
 }
 
 #[test]

@@ -74,13 +74,13 @@ impl Mesh {
     /// Puts the rules of a pod in force and starts its sidecar, which is ready then.
     #[track_caller]
     pub fn join(&self, machine: &Machine, name: &str, resources: &str) -> Sidecar {
-        run(&mut self.injected.install(&machine.space)).ok();
-        self.sidecar(machine, name, resources)
+        self.join_with(machine, name, resources, &[])
     }
 
-    /// Starts its sidecar alone.
+    /// The same with more flags.
     #[track_caller]
-    pub fn sidecar(&self, machine: &Machine, name: &str, resources: &str) -> Sidecar {
+    pub fn join_with(&self, machine: &Machine, name: &str, resources: &str, more: &[&str]) -> Sidecar {
+        run(&mut self.injected.install(&machine.space)).ok();
         let at = |suffix: &str| self.folder.path().join(format!("{name}.{suffix}"));
         let (file, certificates) = (at("yaml"), at("certificates"));
         std::fs::write(&file, resources).unwrap();
@@ -89,7 +89,7 @@ impl Mesh {
         Identity::new(svid, self.authority.bundle()).write_files(&certificates).unwrap();
         let owner = self.injected.user().to_string();
         run(Command::new("chown").args(["-R", &owner]).arg(&certificates)).ok();
-        let more = ["--resources", text(&file), "--certificates", text(&certificates)];
+        let more = [&["--resources", text(&file), "--certificates", text(&certificates)], more].concat();
         let mut command = self.injected.sidecar(&machine.space, name, &machine.v4.to_string(), &more);
         let mut process = Process::start(self.folder.path(), name, &mut command);
         wait_for("the sidecar is ready", || {
@@ -119,8 +119,7 @@ pub fn caller_resources(lab: &Lab) -> String {
     let mut endpoints = String::from("endpoints:\n");
     for (family, v4) in [("4", true), ("6", false)] {
         let index = usize::from(!v4);
-        for (name, vip, machine) in
-            [("cart", CART_VIPS[index], &lab.cart), ("legacy", LEGACY_VIPS[index], &lab.legacy)]
+        for (name, vip, machine) in [("cart", CART_VIPS[index], &lab.cart), ("legacy", LEGACY_VIPS[index], &lab.legacy)]
         {
             let service = format!("shop/{name}{family}");
             let _ = writeln!(services, "- name: {service}\n  hostnames: [{name}{family}]\n  vips: ['{vip}']\n  ports:");
@@ -130,7 +129,11 @@ pub fn caller_resources(lab: &Lab) -> String {
                     services,
                     "  - {{port: {port}, protocol: {declared}, frontend: {{requestTimeout: 20s}}, backend: {{slices: ['{service}:{port}/0']}}}}"
                 );
-                let _ = writeln!(endpoints, "- name: {service}:{port}/0\n  endpoints:\n  - {}", endpoint(name, machine, v4, port));
+                let _ = writeln!(
+                    endpoints,
+                    "- name: {service}:{port}/0\n  endpoints:\n  - {}",
+                    endpoint(name, machine, v4, port)
+                );
             }
         }
     }

@@ -80,9 +80,8 @@ fn calls(pod: &Namespace, direction: &str, destination: &str) -> f64 {
 
 /// What `weft inject` makes of the cart: it serves 9000 and is probed there, and calls to port 8081 are none of the mesh's business.
 fn cart(mode: &str) -> Injected {
-    let annotations = format!(
-        "config.weft.mesh/interception-mode: {mode}, config.weft.mesh/exclude-outbound-ports: '8081'"
-    );
+    let annotations =
+        format!("config.weft.mesh/interception-mode: {mode}, config.weft.mesh/exclude-outbound-ports: '8081'");
     let container = "ports: [{name: http, containerPort: 9000}], livenessProbe: {httpGet: {path: /name, port: http}}, \
                      readinessProbe: {tcpSocket: {port: 9}}";
     inject("cart", &annotations, container)
@@ -156,7 +155,9 @@ fn serves(injected: &Injected) {
         assert_eq!(get(&cable.pod, &format!("http://{address}:9001/name")).unwrap(), "undeclared");
     }
     // The ports that take what the rules bring are no way in from outside: nobody gets through a pod to somewhere else.
-    for (address, port) in [("192.0.2.1", 15001), ("[2001:db8::1]", 15001), ("192.0.2.1", 15006), ("[2001:db8::1]", 15006)] {
+    for (address, port) in
+        [("192.0.2.1", 15001), ("[2001:db8::1]", 15001), ("192.0.2.1", 15006), ("[2001:db8::1]", 15006)]
+    {
         let answer = get(&cable.world, &format!("http://{address}:{port}/name"));
         assert!(answer.is_err(), "{address}:{port}: {answer:?}");
     }

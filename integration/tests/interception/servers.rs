@@ -314,7 +314,9 @@ const CHUNK: usize = 256 * 1024;
 /// A piece of a bulk transfer, but for its number: what is lost, doubled or turned around shows.
 fn pattern() -> &'static [u8] {
     static PATTERN: OnceLock<Vec<u8>> = OnceLock::new();
-    PATTERN.get_or_init(|| (0..CHUNK as u64 / 8).flat_map(|word| word.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect())
+    PATTERN.get_or_init(|| {
+        (0..CHUNK as u64 / 8).flat_map(|word| word.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect()
+    })
 }
 
 /// Takes as many bytes as the first line says, checks each, and sends as many back.

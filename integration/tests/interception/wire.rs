@@ -38,7 +38,8 @@ impl Capture {
     #[track_caller]
     pub fn start(namespace: &Namespace, interface: &str, folder: &Path) -> Self {
         let file = folder.join("wire.pcap");
-        let words = ["-i", interface, "-s", KEPT, "-U", "-B", "65536", "-Z", "root", "-w", file.to_str().unwrap(), "tcp"];
+        let words =
+            ["-i", interface, "-s", KEPT, "-U", "-B", "65536", "-Z", "root", "-w", file.to_str().unwrap(), "tcp"];
         let mut process = Process::start(folder, "tcpdump", &mut namespace.command(program("tcpdump"), &words));
         process.wait_for_log(&format!("listening on {interface}"));
         Self { process, file }

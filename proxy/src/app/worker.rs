@@ -38,8 +38,7 @@ pub(super) struct Shared {
     inbound_limit: Arc<Bulkhead>,
     outbound_permits: Arc<Semaphore>,
     inbound_permits: Arc<Semaphore>,
-    /// The port to which TPROXY brings plaintext.
-    diverted: Option<u16>,
+    arrival: inbound::Arrival,
     /// What the application's DNS gives for hosts outside.
     pub(super) stand_ins: Arc<StandIns>,
 }
@@ -86,7 +85,7 @@ impl Shared {
             outbound_permits: Arc::new(Semaphore::new(limits.outbound_connections as usize)),
             inbound_permits: Arc::new(Semaphore::new(limits.inbound_connections as usize)),
             settings: Arc::new(settings.clone()),
-            diverted: None,
+            arrival: inbound::Arrival::Direct,
             stand_ins: Arc::default(),
         }
     }
@@ -160,7 +159,7 @@ impl Shared {
             self.identity.as_ref(),
             inbound::Settings {
                 own: self.own.clone(),
-                diverted: self.diverted,
+                arrival: self.arrival,
                 limits: Limits::default(),
                 grace: self.settings.drain.expired_grace.0,
             },
@@ -239,7 +238,11 @@ impl Workers {
             dns: sockets.dns_addresses.first().map(SocketAddr::port),
             direct: sockets.tunnel.iter().map(|b| b.address.port()).chain([sockets.admin.0.port()]).collect(),
         };
-        shared.diverted = ports.plaintext.filter(|_| shared.settings.interception.inbound_mode == Mode::Tproxy);
+        shared.arrival = match (ports.plaintext, shared.settings.interception.inbound_mode) {
+            (Some(port), Mode::Tproxy) => inbound::Arrival::Diverted(port),
+            (Some(_), Mode::Redirect) if shared.settings.transparent => inbound::Arrival::Redirected,
+            _ => inbound::Arrival::Direct,
+        };
         let (report, ended) = mpsc::unbounded_channel();
         let mut threads = Vec::new();
         for (n, sockets) in divide(sockets, usize::from(shared.settings.workers.0)).into_iter().enumerate() {

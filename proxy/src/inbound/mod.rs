@@ -26,7 +26,7 @@ use crate::telemetry::Direction;
 use authorize::{Counted, connection, ruling};
 use calls::Calls;
 use std::fmt::Display;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,12 +40,24 @@ use weft_policy::route::HeaderEdit;
 pub struct Settings {
     /// The sidecar's own listeners: never a target, whatever configuration says.
     pub own: Vec<SocketAddr>,
-    /// The port to which TPROXY brings plaintext; `None`: it is redirected.
-    pub diverted: Option<u16>,
+    /// How plaintext comes.
+    pub arrival: Arrival,
     /// Bounds on what peers may send.
     pub limits: Limits,
     /// What is open on a connection whose certificates have ended has this long to end.
     pub grace: Duration,
+}
+
+/// How plaintext comes to its listener, and so what says which port of the workload is meant.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Arrival {
+    /// By itself: the only port is meant, where there is just one.
+    #[default]
+    Direct,
+    /// Redirected, from another destination. What comes by itself is refused.
+    Redirected,
+    /// By TPROXY, to the listener on this port, with its own destination.
+    Diverted(u16),
 }
 
 /// The inbound side of one worker.
@@ -111,9 +123,9 @@ impl Inbound {
     pub async fn tunnel(self: Arc<Self>, accepted: Accepted) {
         let Accepted { stream, peer, hold } = accepted;
         let _hold = hold;
-        let origin = match self.settings.diverted {
-            Some(_) => stream.local_addr().ok().and_then(|own| self.origin(peer, own, false)),
-            None => None,
+        let origin = match self.settings.arrival {
+            Arrival::Diverted(_) => stream.local_addr().ok().and_then(|own| self.origin(peer, own, false)),
+            Arrival::Direct | Arrival::Redirected => None,
         };
         tunnel::serve(&self, stream.into(), Caller { address: peer, origin }).await;
     }
@@ -122,11 +134,14 @@ impl Inbound {
     pub async fn plaintext(self: Arc<Self>, accepted: Accepted) {
         let Accepted { stream, peer, hold } = accepted;
         let _hold = hold;
-        let asked = match self.settings.diverted {
-            None => listen::original_destination(&stream),
-            Some(listener) => listen::diverted_destination(&stream, listener),
+        let asked = match self.settings.arrival {
+            Arrival::Diverted(listener) => listen::diverted_destination(&stream, listener),
+            Arrival::Direct | Arrival::Redirected => listen::original_destination(&stream),
         };
-        let number = asked.map(|to| to.port()).or_else(|| self.only_port());
+        let number = match self.settings.arrival {
+            Arrival::Direct => asked.map(|to| to.port()).or_else(|| self.only_port()),
+            Arrival::Redirected | Arrival::Diverted(_) => asked.map(|to| to.port()),
+        };
         let io = Io::from(stream);
         let key = Key::Port(number.unwrap_or_default());
         let port = match self.port(&key) {
@@ -143,7 +158,8 @@ impl Inbound {
 
     /// As whom the application is called for a peer: as the peer where packets are diverted, and so an answer to it comes back here.
     fn origin(&self, peer: SocketAddr, asked: SocketAddr, exactly: bool) -> Option<Origin> {
-        self.settings.diverted.map(|_| Origin { address: peer.ip(), asked: asked.ip(), exactly })
+        let origin = Origin { address: peer.ip(), asked: asked.ip(), exactly };
+        matches!(self.settings.arrival, Arrival::Diverted(_)).then_some(origin)
     }
 
     /// Without a redirect a port can only be meant when there is just one.
