@@ -129,6 +129,7 @@ pub fn run(mut settings: Settings) -> Result<(), AppError> {
         .map_err(|e| config::refuse("accessLog.path", format!("{}: {e}", settings.access_log.path)))?;
     let agent = settings.agent()?;
     let has_identity = matches!(source, Source::ControlPlane(..)) || settings.certificates.is_some() || agent.is_some();
+    may_divert(settings.interception.inbound_mode)?;
     let sockets = Sockets::bind(&settings, has_identity).map_err(AppError::Start)?;
     if settings.transparent {
         tell_own_packets(settings.interception.exempt_uid)?;
@@ -413,16 +414,17 @@ impl Process {
             own: interception.exempt_uid.map_or(nft::Own::Mark(intercept::MARK), nft::Own::Uid),
             exclude_uids: interception.exclude_uids.clone(),
             outbound: ports.outbound,
-            inbound: ports.plaintext,
+            inbound: ports.plaintext.map(|port| nft::Inbound { mode: interception.inbound_mode, port }),
             dns: ports.dns,
             direct: ports.direct.clone(),
             outbound_filter: interception.outbound.filter("interception.outbound")?,
             inbound_filter: interception.inbound.filter("interception.inbound")?,
         };
-        nft::run(&nft::script(&plan)).map_err(start)?;
+        intercept::rules::install(&plan).map_err(start)?;
         tracing::info!(
             outbound = plan.outbound,
-            inbound = plan.inbound,
+            inbound = ports.plaintext,
+            mode = ?interception.inbound_mode,
             dns = plan.dns,
             "interception rules are in force"
         );
@@ -444,12 +446,25 @@ fn tell_own_packets(exempt_uid: Option<u32>) -> Result<(), ConfigError> {
     }
 }
 
+/// Sees to it that a sidecar behind TPROXY may do what it will have to.
+fn may_divert(mode: intercept::Mode) -> Result<(), ConfigError> {
+    if mode == intercept::Mode::Redirect {
+        return Ok(());
+    }
+    intercept::may_divert().map_err(|e| {
+        let why = format!(
+            "tproxy takes sockets with addresses of others ({e}): give the sidecar CAP_NET_ADMIN, or use redirect"
+        );
+        config::refuse("interception.inboundMode", why)
+    })
+}
+
 /// The interception rules; dropping removes them.
 struct Rules;
 
 impl Drop for Rules {
     fn drop(&mut self) {
-        if let Err(error) = nft::run(nft::REMOVE) {
+        if let Err(error) = intercept::rules::remove() {
             tracing::error!(%error, "the interception rules could not be removed");
         }
     }

@@ -17,6 +17,7 @@ pub use span::Span;
 pub use telemetry::{OtlpProtocol, Propagation, Tracing};
 
 use crate::admin::AppProbe;
+use crate::intercept::Mode;
 use crate::intercept::nft::Filter;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -294,6 +295,8 @@ pub struct Interception {
     pub install: bool,
     /// Tell the sidecar's own packets by this user id instead of by a mark (which needs CAP_NET_ADMIN on every socket).
     pub exempt_uid: Option<u32>,
+    /// How calls to the application are taken. The rules must have been made for the same.
+    pub inbound_mode: Mode,
     /// Further users whose calls are left alone.
     pub exclude_uids: Vec<u32>,
     /// What to capture of the application's calls.

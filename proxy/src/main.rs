@@ -135,6 +135,15 @@ struct Flags {
     /// The user that the sidecar runs as, where the rules let that user's packets pass; otherwise it marks them, which takes CAP_NET_ADMIN
     #[arg(long, value_name = "UID", help_heading = "Listeners (port 0: any free one)")]
     exempt_uid: Option<u32>,
+    /// How the rules bring calls to the application here; tproxy takes CAP_NET_ADMIN [default: redirect]
+    #[arg(
+        long,
+        value_name = "MODE",
+        value_enum,
+        hide_possible_values = true,
+        help_heading = "Listeners (port 0: any free one)"
+    )]
+    inbound_mode: Option<intercept::Mode>,
 
     /// Data threads [default: 1]
     #[arg(long, value_name = "N", help_heading = "Running")]
@@ -264,6 +273,7 @@ impl Flags {
         settings.dns.listen = self.dns.or(settings.dns.listen);
         settings.transparent |= self.transparent;
         settings.interception.exempt_uid = self.exempt_uid.or(settings.interception.exempt_uid);
+        over(&mut settings.interception.inbound_mode, self.inbound_mode);
         over(&mut settings.workers.0, self.workers);
         over(&mut settings.access_log.path, self.access_log);
         over(&mut settings.access_log.format, self.access_log_format);

@@ -9,7 +9,7 @@ mod pod;
 mod probes;
 mod workload;
 
-pub use annotations::{Refusal, Settings};
+pub use annotations::{Interception, Refusal, Settings};
 pub use workload::{Template, templates};
 
 use serde_json::{Map, Value, json};

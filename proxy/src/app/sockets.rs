@@ -1,7 +1,8 @@
 //! Every socket of the process, bound before anything runs: what fails here fails at the start, with the name of the setting.
 
 use crate::config::{Settings, TcpOutbound};
-use crate::listen;
+use crate::intercept::Mode;
+use crate::listen::{self, Binding};
 use serde_json::json;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
@@ -46,29 +47,31 @@ impl Sockets {
     /// The setting, the address and the system's reason.
     pub fn bind(settings: &Settings, tunnel: bool) -> Result<Self, String> {
         let workers = usize::from(settings.workers.0);
-        let bind = |field: &str, address: SocketAddr| {
-            listen::bind(address, workers, settings.transparent)
+        let bind = |field: &str, address: SocketAddr, how: Binding| {
+            listen::bind(address, how)
                 .map(|(address, listeners)| Bound { address, listeners })
                 .map_err(|e| cannot(field, address, &e))
         };
-        let both = |field: &str, address: SocketAddr| -> Result<Vec<Bound>, String> {
-            let first = bind(field, address)?;
+        let one = Binding { workers, ..Binding::one() };
+        let both = |field: &str, address: SocketAddr, how: Binding| -> Result<Vec<Bound>, String> {
+            let first = bind(field, address, how)?;
             let twin = twin(first.address).filter(|_| settings.transparent);
-            // Where there is no IPv6 there is nothing to redirect there.
-            let second = twin.and_then(|twin| bind(field, twin).ok());
+            let second =
+                twin.and_then(|twin| besides(field, twin, bind(field, twin, Binding { only_v6: true, ..how })));
             Ok([first].into_iter().chain(second).collect())
         };
-        let outbound = both("outbound.listen", settings.outbound.listen)?;
+        let outbound = both("outbound.listen", settings.outbound.listen, one)?;
         let mut tcp = Vec::new();
         for (i, named) in settings.outbound.tcp.iter().enumerate() {
-            tcp.push((named.clone(), bind(&format!("outbound.tcp[{i}].listen"), named.listen)?));
+            tcp.push((named.clone(), bind(&format!("outbound.tcp[{i}].listen"), named.listen, one)?));
         }
-        let tunnel = tunnel.then(|| bind("inbound.tunnel", settings.inbound.tunnel)).transpose()?;
+        let tunnel = tunnel.then(|| bind("inbound.tunnel", settings.inbound.tunnel, one)).transpose()?;
+        let transparent = settings.interception.inbound_mode == Mode::Tproxy;
         let plaintext = match settings.inbound.plaintext {
-            Some(address) => both("inbound.plaintext", address)?,
+            Some(address) => both("inbound.plaintext", address, Binding { transparent, ..one })?,
             None => Vec::new(),
         };
-        let (address, mut listeners) = listen::bind(settings.admin.listen, 1, false)
+        let (address, mut listeners) = listen::bind(settings.admin.listen, Binding::one())
             .map_err(|e| cannot("admin.listen", settings.admin.listen, &e))?;
         let admin = (address, listeners.pop().ok_or("admin.listen: no socket")?);
         let socket = match settings.socket() {
@@ -82,7 +85,9 @@ impl Sockets {
             Some(address) => {
                 let first = dns(address).map_err(|e| cannot("dns.listen", address, &e))?;
                 let twin = twin(first.0).filter(|_| settings.transparent);
-                let second = twin.and_then(|twin| dns(twin).ok());
+                let second = twin.and_then(|twin| {
+                    besides("dns.listen", twin, dns(twin).map_err(|e| cannot("dns.listen", twin, &e)))
+                });
                 [first].into_iter().chain(second).collect()
             }
             None => Vec::new(),
@@ -135,6 +140,11 @@ fn cannot(field: &str, address: SocketAddr, error: &io::Error) -> String {
     format!("{field}: cannot bind {address}: {error}")
 }
 
+/// The listener of the other family; without IPv6 there is nothing to bring to it.
+fn besides<T>(field: &str, address: SocketAddr, bound: Result<T, String>) -> Option<T> {
+    bound.inspect_err(|why| tracing::info!(field, %address, "no listener for IPv6: {why}")).ok()
+}
+
 /// The same place in IPv6: redirected connections arrive at the loopback (or any) address of their own family.
 fn twin(address: SocketAddr) -> Option<SocketAddr> {
     match address.ip() {
@@ -164,7 +174,7 @@ fn dns(address: SocketAddr) -> io::Result<(SocketAddr, UdpSocket, TcpListener)> 
     for _ in 0..16 {
         let udp = UdpSocket::bind(address)?;
         let bound = udp.local_addr()?;
-        match listen::bind(bound, 1, false) {
+        match listen::bind(bound, Binding::one()) {
             Ok((_, mut listeners)) => {
                 udp.set_nonblocking(true)?;
                 let tcp = listeners.pop().ok_or_else(|| io::Error::other("no socket"))?;

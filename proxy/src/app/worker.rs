@@ -10,7 +10,7 @@ use crate::endpoint::connect::{self, Connector};
 use crate::endpoint::probe;
 use crate::exchange::Exchange;
 use crate::inbound::{self, Inbound};
-use crate::intercept::StandIns;
+use crate::intercept::{Mode, StandIns};
 use crate::listen::{self, Dealer, Gate};
 use crate::outbound::{self, Outbound};
 use crate::telemetry::{Direction, Telemetry};
@@ -38,6 +38,7 @@ pub(super) struct Shared {
     inbound_limit: Arc<Bulkhead>,
     outbound_permits: Arc<Semaphore>,
     inbound_permits: Arc<Semaphore>,
+    arrival: inbound::Arrival,
     /// What the application's DNS gives for hosts outside.
     pub(super) stand_ins: Arc<StandIns>,
 }
@@ -84,6 +85,7 @@ impl Shared {
             outbound_permits: Arc::new(Semaphore::new(limits.outbound_connections as usize)),
             inbound_permits: Arc::new(Semaphore::new(limits.inbound_connections as usize)),
             settings: Arc::new(settings.clone()),
+            arrival: inbound::Arrival::Direct,
             stand_ins: Arc::default(),
         }
     }
@@ -157,6 +159,7 @@ impl Shared {
             self.identity.as_ref(),
             inbound::Settings {
                 own: self.own.clone(),
+                arrival: self.arrival,
                 limits: Limits::default(),
                 grace: self.settings.drain.expired_grace.0,
             },
@@ -228,12 +231,17 @@ struct WorkerSockets {
 
 impl Workers {
     /// Starts a thread for each set of sockets.
-    pub(super) fn start(shared: Shared, sockets: Sockets) -> Result<Self, String> {
+    pub(super) fn start(mut shared: Shared, sockets: Sockets) -> Result<Self, String> {
         let ports = Ports {
             outbound: sockets.outbound.first().map_or(0, |b| b.address.port()),
             plaintext: sockets.plaintext.first().map(|b| b.address.port()),
             dns: sockets.dns_addresses.first().map(SocketAddr::port),
             direct: sockets.tunnel.iter().map(|b| b.address.port()).chain([sockets.admin.0.port()]).collect(),
+        };
+        shared.arrival = match (ports.plaintext, shared.settings.interception.inbound_mode) {
+            (Some(port), Mode::Tproxy) => inbound::Arrival::Diverted(port),
+            (Some(_), Mode::Redirect) if shared.settings.transparent => inbound::Arrival::Redirected,
+            _ => inbound::Arrival::Direct,
         };
         let (report, ended) = mpsc::unbounded_channel();
         let mut threads = Vec::new();

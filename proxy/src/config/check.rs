@@ -1,6 +1,7 @@
 //! Reading settings and checking what their types cannot say; every error names its field.
 
 use super::{ControlPlane, Settings, Workload};
+use crate::intercept::Mode;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -109,6 +110,9 @@ impl Settings {
         self.interception.inbound.filter("interception.inbound")?;
         if self.interception.install && !self.transparent {
             return Err(refuse("interception.install", "needs transparent: true"));
+        }
+        if self.interception.inbound_mode == Mode::Tproxy && !(self.transparent && self.inbound.plaintext.is_some()) {
+            return Err(refuse("interception.inboundMode", "tproxy needs transparent: true and inbound.plaintext"));
         }
         if let Some(credentials) = &self.outbound.credentials
             && (credentials.user.contains(':') || credentials.user.is_empty())

@@ -150,6 +150,7 @@ impl Rig {
         Target {
             uid: "shop/catalog-1".into(),
             addr,
+            from: None,
             tunnel: Some(TunnelTo {
                 addr: self.tunnel,
                 identity: self.server.id().clone(),

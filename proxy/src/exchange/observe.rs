@@ -14,6 +14,7 @@ use crate::telemetry::spans::call::{Call, bounded};
 use crate::telemetry::watch::{Draft, Facts, Parties, Ruled};
 use crate::telemetry::{Direction, Hop, Key, Outcome, Series, Telemetry, redact};
 use http::{HeaderValue, Method};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 use weft_policy::route::{HeaderEdit, Rule};
@@ -29,6 +30,7 @@ pub struct Observation<'e> {
     source_identity: Option<Arc<str>>,
     /// Where a route or a fallback gave the call to another than it was addressed to.
     addressed: Option<Arc<str>>,
+    source_address: Option<IpAddr>,
     destination: Arc<str>,
     route: Arc<str>,
     protocol: &'static str,
@@ -95,6 +97,7 @@ impl<'e> Observation<'e> {
             source: if outbound { Arc::clone(&exchange.source) } else { Arc::default() },
             source_identity: outbound.then(|| Arc::clone(&exchange.identity)),
             addressed: None,
+            source_address: None,
             destination: Arc::default(),
             route: Arc::default(),
             protocol,
@@ -125,6 +128,7 @@ impl<'e> Observation<'e> {
     pub(super) fn called_by(&mut self, peer: &Peer) {
         self.source = Arc::clone(&peer.source);
         self.source_identity.clone_from(&peer.identity);
+        self.source_address = peer.address;
         self.mtls = peer.identity.is_some();
     }
 
@@ -363,6 +367,7 @@ impl Observation<'_> {
             destination: self.called(),
             endpoint: self.endpoint.as_deref().unwrap_or_default(),
             source_identity: self.source_identity.as_deref().unwrap_or_default(),
+            source_address: self.source_address,
             destination_identity: match self.direction {
                 Direction::Outbound => self.destination_identity.as_deref().unwrap_or_default(),
                 Direction::Inbound => &self.exchange.identity,

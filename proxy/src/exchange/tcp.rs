@@ -20,7 +20,7 @@ use crate::telemetry::watch::{Facts, Parties, Ruled};
 use crate::telemetry::{Direction, Hop, Key, Outcome as Ended, TcpConnection};
 use bytes::BytesMut;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -50,6 +50,7 @@ struct Seen {
     /// Whom it was addressed to.
     service: Arc<str>,
     /// Whom a route gave it to.
+    source_address: Option<IpAddr>,
     destination: Arc<str>,
     destination_identity: Option<Arc<str>>,
     endpoint: Arc<str>,
@@ -92,6 +93,7 @@ impl Exchange {
             mtls: source_identity.is_some() && plan.direction() == Direction::Inbound,
             source_identity,
             service: Arc::clone(plan.service()),
+            source_address: plan.peer().and_then(|peer| peer.address),
             destination: Arc::clone(plan.service()),
             destination_identity: (plan.direction() == Direction::Inbound).then(|| Arc::clone(&self.identity)),
             endpoint: Arc::default(),
@@ -124,6 +126,7 @@ impl Exchange {
             source: Arc::clone(&self.source),
             source_identity: None,
             service: Arc::default(),
+            source_address: None,
             destination: Arc::default(),
             destination_identity: None,
             endpoint: Arc::default(),
@@ -136,6 +139,7 @@ impl Exchange {
         let target = Target {
             uid: Arc::default(),
             addr: address,
+            from: None,
             tunnel: None,
             connect_timeout: CONNECT_TIMEOUT * 10,
             connections: Arc::new(ConnectionLimit::new(usize::MAX)),
@@ -224,6 +228,9 @@ impl Exchange {
             if seen.direction == Direction::Outbound {
                 seen.mtls = pick.is_mtls();
                 seen.destination_identity = pick.endpoint().tunnel.as_ref().map(|t| Arc::clone(&t.identity));
+            }
+            if let Some(origin) = plan.origin() {
+                pick.disguise(origin);
             }
             pick.connecting()?;
             let connected = self.connector.tcp(pick.target()).await;
@@ -319,6 +326,7 @@ impl Exchange {
             direction: seen.direction.name(),
             source: &seen.source,
             source_identity: seen.source_identity.as_deref().unwrap_or_default(),
+            source_address: seen.source_address,
             destination: &seen.destination,
             destination_identity: seen.destination_identity.as_deref().unwrap_or_default(),
             endpoint: &seen.endpoint,

@@ -195,7 +195,7 @@ impl Resolver {
         match resolution {
             Resolution::Found(service) if !service.vips.is_empty() => of_family(&service.vips),
             Resolution::Found(service) if service.ports.iter().any(|port| port.backend.external.is_some()) => {
-                self.stand_ins.address(name).map_or(Verdict::Elsewhere, |address| of_family(&[address.into()]))
+                self.stand_ins.addresses(name).map_or(Verdict::Elsewhere, |addresses| of_family(&addresses))
             }
             Resolution::Absent if own => Verdict::NoSuchName,
             Resolution::Unanswered if own => Verdict::Unanswered,
