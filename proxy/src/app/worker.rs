@@ -13,8 +13,11 @@ use crate::inbound::{self, Inbound};
 use crate::intercept::StandIns;
 use crate::listen::{self, Dealer, Gate};
 use crate::outbound::{self, Outbound};
+use crate::takeover::message::Kind;
+use crate::takeover::{Shelf, Turn};
 use crate::telemetry::{Direction, Telemetry};
 use std::future::Future;
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -40,6 +43,10 @@ pub(super) struct Shared {
     inbound_permits: Arc<Semaphore>,
     /// What the application's DNS gives for hosts outside.
     pub(super) stand_ins: Arc<StandIns>,
+    /// When connections are accepted.
+    pub(super) turn: Turn,
+    /// Where listeners are found by a successor.
+    pub(super) shelf: Shelf,
 }
 
 /// Ports that interception rules must know.
@@ -85,6 +92,8 @@ impl Shared {
             inbound_permits: Arc::new(Semaphore::new(limits.inbound_connections as usize)),
             settings: Arc::new(settings.clone()),
             stand_ins: Arc::default(),
+            turn: Turn::new(),
+            shelf: Shelf::default(),
         }
     }
 
@@ -107,6 +116,14 @@ impl Shared {
         };
         let (drain, telemetry) = (self.drain.clone(), self.telemetry.clone());
         Gate { direction, kind, permits: permits.clone(), drain, telemetry }
+    }
+
+    /// Makes it the runtime's, to be found by a successor as long as it is open.
+    fn adopt(&self, placed: Placed) -> Result<Arc<tokio::net::TcpListener>, String> {
+        let Placed { setting, address, listener } = placed;
+        let listener = Arc::new(tokio::net::TcpListener::from_std(listener).map_err(|e| e.to_string())?);
+        self.shelf.put(Kind::Tcp, &setting, &address, &listener);
+        Ok(listener)
     }
 
     /// The accept loops of one worker. Called on its thread: connections and pools belong to its runtime.
@@ -149,7 +166,7 @@ impl Shared {
                 stand_ins: Arc::clone(&self.stand_ins),
                 limits: Limits::default(),
             },
-            self.drain.graceful(Side::Outbound),
+            self.drain.leave(Side::Outbound),
         );
         let inbound = Inbound::new(
             exchange.clone(),
@@ -160,7 +177,7 @@ impl Shared {
                 limits: Limits::default(),
                 grace: self.settings.drain.expired_grace.0,
             },
-            self.drain.graceful(Side::Inbound),
+            self.drain.leave(Side::Inbound),
         )
         .map_err(|e| e.to_string())?;
 
@@ -171,7 +188,8 @@ impl Shared {
             loops.push(Box::pin(async move { probe::run(directory, connector, end.cancelled_owned()).await }));
         }
         for listener in sockets.outbound {
-            let (listener, outbound, transparent) = (adopt(listener)?, outbound.clone(), self.settings.transparent);
+            let (listener, outbound, transparent) =
+                (self.adopt(listener)?, outbound.clone(), self.settings.transparent);
             let gate = self.gate(Side::Outbound, if transparent { "transparent" } else { "explicit" });
             loops.push(Box::pin(async move {
                 gate.serve(listener, None, |accepted| {
@@ -189,21 +207,21 @@ impl Shared {
             }));
         }
         for (listener, host, port) in sockets.tcp {
-            let (listener, outbound) = (adopt(listener)?, outbound.clone());
+            let (listener, outbound) = (self.adopt(listener)?, outbound.clone());
             let gate = self.gate(Side::Outbound, "named");
             loops.push(Box::pin(async move {
                 gate.serve(listener, None, |accepted| outbound.clone().named(accepted, host.clone(), port)).await;
             }));
         }
-        if let Some((listener, dealer)) = sockets.tunnel {
-            let (listener, inbound) = (adopt(listener)?, inbound.clone());
+        for (listener, dealer) in sockets.tunnel {
+            let (listener, inbound) = (self.adopt(listener)?, inbound.clone());
             let gate = self.gate(Side::Inbound, "tunnel");
             loops.push(Box::pin(async move {
                 gate.serve(listener, dealer, |accepted| inbound.clone().tunnel(accepted)).await;
             }));
         }
         for listener in sockets.plaintext {
-            let (listener, inbound) = (adopt(listener)?, inbound.clone());
+            let (listener, inbound) = (self.adopt(listener)?, inbound.clone());
             let gate = self.gate(Side::Inbound, "plaintext");
             loops.push(Box::pin(async move {
                 gate.serve(listener, None, |accepted| inbound.clone().plaintext(accepted)).await;
@@ -213,17 +231,20 @@ impl Shared {
     }
 }
 
-fn adopt(listener: TcpListener) -> Result<tokio::net::TcpListener, String> {
-    tokio::net::TcpListener::from_std(listener).map_err(|e| e.to_string())
+/// A listener, and what it was bound for.
+struct Placed {
+    setting: Arc<str>,
+    address: SocketAddr,
+    listener: TcpListener,
 }
 
 /// The sockets of one worker.
 #[derive(Default)]
 struct WorkerSockets {
-    outbound: Vec<TcpListener>,
-    tcp: Vec<(TcpListener, Arc<str>, u16)>,
-    tunnel: Option<(TcpListener, Option<Dealer>)>,
-    plaintext: Vec<TcpListener>,
+    outbound: Vec<Placed>,
+    tcp: Vec<(Placed, Arc<str>, u16)>,
+    tunnel: Vec<(Placed, Option<Dealer>)>,
+    plaintext: Vec<Placed>,
 }
 
 impl Workers {
@@ -237,7 +258,8 @@ impl Workers {
         };
         let (report, ended) = mpsc::unbounded_channel();
         let mut threads = Vec::new();
-        for (n, sockets) in divide(sockets, usize::from(shared.settings.workers.0)).into_iter().enumerate() {
+        let divided = divide(sockets, usize::from(shared.settings.workers.0)).map_err(|e| e.to_string())?;
+        for (n, sockets) in divided.into_iter().enumerate() {
             let (shared, report) = (shared.clone(), report.clone());
             let thread = std::thread::Builder::new().name(format!("weft-worker-{n}")).spawn(move || {
                 // Reported by its drop, so that a panic is as well.
@@ -287,7 +309,11 @@ fn work(shared: &Shared, sockets: WorkerSockets, first: bool) -> Result<(), Stri
         let loops = shared.loops(sockets, first)?;
         let mut running = tokio::task::JoinSet::new();
         for one in loops {
-            running.spawn(one);
+            let turn = shared.turn.clone();
+            running.spawn(async move {
+                turn.begun().await;
+                one.await;
+            });
         }
         while let Some(ended) = running.join_next().await {
             ended.map_err(|e| e.to_string())?;
@@ -296,28 +322,38 @@ fn work(shared: &Shared, sockets: WorkerSockets, first: bool) -> Result<(), Stri
     })
 }
 
-fn divide(sockets: Sockets, workers: usize) -> Vec<WorkerSockets> {
+fn divide(sockets: Sockets, workers: usize) -> io::Result<Vec<WorkerSockets>> {
     let mut all: Vec<WorkerSockets> = (0..workers.max(1)).map(|_| WorkerSockets::default()).collect();
-    let mut deal = |bound: Bound, place: &mut dyn FnMut(&mut WorkerSockets, TcpListener)| {
-        for (worker, listener) in all.iter_mut().zip(bound.listeners) {
-            place(worker, listener);
+    let mut deal = |bound: Bound, place: &mut dyn FnMut(&mut WorkerSockets, Placed)| {
+        let (setting, address): (Arc<str>, _) = (bound.setting.as_str().into(), bound.address);
+        for (worker, listeners) in all.iter_mut().zip(bound.spread(workers.max(1))?) {
+            for listener in listeners {
+                place(worker, Placed { setting: setting.clone(), address, listener });
+            }
         }
+        io::Result::Ok(())
     };
     for bound in sockets.outbound {
-        deal(bound, &mut |worker, listener| worker.outbound.push(listener));
+        deal(bound, &mut |worker, placed| worker.outbound.push(placed))?;
     }
     for (named, bound) in sockets.tcp {
         // Settings were validated: a host without a port does not come here.
         let Some((host, port)) = named.target() else { continue };
         let host: Arc<str> = host.into();
-        deal(bound, &mut |worker, listener| worker.tcp.push((listener, host.clone(), port)));
+        deal(bound, &mut |worker, placed| worker.tcp.push((placed, host.clone(), port)))?;
     }
     if let Some(bound) = sockets.tunnel {
         let mut dealers = if workers > 1 { Dealer::all(workers) } else { Vec::new() };
-        deal(bound, &mut |worker, listener| worker.tunnel = Some((listener, dealers.pop())));
+        deal(bound, &mut |worker, placed| {
+            let dealer = match worker.tunnel.first() {
+                Some((_, first)) => first.as_ref().map(Dealer::beside),
+                None => dealers.pop(),
+            };
+            worker.tunnel.push((placed, dealer));
+        })?;
     }
     for bound in sockets.plaintext {
-        deal(bound, &mut |worker, listener| worker.plaintext.push(listener));
+        deal(bound, &mut |worker, placed| worker.plaintext.push(placed))?;
     }
-    all
+    Ok(all)
 }

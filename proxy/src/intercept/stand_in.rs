@@ -45,6 +45,22 @@ impl StandIns {
         Some(address)
     }
 
+    /// All of them, for a process that takes this one's place: the application may keep addresses for long.
+    #[must_use]
+    pub fn all(&self) -> Vec<(String, Ipv4Addr)> {
+        self.0.lock().addresses.iter().map(|(name, address)| (name.to_string(), *address)).collect()
+    }
+
+    /// What another process gave, before this one gives any. What is none of these addresses is left out.
+    pub fn remember(&self, all: impl IntoIterator<Item = (String, Ipv4Addr)>) {
+        let mut table = self.0.lock();
+        for (name, address) in all.into_iter().filter(|(_, address)| u32::from(*address) & !(SIZE - 1) == NETWORK) {
+            let name: Arc<str> = name.into();
+            table.addresses.insert(Arc::clone(&name), address);
+            table.names.insert(address, name);
+        }
+    }
+
     /// The name that an address stands in for.
     pub fn name(&self, address: IpAddr) -> Option<Arc<str>> {
         let IpAddr::V4(address) = address else { return None };
@@ -70,6 +86,21 @@ mod tests {
         }
         // Drawn from the name: another process gives the first the same.
         assert_eq!(StandIns::default().address(&names[0]), Some(given[0]));
+    }
+
+    #[test]
+    fn another_process_goes_on_with_the_same_addresses() {
+        let (before, after) = (StandIns::default(), StandIns::default());
+        // Both draw the same address: the second gets another one, which its name alone does not tell.
+        let names: Vec<String> = (0..3000).map(|n| format!("host-{n}.example.com")).collect();
+        let given: Vec<Ipv4Addr> = names.iter().map(|name| before.address(name).unwrap()).collect();
+        after.remember(before.all());
+        after.remember([("elsewhere".to_owned(), Ipv4Addr::LOCALHOST)]);
+        for (name, address) in names.iter().zip(given).rev() {
+            assert_eq!(after.name(address.into()).as_deref(), Some(name.as_str()));
+            assert_eq!(after.address(name), Some(address));
+        }
+        assert_eq!(after.all().len(), names.len());
     }
 
     #[test]
