@@ -263,15 +263,23 @@ impl Workers {
             let (shared, report) = (shared.clone(), report.clone());
             let thread = std::thread::Builder::new().name(format!("weft-worker-{n}")).spawn(move || {
                 // Reported by its drop, so that a panic is as well.
-                let mut end = Ended { report, reason: format!("worker {n} panicked") };
-                end.reason = work(&shared, sockets, n == 0).err().unwrap_or_else(|| format!("worker {n} ended"));
+                let mut end = Ended { report, reason: Some(format!("worker {n} panicked")) };
+                let worked = work(&shared, sockets, n == 0);
+                // Asked to end, one has nothing left to do before the others.
+                let is_asked =
+                    [Side::Inbound, Side::Outbound].iter().all(|side| shared.drain.graceful(*side).is_cancelled());
+                end.reason = match worked {
+                    Ok(()) if is_asked => None,
+                    Ok(()) => Some(format!("worker {n} ended")),
+                    Err(error) => Some(error),
+                };
             });
             threads.push(thread.map_err(|e| format!("worker {n}: {e}"))?);
         }
         Ok(Self { threads, ended, ports })
     }
 
-    /// The first worker that ended. Before the drain is over, none should. Pending for ever once all of them have.
+    /// The first worker that ended without having been asked to. Pending for ever once all have ended.
     pub(super) async fn died(&mut self) -> String {
         match self.ended.recv().await {
             Some(reason) => reason,
@@ -294,12 +302,14 @@ impl Workers {
 
 struct Ended {
     report: mpsc::UnboundedSender<String>,
-    reason: String,
+    reason: Option<String>,
 }
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        let _ = self.report.send(std::mem::take(&mut self.reason));
+        if let Some(reason) = self.reason.take() {
+            let _ = self.report.send(reason);
+        }
     }
 }
 
