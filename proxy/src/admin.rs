@@ -9,7 +9,7 @@ mod stats;
 
 use crate::discovery::{Directory, DumpRequest};
 use crate::drain::Drain;
-use crate::takeover::{self, Giver, Turn};
+use crate::takeover::{self, Giver, Relieved, Turn};
 use crate::telemetry::Telemetry;
 use crate::telemetry::exposition::Format;
 pub use app_probe::AppProbe;
@@ -57,8 +57,8 @@ pub struct Admin {
     pub turn: Turn,
     /// For `POST /take-over`.
     pub giver: Option<Arc<Giver>>,
-    /// Whom this process has relieved.
-    pub predecessor: takeover::Known,
+    /// Whose place this process has taken.
+    pub relieved: Relieved,
 }
 
 impl std::fmt::Debug for Admin {
@@ -196,7 +196,7 @@ impl Admin {
             (Door::Socket, "/process") if read => Answer::json(&json!({
                 "pid": std::process::id(),
                 "version": env!("CARGO_PKG_VERSION"),
-                "predecessor": *self.predecessor.lock(),
+                "relieved": self.relieved.shown(),
             })),
             (Door::Socket, "/log") if method == "PUT" => match parameter(query, "filter") {
                 Some(filter) => match (self.set_log)(&filter) {
@@ -342,7 +342,7 @@ mod tests {
             probes: Arc::default(),
             turn: Turn::now(),
             giver: None,
-            predecessor: takeover::Known::default(),
+            relieved: Relieved::default(),
         };
         (admin, ready, drain)
     }

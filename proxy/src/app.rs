@@ -24,7 +24,7 @@ use crate::identity::{Enrolment, Files, Followed, Wanted};
 use crate::inbound;
 use crate::intercept;
 use crate::takeover::message::Kind;
-use crate::takeover::{self, Giver, Inherited, Predecessor, Shelf, Turn};
+use crate::takeover::{self, Giver, Inherited, Predecessor, Relieved, Shelf, Turn};
 use crate::telemetry::Telemetry;
 use control_plane::Plan;
 use host::{access_log_options, enrolment, own_state_dir, raise_descriptors};
@@ -216,7 +216,7 @@ struct Process {
     stand_ins: Arc<intercept::StandIns>,
     turn: Turn,
     shelf: Shelf,
-    relieved: takeover::Known,
+    relieved: Relieved,
     serving: watch::Receiver<Serving>,
     /// Signals and successors: they outlive the rest where a successor does.
     lasting: JoinSet<&'static str>,
@@ -241,7 +241,7 @@ impl Process {
             stand_ins: Arc::default(),
             turn: Turn::new(),
             shelf: Shelf::default(),
-            relieved: takeover::Known::default(),
+            relieved: Relieved::default(),
             serving: watch::channel(Serving::Own).1,
             lasting: JoinSet::new(),
             tasks: JoinSet::new(),
@@ -260,7 +260,8 @@ impl Process {
         let conversation = match predecessor {
             Some(mut predecessor) => {
                 self.stand_ins.remember(std::mem::take(&mut predecessor.stand_ins));
-                Some(predecessor.converse().map_err(start)?)
+                let followed = std::mem::take(&mut predecessor.followed);
+                Some((predecessor.converse().map_err(start)?, followed))
             }
             None => {
                 self.take_turn(&sockets.announcement())?;
@@ -317,10 +318,12 @@ impl Process {
             "readiness"
         });
         let rules = match conversation {
-            Some(conversation) => match self.take_over(conversation, &announcement, &mut workers).await? {
-                Some(rules) => rules,
-                None => return Ok(0),
-            },
+            Some((conversation, followed)) => {
+                match self.take_over(conversation, followed, &announcement, &mut workers).await? {
+                    Some(rules) => rules,
+                    None => return Ok(0),
+                }
+            }
             None => rules,
         };
         let ready = self.ready.subscribe();
@@ -359,7 +362,7 @@ impl Process {
             probes: self.settings.admin.app_probes.clone().into(),
             turn: self.turn.clone(),
             giver: Some(Arc::clone(giver)),
-            predecessor: Arc::clone(&self.relieved),
+            relieved: self.relieved.clone(),
         };
         let listener = sockets.admin.1.try_clone().and_then(tokio::net::TcpListener::from_std).map_err(start)?;
         let listener = Arc::new(listener);

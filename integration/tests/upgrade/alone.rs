@@ -170,7 +170,7 @@ fn a_program_that_cannot_take_over_leaves_the_one_that_runs_in_service() {
     first.signal(Signal::USR2);
     let second = place.wait_for_another_than(pid);
     traffic.go_on_well(100);
-    assert_eq!(place.process().unwrap()["predecessor"]["pid"], pid);
+    assert_eq!(place.process().unwrap()["relieved"][0]["pid"], pid);
     traffic.stop(&place.runtime);
     // Whoever watches the first sees it until the second ends, and passes its signals on.
     assert!(lives(pid));
@@ -239,7 +239,7 @@ fn when_the_successor_leaves_the_older_process_leaves_too() {
     let mut open = place.runtime.block_on(websocket(&door)).unwrap();
     let mut second = place.serving("second", &["--take-over", "--drain-deadline", "1s"]);
     place.runtime.block_on(echo(&mut open, 1)).unwrap();
-    assert_eq!(place.process().unwrap()["predecessor"]["pid"], first.pid());
+    assert_eq!(place.process().unwrap()["relieved"][0]["pid"], first.pid());
     assert_eq!(second.stop(), 0, "{}", second.log());
     assert_eq!(first.wait(), 0, "{}", first.log());
     assert!(place.runtime.block_on(echo(&mut open, 2)).is_err());

@@ -9,11 +9,14 @@ mod meshed;
 mod traffic;
 
 use std::path::Path;
+use std::process::Command;
+use weft_integration::rig::run;
 
-/// Puts another file at `path`, as an installation does: written beside it and renamed.
+/// Puts another file at `path`, as an installation does: written beside it and renamed. By a process of its own: what this one has open for
+/// writing while another test starts a program could not be executed (ETXTBSY).
 fn install(program: &Path, path: &Path) {
     let beside = path.with_extension("new");
-    std::fs::copy(program, &beside).unwrap();
+    run(Command::new("cp").arg(program).arg(&beside)).ok();
     std::fs::rename(&beside, path).unwrap();
 }
 

@@ -3,8 +3,10 @@
 use super::successor::{self, Program, Serving, Successors};
 use super::worker::Workers;
 use super::{AppError, Process, Rules, start};
+use crate::takeover::message::Earlier;
 use crate::takeover::{Conversation, Giver};
 use rustix::process::Signal;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -22,6 +24,7 @@ impl Process {
             patience: self.settings.take_over.patience.0,
             deadline: self.settings.take_over.deadline.0,
             one: tokio::sync::Mutex::default(),
+            relieved: self.relieved.clone(),
             successor: watch::Sender::new(None),
         })
     }
@@ -39,6 +42,7 @@ impl Process {
     pub(super) async fn take_over(
         &mut self,
         mut conversation: Conversation,
+        followed: Vec<(Earlier, OwnedFd)>,
         announcement: &serde_json::Value,
         workers: &mut Workers,
     ) -> Result<Option<Option<Rules>>, AppError> {
@@ -57,11 +61,18 @@ impl Process {
         }
         let rules = self.install_rules(&workers.ports)?;
         self.take_turn(announcement)?;
-        let (drain, within, known) = (self.drain.clone(), self.settings.drain.deadline.0, Arc::clone(&self.relieved));
-        self.tasks.spawn(async move {
-            conversation.follow(drain, within, known).await;
-            ""
-        });
+        let mut all = vec![conversation];
+        for (earlier, stream) in followed {
+            all.push(Conversation::new(earlier, stream).map_err(start)?);
+        }
+        for conversation in all {
+            let (drain, relieved, turn) = (self.drain.clone(), self.relieved.clone(), self.turn.clone());
+            let within = self.settings.drain.deadline.0;
+            self.tasks.spawn(async move {
+                conversation.follow(drain, within, relieved, turn).await;
+                ""
+            });
+        }
         Ok(Some(rules))
     }
 

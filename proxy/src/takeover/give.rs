@@ -1,7 +1,7 @@
 //! The predecessor's half: offers what it has to whoever asks, and hands over to a process that is ready.
 
 use super::message::{Given, Kind, Messages, Offer, Passed, Taken, encode};
-use super::{PROTOCOL, Shelf, Turn, descriptors};
+use super::{PROTOCOL, Relieved, Shelf, Turn, descriptors};
 use crate::drain::{Drain, Side};
 use crate::intercept::StandIns;
 use std::fs::File;
@@ -39,6 +39,8 @@ pub struct Giver {
     pub deadline: Duration,
     /// One at a time.
     pub one: tokio::sync::Mutex<()>,
+    /// Those whose place this process has taken, and who serve what they have.
+    pub relieved: Relieved,
     /// The process that took over, where the system says which.
     pub successor: watch::Sender<Option<u32>>,
 }
@@ -129,11 +131,18 @@ impl Giver {
             sockets.push(Passed { kind: Kind::Lock, setting: "stateDir".to_owned(), address });
             copies.push(lock.try_clone()?.into());
         }
+        let mut earlier = Vec::new();
+        for (one, conversation) in self.relieved.copies()? {
+            sockets.push(Passed { kind: Kind::Earlier, setting: String::new(), address: one.pid.to_string() });
+            copies.push(conversation);
+            earlier.push(one);
+        }
         let offer = Offer {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             sockets,
             stand_ins: self.stand_ins.all(),
+            earlier,
         };
         let head = format!("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: {PROTOCOL}\r\n\r\n");
         messages.io.write_all(head.as_bytes()).await?;

@@ -26,6 +26,8 @@ pub enum Kind {
     Unix,
     /// The lock of the state directory.
     Lock,
+    /// The conversation with a process that was relieved earlier.
+    Earlier,
 }
 
 /// One descriptor: they follow the offer in the same order.
@@ -52,6 +54,21 @@ pub struct Offer {
     pub sockets: Vec<Passed>,
     /// Names, and the addresses that the application was given for them.
     pub stand_ins: Vec<(String, Ipv4Addr)>,
+    /// Whose the conversations are, in the same order.
+    #[serde(default)]
+    pub earlier: Vec<Earlier>,
+}
+
+/// A process that was relieved and still has something open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Earlier {
+    /// Its process id, as it sees itself.
+    pub pid: u32,
+    /// Its version.
+    pub version: String,
+    /// Connections from peers and from the application, as far as it has said.
+    pub open: Option<(usize, usize)>,
 }
 
 /// What the predecessor says after it.
@@ -161,6 +178,8 @@ impl<R: AsyncRead + Unpin> Messages<R> {
             if let Some(message) = next(&mut self.buffer)? {
                 return Ok(Some(message));
             }
+            // Room for several, so that none is left in two halves: another process may go on reading.
+            self.buffer.reserve(4096);
             if self.io.read_buf(&mut self.buffer).await? == 0 {
                 return if self.buffer.is_empty() { Ok(None) } else { Err(invalid("closed within a message")) };
             }
@@ -184,6 +203,7 @@ mod tests {
                 passed(Kind::Unix, "admin.socket", "/var/lib/weft/admin.sock"),
             ],
             stand_ins: vec![("db.example.com".into(), Ipv4Addr::new(240, 240, 1, 2))],
+            earlier: vec![Earlier { pid: 42, version: "0.0.9".into(), open: Some((1, 0)) }],
         }
     }
 

@@ -12,13 +12,15 @@
 pub mod descriptors;
 mod give;
 pub mod message;
+mod relieved;
 mod shelf;
 mod take;
 mod turn;
 
 pub use give::Giver;
+pub use relieved::{Conversation, Relieved};
 pub use shelf::{DNS, Inherited, Shelf};
-pub use take::{Conversation, Known, Predecessor, ask};
+pub use take::{Predecessor, ask};
 pub use turn::Turn;
 
 /// Where the private socket takes it.

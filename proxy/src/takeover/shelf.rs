@@ -1,6 +1,6 @@
 //! Every listening socket of a process, to be copied for a successor; and what a successor got, until each finds its place.
 
-use super::message::{Kind, Offer, Passed};
+use super::message::{Earlier, Kind, Offer, Passed};
 use parking_lot::Mutex;
 use std::fs::File;
 use std::io;
@@ -82,6 +82,11 @@ impl Inherited {
         ((theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino())).then_some(file)
     }
 
+    /// Conversations with processes that the predecessor had relieved.
+    pub fn earlier(&mut self, offer: &[Earlier]) -> Vec<(Earlier, OwnedFd)> {
+        offer.iter().cloned().zip(self.take(|passed| passed.kind == Kind::Earlier)).collect()
+    }
+
     /// What nobody wanted: their settings are gone.
     #[must_use]
     pub fn rest(&self) -> Vec<&Passed> {
@@ -107,7 +112,10 @@ mod tests {
 
     fn inherited(shelf: &Shelf) -> Inherited {
         let (sockets, descriptors) = shelf.copies().unwrap();
-        Inherited::new(&Offer { pid: 1, version: String::new(), sockets, stand_ins: Vec::new() }, descriptors)
+        Inherited::new(
+            &Offer { pid: 1, version: String::new(), sockets, stand_ins: Vec::new(), earlier: Vec::new() },
+            descriptors,
+        )
     }
 
     #[test]
