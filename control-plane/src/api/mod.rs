@@ -12,6 +12,7 @@ mod apply;
 mod discovery;
 mod door;
 mod failure;
+mod front;
 mod holding;
 mod json;
 mod object;
@@ -32,6 +33,7 @@ mod watch;
 
 use std::{sync::Arc, time::Duration};
 
+pub use front::Front;
 pub use holding::Holding;
 
 use axum::body::Body;
@@ -131,6 +133,8 @@ pub(crate) struct Inner {
     accounts: std::sync::OnceLock<accounts::Accounts>,
     /// What is written down of requests; without it nothing.
     record: std::sync::OnceLock<Arc<record::Record>>,
+    /// The cluster whose objects are meant, where they are not this API's own.
+    front: std::sync::OnceLock<Front>,
     /// What is counted of requests; without it nothing.
     metrics: std::sync::OnceLock<Arc<crate::metrics::Metrics>>,
     /// Other pages of the same server, under `/weft/`, and `/metrics`.
@@ -155,6 +159,7 @@ impl Api {
             rights: rights::Rights::default(),
             accounts: std::sync::OnceLock::new(),
             record: std::sync::OnceLock::new(),
+            front: std::sync::OnceLock::new(),
             metrics: std::sync::OnceLock::new(),
             pages: std::sync::OnceLock::new(),
         }));
@@ -177,6 +182,16 @@ impl Api {
     /// From now on these are the names by which it may be called, as [`Settings::hosts`] says them.
     pub fn is_called(&self, hosts: Vec<String>) {
         *self.0.hosts.write() = hosts;
+    }
+
+    /// Serves a cluster's objects instead of its own, and believes the cluster's tokens. Only the first call counts.
+    pub fn stand_before(&self, front: Front) {
+        drop(self.0.front.set(front));
+    }
+
+    /// Puts in force what the roles of elsewhere come to.
+    pub fn grant(&self, grants: Arc<crate::rbac::Grants>) {
+        self.0.rights.put(grants);
     }
 
     /// Makes tokens of service accounts, and believes them. Only the first call counts.

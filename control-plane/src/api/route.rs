@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Api, Caller, Inner, Source, access, discovery, door,
     failure::{Failure, Result},
+    front::Token,
     holding::{Holding, Right},
     object::Part,
     openapi, record, resource, reviews,
@@ -143,6 +144,17 @@ async fn answer(
         return Ok(page.map(Body::from));
     }
     let user = door::who(api, caller, &parts.headers, record).await?;
+    let token = door::bearer(&parts.headers).map(|token| Token(token.into()));
+    if let Some(front) = api.front.get()
+        && is_of_objects(&path)
+    {
+        let Some(Token(token)) = token else {
+            let why = "the objects are the cluster's: present a token of the cluster, or ask its API server";
+            return Err(Failure::forbidden(why));
+        };
+        let body = read(body.take().unwrap_or_default(), api.settings.max_body).await?;
+        return front.forward(&parts, body, &token).await;
+    }
     let query = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)
         .map_err(|_| Failure::bad_request("the query of the URL cannot be read"))?;
     let query = Query(query.0.into_iter().collect());
@@ -158,7 +170,7 @@ async fn answer(
         admit(asked.clone())?;
         let right = user.clone().map(|user| Right { user, asked, changed: api.rights.subscribe() });
         let stopping = parts.extensions.get::<Stopping>().cloned().unwrap_or_default().0;
-        let holding = Holding { api: Api(api.clone()), right, stopping, request: Arc::new(record.clone()) };
+        let holding = Holding { api: Api(api.clone()), right, stopping, token, request: Arc::new(record.clone()) };
         let mut request = Request::from_parts(parts, body.take().unwrap_or_default());
         request.extensions_mut().insert(holding);
         return page(api, pages.clone(), request, user).await;
@@ -203,6 +215,13 @@ async fn answer(
         tracing::debug!(caller = call.caller(), method = %parts.method, %path, code, "the resource API was asked to write");
     }
     result
+}
+
+/// Whether a path is one of an API server's, and no page of the mesh.
+fn is_of_objects(path: &str) -> bool {
+    ["/api", "/apis", "/openapi"]
+        .iter()
+        .any(|own| path.strip_prefix(own).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
 }
 
 /// A page under `/weft/`, which is told who asks.

@@ -42,7 +42,11 @@ pub async fn run(client: kube::Client, mut roots: watch::Receiver<String>, shutd
         let failed = restore(&client, &told, &mut seen, spaces.listed && texts.listed).await;
         tokio::select! {
             Some(event) = namespaces.next() => {
-                let live = |space: &Namespace| space.status.as_ref().and_then(|s| s.phase.as_deref()) != Some("Terminating");
+                let phase = |space: &Namespace| space.status.as_ref().and_then(|status| status.phase.clone());
+                // Nothing is injected into those of Kubernetes itself.
+                let live = |space: &Namespace| {
+                    phase(space).as_deref() != Some("Terminating") && !space.name_any().starts_with("kube-")
+                };
                 spaces.follow(event, |space| live(&space).then(String::new), |space: &Namespace| space.name_any());
                 seen.namespaces = spaces.now.keys().cloned().collect();
             }

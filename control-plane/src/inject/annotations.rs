@@ -22,6 +22,17 @@ impl Refusal {
     }
 }
 
+/// How calls to the application are brought to its sidecar.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Interception {
+    /// The sidecar has no capability, and the application sees its address.
+    #[default]
+    Redirect,
+    /// The application sees the caller's address; the sidecar has CAP_NET_ADMIN.
+    Tproxy,
+}
+
 /// How sidecars are made; the defaults are those of `weft install`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -56,6 +67,8 @@ pub struct Settings {
     pub drain_deadline: String,
     /// Whether kubelet's probes are asked through the sidecar.
     pub rewrite_probes: bool,
+    /// How calls to the application are captured.
+    pub interception_mode: Interception,
     /// Whether calls to the application are captured.
     pub intercept_inbound: bool,
     /// Whether DNS is captured.
@@ -96,6 +109,7 @@ impl Default for Settings {
             access_log: "off".into(),
             drain_deadline: "30s".into(),
             rewrite_probes: true,
+            interception_mode: Interception::Redirect,
             intercept_inbound: true,
             intercept_dns: true,
             include_outbound_ports: Vec::new(),
@@ -117,13 +131,14 @@ enum Kind {
     Quantity,
     Number(u64, u64),
     Flag,
+    Mode,
     Numbers(u64, u64),
     Texts,
 }
 
 const PORTS: Kind = Kind::Numbers(1, 65_535);
 /// Annotation (without the prefix), the field that it sets, and what it must look like.
-const KNOWN: [(&str, &str, Kind); 23] = [
+const KNOWN: [(&str, &str, Kind); 24] = [
     ("proxy-image", "image", Kind::Text),
     ("proxy-image-pull-policy", "imagePullPolicy", Kind::Text),
     ("proxy-uid", "proxyUid", Kind::Number(1, 4_294_967_294)),
@@ -136,6 +151,7 @@ const KNOWN: [(&str, &str, Kind); 23] = [
     ("access-log", "accessLog", Kind::Text),
     ("drain-deadline", "drainDeadline", Kind::Text),
     ("rewrite-probes", "rewriteProbes", Kind::Flag),
+    ("interception-mode", "interceptionMode", Kind::Mode),
     ("intercept-inbound", "interceptInbound", Kind::Flag),
     ("intercept-dns", "interceptDns", Kind::Flag),
     ("include-outbound-ports", "includeOutboundPorts", PORTS),
@@ -206,6 +222,10 @@ impl Kind {
                 "true" | "enabled" => true.into(),
                 "false" | "disabled" => false.into(),
                 _ => return Err(format!("{text:?} is neither true nor false")),
+            },
+            Self::Mode => match text {
+                "REDIRECT" | "TPROXY" => text.into(),
+                _ => return Err(format!("{text:?} is neither REDIRECT nor TPROXY")),
             },
             Self::Numbers(least, most) => {
                 Value::Array(parts().map(|part| number(part, least, most).map(Value::from)).collect::<Result<_, _>>()?)

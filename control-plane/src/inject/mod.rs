@@ -10,7 +10,7 @@ mod probes;
 pub mod webhook;
 mod workload;
 
-pub use annotations::{Refusal, Settings};
+pub use annotations::{Interception, Refusal, Settings};
 pub use workload::{Template, templates};
 
 use serde_json::{Map, Value, json};

@@ -1,6 +1,6 @@
 //! The sidecar's containers and volumes, put into a pod and taken out of it.
 
-use super::annotations::{Refusal, Settings};
+use super::annotations::{Interception, Refusal, Settings};
 use super::{RECORD, REVISION, RULES, SIDECAR, object, probes};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -129,12 +129,17 @@ fn restore(pod: &mut Value, record: &Record) {
 
 fn refuse_conflicts(pod: &Value, settings: &Settings) -> Result<(), Refusal> {
     let spec = pod.get("spec").unwrap_or(&Value::Null);
+    if tproxy(settings) && !settings.intercept_inbound {
+        let why = "TPROXY is a way to take calls to the application, and intercept-inbound leaves them alone";
+        return Err(Refusal::new("metadata.annotations[config.weft.mesh/interception-mode]", why));
+    }
     if spec.get("containers").and_then(Value::as_array).is_none_or(Vec::is_empty) {
         return Err(Refusal::new("spec.containers", "there is none"));
     }
     let user = |place: String, context: Option<&Value>| {
         let uid = context.and_then(|context| context.get("runAsUser")).and_then(Value::as_u64);
-        if uid != Some(u64::from(settings.proxy_uid)) {
+        // With TPROXY packets are told by their mark.
+        if tproxy(settings) || uid != Some(u64::from(settings.proxy_uid)) {
             return Ok(());
         }
         let why = format!(
@@ -180,9 +185,18 @@ fn list<'a>(spec: &'a mut Map<String, Value>, key: &str) -> Result<&'a mut Vec<V
     list.as_array_mut().ok_or_else(|| Refusal::new(format!("spec.{key}"), "must be a list"))
 }
 
+fn tproxy(settings: &Settings) -> bool {
+    settings.interception_mode == Interception::Tproxy
+}
+
 /// Rules take root and one capability; nothing else of this container does.
 fn rules(settings: &Settings) -> Value {
-    let mut args = vec!["intercept".to_owned(), "install".into(), "--proxy-uid".into(), settings.proxy_uid.to_string()];
+    let mut args = vec!["intercept".to_owned(), "install".into()];
+    if tproxy(settings) {
+        args.extend(["--proxy-mark", "--inbound-mode", "tproxy"].map(str::to_owned));
+    } else {
+        args.extend(["--proxy-uid".to_owned(), settings.proxy_uid.to_string()]);
+    }
     for (flag, is) in [("--no-inbound", !settings.intercept_inbound), ("--no-dns", !settings.intercept_dns)] {
         if is {
             args.push(flag.into());
@@ -240,7 +254,7 @@ fn sidecar(pod: &Value, settings: &Settings, probes: &[String]) -> Value {
         "--service-account-token-file=/var/run/secrets/weft.mesh/token".into(),
         "--state-dir=/var/lib/weft/state".into(),
         "--transparent".into(),
-        format!("--exempt-uid={}", settings.proxy_uid),
+        if tproxy(settings) { "--inbound-mode=tproxy".into() } else { format!("--exempt-uid={}", settings.proxy_uid) },
         "--outbound=127.0.0.1:15001".into(),
         "--tunnel=[::]:15008".into(),
         format!("--admin=[::]:{ADMIN}"),
@@ -296,22 +310,32 @@ fn sidecar(pod: &Value, settings: &Settings, probes: &[String]) -> Value {
             "readinessProbe": {"httpGet": ask("/ready"), "periodSeconds": 2},
             "livenessProbe": {"httpGet": ask("/live"), "periodSeconds": 10, "failureThreshold": 6},
             "resources": resources,
-            "securityContext": {
-                "allowPrivilegeEscalation": false,
-                "capabilities": {"drop": ["ALL"]},
-                "privileged": false,
-                "readOnlyRootFilesystem": true,
-                "runAsGroup": settings.proxy_uid,
-                "runAsNonRoot": true,
-                "runAsUser": settings.proxy_uid,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
+            "securityContext": security(settings),
             "volumeMounts": [
                 {"name": STATE, "mountPath": "/var/lib/weft"},
                 {"name": IDENTITY, "mountPath": "/var/run/secrets/weft.mesh", "readOnly": true},
             ],
         }),
     )
+}
+
+/// Kubernetes gives capabilities to root alone: a program of another user loses them when it starts.
+fn security(settings: &Settings) -> Value {
+    let mut context = json!({
+        "allowPrivilegeEscalation": false,
+        "capabilities": {"drop": ["ALL"]},
+        "privileged": false,
+        "readOnlyRootFilesystem": true,
+        "runAsGroup": settings.proxy_uid,
+        "runAsNonRoot": true,
+        "runAsUser": settings.proxy_uid,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    });
+    if tproxy(settings) {
+        context["capabilities"] = json!({"add": ["NET_ADMIN"], "drop": ["ALL"]});
+        (context["runAsNonRoot"], context["runAsUser"]) = (false.into(), 0.into());
+    }
+    context
 }
 
 fn image(settings: &Settings, mut container: Value) -> Value {

@@ -129,6 +129,7 @@ fn mistakes_are_refused_with_their_field() {
         ("config.weft.mesh/proxy-uid", "0", "is no number from 1"),
         ("config.weft.mesh/exclude-inbound-ports", "80,http", "\"http\" is no number"),
         ("config.weft.mesh/rewrite-probes", "no", "neither true nor false"),
+        ("config.weft.mesh/interception-mode", "tproxy", "neither REDIRECT nor TPROXY"),
         ("weft.mesh/inject", "yes", "neither enabled nor disabled"),
     ] {
         let text = refused(&annotated(name, value));
@@ -169,6 +170,26 @@ fn annotations_go_before_the_installation() {
     // Not captured: asked directly, as before.
     assert_eq!(out["spec"]["containers"][0]["readinessProbe"]["httpGet"]["port"], "http");
     assert_eq!(uninject(&out).unwrap(), Some(pod));
+}
+
+#[test]
+fn tproxy_gives_the_sidecar_the_one_capability_that_it_takes_and_tells_packets_by_their_mark() {
+    let mut pod = annotated("config.weft.mesh/interception-mode", "TPROXY");
+    // The sidecar's own user means nothing then.
+    pod["spec"]["containers"][0]["securityContext"] = json!({"runAsUser": 15000});
+    let out = injected(&pod);
+    let rules = &out["spec"]["initContainers"][0];
+    assert_eq!(rules["args"], json!(["intercept", "install", "--proxy-mark", "--inbound-mode", "tproxy"]));
+    let sidecar = &out["spec"]["initContainers"][1];
+    let security = &sidecar["securityContext"];
+    assert_eq!(security["capabilities"], json!({"add": ["NET_ADMIN"], "drop": ["ALL"]}));
+    assert_eq!((&security["runAsUser"], &security["allowPrivilegeEscalation"]), (&json!(0), &json!(false)));
+    let args = sidecar["args"].to_string();
+    assert!(args.contains("--inbound-mode=tproxy") && !args.contains("--exempt-uid"), "{args}");
+    assert_eq!(uninject(&out).unwrap(), Some(pod.clone()));
+    pod["metadata"]["annotations"]["config.weft.mesh/intercept-inbound"] = "false".into();
+    let text = inject(&pod, &Settings::default(), Wish::Everything).unwrap_err().to_string();
+    assert!(text.starts_with("metadata.annotations[config.weft.mesh/interception-mode]: TPROXY is a way"), "{text}");
 }
 
 #[test]

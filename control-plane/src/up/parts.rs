@@ -4,7 +4,7 @@ use super::listen::{self, Listeners};
 use super::papers::{self, Named, accounts, api_authority, api_tls, vault};
 use super::{Endpoints, Error, Settings, failed};
 use crate::cluster::papers::Papers;
-use crate::cluster::roots;
+use crate::cluster::{known, rights, roots};
 use crate::fleet::{ControlService, Fleet, Leases, Life, traffic, web};
 use crate::grpc;
 use crate::identity::service::Issue;
@@ -17,7 +17,7 @@ use crate::world::status::Spoken;
 use crate::world::watch::Reflectors;
 use crate::world::{Mesh, events, jwks, status};
 use crate::xds::{Discovery, Hub, Pace};
-use crate::{api, compile};
+use crate::{api, cluster, compile};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::net::TcpListener;
@@ -132,8 +132,11 @@ impl Parts {
         api.keep_record(record.clone());
         api.count_in(metrics.clone());
         api.issue_tokens(accounts(dir, &vault, &settings.domain)?);
-        if let Some((_, papers)) = &cluster {
+        if let (Some((client, papers)), Some(kubernetes)) = (&cluster, &settings.kubernetes) {
             papers.save().await.map_err(failed("the keys of the mesh's authorities cannot be kept"))?;
+            let told = known::tell(client, &kubernetes.namespace, &clients.certificate_pem()).await;
+            told.map_err(failed("the certificate of the API cannot be published"))?;
+            api.stand_before(api::Front::new(client.clone(), kubernetes.cluster.bare_client().await?));
         }
         let grpc_tls = weft_certs::tls::server_config(
             authority.live(),
@@ -216,14 +219,12 @@ impl Parts {
         }));
         let mut tasks = Tasks::new();
 
-        let (measured, offered, stop) = (hub.clone(), compiled.clone(), shutdown.clone());
+        let (followed, stop, roles) = (self.api.clone(), shutdown.clone(), in_cluster.then(|| client.clone()));
         tasks.spawn(async move {
-            pace.follow(measured, offered, stop).await;
-            ("pace of changes", Ok(()))
-        });
-        let (followed, stop) = (self.api.clone(), shutdown.clone());
-        tasks.spawn(async move {
-            followed.follow_roles(&stop).await;
+            match roles {
+                Some(client) => rights::run(client, |grants| followed.grant(grants), stop).await,
+                None => followed.follow_roles(&stop).await,
+            }
             ("roles", Ok(()))
         });
         let named = Named {
@@ -241,6 +242,16 @@ impl Parts {
         tasks.spawn(async move {
             let served = api::server::serve_as(listener, api, tls, stop).await;
             ("resource API", served.map_err(|e| e.to_string()))
+        });
+        if settings.as_cluster {
+            // An API server and nothing else: what its objects mean is the business of who reads it.
+            return Ok(tasks);
+        }
+
+        let (measured, offered, stop) = (hub.clone(), compiled.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            pace.follow(measured, offered, stop).await;
+            ("pace of changes", Ok(()))
         });
 
         let issue = Issue {
@@ -314,6 +325,11 @@ impl Parts {
             tasks.spawn(async move {
                 keep_papers(papers, authority, stop).await;
                 ("keys in the cluster", Ok(()))
+            });
+            let (asked, stop) = (client.clone(), shutdown.clone());
+            tasks.spawn(async move {
+                cluster::follow_gateway_api(asked, stop).await;
+                ("look at the Gateway API", Ok(()))
             });
             let (authority, stop) = (self.authority.clone(), shutdown.clone());
             tasks.spawn(async move {

@@ -103,7 +103,19 @@ pub enum Cluster {
 }
 
 impl Cluster {
+    /// With the credentials of this process.
     pub(super) async fn client(&self) -> Result<kube::Client, Error> {
+        kube::Client::try_from(self.config().await?).map_err(failed("Kubernetes client"))
+    }
+
+    /// Without any: for who brings their own.
+    pub(super) async fn bare_client(&self) -> Result<kube::Client, Error> {
+        let mut config = self.config().await?;
+        config.auth_info = kube::config::AuthInfo::default();
+        kube::Client::try_from(config).map_err(failed("Kubernetes client"))
+    }
+
+    async fn config(&self) -> Result<kube::Config, Error> {
         use kube::config::{Config, KubeConfigOptions, Kubeconfig};
         let mut config = match self {
             Self::Own => Config::incluster().map_err(failed("this process is in no pod of a cluster"))?,
@@ -116,7 +128,7 @@ impl Cluster {
         config.connect_timeout = Some(CLUSTER);
         // Longer than a watch is silent; who waits for an answer says how long.
         config.read_timeout = Some(SILENT);
-        kube::Client::try_from(config).map_err(failed("Kubernetes client"))
+        Ok(config)
     }
 }
 

@@ -28,7 +28,7 @@ const BELIEVED: Duration = Duration::from_secs(30);
 pub struct Ended;
 
 /// What is known of one kind, by "namespace/name".
-pub(super) struct Cache<V> {
+pub(crate) struct Cache<V> {
     now: Mutex<Table<V>>,
 }
 
@@ -49,7 +49,7 @@ impl<V: Clone> Cache<V> {
 }
 
 /// Where the values of one watch go.
-pub(super) trait Place<V>: Send {
+pub(crate) trait Place<V>: Send {
     /// What is there under a key.
     fn get(&self, key: &str) -> Option<V>;
     /// From now on this, or nothing, is there.
@@ -84,7 +84,7 @@ impl<V: Clone + Send + Sync> Place<V> for Arc<Cache<V>> {
 }
 
 /// A cache that other watches write to: of what is there some is this one's. Under a key that is another's nothing is put.
-pub(super) struct Shared<V> {
+pub(crate) struct Shared<V> {
     pub cache: Arc<Cache<V>>,
     pub owns: fn(&V) -> bool,
 }
@@ -122,7 +122,7 @@ impl<V: Clone + Send + Sync> Place<V> for Shared<V> {
 }
 
 /// One watch.
-pub(super) struct Watched<K> {
+pub(crate) struct Watched<K> {
     /// What it is called.
     pub kind: String,
     /// The kind in the versions that are understood, the preferred one first.
@@ -137,7 +137,7 @@ pub(super) struct Watched<K> {
 
 /// Keeps a place as the API is, for as long as it is polled. A list that tells nothing new of an object leaves it as it was, so that nothing
 /// follows from it. `made` is told what the object was before, or another that is like it.
-pub(super) async fn follow<K, V>(
+pub(crate) async fn follow<K, V>(
     watched: Watched<K>,
     mut place: impl Place<V>,
     made: impl Fn(K, Option<&V>) -> Option<V> + Send,
@@ -160,7 +160,7 @@ pub(super) async fn follow<K, V>(
         let since = *absent.get_or_insert_with(Instant::now);
         if place.is_empty() || since.elapsed() >= BELIEVED {
             if told.replace(None) != Some(None) {
-                tracing::info!(kind = %watched.kind, "the API server does not serve this kind");
+                tracing::info!(kind = %watched.kind, "the API server does not serve this kind: nothing of it is in force");
                 (watched.spoken)(None);
                 place.replace(Table::default());
                 watched.dirty.send_modify(|n| *n += 1);

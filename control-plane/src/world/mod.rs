@@ -7,7 +7,7 @@
 pub mod cluster;
 pub mod events;
 pub mod jwks;
-mod keep;
+pub(crate) mod keep;
 pub mod reconcile;
 pub mod status;
 pub mod table;

@@ -119,7 +119,7 @@ impl Spoken {
     pub(super) fn say(&self, kind: Kind, version: Option<&ApiResource>) {
         match version {
             Some(resource) => {
-                tracing::info!(kind = kind.name(), version = %resource.api_version, "routes of this kind are read");
+                tracing::info!(kind = %kind.name(), version = %resource.api_version, "routes of this kind are read");
                 self.0.lock().insert(kind, resource.clone());
             }
             None => drop(self.0.lock().remove(&kind)),

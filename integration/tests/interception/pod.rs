@@ -1,30 +1,28 @@
-//! A sidecar without any capability, under its own user, behind rules that were there before it.
+//! A sidecar without any capability, under its own user, behind rules that were there before it, all as `weft inject` has it.
 
+use crate::injected::{Injected, inject};
+use crate::lab::ip;
+use crate::mesh::get;
 use std::path::Path;
 use weft_integration::rig::{Namespace, Process, binary, program, run, wait_for};
 
 /// Two namespaces with a cable between them: a pod at 192.0.2.1 and 2001:db8::1, and the world at 192.0.2.2 and 2001:db8::2.
-struct Cable {
-    pod: Namespace,
-    world: Namespace,
+pub struct Cable {
+    pub pod: Namespace,
+    pub world: Namespace,
 }
 
 impl Cable {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let (pod, world) = (Namespace::new(), Namespace::new());
-        run(&mut pod.command(
-            program("ip"),
-            &["link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", world.name()],
-        ))
-        .ok();
+        ip(&pod, &format!("link add eth0 type veth peer name eth0 netns {}", world.name()));
         for (namespace, host) in [(&pod, 1), (&world, 2)] {
-            let ip = |arguments: &[&str]| run(&mut namespace.command(program("ip"), arguments)).ok();
-            ip(&["address", "add", &format!("192.0.2.{host}/24"), "dev", "eth0"]);
-            ip(&["address", "add", &format!("2001:db8::{host}/64"), "dev", "eth0", "nodad"]);
-            ip(&["link", "set", "eth0", "up"]);
+            ip(namespace, &format!("address add 192.0.2.{host}/24 dev eth0"));
+            ip(namespace, &format!("address add 2001:db8::{host}/64 dev eth0 nodad"));
+            ip(namespace, "link set eth0 up");
         }
         for gateway in ["192.0.2.2", "2001:db8::2"] {
-            run(&mut pod.command(program("ip"), &["route", "add", "default", "via", gateway])).ok();
+            ip(&pod, &format!("route add default via {gateway}"));
         }
         Self { pod, world }
     }
@@ -49,6 +47,15 @@ endpoints:
   - {uid: shop/web-1, address: 192.0.2.2, port: 8080, health: HEALTH_READY}
 ";
 
+/// A folder that the sidecar's user may enter, and the file of resources in it.
+pub fn resources(text: &str) -> (tempfile::TempDir, std::path::PathBuf) {
+    let folder = tempfile::Builder::new().prefix("weft-test-").tempdir().unwrap();
+    crate::servers::open_to_all(folder.path());
+    let file = folder.path().join("mesh.yaml");
+    std::fs::write(&file, text).unwrap();
+    (folder, file)
+}
+
 fn server(namespace: &Namespace, folder: &Path, name: &str, port: &str) -> Process {
     let files = folder.join(name);
     std::fs::create_dir(&files).unwrap();
@@ -57,13 +64,6 @@ fn server(namespace: &Namespace, folder: &Path, name: &str, port: &str) -> Proce
     let server = Process::start(folder, name, &mut namespace.command(program("python3"), &arguments));
     wait_for("the server answers", || get(namespace, &format!("http://127.0.0.1:{port}/name")).map(drop));
     server
-}
-
-fn get(namespace: &Namespace, url: &str) -> Result<String, String> {
-    let output =
-        run(&mut namespace
-            .command(program("curl"), &["-sS", "-g", "--fail", "--noproxy", "*", "--max-time", "10", url]));
-    if output.code == 0 { Ok(output.out) } else { Err(output.err) }
 }
 
 /// How many calls the sidecar counted of a direction and a destination.
@@ -78,38 +78,41 @@ fn calls(pod: &Namespace, direction: &str, destination: &str) -> f64 {
         .sum()
 }
 
-#[test]
-fn a_sidecar_without_privileges_serves_behind_rules_that_an_init_container_installed() {
-    let cable = Cable::new();
-    let folder = tempfile::Builder::new().prefix("weft-test-").tempdir().unwrap();
-    // The sidecar is another user.
-    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let resources = folder.path().join("mesh.yaml");
-    std::fs::write(&resources, RESOURCES).unwrap();
-    let proxy = binary("weft-proxy");
-    let installed = ["intercept", "install", "--exclude-outbound-ports", "8081"];
-    run(&mut cable.pod.command(&proxy, &installed)).ok();
+/// What `weft inject` makes of the cart: it serves 9000 and is probed there, and calls to port 8081 are none of the mesh's business.
+fn cart(mode: &str) -> Injected {
+    let annotations =
+        format!("config.weft.mesh/interception-mode: {mode}, config.weft.mesh/exclude-outbound-ports: '8081'");
+    let container = "ports: [{name: http, containerPort: 9000}], livenessProbe: {httpGet: {path: /name, port: http}}, \
+                     readinessProbe: {tcpSocket: {port: 9}}";
+    inject("cart", &annotations, container)
+}
 
-    let command = |more: &[&str]| {
-        let user = ["--reuid=15000", "--regid=15000", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all", "--"];
-        let flags = ["--resources", resources.to_str().unwrap(), "--transparent", "--plaintext", "[::]:15006"];
-        let listeners = ["--outbound", "127.0.0.1:15001", "--tunnel", "[::]:15008", "--admin", "[::]:15021"];
-        let probes =
-            ["--app-probe", "cart/live=http://127.0.0.1:9000/name", "--app-probe", "cart/dead=tcp://127.0.0.1:9"];
-        let dns = ["--dns", "127.0.0.1:15053"];
-        let words = [&user[..], &[proxy.to_str().unwrap()], &flags, &listeners, &dns, &probes, more].concat();
-        cable.pod.command(program("setpriv"), &words)
-    };
-    for (more, why) in [(&[][..], "CAP_NET_ADMIN"), (&["--exempt-uid", "15001"], "the sidecar runs as user 15000")] {
-        let refused = run(&mut command(more));
-        assert_eq!(refused.code, 2, "{}", refused.err);
-        assert!(refused.err.contains(why), "{}", refused.err);
-    }
-    let mut sidecar = Process::start(folder.path(), "sidecar", &mut command(&["--exempt-uid", "15000"]));
+fn starts(cable: &Cable, injected: &Injected, folder: &Path, file: &Path, more: &[&str]) -> Process {
+    let more = [&["--resources", file.to_str().unwrap()], more].concat();
+    let mut command = injected.sidecar(&cable.pod, "cart", "192.0.2.1", &more);
+    let mut sidecar = Process::start(folder, "sidecar", &mut command);
     wait_for("the sidecar is ready", || {
         sidecar.assert_running();
         get(&cable.pod, "http://127.0.0.1:15021/ready").map(drop)
     });
+    sidecar
+}
+
+#[test]
+fn a_sidecar_without_privileges_serves_behind_rules_that_an_init_container_installed() {
+    serves(&cart("REDIRECT"));
+}
+
+#[test]
+fn a_sidecar_behind_tproxy_serves_with_one_capability() {
+    serves(&cart("TPROXY"));
+}
+
+fn serves(injected: &Injected) {
+    let cable = Cable::new();
+    let (folder, file) = resources(RESOURCES);
+    run(&mut injected.install(&cable.pod)).ok();
+    let mut sidecar = starts(&cable, injected, folder.path(), &file, &[]);
     let _web = server(&cable.world, folder.path(), "web", "8080");
     let _plain = server(&cable.world, folder.path(), "plain", "8081");
     let _cart = server(&cable.pod, folder.path(), "cart", "9000");
@@ -141,21 +144,56 @@ fn a_sidecar_without_privileges_serves_behind_rules_that_an_init_container_insta
     assert_eq!(calls(&cable.pod, "inbound", "shop/cart"), 2.0);
     // Kubelet's probes: what the application says, and not what the sidecar accepts for it.
     for address in ["192.0.2.1", "[2001:db8::1]"] {
-        let said = get(&cable.world, &format!("http://{address}:15021/app-probe/cart/live")).unwrap();
-        assert_eq!(said, "the application says 200\n");
-        for other in ["dead", "unknown"] {
-            assert!(get(&cable.world, &format!("http://{address}:15021/app-probe/cart/{other}")).is_err(), "{other}");
+        let probe = |name: &str| get(&cable.world, &format!("http://{address}:15021/app-probe/app/{name}"));
+        assert_eq!(probe("livenessProbe").unwrap(), "the application says 200\n");
+        for other in ["readinessProbe", "unknown"] {
+            assert!(probe(other).is_err(), "{other}");
         }
     }
     // By itself: past the sidecar.
     for address in ["192.0.2.1", "127.0.0.1", "[2001:db8::1]", "[::1]"] {
         assert_eq!(get(&cable.pod, &format!("http://{address}:9001/name")).unwrap(), "undeclared");
     }
-    // The port that takes the application's calls is no way in from outside: nobody gets through a pod to somewhere else.
-    for address in ["192.0.2.1", "[2001:db8::1]"] {
-        let answer = get(&cable.world, &format!("http://{address}:15001/name"));
-        assert!(answer.is_err(), "{address}: {answer:?}");
+    // The ports that take what the rules bring are no way in from outside: nobody gets through a pod to somewhere else.
+    for (address, port) in
+        [("192.0.2.1", 15001), ("[2001:db8::1]", 15001), ("192.0.2.1", 15006), ("[2001:db8::1]", 15006)]
+    {
+        let answer = get(&cable.world, &format!("http://{address}:{port}/name"));
+        assert!(answer.is_err(), "{address}:{port}: {answer:?}");
     }
     assert_eq!(sidecar.stop(), 0, "{}", sidecar.log());
-    assert!(run(&mut cable.pod.command(&proxy, &["intercept", "show"])).code == 0, "the rules are not the sidecar's");
+    // Without a sidecar nobody comes past it either.
+    for address in ["192.0.2.1", "[2001:db8::1]"] {
+        let answer = get(&cable.world, &format!("http://{address}:9000/name"));
+        assert!(answer.as_ref().is_err_and(|why| why.contains("refused") || why.contains("connect")), "{answer:?}");
+    }
+    let shown = run(&mut cable.pod.command(binary("weft-proxy"), &["intercept", "show"]));
+    assert_eq!(shown.code, 0, "the rules are not the sidecar's");
+}
+
+#[test]
+fn a_sidecar_that_may_not_do_what_its_rules_take_says_so_at_its_start() {
+    let cable = Cable::new();
+    let (_folder, file) = resources(RESOURCES);
+    let injected = cart("REDIRECT");
+    let resources = ["--resources", file.to_str().unwrap()];
+    // As injected it has no capability: it cannot mark, and it cannot have addresses of others.
+    let tproxy = [&resources[..], &["--inbound-mode", "tproxy"]].concat();
+    let injected_words = |more: &[&str]| {
+        let command = injected.sidecar(&cable.pod, "cart", "192.0.2.1", more);
+        let words = command.get_args().map(|word| word.to_str().unwrap().to_owned()).collect::<Vec<_>>();
+        (command.get_program().to_owned(), words)
+    };
+    for (more, from, to, why) in [
+        (&tproxy[..], "", "", "interception.inboundMode: tproxy takes sockets with addresses of others"),
+        (&resources[..], "--exempt-uid=15000", "--exempt-uid=15001", "the sidecar runs as user 15000"),
+        (&resources[..], "--exempt-uid=15000", "--log=info", "CAP_NET_ADMIN"),
+    ] {
+        let (program, mut words) = injected_words(more);
+        words.retain(|word| word != to);
+        let words = words.into_iter().map(|word| if word == from { to.to_owned() } else { word });
+        let refused = run(std::process::Command::new(program).args(words));
+        assert_eq!(refused.code, 2, "{}", refused.err);
+        assert!(refused.err.contains(why), "{}", refused.err);
+    }
 }

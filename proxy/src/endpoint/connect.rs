@@ -6,7 +6,7 @@
 use super::bound::Bound;
 pub use super::bound::{ConnectionLimit, ConnectionPermit};
 use super::pool::{Dial, Dialled, Group, Rack, Shape};
-use super::{hbone, native};
+use super::{disguised, hbone, native};
 use crate::codec::h1::Client;
 use crate::codec::h2::{self, Call, Tasks};
 use crate::codec::{ByteStr, Io, Limits, Upstream};
@@ -53,6 +53,8 @@ pub struct Target {
     pub uid: Arc<str>,
     /// Address and port of the application.
     pub addr: SocketAddr,
+    /// The address under which the application is called, where that is not the sidecar's own.
+    pub from: Option<IpAddr>,
     /// The sidecar beside it; without one the endpoint is dialled in plaintext.
     pub tunnel: Option<TunnelTo>,
     /// One deadline over connect, TLS and SETTINGS.
@@ -106,8 +108,8 @@ type Map<K, V> = Mutex<HashMap<K, V, foldhash::fast::RandomState>>;
 /// Which HTTP/2 connections belong together.
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Way {
-    /// To an application, in plaintext, for one backend.
-    Plain(SocketAddr, Bound),
+    /// To an application, in plaintext, for one backend, under the address of a caller.
+    Plain(SocketAddr, Bound, Option<IpAddr>),
     /// To a sidecar, for calls inside CONNECT streams.
     Calls(SocketAddr, SpiffeId),
     /// To a sidecar, for opaque streams: apart, so that bulk does not stand in the way of calls.
@@ -121,7 +123,7 @@ enum Way {
 /// alike while they are of one generation of the identity: what was made before trust changed carries no further call.
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Place {
-    Plain(SocketAddr, Bound),
+    Plain(SocketAddr, Bound, Option<IpAddr>),
     Virtual(SocketAddr, SpiffeId, ByteStr, Bound, u64),
 }
 
@@ -129,7 +131,9 @@ impl Place {
     /// Whether this is where connections of this generation to `target` wait.
     fn is(&self, target: &Target, generation: u64) -> bool {
         match (self, &target.tunnel) {
-            (Self::Plain(addr, bound), None) => *addr == target.addr && bound.is(&target.connections),
+            (Self::Plain(addr, bound, from), None) => {
+                *addr == target.addr && bound.is(&target.connections) && *from == target.from
+            }
             (Self::Virtual(addr, identity, authority, bound, made), Some(to)) => {
                 *made == generation
                     && *authority == to.authority
@@ -209,7 +213,7 @@ impl Connector {
                 let way = Way::Bulk(to.addr, to.identity.clone());
                 within(target, async { self.stream(target, way, to).await }).await?
             }
-            None => within(target, self.0.dialer.application(target.addr)).await?,
+            None => within(target, self.0.dialer.application(target.addr, target.from)).await?,
         };
         Ok(io.holding(permit))
     }
@@ -239,7 +243,7 @@ impl Connector {
             return rack.clone();
         }
         let place = match &target.tunnel {
-            None => Place::Plain(target.addr, Bound::of(target)),
+            None => Place::Plain(target.addr, Bound::of(target), target.from),
             Some(to) => {
                 Place::Virtual(to.addr, to.identity.clone(), to.authority.clone(), Bound::of(target), generation)
             }
@@ -258,7 +262,7 @@ impl Connector {
         self.keep_swept();
         let permit = self.permit(target)?;
         let io = match &target.tunnel {
-            None => within(target, self.0.dialer.application(target.addr)).await?,
+            None => within(target, self.0.dialer.application(target.addr, target.from)).await?,
             Some(to) => {
                 let way = Way::Calls(to.addr, to.identity.clone());
                 within(target, self.stream(target, way, to)).await?
@@ -365,7 +369,7 @@ impl Pools {
 /// How calls travel to `target` as HTTP/2.
 fn native_way(target: &Target) -> Way {
     match &target.tunnel {
-        None => Way::Plain(target.addr, Bound::of(target)),
+        None => Way::Plain(target.addr, Bound::of(target), target.from),
         Some(to) => Way::Native(to.addr, to.identity.clone(), to.server_name.clone()),
     }
 }
@@ -394,8 +398,8 @@ fn dial(dialer: Arc<Dialer>, target: Target, way: Way) -> Dial {
                 Way::Plain(..) | Way::Native(..) => Some(target.connections.acquire()?),
             };
             let connection = match (&way, &target.tunnel) {
-                (Way::Plain(addr, _), _) => {
-                    let io = dialer.application(*addr).await?;
+                (Way::Plain(addr, _, from), _) => {
+                    let io = dialer.application(*addr, *from).await?;
                     h2::connect(io, &dialer.settings.limits, false, None, &dialer.tasks).await.map_err(ProxyError::from)
                 }
                 (Way::Native(..), Some(to)) => native::connect(&dialer, to, native::NATIVE).await,
@@ -415,17 +419,20 @@ impl Dialer {
     }
 
     /// A plaintext connection to an application, never to the sidecar itself.
-    async fn application(&self, addr: SocketAddr) -> Result<Io, ProxyError> {
+    async fn application(&self, addr: SocketAddr, from: Option<IpAddr>) -> Result<Io, ProxyError> {
         if self.settings.own.iter().any(|own| is_same_listener(*own, addr)) {
             let text = format!("{addr} is a listener of this sidecar");
             return Err(ProxyError::because(Kind::ForbiddenDestination, text));
         }
-        self.tcp(addr).await.map(Io::from)
+        match from {
+            None => self.tcp(addr).await.map(Io::from),
+            Some(from) => disguised::connect(addr, from).await.map(Io::from).map_err(|error| failed(addr, error)),
+        }
     }
 
     /// A TCP connection.
     pub(super) async fn tcp(&self, addr: SocketAddr) -> Result<TcpStream, ProxyError> {
-        let failed = |error| ProxyError::caused(Kind::ConnectFailed, error).detail(format!("connecting to {addr}"));
+        let failed = |error| failed(addr, error);
         let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(failed)?;
         socket.set_nodelay(true).map_err(failed)?;
         crate::listen::pace::unpaced(&socket, addr.ip());
@@ -434,6 +441,10 @@ impl Dialer {
         }
         socket.connect(addr).await.map_err(failed)
     }
+}
+
+fn failed(addr: SocketAddr, error: std::io::Error) -> ProxyError {
+    ProxyError::caused(Kind::ConnectFailed, error).detail(format!("connecting to {addr}"))
 }
 
 /// Would connecting to `addr` reach the listener at `own`? IPv4-mapped addresses are IPv4's, and the unspecified address is loopback's.

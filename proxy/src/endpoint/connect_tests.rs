@@ -32,6 +32,7 @@ fn plain(addr: SocketAddr) -> Target {
     Target {
         uid: "shop/catalog-1".into(),
         addr,
+        from: None,
         tunnel: None,
         connect_timeout: Duration::from_secs(5),
         connections: Arc::new(ConnectionLimit::new(100)),

@@ -87,6 +87,7 @@ impl Member {
         let target = Target {
             uid: Arc::clone(&endpoint.uid),
             addr: endpoint.address,
+            from: None,
             tunnel: tunnel.transpose()?,
             connect_timeout: backend.connect_timeout,
             connections: Arc::clone(connections),

@@ -2,6 +2,7 @@
 
 use super::cluster::unit;
 use super::connect::Target;
+use super::disguised::{self, Origin};
 use super::member::Member;
 use crate::error::{Kind, ProxyError};
 use std::sync::Arc;
@@ -15,6 +16,8 @@ use weft_policy::limit;
 /// nothing is held against the endpoint.
 pub struct Pick {
     pub(super) member: Arc<Member>,
+    /// Where to connect to, if that is not as discovery says.
+    disguised: Option<Box<Target>>,
     in_flight: Option<InFlight>,
     permit: Option<breaker::Permit>,
     request: Option<limit::Permit>,
@@ -41,6 +44,7 @@ impl Pick {
     ) -> Self {
         Self {
             member: Arc::clone(member),
+            disguised: None,
             in_flight: Some(member.load.begin()),
             permit: Some(permit),
             request: Some(request),
@@ -54,7 +58,15 @@ impl Pick {
     /// Where to connect to.
     #[must_use]
     pub fn target(&self) -> &Target {
-        &self.member.target
+        self.disguised.as_deref().unwrap_or(&self.member.target)
+    }
+
+    /// Connects under this caller's address, where that can be.
+    pub fn disguise(&mut self, caller: &Origin) {
+        let target = &self.member.target;
+        if let Some((addr, from)) = disguised::disguise(target.addr, caller) {
+            self.disguised = Some(Box::new(Target { addr, from: Some(from), ..target.clone() }));
+        }
     }
 
     /// The endpoint.

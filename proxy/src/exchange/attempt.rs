@@ -85,6 +85,9 @@ impl Attempt<'_, '_> {
         seen: &mut Observation<'_>,
     ) -> Result<Step, ProxyError> {
         let mut pick = self.pick()?;
+        if let Some(origin) = self.way.origin {
+            pick.disguise(origin);
+        }
         let parent = seen.picked(&pick);
         let until = self.limits.head.tighten(self.now, self.limits.per_try);
         let mut ready = self.now;

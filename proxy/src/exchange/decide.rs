@@ -7,8 +7,8 @@ use super::observe::Observation;
 use super::{Exchange, Plan};
 use crate::codec::{Headers, RequestHead, Version};
 use crate::discovery::Snapshot;
-use crate::endpoint::Cluster;
 use crate::endpoint::connect;
+use crate::endpoint::{Cluster, Origin};
 use crate::error::{Kind, ProxyError};
 use crate::random;
 use http::header;
@@ -32,6 +32,8 @@ pub(super) struct Way<'p> {
     pub protocol: Protocol,
     /// What a hashing balancer goes by.
     pub key: Option<u64>,
+    /// As whom the application is called.
+    pub origin: Option<&'p Origin>,
     /// When a second attempt is sent; `None`: never.
     pub hedge: Option<Arc<Delay>>,
     /// What few calls have.
@@ -139,6 +141,7 @@ pub(super) fn decide<'p>(
                 backend: None,
                 protocol: *protocol,
                 key: None,
+                origin: plan.origin(),
                 hedge: None,
                 more,
             };
@@ -190,7 +193,8 @@ pub(super) fn decide<'p>(
                 let key = cluster.key(&call, source);
                 let hedge = frontend.hedge.filter(|_| is_hedgeable(&head.method) && !head.upgrade);
                 let hedge = hedge.map(|settings| owner.unwrap_or(cluster).hedge(rule, settings));
-                Decided::Send(Way { cluster, frontend_budget, rule: Some(rule), backend, protocol, key, hedge, more })
+                let rule = Some(&**rule);
+                Decided::Send(Way { cluster, frontend_budget, rule, backend, protocol, key, origin: None, hedge, more })
             };
             match snapshot.cluster(&name.service, name.port) {
                 Some(cluster) => way(cluster, Some(backend), more),

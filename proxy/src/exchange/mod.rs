@@ -28,7 +28,7 @@ mod websocket;
 use crate::codec::{ByteStr, Grpc, Reply, RequestBody, RequestHead, ResetCode, Timers, Version};
 use crate::discovery::{Directory, Snapshot};
 use crate::endpoint::connect::Connector;
-use crate::endpoint::{Cluster, external};
+use crate::endpoint::{Cluster, Origin, external};
 use crate::error::{Kind, ProxyError};
 use crate::telemetry::watch::Addressed;
 use crate::telemetry::{Direction, Telemetry};
@@ -128,6 +128,8 @@ pub struct Peer {
     pub address: Option<IpAddr>,
     /// What it asked for in TLS, in lower case.
     pub server_name: Option<Arc<str>>,
+    /// As whom the application is called; `None`: as the sidecar.
+    pub origin: Option<Origin>,
 }
 
 /// What a policy says of a call.
@@ -206,6 +208,11 @@ impl Plan<'_> {
             Self::Outbound { .. } => None,
             Self::Inbound { peer, .. } => Some(*peer),
         }
+    }
+
+    /// As whom the application is called.
+    fn origin(&self) -> Option<&Origin> {
+        self.peer()?.origin.as_ref()
     }
 
     fn service(&self) -> &Arc<str> {

@@ -20,7 +20,7 @@ use crate::telemetry::watch::{Facts, Parties, Ruled};
 use crate::telemetry::{Direction, Hop, Key, Outcome as Ended, TcpConnection};
 use bytes::BytesMut;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -47,6 +47,10 @@ struct Seen {
     began: Instant,
     source: Arc<str>,
     source_identity: Option<Arc<str>>,
+    /// Whom it was addressed to.
+    service: Arc<str>,
+    /// Whom a route gave it to.
+    source_address: Option<IpAddr>,
     destination: Arc<str>,
     destination_identity: Option<Arc<str>>,
     endpoint: Arc<str>,
@@ -88,6 +92,8 @@ impl Exchange {
             source,
             mtls: source_identity.is_some() && plan.direction() == Direction::Inbound,
             source_identity,
+            service: Arc::clone(plan.service()),
+            source_address: plan.peer().and_then(|peer| peer.address),
             destination: Arc::clone(plan.service()),
             destination_identity: (plan.direction() == Direction::Inbound).then(|| Arc::clone(&self.identity)),
             endpoint: Arc::default(),
@@ -119,6 +125,8 @@ impl Exchange {
             began: now(),
             source: Arc::clone(&self.source),
             source_identity: None,
+            service: Arc::default(),
+            source_address: None,
             destination: Arc::default(),
             destination_identity: None,
             endpoint: Arc::default(),
@@ -131,6 +139,7 @@ impl Exchange {
         let target = Target {
             uid: Arc::default(),
             addr: address,
+            from: None,
             tunnel: None,
             connect_timeout: CONNECT_TIMEOUT * 10,
             connections: Arc::new(ConnectionLimit::new(usize::MAX)),
@@ -220,6 +229,9 @@ impl Exchange {
                 seen.mtls = pick.is_mtls();
                 seen.destination_identity = pick.endpoint().tunnel.as_ref().map(|t| Arc::clone(&t.identity));
             }
+            if let Some(origin) = plan.origin() {
+                pick.disguise(origin);
+            }
             pick.connecting()?;
             let connected = self.connector.tcp(pick.target()).await;
             pick.connected();
@@ -257,6 +269,7 @@ impl Exchange {
         self.telemetry.series(&Key {
             direction: seen.direction,
             source: &seen.source,
+            addressed: if seen.service == seen.destination { "" } else { &seen.service },
             destination: &seen.destination,
             endpoint: if seen.direction == Direction::Outbound { &seen.endpoint } else { "" },
             route: &seen.route,
@@ -313,6 +326,7 @@ impl Exchange {
             direction: seen.direction.name(),
             source: &seen.source,
             source_identity: seen.source_identity.as_deref().unwrap_or_default(),
+            source_address: seen.source_address,
             destination: &seen.destination,
             destination_identity: seen.destination_identity.as_deref().unwrap_or_default(),
             endpoint: &seen.endpoint,

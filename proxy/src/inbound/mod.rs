@@ -14,9 +14,9 @@ mod tunnel;
 
 pub use ports::{Leases, Ports};
 
-use crate::codec::{self, Handler, Io, Limits, Reply, RequestBody, RequestHead, Version};
-use crate::endpoint::Cluster;
+use crate::codec::{self, Handler, Io, Leave, Limits, Reply, RequestBody, RequestHead, Version};
 use crate::endpoint::connect::is_same_listener;
+use crate::endpoint::{Cluster, Origin};
 use crate::error::{Kind, ProxyError};
 use crate::exchange::{Exchange, Peer, Plan, Ruling};
 use crate::identity;
@@ -30,7 +30,6 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio_util::sync::CancellationToken;
 use weft_certs::{CertificateDer, LiveIdentity};
 use weft_policy::config::{InboundPort, TlsMode};
 use weft_policy::route::HeaderEdit;
@@ -40,10 +39,24 @@ use weft_policy::route::HeaderEdit;
 pub struct Settings {
     /// The sidecar's own listeners: never a target, whatever configuration says.
     pub own: Vec<SocketAddr>,
+    /// How plaintext comes.
+    pub arrival: Arrival,
     /// Bounds on what peers may send.
     pub limits: Limits,
     /// What is open on a connection whose certificates have ended has this long to end.
     pub grace: Duration,
+}
+
+/// How plaintext comes to its listener, and so what says which port of the workload is meant.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Arrival {
+    /// By itself: the only port is meant, where there is just one.
+    #[default]
+    Direct,
+    /// Redirected, from another destination. What comes by itself is refused.
+    Redirected,
+    /// By TPROXY, to the listener on this port, with its own destination.
+    Diverted(u16),
 }
 
 /// The inbound side of one worker.
@@ -53,7 +66,15 @@ pub struct Inbound {
     tls: Option<Arc<rustls::ServerConfig>>,
     identity: Option<Arc<LiveIdentity>>,
     settings: Settings,
-    drain: CancellationToken,
+    leave: Leave,
+}
+
+/// Who made a connection to the mTLS listener.
+#[derive(Debug, Clone, Copy)]
+struct Caller {
+    address: SocketAddr,
+    /// As whom the application is called for it.
+    origin: Option<Origin>,
 }
 
 /// By what a port is found, again for every call: configuration may have changed since the connection was made.
@@ -84,10 +105,10 @@ impl Inbound {
         ports: Arc<Ports>,
         identity: Option<&Arc<LiveIdentity>>,
         settings: Settings,
-        drain: CancellationToken,
+        leave: Leave,
     ) -> Result<Arc<Self>, weft_certs::Error> {
         let tls = identity.map(tunnel::server_config).transpose()?;
-        Ok(Arc::new(Self { exchange, ports, tls, identity: identity.cloned(), settings, drain }))
+        Ok(Arc::new(Self { exchange, ports, tls, identity: identity.cloned(), settings, leave }))
     }
 
     /// Ends the connection when its peer must no longer be spoken with.
@@ -101,25 +122,43 @@ impl Inbound {
     pub async fn tunnel(self: Arc<Self>, accepted: Accepted) {
         let Accepted { stream, peer, hold } = accepted;
         let _hold = hold;
-        tunnel::serve(&self, stream.into(), peer).await;
+        let origin = match self.settings.arrival {
+            Arrival::Diverted(_) => stream.local_addr().ok().and_then(|own| self.origin(peer, own, false)),
+            Arrival::Direct | Arrival::Redirected => None,
+        };
+        tunnel::serve(&self, stream.into(), Caller { address: peer, origin }).await;
     }
 
     /// A plaintext connection, redirected here on its way to a port of the workload.
     pub async fn plaintext(self: Arc<Self>, accepted: Accepted) {
         let Accepted { stream, peer, hold } = accepted;
         let _hold = hold;
-        let number = listen::original_destination(&stream).map(|to| to.port()).or_else(|| self.only_port());
+        let asked = match self.settings.arrival {
+            Arrival::Diverted(listener) => listen::diverted_destination(&stream, listener),
+            Arrival::Direct | Arrival::Redirected => listen::original_destination(&stream),
+        };
+        let number = match self.settings.arrival {
+            Arrival::Direct => asked.map(|to| to.port()).or_else(|| self.only_port()),
+            Arrival::Redirected | Arrival::Diverted(_) => asked.map(|to| to.port()),
+        };
         let io = Io::from(stream);
         let key = Key::Port(number.unwrap_or_default());
         let port = match self.port(&key) {
             Ok(port) => port,
             Err(error) => return self.refuse(io, &error, &peer),
         };
-        let anyone = Peer { address: Some(peer.ip()), ..Peer::default() };
+        let origin = asked.and_then(|to| self.origin(peer, to, true));
+        let anyone = Peer { address: Some(peer.ip()), origin, ..Peer::default() };
         if port.tls == TlsMode::Strict {
             return self.insist(io, &port, peer).await;
         }
-        self.serve(io, &key, &port, &anyone, &peer, &self.drain).await;
+        self.serve(io, &key, &port, &anyone, &peer, &self.leave).await;
+    }
+
+    /// As whom the application is called for a peer: as the peer where packets are diverted, and so an answer to it comes back here.
+    fn origin(&self, peer: SocketAddr, asked: SocketAddr, exactly: bool) -> Option<Origin> {
+        let origin = Origin { address: peer.ip(), asked: asked.ip(), exactly };
+        matches!(self.settings.arrival, Arrival::Diverted(_)).then_some(origin)
     }
 
     /// Without a redirect a port can only be meant when there is just one.
@@ -141,7 +180,7 @@ impl Inbound {
             Some(First::Http(io, version)) => {
                 self.exchange.telemetry.refuse(Direction::Inbound, &error, &peer);
                 let refusal = Refusal { inbound: self, error: &error };
-                self.http(io, version, &self.drain, &refusal).await;
+                self.http(io, version, &self.leave, &refusal).await;
             }
             Some(First::Opaque(io) | First::Silent(io)) => self.refuse(io, &error, &peer),
             None => self.exchange.telemetry.refuse(Direction::Inbound, &error, &peer),
@@ -177,7 +216,7 @@ impl Inbound {
         port: &Arc<InboundPort>,
         peer: &Peer,
         address: &dyn PeerAddress,
-        leaving: &CancellationToken,
+        leave: &Leave,
     ) {
         let way = Way::of(port.protocol, &[port.port, port.local.port()]);
         let first = detect::first(io, way, Direction::Inbound, &self.exchange.telemetry).await;
@@ -195,7 +234,7 @@ impl Inbound {
                 return self.refuse(io, &error, address);
             }
             let calls = Calls::new(self, key, peer);
-            let served = pin!(self.http(io, version, leaving, &calls));
+            let served = pin!(self.http(io, version, leave, &calls));
             if let Some(error) = self.while_admitted(key, peer, served).await {
                 self.exchange.telemetry.refuse(Direction::Inbound, &error, &address.shown());
             }
@@ -242,12 +281,12 @@ impl Inbound {
     }
 
     /// Serves calls until the connection ends; told to leave, with those that are under way.
-    async fn http<H: Handler>(&self, io: Io, version: Version, leaving: &CancellationToken, handler: &H) {
+    async fn http<H: Handler>(&self, io: Io, version: Version, leave: &Leave, handler: &H) {
         let served = match version {
             // Boxed: it needs more room than a connection of the other kinds.
-            Version::Http2 => Box::pin(codec::h2::serve(io, &self.settings.limits, leaving, handler)).await,
+            Version::Http2 => Box::pin(codec::h2::serve(io, &self.settings.limits, &leave.after_calls, handler)).await,
             Version::Http10 | Version::Http11 => {
-                codec::h1::serve(io, &self.settings.limits, &self.exchange.quiet, leaving, handler).await
+                codec::h1::serve(io, &self.settings.limits, &self.exchange.quiet, leave, handler).await
             }
         };
         if let Err(error) = served {

@@ -3,8 +3,8 @@
 //! A peer that says anything else, or names a port that is not the workload's, gets an answer in its protocol, a log line and a metric.
 
 use super::calls::Calls;
-use super::{Inbound, Key};
-use crate::codec::{self, Handler, Io, Known, Reply, RequestBody, RequestHead, ResponseHead, Version};
+use super::{Caller, Inbound, Key};
+use crate::codec::{self, Handler, Io, Known, Leave, Reply, RequestBody, RequestHead, ResponseHead, Version};
 use crate::endpoint::hbone::SOURCE;
 use crate::endpoint::term::Term;
 use crate::endpoint::tls_io;
@@ -14,12 +14,10 @@ use crate::listen::detect::{self, Detected, Protocol};
 use crate::telemetry::Direction;
 use bytes::BytesMut;
 use http::{Method, StatusCode};
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use weft_certs::tls::{ALPN_HBONE, ALPN_NATIVE, ClientAuth};
 use weft_certs::{LiveIdentity, SpiffeId};
 
@@ -32,7 +30,8 @@ pub(super) fn server_config(identity: &Arc<LiveIdentity>) -> Result<Arc<rustls::
 }
 
 /// Serves one connection to its end.
-pub(super) async fn serve(inbound: &Inbound, io: Io, address: SocketAddr) {
+pub(super) async fn serve(inbound: &Inbound, io: Io, caller: Caller) {
+    let address = caller.address;
     let telemetry = &inbound.exchange.telemetry;
     let deadline = Instant::now() + HANDSHAKE;
     // Before the handshake, which may meet a newer one: then the connection leaves early.
@@ -48,22 +47,17 @@ pub(super) async fn serve(inbound: &Inbound, io: Io, address: SocketAddr) {
     telemetry.handshakes.done(Direction::Inbound, handshake.agreed);
     let (peer, cut) = (weft_certs::tls::expiry_of(&handshake.peer), telemetry.handshakes.expired(Direction::Inbound));
     let term = Term::new(own, peer, inbound.settings.grace, cut);
-    let leaving = inbound.drain.child_token();
-    let served = pin!(speak(inbound, io, handshake, address, &leaving));
+    let leaving = Leave { after_calls: inbound.leave.after_calls.child_token(), idle: inbound.leave.idle.clone() };
+    let served = pin!(speak(inbound, io, handshake, caller, &leaving));
     match term {
-        Some(term) => term.limit(served, || leaving.cancel()).await,
+        Some(term) => term.limit(served, || leaving.after_calls.cancel()).await,
         None => served.await,
     }
 }
 
 /// Serves a connection whose handshake is over, until it ends or has been told to leave.
-async fn speak(
-    inbound: &Inbound,
-    io: Io,
-    handshake: tls_io::Handshake,
-    address: SocketAddr,
-    leaving: &CancellationToken,
-) {
+async fn speak(inbound: &Inbound, io: Io, handshake: tls_io::Handshake, caller: Caller, leaving: &Leave) {
+    let address = caller.address;
     let Some(identity) = weft_certs::tls::peer_identity_of(&handshake.peer) else {
         let error = ProxyError::because(Kind::PlaintextRefused, "peer presented no certificate with a SPIFFE id");
         return inbound.refuse(io, &error, &address);
@@ -75,13 +69,13 @@ async fn speak(
     match handshake.alpn.as_deref() {
         Some(alpn) if alpn == ALPN_HBONE => {
             let server_name = handshake.server_name.map(lower);
-            let hbone = Hbone { inbound, identity, address, server_name, leaving };
-            if let Err(error) = codec::h2::serve(io, &inbound.settings.limits, leaving, &hbone).await {
+            let hbone = Hbone { inbound, identity, caller, server_name, leaving };
+            if let Err(error) = codec::h2::serve(io, &inbound.settings.limits, &leaving.after_calls, &hbone).await {
                 tracing::debug!(peer = %address, "tunnel ended: {error}");
             }
         }
         Some(alpn) if alpn == ALPN_NATIVE => {
-            native(inbound, io, handshake.server_name, (&identity, address), leaving).await;
+            native(inbound, io, handshake.server_name, (&identity, caller), leaving).await;
         }
         _ => {
             let error = ProxyError::because(Kind::BadRequest, "peer offers neither h2 nor weft-h2")
@@ -149,8 +143,8 @@ async fn native(
     inbound: &Inbound,
     io: Io,
     sni: Option<String>,
-    (identity, address): (&SpiffeId, SocketAddr),
-    leaving: &CancellationToken,
+    (identity, Caller { address, origin }): (&SpiffeId, Caller),
+    leaving: &Leave,
 ) {
     let server_name = sni.map(lower);
     let key = Key::ServerName(server_name.as_deref().unwrap_or_default().into());
@@ -159,6 +153,7 @@ async fn native(
         source: name(identity, None),
         address: Some(address.ip()),
         server_name,
+        origin,
     };
     let admitted = inbound.port(&key).and_then(|port| inbound.connect(&port, &peer, false));
     if let Err(error) = admitted {
@@ -175,10 +170,10 @@ async fn native(
 struct Hbone<'i> {
     inbound: &'i Inbound,
     identity: SpiffeId,
-    address: SocketAddr,
+    caller: Caller,
     server_name: Option<Arc<str>>,
     /// Cancelled when the connection is to end with what is open on it.
-    leaving: &'i CancellationToken,
+    leaving: &'i Leave,
 }
 
 impl Handler for Hbone<'_> {
@@ -186,8 +181,9 @@ impl Handler for Hbone<'_> {
         let peer = Peer {
             identity: Some(self.identity.as_str().into()),
             source: name(&self.identity, head.headers.text(&SOURCE)),
-            address: Some(self.address.ip()),
+            address: Some(self.caller.address.ip()),
             server_name: self.server_name.clone(),
+            origin: self.caller.origin,
         };
         let (key, port) = match self.admit(&head, &peer) {
             Ok(admitted) => admitted,
@@ -201,12 +197,12 @@ impl Handler for Hbone<'_> {
             return;
         }
         if let Ok(io) = reply.into_io(body).await {
-            self.inbound.serve(io, &key, &port, &peer, &self.address, self.leaving).await;
+            self.inbound.serve(io, &key, &port, &peer, &self.caller.address, self.leaving).await;
         }
     }
 
     fn rejected(&self, error: &codec::Error) {
-        self.inbound.exchange.telemetry.refuse(Direction::Inbound, &error.clone().into(), &self.address);
+        self.inbound.exchange.telemetry.refuse(Direction::Inbound, &error.clone().into(), &self.caller.address);
     }
 }
 

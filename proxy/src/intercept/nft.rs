@@ -1,17 +1,16 @@
 //! The nftables rules that bring a workload's traffic to its sidecar: a pure function from a plan to a script, and running `nft` on it.
 //!
 //! One table, `inet weft`, is replaced as a whole in one transaction, so that installing is atomic and can be repeated, and removing
-//! leaves nothing. The rules belong to the network namespace of the workload; they are never meant for a host's own. Who changes them
-//! holds a lock, and so does `nft` itself: what a killed process left running ends before the next one begins.
+//! leaves nothing. The rules belong to the network namespace of the workload; they are never meant for a host's own. Who may change them,
+//! and what routing has to know, is `rules`' business.
 
+use super::DIVERTED;
+use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::net::{SocketAddr as UnixAddress, UnixDatagram};
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 /// How the sidecar's own packets are told from the workload's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +87,26 @@ pub struct Filter {
     pub exclude_interfaces: Vec<Interface>,
 }
 
+/// How calls to the workload are brought to the sidecar.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// The destination is rewritten; the sidecar needs no privilege for it, and the application sees the sidecar's address.
+    #[default]
+    Redirect,
+    /// Packets stay as they are and are given to the sidecar's socket; the application sees the caller's address.
+    Tproxy,
+}
+
+/// Calls to the workload: how they are taken, and the sidecar's port for plaintext.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inbound {
+    /// How.
+    pub mode: Mode,
+    /// Where to.
+    pub port: u16,
+}
+
 /// Everything a script is made from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -97,8 +116,8 @@ pub struct Plan {
     pub exclude_uids: Vec<u32>,
     /// The sidecar's outbound port.
     pub outbound: u16,
-    /// The sidecar's port for captured plaintext; `None`: inbound is left alone.
-    pub inbound: Option<u16>,
+    /// Calls to the workload; `None`: they are left alone.
+    pub inbound: Option<Inbound>,
     /// The sidecar's DNS port; `None`: DNS is left alone.
     pub dns: Option<u16>,
     /// The sidecar's other ports, which are reached directly (tunnel, admin).
@@ -124,6 +143,9 @@ pub fn script(plan: &Plan) -> String {
         Own::Mark(mark) => rule(&format!("meta mark {mark:#x} return")),
         Own::Uid(uid) => rule(&format!("meta skuid {uid} return")),
     }
+    if matches!(plan.inbound, Some(Inbound { mode: Mode::Tproxy, .. })) {
+        rule(&format!("meta mark {DIVERTED:#x} return"));
+    }
     if !plan.exclude_uids.is_empty() {
         rule(&format!("meta skuid {} return", set(&plan.exclude_uids)));
     }
@@ -137,22 +159,53 @@ pub fn script(plan: &Plan) -> String {
     filter(&mut rule, &plan.outbound_filter, "oifname", "daddr");
     rule(&format!("meta l4proto tcp redirect to :{}", plan.outbound));
     out.push_str("  }\n");
-    if let Some(port) = plan.inbound {
-        out.push_str("  chain prerouting {\n    type nat hook prerouting priority -100; policy accept;\n");
-        let mut rule = |text: &str| {
-            let _ = writeln!(out, "    {text}");
-        };
-        rule("iif lo return");
-        if !plan.direct.is_empty() {
-            rule(&format!("tcp dport {} return", set(&plan.direct)));
-        }
-        rule("fib daddr type != local return");
-        filter(&mut rule, &plan.inbound_filter, "iifname", "saddr");
-        rule(&format!("meta l4proto tcp redirect to :{port}"));
-        out.push_str("  }\n");
+    match plan.inbound {
+        Some(Inbound { mode: Mode::Redirect, port }) => redirected(&mut out, plan, port),
+        Some(Inbound { mode: Mode::Tproxy, port }) => diverted(&mut out, plan, port),
+        None => {}
     }
     out.push_str("}\n");
     out
+}
+
+fn redirected(out: &mut String, plan: &Plan, port: u16) {
+    out.push_str("  chain prerouting {\n    type nat hook prerouting priority -100; policy accept;\n");
+    let mut rule = |text: &str| {
+        let _ = writeln!(out, "    {text}");
+    };
+    inbound(&mut rule, plan);
+    rule(&format!("meta l4proto tcp redirect to :{port}"));
+    out.push_str("  }\n");
+}
+
+/// What routing does with the mark is in `route`.
+fn diverted(out: &mut String, plan: &Plan, port: u16) {
+    out.push_str("  chain prerouting {\n    type filter hook prerouting priority -150; policy accept;\n");
+    let mut rule = |text: &str| {
+        let _ = writeln!(out, "    {text}");
+    };
+    inbound(&mut rule, plan);
+    rule(&format!("meta l4proto tcp tproxy to :{port} meta mark set {DIVERTED:#x} accept"));
+    // No socket of the sidecar's: what is begun now would reach the application past all policy.
+    rule("meta l4proto tcp ct state new reject with tcp reset");
+    out.push_str("  }\n  chain replies {\n    type route hook output priority -150; policy accept;\n");
+    let mut rule = |text: &str| {
+        let _ = writeln!(out, "    {text}");
+    };
+    // The sidecar calls the application under its caller's address: what the application answers must not leave.
+    rule(&format!("meta mark {DIVERTED:#x} ct mark set {DIVERTED:#x}"));
+    rule(&format!("ct mark {DIVERTED:#x} ct direction reply meta mark set {DIVERTED:#x}"));
+    out.push_str("  }\n");
+}
+
+/// What of the calls to the workload is left alone.
+fn inbound(rule: &mut impl FnMut(&str), plan: &Plan) {
+    rule("iif lo return");
+    if !plan.direct.is_empty() {
+        rule(&format!("tcp dport {} return", set(&plan.direct)));
+    }
+    rule("fib daddr type != local return");
+    filter(rule, &plan.inbound_filter, "iifname", "saddr");
 }
 
 fn filter(rule: &mut impl FnMut(&str), filter: &Filter, interface: &str, remote: &str) {
@@ -186,21 +239,15 @@ fn set<T: std::fmt::Display>(items: &[T]) -> String {
     format!("{{ {} }}", items.join(", "))
 }
 
-/// How long another process that changes the rules is waited for.
-const OTHERS: Duration = Duration::from_secs(10);
-/// The name of the lock, an abstract Unix address: those belong to the network namespace, as the rules do.
-const LOCK: &[u8] = b"weft/intercept";
-
-/// Runs `nft` on a script, in the network namespace of the calling process. Blocks for the few milliseconds that takes.
+/// Runs `nft` on a script, in the network namespace of the calling process. `lock` is held as long as it runs.
 ///
 /// # Errors
-/// When `nft` is missing (the text says what to install) or refuses (the text is what it printed), and when another process holds the
-/// rules for over ten seconds.
-pub fn run(script: &str) -> io::Result<()> {
+/// When `nft` is missing (the text says what to install) or refuses (the text is what it printed).
+pub(super) fn run(script: &str, lock: OwnedFd) -> io::Result<()> {
     use std::io::Write as _;
     let mut nft = program(&["-f", "-"]);
     // It prints nothing there, and as long as it runs the lock is held, whatever becomes of this process.
-    let mut child = nft.stdin(Stdio::piped()).stdout(lock()?).stderr(Stdio::piped()).spawn().map_err(missing)?;
+    let mut child = nft.stdin(Stdio::piped()).stdout(lock).stderr(Stdio::piped()).spawn().map_err(missing)?;
     if let Some(mut stdin) = child.stdin.take() {
         stdin.write_all(script.as_bytes())?;
     }
@@ -211,7 +258,7 @@ pub fn run(script: &str) -> io::Result<()> {
 ///
 /// # Errors
 /// As for [`run`].
-pub fn show() -> io::Result<Option<String>> {
+pub(super) fn show() -> io::Result<Option<String>> {
     let tables = program(&["list", "tables", "inet"]).output().map_err(missing)?;
     succeeded(&tables)?;
     if !String::from_utf8_lossy(&tables.stdout).lines().any(|line| line == "table inet weft") {
@@ -220,26 +267,6 @@ pub fn show() -> io::Result<Option<String>> {
     let rules = program(&["list", "table", "inet", "weft"]).output().map_err(missing)?;
     succeeded(&rules)?;
     Ok(Some(String::from_utf8_lossy(&rules.stdout).into_owned()))
-}
-
-fn lock() -> io::Result<OwnedFd> {
-    let address = UnixAddress::from_abstract_name(LOCK)?;
-    let end = Instant::now() + OTHERS;
-    loop {
-        match UnixDatagram::bind_addr(&address) {
-            Ok(socket) => return Ok(socket.into()),
-            Err(e) if e.kind() == io::ErrorKind::AddrInUse && Instant::now() < end => {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
-                return Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    "another process has been changing the interception rules for ten seconds",
-                ));
-            }
-            Err(e) => return Err(e),
-        }
-    }
 }
 
 fn program(arguments: &[&str]) -> Command {
@@ -275,7 +302,7 @@ mod tests {
             own: Own::Mark(super::super::MARK),
             exclude_uids: vec![101, 102],
             outbound: 15001,
-            inbound: Some(15006),
+            inbound: Some(Inbound { mode: Mode::Redirect, port: 15006 }),
             dns: Some(15053),
             direct: vec![15008, 15021],
             outbound_filter: Filter {
@@ -319,6 +346,32 @@ table inet weft {
 }
 ";
         assert_eq!(script(&plan()), expected);
+    }
+
+    #[test]
+    fn tproxy_leaves_packets_as_they_are_and_lets_nothing_past_a_sidecar_that_is_gone() {
+        let plan = Plan { inbound: Some(Inbound { mode: Mode::Tproxy, port: 15006 }), ..plan() };
+        let expected = "\
+  chain prerouting {
+    type filter hook prerouting priority -150; policy accept;
+    iif lo return
+    tcp dport { 15008, 15021 } return
+    fib daddr type != local return
+    tcp dport != { 8080, 9090 } return
+    meta l4proto tcp tproxy to :15006 meta mark set 0x77656674 accept
+    meta l4proto tcp ct state new reject with tcp reset
+  }
+  chain replies {
+    type route hook output priority -150; policy accept;
+    meta mark 0x77656674 ct mark set 0x77656674
+    ct mark 0x77656674 ct direction reply meta mark set 0x77656674
+  }
+}
+"
+        .replace("0x77656674", "0x77656664");
+        let script = script(&plan);
+        assert!(script.ends_with(&expected), "{script}");
+        assert!(script.contains("    meta mark 0x77656674 return\n    meta mark 0x77656664 return\n"), "{script}");
     }
 
     #[test]

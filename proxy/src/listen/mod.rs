@@ -14,7 +14,7 @@ use crate::drain::{Drain, Session, Side};
 use crate::telemetry::{Direction, Telemetry};
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -26,35 +26,73 @@ const BACKLOG: i32 = 1024;
 /// Pause after an error of `accept` that is not the connection's own (no descriptors left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How a listener is bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Binding {
+    /// One socket for each worker.
+    pub workers: usize,
+    /// Connections to any address may come here: TPROXY brings them.
+    pub transparent: bool,
+    /// An IPv6 address is for IPv6 alone: the same port of IPv4 has a listener of its own.
+    pub only_v6: bool,
+}
+
+impl Binding {
+    /// One socket, of its address.
+    #[must_use]
+    pub const fn one() -> Self {
+        Self { workers: 1, transparent: false, only_v6: false }
+    }
+}
+
 /// Binds one socket for each worker at the same address (`SO_REUSEPORT` when there are several); port 0 picks one port for all. The
 /// first is bound without sharing, so that a port which another process holds is an error and not a silent split of its traffic.
 ///
+/// `[::]` is both families, and IPv4 alone where the machine has no IPv6.
+///
 /// # Errors
-/// Those of `bind` and `listen`.
-pub fn bind(
-    address: SocketAddr,
-    workers: usize,
-    transparent: bool,
-) -> io::Result<(SocketAddr, Vec<std::net::TcpListener>)> {
-    if workers <= 1 {
-        let listener = socket(address, false, transparent)?;
-        return Ok((listener.local_addr()?, vec![listener]));
+/// Those of `bind` and `listen`; that a transparent socket takes a capability.
+pub fn bind(address: SocketAddr, how: Binding) -> io::Result<(SocketAddr, Vec<std::net::TcpListener>)> {
+    let both = address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && !how.only_v6;
+    match bind_family(address, how) {
+        Err(error) if both && is_without_ipv6(&error) => {
+            let address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
+            tracing::info!(%address, "there is no IPv6 here: listens on IPv4 alone");
+            bind_family(address, how)
+        }
+        bound => bound,
     }
-    let bound = socket(address, false, transparent)?.local_addr()?;
-    let listeners = (0..workers).map(|_| socket(bound, true, transparent)).collect::<io::Result<_>>()?;
+}
+
+fn bind_family(address: SocketAddr, how: Binding) -> io::Result<(SocketAddr, Vec<std::net::TcpListener>)> {
+    let first = socket(address, false, how)?;
+    let bound = first.local_addr()?;
+    if how.workers <= 1 {
+        return Ok((bound, vec![first]));
+    }
+    drop(first);
+    let listeners = (0..how.workers).map(|_| socket(bound, true, how)).collect::<io::Result<_>>()?;
     Ok((bound, listeners))
 }
 
-fn socket(address: SocketAddr, share: bool, transparent: bool) -> io::Result<std::net::TcpListener> {
+/// EAFNOSUPPORT: the kernel was started without it. EADDRNOTAVAIL: it is switched off.
+fn is_without_ipv6(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(97 | 99))
+}
+
+fn socket(address: SocketAddr, share: bool, how: Binding) -> io::Result<std::net::TcpListener> {
     let domain = socket2::Domain::for_address(address);
     let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if share {
         socket.set_reuse_port(true)?;
     }
-    if transparent && address.is_ipv4() {
-        // TPROXY needs it and REDIRECT does not: without the capability it is left alone.
-        let _ = socket.set_ip_transparent_v4(true);
+    if address.is_ipv6() {
+        // Said either way: what a machine has as its default (net.ipv6.bindv6only) must not matter.
+        socket.set_only_v6(how.only_v6)?;
+    }
+    if how.transparent {
+        crate::intercept::transparent(&socket, address.is_ipv4())?;
     }
     // What is accepted inherits it (tcp(7)): one system call less for each connection.
     socket.set_tcp_nodelay(true)?;
@@ -69,6 +107,12 @@ fn socket(address: SocketAddr, share: bool, transparent: bool) -> io::Result<std
 #[must_use]
 pub fn original_destination(stream: &TcpStream) -> Option<SocketAddr> {
     crate::intercept::original_destination(stream).ok().flatten()
+}
+
+/// Where a connection wanted to go that TPROXY brought to a listener on this port; `None`: to that port itself.
+#[must_use]
+pub fn diverted_destination(stream: &TcpStream, listener: u16) -> Option<SocketAddr> {
+    crate::intercept::diverted_destination(stream, listener).ok().flatten()
 }
 
 /// What every accept loop of a direction shares.
@@ -122,10 +166,15 @@ impl Gate {
 
     /// Accepts until the drain asks this direction to end, then waits for what is open, and cuts it at the drain's deadline.
     /// Runs `handler` once for each connection, on this thread; with a `dealer` that is the thread with the fewest connections.
-    pub async fn serve<F>(&self, listener: TcpListener, mut dealer: Option<Dealer>, handler: impl Fn(Accepted) -> F)
-    where
+    pub async fn serve<F>(
+        &self,
+        listener: impl Into<Arc<TcpListener>>,
+        mut dealer: Option<Dealer>,
+        handler: impl Fn(Accepted) -> F,
+    ) where
         F: Future<Output = ()> + Send + 'static,
     {
+        let listener: Arc<TcpListener> = listener.into();
         let (graceful, cut) = (self.drain.graceful(self.side()), self.drain.cut(self.side()));
         let gauge = self.telemetry.connections.with(&[self.direction.name(), self.kind]);
         let mut open = JoinSet::new();
@@ -239,22 +288,36 @@ mod tests {
     #[test]
     fn several_workers_share_one_port_and_a_port_in_use_is_an_error() {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (address, listeners) = bind(any, 3, false).unwrap();
+        let (address, listeners) = bind(any, Binding { workers: 3, ..Binding::default() }).unwrap();
         assert!(listeners.len() == 3 && listeners.iter().all(|l| l.local_addr().unwrap() == address));
-        let (taken, _held) = bind(any, 1, false).unwrap();
-        assert!(bind(taken, 2, false).is_err());
+        let (taken, _held) = bind(any, Binding::one()).unwrap();
+        assert!(bind(taken, Binding { workers: 2, ..Binding::default() }).is_err());
+    }
+
+    #[test]
+    fn both_families_may_have_a_listener_of_their_own_on_one_port_or_share_one() {
+        let (v4, _held) = bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)), Binding::one()).unwrap();
+        let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, v4.port()));
+        assert!(bind(any, Binding::one()).is_err(), "both families would be one too many");
+        let (v6, beside) = bind(any, Binding { only_v6: true, ..Binding::one() }).unwrap();
+        assert_eq!((v6.port(), beside.len()), (v4.port(), 1));
+        let (both, listeners) = bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)), Binding::one()).unwrap();
+        for ip in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+            let _caller = std::net::TcpStream::connect((ip, both.port())).unwrap();
+            assert_eq!(listeners[0].accept().unwrap().1.ip().to_canonical(), ip);
+        }
     }
 
     #[test]
     fn an_accepted_connection_sends_small_answers_at_once() {
-        let (address, listeners) = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 1, false).unwrap();
+        let (address, listeners) = bind(SocketAddr::from(([127, 0, 0, 1], 0)), Binding::one()).unwrap();
         let _caller = std::net::TcpStream::connect(address).unwrap();
         assert!(listeners[0].accept().unwrap().0.nodelay().unwrap());
     }
 
     #[tokio::test]
     async fn over_the_limit_a_connection_is_closed_and_a_permit_comes_back_with_its_connection() {
-        let (address, mut listeners) = bind(SocketAddr::from(([127, 0, 0, 1], 0)), 1, false).unwrap();
+        let (address, mut listeners) = bind(SocketAddr::from(([127, 0, 0, 1], 0)), Binding::one()).unwrap();
         let (gate, listener) = (gate(1), TcpListener::from_std(listeners.remove(0)).unwrap());
         let (serving, drain) = (gate.clone(), gate.drain.clone());
         let server = tokio::spawn(async move {

@@ -11,6 +11,7 @@ use super::sink::Sink;
 use parking_lot::Mutex;
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
@@ -86,6 +87,8 @@ pub struct Record<'a> {
     pub endpoint: &'a str,
     /// SPIFFE id of the caller.
     pub source_identity: &'a str,
+    /// Address that a call to the application came from.
+    pub source_address: Option<IpAddr>,
     /// SPIFFE id of the endpoint.
     pub destination_identity: &'a str,
     /// Request method.
@@ -167,6 +170,9 @@ impl Record<'_> {
         text(out, b",\"traceId\":\"", self.trace_id);
         text(out, b",\"requestId\":\"", self.request_id);
         text(out, b",\"sourceIdentity\":\"", self.source_identity.as_bytes());
+        if let Some(address) = self.source_address {
+            let _ = write!(out, ",\"sourceAddress\":\"{}\"", address.to_canonical());
+        }
         text(out, b",\"destinationIdentity\":\"", self.destination_identity.as_bytes());
         text(out, b",\"method\":\"", self.method.as_bytes());
         text(out, b",\"authority\":\"", self.authority);

@@ -77,7 +77,8 @@ impl Mesh {
     pub async fn intercepting(&self, account: &str, resources: v1::Resources, to: &[SocketAddr]) -> Sidecar {
         let mut sidecar = self.sidecar(account, resources).await;
         for to in to {
-            let (address, mut listeners) = listen::bind(SocketAddr::from(([127, 0, 0, 1], 0)), 1, false).unwrap();
+            let (address, mut listeners) =
+                listen::bind(SocketAddr::from(([127, 0, 0, 1], 0)), listen::Binding::one()).unwrap();
             let listener = TcpListener::from_std(listeners.remove(0)).unwrap();
             let (gate, outbound, to) = (sidecar.gate.clone(), Arc::clone(&sidecar.outbound_side), *to);
             sidecar.tasks.spawn(async move {
@@ -111,7 +112,7 @@ impl Mesh {
         let source = FileSource::open(&path, publisher, requests).unwrap();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let bind = || {
-            let (address, mut listeners) = listen::bind(any, 1, false).unwrap();
+            let (address, mut listeners) = listen::bind(any, listen::Binding::one()).unwrap();
             (address, TcpListener::from_std(listeners.remove(0)).unwrap())
         };
         let (outbound_at, explicit) = bind();
@@ -149,14 +150,14 @@ impl Mesh {
         let outbound = Outbound::new(
             Arc::clone(&exchange),
             outbound::Settings { credentials, own: own.clone(), ..Default::default() },
-            drain.graceful(Side::Outbound),
+            drain.leave(Side::Outbound),
         );
         let inbound = Inbound::new(
             exchange,
             Ports::new(),
             Some(&identity),
             inbound::Settings { own, grace: self.grace, ..Default::default() },
-            drain.graceful(Side::Inbound),
+            drain.leave(Side::Inbound),
         )
         .unwrap();
         let gate = |direction, kind| Gate {

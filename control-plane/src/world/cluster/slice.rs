@@ -8,7 +8,7 @@ use std::sync::Arc;
 /// Label of a slice: the Service that it is of.
 const SERVICE: &str = "kubernetes.io/service-name";
 
-/// The workloads of a slice, by uid (`namespace/slice~address`).
+/// The workloads of a slice, by uid (`namespace/slice-address`).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Slice(pub Vec<(String, Arc<Workload>)>);
 
@@ -43,7 +43,7 @@ pub fn workloads(slice: EndpointSlice) -> Slice {
             (_, Some(false)) => Phase::NotReady,
             _ => Phase::Ready,
         };
-        let name = format!("{own}~{}", address.to_string().replace(':', "."));
+        let name = format!("{own}-{}", address.to_string().replace([':', '.'], "-"));
         let uid = format!("{namespace}/{name}");
         let workload = Workload {
             namespace: space.clone(),
@@ -91,9 +91,9 @@ mod tests {
         assert_eq!(
             seen,
             [
-                ("shop/db-1~192.0.2.50", "192.0.2.50", Some(Phase::Ready)),
-                ("shop/db-1~192.0.2.51", "192.0.2.51", Some(Phase::NotReady)),
-                ("shop/db-1~192.0.2.52", "192.0.2.52", Some(Phase::Draining)),
+                ("shop/db-1-192-0-2-50", "192.0.2.50", Some(Phase::Ready)),
+                ("shop/db-1-192-0-2-51", "192.0.2.51", Some(Phase::NotReady)),
+                ("shop/db-1-192-0-2-52", "192.0.2.52", Some(Phase::Draining)),
             ]
         );
         let first = &found[0].1.spec;
