@@ -9,6 +9,7 @@ mod parts;
 mod relay;
 mod settings;
 mod stand_by;
+mod webhook;
 
 pub use settings::{Cluster, Kubernetes, Settings};
 
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
+use webhook::Webhook;
 use weft_certs::files;
 use weft_resident::Quiet;
 
@@ -105,6 +107,7 @@ pub async fn run_until(
     let (store, mut listeners) = open(&settings).await?;
     let store: Arc<dyn Store> = Arc::new(Measured::new(store, metrics.clone()));
     let mut started = Some(started);
+    let webhook = Webhook::start(&settings, &*store).await?;
     let result = loop {
         let leads = stand_by::until_leading(&settings, &*store, &mut listeners, &shutdown, &mut started).await;
         match leads {
@@ -118,6 +121,9 @@ pub async fn run_until(
             Err(error) => break Err(error),
         }
     };
+    if let Some(webhook) = webhook {
+        webhook.end().await;
+    }
     store.resign().await;
     if !closed(store).await {
         tracing::warn!("connections still hold the store open");

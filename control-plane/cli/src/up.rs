@@ -77,6 +77,12 @@ pub struct Args {
     /// With --kubernetes: where the others reach it [default: where it listens]
     #[arg(long, env = "POD_IP", value_name = "IP", hide_env_values = true)]
     advertise: Option<std::net::IpAddr>,
+    /// With --kubernetes: where the admission webhook listens (TLS), usually on port 15017 [default: there is none]
+    #[arg(long, value_name = "IP:PORT", requires = "kubernetes")]
+    webhook: Option<SocketAddr>,
+    /// With --webhook: how sidecars are made (YAML, as for weft inject --settings); watched
+    #[arg(long, value_name = "FILE", requires = "webhook")]
+    injection_settings: Option<PathBuf>,
     #[command(flatten)]
     store: store::StoreArgs,
     /// Certificates that one identity may have in half of their lifetime, and at once: a sidecar needs one
@@ -150,6 +156,8 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
         namespace: args.namespace,
         replica: args.replica_name.unwrap_or_else(store::host),
         address: args.advertise,
+        webhook: args.webhook,
+        injection: args.injection_settings,
         service_ranges: args
             .service_cidr
             .iter()

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::{labels, metadata, source::Source};
 use crate::inject::webhook::CONFIGURATION;
 use crate::kinds::{self, GATEWAY_GROUP, GROUP};
+use crate::rbac::builtin;
 
 /// The control plane's ServiceAccount, roles and bindings.
 pub(super) const NAME: &str = "weft-control";
@@ -49,7 +50,10 @@ fn everywhere() -> Vec<Value> {
         rule(&["create"], "", &["configmaps"]),
         named(&["get", "list", "watch", "patch", "update"], "", &["configmaps"], crate::cluster::roots::CONFIG_MAP),
         rule(&["create"], "authentication.k8s.io", &["tokenreviews"]),
-        rule(&["create"], "authorization.k8s.io", &["subjectaccessreviews"]),
+        // Who may see what of the mesh is what the cluster's roles say.
+        rule(&READ, RBAC, &["clusterrolebindings", "clusterroles", "rolebindings", "roles"]),
+        // What of the Gateway API there is.
+        rule(&["get"], "apiextensions.k8s.io", &["customresourcedefinitions"]),
         named(
             &["get", "list", "watch", "patch"],
             "admissionregistration.k8s.io",
@@ -63,6 +67,7 @@ fn at_home() -> Vec<Value> {
     vec![
         rule(&["get", "list", "watch", "create", "update", "patch", "delete"], "", &["secrets"]),
         rule(&["get", "list", "watch", "create", "update", "patch"], "coordination.k8s.io", &["leases"]),
+        named(&["get", "patch", "update"], "", &["configmaps"], crate::cluster::known::CONFIG_MAP),
     ]
 }
 
@@ -90,13 +95,13 @@ pub(super) fn people() -> Vec<Value> {
         }
         json!({ "apiVersion": format!("{RBAC}/v1"), "kind": "ClusterRole", "metadata": { "name": name, "labels": labels }, "rules": rules })
     };
+    let with = |first: Value, more: &[Vec<Value>]| Value::from([vec![first], more.concat()].concat());
     let own = plurals(true);
     let all = [plurals(false), own.clone()].concat();
-    let whole: Vec<&str> = READ.into_iter().chain(WRITE).collect();
     vec![
-        role("weft-view", &["view", "edit", "admin"], json!([rule(&READ, GROUP, &all)])),
-        role("weft-edit", &["edit", "admin"], json!([rule(&WRITE, GROUP, &own)])),
+        role("weft-view", &["view", "edit", "admin"], with(rule(&READ, GROUP, &all), &[builtin::observe()])),
+        role("weft-edit", &["edit", "admin"], with(rule(&WRITE, GROUP, &own), &[builtin::foresee()])),
         // Whoever administers the mesh: also what is the whole mesh's. Bound to nobody.
-        role("weft-admin", &[], json!([rule(&whole, GROUP, &all)])),
+        role("weft-admin", &[], with(rule(&["*"], GROUP, &["*"]), &[])),
     ]
 }

@@ -55,12 +55,19 @@ fn edit() -> Vec<Value> {
         rule(&WRITE, "discovery.k8s.io", &["endpointslices"]),
         rule(&WRITE, GATEWAY_GROUP, &ROUTES),
         rule(&WRITE, GROUP, &WEFT),
-        // Whoever may change something may know beforehand what that does.
-        rule(&["create"], GROUP, &["plans"]),
     ]
+    .into_iter()
+    .chain(foresee())
+    .collect()
 }
 
-fn observe() -> Vec<Value> {
+/// Whoever may change something may know beforehand what that does.
+pub fn foresee() -> Vec<Value> {
+    vec![rule(&["create"], GROUP, &["plans"])]
+}
+
+/// Seeing what the mesh does.
+pub fn observe() -> Vec<Value> {
     vec![
         rule(&["get"], GROUP, &["checks", "stats", "workloads/config", "workloads/stats"]),
         rule(&["list"], GROUP, &["sidecars"]),
@@ -73,6 +80,15 @@ fn admin() -> Vec<Value> {
     vec![
         rule(&everything, RBAC_GROUP, &["rolebindings", "roles"]),
         rule(&["create"], "authorization.k8s.io", &["localsubjectaccessreviews"]),
+    ]
+    .into_iter()
+    .chain(operate())
+    .collect()
+}
+
+/// Reaching into sidecars, and letting others join.
+pub fn operate() -> Vec<Value> {
+    vec![
         rule(&["update"], GROUP, &["workloads/log"]),
         // It shows paths and headers of people's calls: more than figures, and more than a configuration.
         rule(&["get"], GROUP, &["workloads/tap"]),

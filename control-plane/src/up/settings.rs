@@ -91,6 +91,10 @@ pub struct Kubernetes {
     pub address: Option<std::net::IpAddr>,
     /// Ranges of Services' cluster addresses, besides those that the cluster says.
     pub service_ranges: Vec<String>,
+    /// Where the admission webhook listens (TLS): none.
+    pub webhook: Option<SocketAddr>,
+    /// How it makes sidecars, a file that is watched: none, the defaults.
+    pub injection: Option<PathBuf>,
 }
 
 /// A Kubernetes cluster, and how it is reached.

@@ -233,7 +233,9 @@ mod tests {
 
     fn table(entries: &[(&str, i32)]) -> Table<i32> {
         let mut table = Table::default();
-        entries.iter().for_each(|(key, value)| drop(table.insert(*key, *value)));
+        entries.iter().for_each(|(key, value)| {
+            let _ = table.insert(*key, *value);
+        });
         table
     }
 

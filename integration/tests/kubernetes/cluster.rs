@@ -35,9 +35,42 @@ impl Cluster {
         for namespace in [cluster.system(), cluster.shop()] {
             cluster.kubectl(&["create", "namespace", &namespace]).ok();
         }
-        cluster.apply(&weft_kinds());
+        for definition in installed(&["--crds"]) {
+            cluster.apply(&definition.to_string());
+        }
         cluster.wait_served(&["trafficpolicies.weft.mesh", "workloads.weft.mesh", "meshsettings.weft.mesh"]);
         cluster
+    }
+
+    /// A kubeconfig of a control plane: a service account with the rights that `weft install` gives it, and no others.
+    #[track_caller]
+    fn control_kubeconfig(&self) -> PathBuf {
+        let (system, name) = (self.system(), format!("weft-control-{}", self.tag));
+        let subject = json!({"kind": "ServiceAccount", "name": "weft-control", "namespace": system});
+        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "weft-control", "namespace": system}});
+        self.apply(&account.to_string());
+        for mut role in installed(&["--no-crds"]) {
+            let kind = role["kind"].as_str().unwrap().to_owned();
+            if !matches!(kind.as_str(), "Role" | "ClusterRole") || role["metadata"]["name"] != "weft-control" {
+                continue;
+            }
+            let metadata =
+                if kind == "Role" { json!({"name": name, "namespace": system}) } else { json!({ "name": name }) };
+            role["metadata"] = metadata.clone();
+            let binding = json!({
+                "apiVersion": "rbac.authorization.k8s.io/v1", "kind": format!("{kind}Binding"), "metadata": metadata,
+                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name}, "subjects": [subject],
+            });
+            self.apply(&role.to_string());
+            self.apply(&binding.to_string());
+        }
+        let token = self.kubectl(&["create", "token", "weft-control", "-n", &system]).ok();
+        let config = self.kubectl(&["config", "view", "--raw", "--minify", "--flatten", "-o", "json"]).ok();
+        let mut config: Value = serde_json::from_str(&config).unwrap();
+        config["users"][0]["user"] = json!({"token": token.trim()});
+        let path = self.folder.path().join("control.kubeconfig");
+        std::fs::write(&path, config.to_string()).unwrap();
+        path
     }
 
     /// The control planes' namespace.
@@ -227,7 +260,9 @@ impl Control {
         let data = cluster.folder.path().join(name);
         std::fs::create_dir_all(&data).unwrap();
         let mut command = Command::new(binary("weft"));
-        command.arg("up").arg(format!("--kubernetes={}", cluster.kubeconfig.display()));
+        let kubeconfig = cluster.folder.path().join("control.kubeconfig");
+        let kubeconfig = if kubeconfig.exists() { kubeconfig } else { cluster.control_kubeconfig() };
+        command.arg("up").arg(format!("--kubernetes={}", kubeconfig.display()));
         command.args(["--namespace", &cluster.system(), "--replica-name", name, "--data-dir", text(&data)]);
         command.args(["--grpc", "127.0.0.1:0", "--api", "127.0.0.1:0"]).args(flags);
         let mut process = Process::start(cluster.folder.path(), name, &mut command);
@@ -350,20 +385,10 @@ impl Sidecar {
     }
 }
 
-/// The mesh's own kinds, as a cluster learns of them.
-fn weft_kinds() -> String {
-    let kinds = [
-        "AuthorizationPolicy authorizationpolicies Namespaced",
-        "FederatedTrustDomain federatedtrustdomains Cluster",
-        "MeshSettings meshsettings Cluster",
-        "MeshTLS meshtlses Namespaced",
-        "RateLimitPolicy ratelimitpolicies Namespaced",
-        "RequestAuthentication requestauthentications Namespaced",
-        "TrafficPolicy trafficpolicies Namespaced",
-        "Workload workloads Namespaced",
-    ];
-    kinds.map(|k| { let mut w = k.split(' '); let (kind, plural, scope) = (w.next().unwrap(), w.next().unwrap(), w.next().unwrap());
-      json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": format!("{plural}.weft.mesh")}, "spec": {"group": "weft.mesh", "scope": scope, "names": {"kind": kind, "plural": plural}, "versions": [{"name": "v1alpha1", "served": true}]}}).to_string() }).join("\n---\n")
+/// What `weft install` prints.
+fn installed(flags: &[&str]) -> Vec<Value> {
+    let text = run(Command::new(binary("weft")).arg("install").args(flags)).ok();
+    text.split("\n---\n").map(|document| serde_saphyr::from_str(document).unwrap()).collect()
 }
 
 /// A kind of the Gateway API whose objects are taken as they are, in a version.

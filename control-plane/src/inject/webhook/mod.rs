@@ -50,6 +50,14 @@ impl Default for Settings {
     }
 }
 
+/// Whether a file of settings can be used.
+///
+/// # Errors
+/// Why not, by field.
+pub fn check(path: &std::path::Path) -> Result<(), String> {
+    file::read(path).map(drop)
+}
+
 /// Answers until `shutdown`. While `leads` is true it also keeps the Secret and the configuration of the webhook.
 ///
 /// # Errors
