@@ -120,6 +120,14 @@ impl Cluster {
         }
     }
 
+    /// A file of the test's.
+    #[track_caller]
+    pub fn file(&self, name: &str, content: &[u8]) -> PathBuf {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
     /// Whether a kind is defined.
     pub fn is_defined(&self, name: &str) -> bool {
         self.object("customresourcedefinition", "", name).is_ok()
@@ -386,7 +394,7 @@ impl Sidecar {
 }
 
 /// What `weft install` prints.
-fn installed(flags: &[&str]) -> Vec<Value> {
+pub fn installed(flags: &[&str]) -> Vec<Value> {
     let text = run(Command::new(binary("weft")).arg("install").args(flags)).ok();
     text.split("\n---\n").map(|document| serde_saphyr::from_str(document).unwrap()).collect()
 }

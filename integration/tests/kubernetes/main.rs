@@ -10,6 +10,7 @@
     reason = "a test that cannot go on has failed: panicking says so"
 )]
 
+mod admission;
 mod cluster;
 mod lead;
 mod pods;
