@@ -2,6 +2,7 @@
 #   make demo                 the mesh and a sample shop on loopback, a live table until Ctrl-C
 #   make demo DURATION=30s    the same unattended, with a script; exits 0 only if the mesh did its job (OUTPUT=json for one JSON document)
 #   make test                 installs what the tests need (apt, pip), then runs everything
+#   make test-kubernetes      the tests of a cluster's control plane, in the cluster of KUBECONFIG where it is set (namespaces and definitions are made there)
 #   make bench                Weft beside Envoy, nginx and HAProxy, half an hour (BENCH=quick: under three minutes; BENCH=soak: ten minutes, BENCH_SOAK=60s shortens it)
 #   make dist                 weft-proxy as it is shipped, in target/dist: laid out by a profile of its own load (ten minutes the first time)
 #   make flamegraph           an SVG of each hot path of the sidecar under load, in target/flamegraph
@@ -22,7 +23,7 @@ MUTANTS ?=
 # Without a terminal the build says one line a crate only when something is built; with one, cargo draws its bar.
 DEMO_FLAGS := $(if $(DURATION),--duration $(DURATION)) --output $(OUTPUT)
 
-.PHONY: screenshots demo test unit dist bench flamegraph mutants lint fmt clippy doc deny book tools clean
+.PHONY: screenshots demo test test-kubernetes unit dist bench flamegraph mutants lint fmt clippy doc deny book tools clean
 
 # Everything but the program's own output goes to stderr: with OUTPUT=json stdout is one document.
 demo:
@@ -35,9 +36,14 @@ test: tools
 	$(CARGO) test --workspace --locked --doc
 	WEFT_KUBECTL=$$(integration/setup kubectls) $(CARGO) test --workspace --locked --lib --bins --tests --no-fail-fast
 
+# An API server is enough: no kubelet, scheduler or controller is needed.
+test-kubernetes: tools
+	$(CARGO) build --workspace --bins --locked
+	WEFT_KUBECTL=$$(integration/setup kubectls) WEFT_TEST_CLUSTER="$${KUBECONFIG-}" $(CARGO) test --workspace --locked --test kubernetes
+
 # The sidecar and its core alone: no Kubernetes client, no store, no root.
 unit:
-	$(CARGO) test --locked -p weft-proto -p weft-certs -p weft-codec -p weft-policy -p weft-proxy
+	$(CARGO) test --locked -p weft-proto -p weft-certs -p weft-codec -p weft-resident -p weft-policy -p weft-proxy
 
 # The loads that the profile is taken under are the benchmark's own.
 dist:

@@ -1,5 +1,6 @@
 //! Two doors for operators. On TCP: `/ready`, `/live`, `/metrics` and the application's own probes (`/app-probe/…`), and nothing else. On a Unix socket that only the owner may open
-//! (0600), besides those: `GET /config_dump`, `GET /stats`, `PUT /log?filter=…`, `POST /drain[?phase=outbound]`, `GET /certificate`.
+//! (0600), besides those: `GET /config_dump`, `GET /stats`, `PUT /log?filter=…`, `POST /drain[?phase=outbound]`, `GET /certificate`,
+//! `GET /process`, and `POST /take-over` for a process that takes this one's place.
 //!
 //! HTTP/1.1, one request a connection: it serves a scraper and a person, runs on the control thread, and bounds everything.
 
@@ -8,6 +9,7 @@ mod stats;
 
 use crate::discovery::{Directory, DumpRequest};
 use crate::drain::Drain;
+use crate::takeover::{self, Giver, Relieved, Turn};
 use crate::telemetry::Telemetry;
 use crate::telemetry::exposition::Format;
 pub use app_probe::AppProbe;
@@ -16,7 +18,7 @@ pub use stats::stats;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -51,6 +53,12 @@ pub struct Admin {
     pub set_log: SetLog,
     /// For `GET /app-probe/…`.
     pub probes: Arc<[AppProbe]>,
+    /// The turn of this process: nobody is answered outside of it.
+    pub turn: Turn,
+    /// For `POST /take-over`.
+    pub giver: Option<Arc<Giver>>,
+    /// Whose place this process has taken.
+    pub relieved: Relieved,
 }
 
 impl std::fmt::Debug for Admin {
@@ -82,8 +90,9 @@ impl Answer {
 }
 
 impl Admin {
-    /// Serves readiness and metrics until the future is dropped.
-    pub async fn serve_tcp(self, listener: TcpListener) {
+    /// Serves readiness and metrics during the turn of this process, and what was asked then to its end.
+    pub async fn serve_tcp(self, listener: Arc<TcpListener>) {
+        self.turn.begun().await;
         let mut tasks = JoinSet::new();
         loop {
             tokio::select! {
@@ -95,45 +104,57 @@ impl Admin {
                     Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
                 },
                 Some(_) = tasks.join_next() => {}
+                () = self.turn.over() => break,
             }
         }
+        drop(listener);
+        while tasks.join_next().await.is_some() {}
     }
 
-    /// Serves the private socket until the future is dropped.
-    pub async fn serve_socket(self, listener: UnixListener) {
+    /// Serves the private socket, likewise.
+    pub async fn serve_socket(self, listener: Arc<UnixListener>) {
+        self.turn.begun().await;
         let mut tasks = JoinSet::new();
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) if tasks.len() < CONNECTIONS => {
-                        tasks.spawn(self.clone().converse(stream, Door::Socket));
+                        tasks.spawn(self.clone().converse_privately(stream));
                     }
                     Ok(_) => {}
                     Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
                 },
                 Some(_) = tasks.join_next() => {}
+                () = self.turn.over() => break,
             }
         }
+        drop(listener);
+        while tasks.join_next().await.is_some() {}
     }
 
     async fn converse(self, mut stream: impl AsyncRead + AsyncWrite + Unpin, door: Door) {
         let exchange = async {
-            let Some(Asked { method, target, headers }) = read_head(&mut stream).await else { return };
-            let answer = self.answer(door, &method, &target, &headers).await;
-            let reason =
-                http::StatusCode::from_u16(answer.status).ok().and_then(|s| s.canonical_reason()).unwrap_or("");
-            let head = format!(
-                "HTTP/1.1 {} {reason}\r\ncontent-type: {}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
-                answer.status,
-                answer.kind,
-                answer.body.len()
-            );
-            let body = if method == "HEAD" { "" } else { &answer.body };
-            let _ = stream.write_all(head.as_bytes()).await;
-            let _ = stream.write_all(body.as_bytes()).await;
-            let _ = stream.shutdown().await;
+            let Some(asked) = read_head(&mut stream).await else { return };
+            let answer = self.answer(door, &asked.method, &asked.target, &asked.headers).await;
+            respond(&mut stream, &asked, &answer).await;
         };
         // A client that is slower than this learns nothing.
+        let _ = timeout(REQUEST, exchange).await;
+    }
+
+    async fn converse_privately(self, mut stream: UnixStream) {
+        let Ok(Some(asked)) = timeout(REQUEST, read_head(&mut stream)).await else { return };
+        if let Some(giver) = self.giver.as_ref().filter(|_| asked.method == "POST" && asked.target == takeover::PATH) {
+            // It lasts as long as there is something to say.
+            if let Err(((status, why), mut stream)) = giver.give(stream, asked.header("upgrade")).await {
+                let _ = timeout(REQUEST, respond(&mut stream, &asked, &Answer::text(status, why + "\n"))).await;
+            }
+            return;
+        }
+        let exchange = async {
+            let answer = self.answer(Door::Socket, &asked.method, &asked.target, &asked.headers).await;
+            respond(&mut stream, &asked, &answer).await;
+        };
         let _ = timeout(REQUEST, exchange).await;
     }
 
@@ -172,6 +193,11 @@ impl Admin {
             },
             (Door::Socket, "/stats") if read => Answer::json(&self.stats()),
             (Door::Socket, "/certificate") if read => self.certificate(),
+            (Door::Socket, "/process") if read => Answer::json(&json!({
+                "pid": std::process::id(),
+                "version": env!("CARGO_PKG_VERSION"),
+                "relieved": self.relieved.shown(),
+            })),
             (Door::Socket, "/log") if method == "PUT" => match parameter(query, "filter") {
                 Some(filter) => match (self.set_log)(&filter) {
                     Ok(()) => Answer::text(200, format!("log filter is {filter}\n")),
@@ -192,7 +218,7 @@ impl Admin {
             },
             (Door::Socket, _) => Answer::text(
                 404,
-                "GET /config_dump, GET /stats, PUT /log?filter=, POST /drain[?phase=outbound], GET /certificate\n",
+                "GET /config_dump, GET /stats, PUT /log?filter=, POST /drain[?phase=outbound], GET /certificate, GET /process\n",
             ),
         }
     }
@@ -234,6 +260,28 @@ struct Asked {
     method: String,
     target: String,
     headers: Vec<(String, Vec<u8>)>,
+}
+
+impl Asked {
+    /// A header field's value; empty where there is none.
+    fn header(&self, name: &str) -> &str {
+        let field = self.headers.iter().find(|(field, _)| field.eq_ignore_ascii_case(name));
+        field.and_then(|(_, value)| std::str::from_utf8(value).ok()).unwrap_or_default()
+    }
+}
+
+async fn respond(stream: &mut (impl AsyncWrite + Unpin), asked: &Asked, answer: &Answer) {
+    let reason = http::StatusCode::from_u16(answer.status).ok().and_then(|s| s.canonical_reason()).unwrap_or("");
+    let head = format!(
+        "HTTP/1.1 {} {reason}\r\ncontent-type: {}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        answer.status,
+        answer.kind,
+        answer.body.len()
+    );
+    let body = if asked.method == "HEAD" { "" } else { &answer.body };
+    let _ = stream.write_all(head.as_bytes()).await;
+    let _ = stream.write_all(body.as_bytes()).await;
+    let _ = stream.shutdown().await;
 }
 
 /// What is asked for; `None` for what is no request, too long, or gone.
@@ -292,6 +340,9 @@ mod tests {
             identity: Arc::default(),
             set_log: Arc::new(|filter| if filter == "info,a=debug" { Ok(()) } else { Err("no filter".into()) }),
             probes: Arc::default(),
+            turn: Turn::now(),
+            giver: None,
+            relieved: Relieved::default(),
         };
         (admin, ready, drain)
     }

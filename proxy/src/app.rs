@@ -5,12 +5,14 @@
 
 mod control_plane;
 mod host;
+mod intercepted;
 mod join;
 mod log;
 mod seeing;
 mod settle;
 mod sockets;
-
+mod successor;
+mod taking_turns;
 mod worker;
 
 use crate::admin::{Admin, SetLog};
@@ -18,19 +20,21 @@ use crate::config::{self, ConfigError, Settings, Source};
 use crate::discovery::file::{FileError, FileSource};
 use crate::discovery::{Directory, DumpRequest, Publisher};
 use crate::drain::Drain;
-use crate::endpoint::external;
 use crate::identity::{Enrolment, Files, Followed, Wanted};
 use crate::inbound;
-use crate::intercept::{self, dns, nft};
+use crate::intercept;
+use crate::takeover::message::Kind;
+use crate::takeover::{self, Giver, Inherited, Predecessor, Relieved, Shelf, Turn};
 use crate::telemetry::Telemetry;
 use control_plane::Plan;
 use host::{access_log_options, enrolment, own_state_dir, raise_descriptors};
+use intercepted::{Rules, may_divert, tell_own_packets};
 use join::follow_agent;
 use sockets::Sockets;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
+use successor::{Program, Serving};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use weft_certs::LiveIdentity;
@@ -107,18 +111,21 @@ fn start(error: impl std::fmt::Display) -> AppError {
     AppError::Start(error.to_string())
 }
 
-/// Runs the sidecar to its end.
+/// Runs the sidecar to its end, and to that of the successor that it started; the exit code.
 ///
 /// # Errors
 /// Why it could not start, or what failed.
-pub fn run(mut settings: Settings) -> Result<(), AppError> {
+pub fn run(mut settings: Settings) -> Result<u8, AppError> {
+    let program = Program::called().map_err(start)?;
     // What others are told of (`ready.json`) must mean the same in their working directory.
     settings.state_dir = settings.state_dir.map(std::path::absolute).transpose().map_err(start)?;
     let filter = settings.log.clone().or_else(|| std::env::var("WEFT_LOG").ok()).unwrap_or_else(|| "info".to_owned());
     let set_log = log::init(&filter).map_err(|e| config::refuse("log", e))?;
     let aead = weft_certs::tls::choose_aead(settings.aead.wanted());
     let enrolment = enrolment(&settings)?;
-    let _lock = settings.state_dir.as_deref().map(own_state_dir).transpose()?;
+    successor::follow_supervisor();
+    let (predecessor, mut inherited) = relieve(&settings)?;
+    let lock = settings.state_dir.as_deref().map(|dir| own_state_dir(dir, &mut inherited)).transpose()?;
     let descriptors = raise_descriptors();
     let source = settings.source()?;
     if let Source::File(path) = &source {
@@ -130,13 +137,13 @@ pub fn run(mut settings: Settings) -> Result<(), AppError> {
     let agent = settings.agent()?;
     let has_identity = matches!(source, Source::ControlPlane(..)) || settings.certificates.is_some() || agent.is_some();
     may_divert(settings.interception.inbound_mode)?;
-    let sockets = Sockets::bind(&settings, has_identity).map_err(AppError::Start)?;
+    let sockets = Sockets::bind(&settings, has_identity, &mut inherited).map_err(AppError::Start)?;
+    for left in inherited.rest() {
+        tracing::warn!(setting = left.setting, address = left.address, "no listener any more");
+    }
+    drop(inherited);
     if settings.transparent {
         tell_own_packets(settings.interception.exempt_uid)?;
-    }
-    let ready_file = settings.state_dir.as_ref().map(|dir| dir.join("ready.json"));
-    if let Some(path) = &ready_file {
-        sockets.announce(path).map_err(AppError::Start)?;
     }
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -149,14 +156,41 @@ pub fn run(mut settings: Settings) -> Result<(), AppError> {
         "weft-proxy listens"
     );
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(start)?;
-    let socket_path = sockets.socket.as_ref().map(|(path, _)| path.clone());
-    let begin = Beginning { source, enrolment, agent };
-    let outcome = runtime.block_on(Process::new(settings, telemetry, set_log).run(begin, sockets));
+    let begin = Beginning { source, enrolment, agent, predecessor, program, lock };
+    let process = Process::new(settings, telemetry, set_log);
     // Whoever reads these after the end would look for a process that is gone.
-    for path in ready_file.iter().chain(&socket_path) {
-        let _ = std::fs::remove_file(path);
-    }
+    let traces = Traces {
+        ready: process.ready_file(),
+        socket: sockets.socket.as_ref().map(|(path, _)| path.clone()),
+        turn: process.turn.clone(),
+    };
+    let outcome = runtime.block_on(process.run(begin, sockets));
+    drop(traces);
     outcome
+}
+
+/// Asks the process that serves for what it has, where that is wanted and there is one.
+fn relieve(settings: &Settings) -> Result<(Option<Predecessor>, Inherited), AppError> {
+    let socket = settings.socket().filter(|_| settings.take_over.at_start);
+    match socket.map(|socket| takeover::ask(&socket)).transpose().map_err(AppError::Start)?.flatten() {
+        Some((predecessor, inherited)) => Ok((Some(predecessor), inherited)),
+        None => Ok((None, Inherited::default())),
+    }
+}
+
+/// Files that speak of the process that serves; removed at its end.
+struct Traces {
+    ready: Option<PathBuf>,
+    socket: Option<PathBuf>,
+    turn: Turn,
+}
+
+impl Drop for Traces {
+    fn drop(&mut self) {
+        for path in self.ready.iter().chain(&self.socket).filter(|_| self.turn.is_now()) {
+            let _ = std::fs::remove_file(path);
+        }
+    }
 }
 
 /// What the first identity and configuration come from.
@@ -164,6 +198,9 @@ struct Beginning {
     source: Source,
     enrolment: Option<Enrolment>,
     agent: Option<(PathBuf, Wanted)>,
+    predecessor: Option<Predecessor>,
+    program: Program,
+    lock: Option<std::fs::File>,
 }
 
 /// The control thread's half of the process.
@@ -178,6 +215,12 @@ struct Process {
     ready: watch::Sender<bool>,
     ports: Arc<inbound::Ports>,
     stand_ins: Arc<intercept::StandIns>,
+    turn: Turn,
+    shelf: Shelf,
+    relieved: Relieved,
+    serving: watch::Receiver<Serving>,
+    /// Signals and successors: they outlive the rest where a successor does.
+    lasting: JoinSet<&'static str>,
     /// Invariant: everything that runs beside the data path is in here, and ends with it. None of them ends by itself, except those
     /// that say so by returning an empty name.
     tasks: JoinSet<&'static str>,
@@ -197,15 +240,38 @@ impl Process {
             ready: watch::Sender::new(false),
             ports: inbound::Ports::new(),
             stand_ins: Arc::default(),
+            turn: Turn::new(),
+            shelf: Shelf::default(),
+            relieved: Relieved::default(),
+            serving: watch::channel(Serving::Own).1,
+            lasting: JoinSet::new(),
             tasks: JoinSet::new(),
         }
     }
 
-    async fn run(mut self, begin: Beginning, mut sockets: Sockets) -> Result<(), AppError> {
-        let Beginning { source, enrolment, agent } = begin;
+    fn ready_file(&self) -> Option<PathBuf> {
+        self.settings.state_dir.as_ref().map(|dir| dir.join("ready.json"))
+    }
+
+    async fn run(mut self, begin: Beginning, mut sockets: Sockets) -> Result<u8, AppError> {
+        let Beginning { source, enrolment, agent, predecessor, program, lock } = begin;
         let (directory, publisher, asks) = Publisher::new();
         let own = sockets.own();
-        self.open_doors(&mut sockets, &directory)?;
+        let giver = self.giver(lock);
+        let conversation = match predecessor {
+            Some(mut predecessor) => {
+                self.stand_ins.remember(std::mem::take(&mut predecessor.stand_ins));
+                let followed = std::mem::take(&mut predecessor.followed);
+                Some((predecessor.converse().map_err(start)?, followed))
+            }
+            None => {
+                self.take_turn(&sockets.announcement())?;
+                None
+            }
+        };
+        let announcement = sockets.announcement();
+        self.open_doors(&mut sockets, &directory, &giver)?;
+        self.follow_successors(program, &giver)?;
         self.follow_signals()?;
         self.start_dns(&mut sockets, &directory, &own)?;
         self.start_resolver(&directory, &own);
@@ -232,7 +298,7 @@ impl Process {
             () = beginning.cancelled() => Ok(None),
         };
         if sourced?.is_none() {
-            return Ok(());
+            return Ok(0);
         }
         let mut shared = worker::Shared::new(
             &self.settings,
@@ -244,36 +310,48 @@ impl Process {
             own,
         );
         shared.stand_ins = Arc::clone(&self.stand_ins);
+        (shared.turn, shared.shelf) = (self.turn.clone(), self.shelf.clone());
         let mut workers = Workers::start(shared, sockets).map_err(AppError::Start)?;
-        let rules = self.install_rules(&workers.ports)?;
+        let rules = if self.turn.is_now() { self.install_rules(&workers.ports)? } else { None };
         let ready = watch_readiness(directory.clone(), self.settings.resources.is_some(), self.ready.clone());
         self.tasks.spawn(async move {
             ready.await;
             "readiness"
         });
+        let rules = match conversation {
+            Some((conversation, followed)) => {
+                match self.take_over(conversation, followed, &announcement, &mut workers).await? {
+                    Some(rules) => rules,
+                    None => return Ok(0),
+                }
+            }
+            None => rules,
+        };
         let ready = self.ready.subscribe();
-        self.tasks.spawn(async move {
+        self.lasting.spawn(async move {
             settle::when_quiet(ready).await;
             ""
         });
-        let deadline = self.settings.drain.deadline.0;
-        let outcome = tokio::select! {
-            cut = self.drain.run(deadline) => {
-                tracing::info!(cut, "drained");
-                Ok(())
-            }
-            died = workers.died() => Err(AppError::Failed(died)),
-            Some(ended) = next_failure(&mut self.tasks) => Err(AppError::Failed(ended)),
-        };
-        drop(rules);
-        if outcome.is_ok() {
-            workers.join(Duration::from_secs(2)).await;
-            self.telemetry.spans.drained(LAST_SPANS).await;
-        }
-        outcome
+        self.serve(workers, rules).await
     }
 
-    fn open_doors(&mut self, sockets: &mut Sockets, directory: &Directory) -> Result<(), AppError> {
+    /// Serves until the drain is over, and stays for a successor.
+    async fn serve(&mut self, mut workers: Workers, rules: Option<Rules>) -> Result<u8, AppError> {
+        let deadline = self.settings.drain.deadline.0;
+        tokio::select! {
+            // First: when the last connection ends, the workers do too.
+            biased;
+            cut = self.drain.run(deadline) => tracing::info!(cut, "drained"),
+            died = workers.died() => return Err(AppError::Failed(died)),
+            Some(ended) = next_failure(&mut self.tasks) => return Err(AppError::Failed(ended)),
+        }
+        drop(rules);
+        workers.join(Duration::from_secs(2)).await;
+        self.telemetry.spans.drained(LAST_SPANS).await;
+        Ok(self.outlive().await)
+    }
+
+    fn open_doors(&mut self, sockets: &mut Sockets, directory: &Directory, giver: &Arc<Giver>) -> Result<(), AppError> {
         let admin = Admin {
             ready: self.ready.subscribe(),
             telemetry: self.telemetry.clone(),
@@ -283,97 +361,28 @@ impl Process {
             identity: self.identity.clone(),
             set_log: self.set_log.clone(),
             probes: self.settings.admin.app_probes.clone().into(),
+            turn: self.turn.clone(),
+            giver: Some(Arc::clone(giver)),
+            relieved: self.relieved.clone(),
         };
         let listener = sockets.admin.1.try_clone().and_then(tokio::net::TcpListener::from_std).map_err(start)?;
-        let tcp = admin.clone();
+        let listener = Arc::new(listener);
+        self.shelf.put(Kind::Tcp, "admin.listen", &sockets.admin.0, &listener);
+        let (tcp, turn) = (admin.clone(), self.turn.clone());
         self.tasks.spawn(async move {
             tcp.serve_tcp(listener).await;
-            "admin listener"
+            if turn.is_over() { "" } else { "admin listener" }
         });
-        if let Some((_, listener)) = sockets.socket.take() {
-            let listener = tokio::net::UnixListener::from_std(listener).map_err(start)?;
+        if let Some((path, listener)) = sockets.socket.take() {
+            let listener = Arc::new(tokio::net::UnixListener::from_std(listener).map_err(start)?);
+            self.shelf.put(Kind::Unix, "admin.socket", &path.display(), &listener);
+            let turn = self.turn.clone();
             self.tasks.spawn(async move {
                 admin.serve_socket(listener).await;
-                "admin socket"
+                if turn.is_over() { "" } else { "admin socket" }
             });
         }
         Ok(())
-    }
-
-    fn follow_signals(&mut self) -> Result<(), AppError> {
-        let mut terminate = signal(SignalKind::terminate()).map_err(start)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(start)?;
-        let drain = self.drain.clone();
-        self.tasks.spawn(async move {
-            loop {
-                tokio::select! {
-                    _ = terminate.recv() => if drain.begun() { drain.application_gone() } else { drain.begin() },
-                    _ = interrupt.recv() => drain.application_gone(),
-                }
-            }
-        });
-        if !self.settings.waits_for_application() {
-            let drain = self.drain.clone();
-            self.tasks.spawn(async move {
-                drain.beginning().cancelled().await;
-                drain.application_gone();
-                ""
-            });
-        }
-        if self.settings.until_stdin_closes {
-            let drain = self.drain.clone();
-            // A thread of its own: standard input may be anything, and reading it can block for ever. It dies with the process.
-            std::thread::Builder::new()
-                .name("weft-stdin".into())
-                .spawn(move || {
-                    let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
-                    tracing::info!("standard input closed: the application is gone");
-                    drain.application_gone();
-                })
-                .map_err(start)?;
-        }
-        Ok(())
-    }
-
-    fn start_dns(
-        &mut self,
-        sockets: &mut Sockets,
-        directory: &Directory,
-        own: &[std::net::SocketAddr],
-    ) -> Result<(), AppError> {
-        let resolver = dns::Resolver::new(directory.clone(), self.upstream(own), Arc::clone(&self.stand_ins));
-        for (_, udp, tcp) in std::mem::take(&mut sockets.dns) {
-            let udp = tokio::net::UdpSocket::from_std(udp).map_err(start)?;
-            let tcp = tokio::net::TcpListener::from_std(tcp).map_err(start)?;
-            let resolver = Arc::clone(&resolver);
-            self.tasks.spawn(async move {
-                resolver.serve(udp, tcp).await;
-                "DNS"
-            });
-        }
-        Ok(())
-    }
-
-    /// Follows the addresses of external hosts.
-    fn start_resolver(&mut self, directory: &Directory, own: &[std::net::SocketAddr]) {
-        let upstream = self.upstream(own);
-        let directory = directory.clone();
-        self.tasks.spawn(async move {
-            match external::resolver(&upstream) {
-                Ok(resolver) => external::run(directory, resolver, std::future::pending()).await,
-                Err(error) => tracing::warn!("external hosts cannot be resolved: {error}"),
-            }
-            ""
-        });
-    }
-
-    /// The name servers of the world outside.
-    fn upstream(&self, own: &[std::net::SocketAddr]) -> Vec<std::net::SocketAddr> {
-        if !self.settings.dns.upstream.is_empty() {
-            return self.settings.dns.upstream.clone();
-        }
-        let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-        dns::system_upstream(&text, own)
     }
 
     fn start_file(&mut self, path: &Path, publisher: Publisher, followed: Option<Followed>) -> Result<(), AppError> {
@@ -402,71 +411,6 @@ impl Process {
         // There is nobody to tell.
         self.drain.withdrawal_acknowledged();
         Ok(())
-    }
-
-    /// Puts the redirection in force once the workers serve; the value takes it back.
-    fn install_rules(&self, ports: &worker::Ports) -> Result<Option<Rules>, AppError> {
-        let interception = &self.settings.interception;
-        if !interception.install {
-            return Ok(None);
-        }
-        let plan = nft::Plan {
-            own: interception.exempt_uid.map_or(nft::Own::Mark(intercept::MARK), nft::Own::Uid),
-            exclude_uids: interception.exclude_uids.clone(),
-            outbound: ports.outbound,
-            inbound: ports.plaintext.map(|port| nft::Inbound { mode: interception.inbound_mode, port }),
-            dns: ports.dns,
-            direct: ports.direct.clone(),
-            outbound_filter: interception.outbound.filter("interception.outbound")?,
-            inbound_filter: interception.inbound.filter("interception.inbound")?,
-        };
-        intercept::rules::install(&plan).map_err(start)?;
-        tracing::info!(
-            outbound = plan.outbound,
-            inbound = ports.plaintext,
-            mode = ?interception.inbound_mode,
-            dns = plan.dns,
-            "interception rules are in force"
-        );
-        Ok(Some(Rules))
-    }
-}
-
-/// Sees to it that the rules know the sidecar's own packets: what they would capture of it would go round in circles.
-fn tell_own_packets(exempt_uid: Option<u32>) -> Result<(), ConfigError> {
-    match exempt_uid {
-        Some(uid) => {
-            let own = rustix::process::geteuid().as_raw();
-            if uid == own { Ok(()) } else { Err(config::refuse("interception.exemptUid", format!("is {uid}, but the sidecar runs as user {own}: its own calls would be captured"))) }
-        }
-        None => intercept::mark_sockets().map_err(|e| {
-            let why = format!("the sidecar cannot mark its packets ({e}): give it CAP_NET_ADMIN, or where the rules go by user, say which (interception.exemptUid, --exempt-uid)");
-            config::refuse("transparent", why)
-        }),
-    }
-}
-
-/// Sees to it that a sidecar behind TPROXY may do what it will have to.
-fn may_divert(mode: intercept::Mode) -> Result<(), ConfigError> {
-    if mode == intercept::Mode::Redirect {
-        return Ok(());
-    }
-    intercept::may_divert().map_err(|e| {
-        let why = format!(
-            "tproxy takes sockets with addresses of others ({e}): give the sidecar CAP_NET_ADMIN, or use redirect"
-        );
-        config::refuse("interception.inboundMode", why)
-    })
-}
-
-/// The interception rules; dropping removes them.
-struct Rules;
-
-impl Drop for Rules {
-    fn drop(&mut self) {
-        if let Err(error) = intercept::rules::remove() {
-            tracing::error!(%error, "the interception rules could not be removed");
-        }
     }
 }
 

@@ -64,6 +64,8 @@ pub struct Settings {
     pub workers: Workers,
     /// Leaving.
     pub drain: DrainSettings,
+    /// Taking over from a process that runs, and handing over to one that starts.
+    pub take_over: TakeOver,
     /// One line for each call.
     pub access_log: AccessLog,
     /// Where spans of calls go, if the mesh's settings say nothing of it.
@@ -392,6 +394,24 @@ impl Default for DrainSettings {
             wait_for_application: None,
             expired_grace: Span(Duration::from_secs(3600)),
         }
+    }
+}
+
+/// Takeover in place, by a new process.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct TakeOver {
+    /// Take over at the start from the process at the private socket, if there is one.
+    pub at_start: bool,
+    /// How long a process that starts may take to become ready, before the one that runs goes on without it.
+    pub patience: Span,
+    /// How long connections that are open in a process that has handed over may go on.
+    pub deadline: Span,
+}
+
+impl Default for TakeOver {
+    fn default() -> Self {
+        Self { at_start: false, patience: Span(Duration::from_secs(30)), deadline: Span(Duration::from_secs(3600)) }
     }
 }
 

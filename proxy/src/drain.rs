@@ -9,7 +9,11 @@
 //! of file on standard input (with `untilStdinCloses`), `POST /drain?phase=outbound`, or a second SIGTERM. Where nobody can know
 //! (`drain.waitForApplication: false`, the default without a control plane) it is taken as gone once the drain begins. SIGINT, a person
 //! at a terminal, says both at once.
+//!
+//! A successor that has taken the listeners over ([`Drain::relieve`]) makes it another thing: nobody is told to go elsewhere, nothing is
+//! withdrawn, and what is open has a long time to end by itself.
 
+use crate::codec::Leave;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -31,6 +35,8 @@ pub enum Side {
 pub enum Stage {
     /// Ready, or on the way to it.
     Serving,
+    /// A successor has the listeners; what is open is served to its end.
+    Relieved,
     /// Unready, withdrawal asked for; everything is still accepted.
     Withdrawing,
     /// Inbound connections were asked to end and no new ones are accepted; outbound serves as ever.
@@ -51,6 +57,8 @@ pub struct Drain(Arc<Inner>);
 struct Inner {
     stage: watch::Sender<Stage>,
     begin: CancellationToken,
+    /// How long a relieved process has for what is open, and less if its successor leaves meanwhile.
+    relieved: watch::Sender<Option<Duration>>,
     application_gone: CancellationToken,
     withdrawn: CancellationToken,
     inbound: SideState,
@@ -60,10 +68,18 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct SideState {
-    graceful: CancellationToken,
+    leave: Leave,
     cut: CancellationToken,
     open: AtomicUsize,
     idle: tokio::sync::Notify,
+}
+
+impl SideState {
+    /// Asks what is open to end, also what is idle.
+    fn ask(&self) {
+        self.leave.after_calls.cancel();
+        self.leave.idle.cancel();
+    }
 }
 
 /// One open connection (or call outside a connection). Dropping it is how the drain learns of its end.
@@ -101,6 +117,7 @@ impl Drain {
         Self(Arc::new(Inner {
             stage: watch::Sender::new(Stage::Serving),
             begin: CancellationToken::new(),
+            relieved: watch::Sender::new(None),
             application_gone: CancellationToken::new(),
             withdrawn: CancellationToken::new(),
             inbound: SideState::default(),
@@ -120,7 +137,13 @@ impl Drain {
     /// codecs watch it.
     #[must_use]
     pub fn graceful(&self, side: Side) -> CancellationToken {
-        self.side(side).graceful.clone()
+        self.side(side).leave.after_calls.clone()
+    }
+
+    /// How connections of `side` are asked to end.
+    #[must_use]
+    pub fn leave(&self, side: Side) -> Leave {
+        self.side(side).leave.clone()
     }
 
     /// Cancelled when the deadline has passed: what is still open on `side` must be dropped.
@@ -177,6 +200,25 @@ impl Drain {
         self.0.begin.is_cancelled()
     }
 
+    /// A successor takes new connections from now on: listeners stop, and what is open has at most `patience` to end. False once a drain has
+    /// begun, which nobody can take over. Said again, it can only shorten what is left.
+    #[must_use]
+    pub fn relieve(&self, patience: Duration) -> bool {
+        if self.begun() && !self.is_relieved() {
+            return false;
+        }
+        self.0.relieved.send_modify(|left| *left = Some(patience));
+        self.0.inbound.leave.after_calls.cancel();
+        self.0.outbound.leave.after_calls.cancel();
+        true
+    }
+
+    /// Whether a successor has taken over.
+    #[must_use]
+    pub fn is_relieved(&self) -> bool {
+        self.0.relieved.borrow().is_some()
+    }
+
     /// The control plane told the peers (or there is none to tell).
     pub fn withdrawal_acknowledged(&self) {
         self.0.withdrawn.cancel();
@@ -210,7 +252,15 @@ impl Drain {
     /// Drives the drain from the moment it begins to its end; returns how many connections were cut. `deadline` counts from the
     /// beginning of the drain for inbound, and from the application's exit (at the latest the same deadline again) for outbound.
     pub async fn run(&self, deadline: Duration) -> u64 {
-        self.0.begin.cancelled().await;
+        let mut relieved = self.0.relieved.subscribe();
+        tokio::select! {
+            biased;
+            _ = relieved.wait_for(Option::is_some) => {}
+            () = self.0.begin.cancelled() => {}
+        }
+        if self.is_relieved() {
+            return self.run_relieved(relieved, deadline).await;
+        }
         let until = Instant::now() + deadline;
         self.enter(Stage::Withdrawing);
         let withdrawal = Self::WITHDRAWAL.min(deadline);
@@ -226,7 +276,7 @@ impl Drain {
         }
 
         self.enter(Stage::Inbound);
-        self.0.inbound.graceful.cancel();
+        self.0.inbound.ask();
         let gone = async {
             tokio::join!(self.idle(Side::Inbound), self.0.application_gone.cancelled());
         };
@@ -243,12 +293,38 @@ impl Drain {
         self.cut_side(Side::Inbound);
 
         self.enter(Stage::Closing);
-        self.0.outbound.graceful.cancel();
+        self.0.outbound.ask();
         // An application that goes late leaves its last calls no time: they get a short while of their own.
         let until = until.max(Instant::now() + Duration::from_secs(1).min(deadline));
         if tokio::time::timeout_at(until, self.idle(Side::Outbound)).await.is_err() {
             self.cut_side(Side::Outbound);
         }
+        self.enter(Stage::Done);
+        self.cut_count()
+    }
+
+    /// The end of a process whose successor serves. `deadline`: once somebody wants it gone.
+    async fn run_relieved(&self, mut relieved: watch::Receiver<Option<Duration>>, deadline: Duration) -> u64 {
+        self.enter(Stage::Relieved);
+        let left = |relieved: &mut watch::Receiver<Option<Duration>>| relieved.borrow_and_update().unwrap_or_default();
+        let mut until = Instant::now() + left(&mut relieved);
+        let mut begun = false;
+        loop {
+            let ended = async { tokio::join!(self.idle(Side::Inbound), self.idle(Side::Outbound)) };
+            tokio::select! {
+                _ = ended => break,
+                () = tokio::time::sleep_until(until) => break,
+                () = self.0.begin.cancelled(), if !begun => {
+                    begun = true;
+                    until = until.min(Instant::now() + deadline);
+                }
+                Ok(()) = relieved.changed() => until = until.min(Instant::now() + left(&mut relieved)),
+            }
+            self.0.inbound.ask();
+            self.0.outbound.ask();
+        }
+        self.cut_side(Side::Inbound);
+        self.cut_side(Side::Outbound);
         self.enter(Stage::Done);
         self.cut_count()
     }
@@ -331,6 +407,54 @@ mod tests {
         assert_eq!(running.await.unwrap(), 3);
         assert_eq!(began.elapsed(), DEADLINE + Duration::from_secs(1), "outbound gets a moment of its own");
         assert!(drain.cut(Side::Inbound).is_cancelled() && drain.cut(Side::Outbound).is_cancelled());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_relieved_withdraws_nothing_and_serves_what_is_open_until_it_ends() {
+        let (drain, running) = started();
+        let (inbound, outbound) = (drain.session(Side::Inbound), drain.session(Side::Outbound));
+        settle().await;
+        assert!(drain.relieve(Duration::from_secs(3600)));
+        for side in [Side::Inbound, Side::Outbound] {
+            assert!(drain.graceful(side).is_cancelled() && !drain.leave(side).idle.is_cancelled());
+        }
+        tokio::time::sleep(10 * DEADLINE).await;
+        assert_eq!(drain.stage(), Stage::Relieved);
+        drop((inbound, outbound));
+        assert_eq!(running.await.unwrap(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_relieved_ends_by_its_deadline_and_sooner_when_its_successor_leaves() {
+        for (hurry, lasts) in [(None, 3600), (Some(7200), 3600), (Some(5), 15)] {
+            let (drain, running) = started();
+            let _stuck = drain.session(Side::Inbound);
+            let began = Instant::now();
+            assert!(drain.relieve(Duration::from_secs(3600)));
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            if let Some(seconds) = hurry {
+                assert!(drain.relieve(Duration::from_secs(seconds)));
+                settle().await;
+                assert!(drain.leave(Side::Inbound).idle.is_cancelled());
+            }
+            assert_eq!(running.await.unwrap(), 1);
+            assert_eq!(began.elapsed().as_secs(), lasts, "{hurry:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_that_has_begun_cannot_be_relieved_and_a_relieved_process_can_be_told_to_leave() {
+        let (drain, _running) = started();
+        drain.begin();
+        assert!(!drain.relieve(Duration::from_secs(1)) && !drain.is_relieved());
+        let (drain, running) = started();
+        let _stuck = drain.session(Side::Outbound);
+        assert!(drain.relieve(Duration::from_secs(3600)));
+        settle().await;
+        drain.begin();
+        let began = Instant::now();
+        assert_eq!(running.await.unwrap(), 1);
+        assert_eq!(began.elapsed(), DEADLINE);
     }
 
     #[tokio::test(start_paused = true)]

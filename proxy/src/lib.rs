@@ -19,6 +19,7 @@ pub mod listen;
 mod moment;
 pub mod outbound;
 mod random;
+pub mod takeover;
 pub mod telemetry;
 
 pub use error::ProxyError;

@@ -33,7 +33,8 @@ enum Other {
 ///     --namespace shop --name cart-1 --service cart --port 8080:http
 ///
 /// A join token is read from --join-token-file or WEFT_JOIN_TOKEN. SIGTERM drains: calls to the application end first, its own calls
-/// last. Exit codes: 0 ended as asked, 1 failed to start or to run, 2 wrong settings.
+/// last. SIGUSR2 starts the program that stands at its path now, which takes over without losing a connection. Exit codes: 0 ended as
+/// asked, 1 failed to start or to run, 2 wrong settings.
 #[derive(Parser, Debug)]
 #[command(
     name = "weft-proxy",
@@ -169,6 +170,13 @@ struct Flags {
     /// How long leaving may take [default: 30s]
     #[arg(long, value_name = "DURATION", help_heading = "Running")]
     drain_deadline: Option<Span>,
+    /// Take over from the process that serves now, without losing a connection: its listening sockets pass from one to the other; without
+    /// one it is an ordinary start
+    #[arg(long, env = "WEFT_TAKE_OVER", help_heading = "Running")]
+    take_over: bool,
+    /// How long connections that were open before a takeover may go on in the older process [default: 1h]
+    #[arg(long, value_name = "DURATION", help_heading = "Running")]
+    take_over_deadline: Option<Span>,
     /// SIGTERM comes after the application's end, as for a native sidecar of Kubernetes: it is not waited for
     #[arg(long, conflicts_with = "until_stdin_closes", help_heading = "Running")]
     application_ends_first: bool,
@@ -288,6 +296,8 @@ impl Flags {
             settings.tracing = Tracing::from_environment(|name| std::env::var(name).ok())?;
         }
         over(&mut settings.drain.deadline, self.drain_deadline);
+        settings.take_over.at_start |= self.take_over;
+        over(&mut settings.take_over.deadline, self.take_over_deadline);
         if self.application_ends_first {
             settings.drain.wait_for_application = Some(false);
         }
@@ -311,12 +321,12 @@ fn main() -> ExitCode {
     let check = flags.check;
     let outcome = flags.settings().map_err(AppError::from).and_then(|settings| {
         if check {
-            return app::check(&settings);
+            return app::check(&settings).map(|()| 0);
         }
         app::run(settings)
     });
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("weft-proxy: {error}");
             ExitCode::from(error.exit_code())

@@ -14,6 +14,7 @@ use weft_certs::tls::{ALPN_GRPC, ClientConfigs};
 use weft_certs::{Identity, LiveIdentity, SpiffeId};
 use weft_proto::{type_url, v1};
 use weft_proxy::discovery::{Alias, Directory, Keep, Publisher, Resolution, link, xds};
+use weft_proxy::takeover::Turn;
 
 const UID: &str = "shop/cart-1";
 
@@ -41,6 +42,7 @@ impl Sidecar {
             trust_domain: plane.domain.to_string(),
             idle: Duration::from_secs(600),
             keep: state.map(|dir| Keep::new(dir, id.to_string())),
+            turn: Turn::now(),
         };
         let prepare: xds::Prepare = Box::new(|| Box::pin(async { Ok(()) }));
         let dumps = mpsc::channel(1).1;

@@ -34,6 +34,19 @@ pub fn api_server_config(
     Ok(Arc::new(config))
 }
 
+/// The configuration of a server that asks nobody for a certificate, such as an admission webhook.
+pub fn plain_server_config(credential: &Credential, alpn: &[&[u8]]) -> Result<Arc<ServerConfig>, Error> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|e| Error::from_tls(&e))?
+        .with_no_client_auth()
+        .with_single_cert(credential.chain().to_vec(), credential.key().private_der())
+        .map_err(|e| Error::from_tls(&e))?;
+    config.alpn_protocols = protocols(alpn);
+    server::harden(&mut config);
+    Ok(Arc::new(config))
+}
+
 /// The configuration of a client of the API: trusts its root and presents a certificate if there is one.
 pub fn api_client_config<'a>(
     server_roots: impl IntoIterator<Item = &'a CertificateDer<'static>>,

@@ -12,7 +12,7 @@ mod web;
 
 pub use aead::{Aead, choose_aead};
 pub use agreed::{Agreed, expiry_of};
-pub use api::{api_client_config, api_server_config};
+pub use api::{api_client_config, api_server_config, plain_server_config};
 pub use client::{ClientConfigs, bootstrap_client_config, bootstrap_root, rooted_client_config};
 pub use server::{ClientAuth, server_config};
 pub use web::{system_roots, web_client_config};

@@ -201,7 +201,7 @@ pub fn nothing() -> World {
         mesh: Mesh {
             trust_domain: "weft.local".into(),
             domain: "cluster.local".into(),
-            service_cidr: "198.18.0.0/16".into(),
+            ranges: std::sync::Arc::new(["198.18.0.0/16".to_owned()]),
             registered_only: false,
             roots: vec![vec![0x30; 600]],
             ..Mesh::default()

@@ -22,6 +22,7 @@ mod fleet;
 mod get;
 mod identity;
 mod inject;
+mod install;
 mod metrics;
 mod output;
 mod plan;
@@ -83,6 +84,10 @@ enum Command {
     Inject(Box<inject::Args>),
     /// Take the sidecars out of manifests again
     Uninject(inject::Sources),
+    /// Print what a Kubernetes cluster needs to have a mesh: weft install | kubectl apply -f -
+    Install(Box<install::Args>),
+    /// Print what takes it away again: weft uninstall | kubectl delete -f -
+    Uninstall(install::Removal),
     /// Say what a change would do to the calls of the last hour: nothing is written
     Plan(plan::Args),
     /// Show resources
@@ -165,6 +170,8 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Metrics(args) => metrics::run(&args),
         Command::Inject(args) => inject::run(&args),
         Command::Uninject(sources) => inject::undo(&sources),
+        Command::Install(args) => install::run(&args),
+        Command::Uninstall(args) => install::undo(&args),
         Command::Up(args) => block_on(&mut tokio::runtime::Builder::new_multi_thread(), up::run(*args)),
         // One thread for the rest. For `run` and `demo` it matters: the kernel ties a child's death signal to the thread that
         // started it, and the main thread lives as long as the process does.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use weft_control::fleet::prometheus::Prometheus;
 use weft_control::identity::pki::Files;
-use weft_control::up::{Cluster, Settings};
+use weft_control::up::{Cluster, Kubernetes, Settings};
 
 /// Flags of `weft up`.
 #[derive(clap::Args, Debug)]
@@ -29,7 +29,7 @@ pub struct Args {
     /// Last part of the full names of services
     #[arg(long, default_value = "cluster.local", value_name = "DOMAIN")]
     cluster_domain: String,
-    /// Range from which Services get their addresses
+    /// Range from which Services get their addresses; with --kubernetes, ranges from which they do, between commas
     #[arg(long, value_name = "CIDR")]
     service_cidr: Option<String>,
     /// What programs in the mesh may call outside it, where their sidecars intercept every connection
@@ -56,6 +56,27 @@ pub struct Args {
     /// Have a Kubernetes API server review service-account tokens: a kubeconfig, or in-cluster [default: the control plane's own API]
     #[arg(long, value_name = "FILE|in-cluster", value_parser = cluster)]
     token_review: Option<Cluster>,
+    /// Read the objects of a Kubernetes cluster, and keep there what must last: --kubernetes in a pod, --kubernetes=KUBECONFIG elsewhere
+    #[arg(
+        long,
+        env = "WEFT_KUBERNETES",
+        value_name = "KUBECONFIG",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = IN_CLUSTER,
+        value_parser = cluster,
+        conflicts_with_all = ["store", "ca_chain", "as_cluster"]
+    )]
+    kubernetes: Option<Cluster>,
+    /// With --kubernetes: the control plane's own namespace
+    #[arg(long, env = "POD_NAMESPACE", default_value = "weft-system", value_name = "NAMESPACE")]
+    namespace: String,
+    /// With --kubernetes: what this control plane is called among those that stand for the lead [default: the host's name]
+    #[arg(long, env = "POD_NAME", value_name = "NAME", hide_env_values = true)]
+    replica_name: Option<String>,
+    /// With --kubernetes: where the others reach it [default: where it listens]
+    #[arg(long, env = "POD_IP", value_name = "IP", hide_env_values = true)]
+    advertise: Option<std::net::IpAddr>,
     #[command(flatten)]
     store: store::StoreArgs,
     /// Certificates that one identity may have in half of their lifetime, and at once: a sidecar needs one
@@ -70,6 +91,9 @@ pub struct Args {
     /// File (0600) whose first line is USER:PASSWORD for it
     #[arg(long, value_name = "FILE", requires = "prometheus")]
     prometheus_auth_file: Option<PathBuf>,
+    /// Serve kinds of a Kubernetes cluster (Pod, Node, Lease …) too, and of others what CustomResourceDefinitions define: to try what reads a cluster
+    #[arg(long, hide = true)]
+    as_cluster: bool,
     /// What to log: a level, or directives such as info,weft_control=debug
     #[arg(long, env = "WEFT_LOG", default_value = "info", value_name = "FILTER")]
     log: String,
@@ -87,9 +111,12 @@ fn lifetime(text: &str) -> Result<Duration, String> {
     Err("must be from 10s to 24h".to_owned())
 }
 
+/// What is said of the cluster whose pod the control plane is in.
+const IN_CLUSTER: &str = "in-cluster";
+
 /// `in-cluster`, or the path of a kubeconfig.
 fn cluster(text: &str) -> Result<Cluster, std::convert::Infallible> {
-    Ok(if text == "in-cluster" { Cluster::Own } else { Cluster::Kubeconfig(text.into()) })
+    Ok(if text == IN_CLUSTER { Cluster::Own } else { Cluster::Kubeconfig(text.into()) })
 }
 
 /// What may be called outside the mesh.
@@ -118,7 +145,20 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
             .map(Arc::new)
             .map_err(|why| Failure::usage(format!("--prometheus {why}")))
     });
+    let kubernetes = args.kubernetes.map(|cluster| Kubernetes {
+        cluster,
+        namespace: args.namespace,
+        replica: args.replica_name.unwrap_or_else(store::host),
+        address: args.advertise,
+        service_ranges: args
+            .service_cidr
+            .iter()
+            .flat_map(|all| all.split(','))
+            .map(|one| one.trim().to_owned())
+            .collect(),
+    });
     let settings = Settings {
+        kubernetes,
         prometheus: prometheus.transpose()?,
         data_dir: args.data_dir,
         grpc: args.grpc,
@@ -136,6 +176,7 @@ pub async fn run(args: Args) -> Result<u8, Failure> {
         },
         token_review: args.token_review,
         store,
+        as_cluster: args.as_cluster,
         certificates_per_identity: args.certificates_per_identity,
         ..defaults
     };

@@ -6,9 +6,10 @@ use serde_json::{Value, json};
 use super::{
     failure::{Failure, Result},
     reviews::{self, Review},
+    served::Served,
     table::accepted,
 };
-use crate::kinds::{self, Kind};
+use crate::kinds::Kind;
 
 const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 const STATUS_VERBS: [&str; 3] = ["get", "patch", "update"];
@@ -19,9 +20,9 @@ pub(super) type Document = (Value, &'static str);
 const JSON: &str = "application/json";
 
 /// Groups with their versions, the preferred one first; the core group left out; in the order of the table.
-pub(super) fn groups() -> Vec<(&'static str, Vec<&'static str>)> {
+pub(super) fn groups(served: &Served) -> Vec<(&'static str, Vec<&'static str>)> {
     let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
-    for kind in kinds::all().iter().filter(|k| !k.group.is_empty()) {
+    for kind in served.kinds().filter(|k| !k.group.is_empty()) {
         match groups.iter_mut().find(|(group, _)| *group == kind.group) {
             Some((_, versions)) if versions.contains(&kind.version) => {}
             Some((_, versions)) => versions.push(kind.version),
@@ -46,21 +47,21 @@ pub(super) fn version() -> Value {
 }
 
 /// `/api`
-pub(super) fn core(headers: &HeaderMap) -> Result<Document> {
+pub(super) fn core(headers: &HeaderMap, served: &Served) -> Result<Document> {
     if let Some((version, content)) = aggregated(headers) {
-        return Ok((aggregate(version, &[("", vec!["v1"])]), content));
+        return Ok((aggregate(version, &[("", vec!["v1"])], served), content));
     }
     acceptable(headers)?;
     Ok((json!({ "kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [] }), JSON))
 }
 
 /// `/apis`
-pub(super) fn all(headers: &HeaderMap) -> Result<Document> {
+pub(super) fn all(headers: &HeaderMap, served: &Served) -> Result<Document> {
     if let Some((version, content)) = aggregated(headers) {
-        return Ok((aggregate(version, &groups()), content));
+        return Ok((aggregate(version, &groups(served), served), content));
     }
     acceptable(headers)?;
-    let groups: Vec<Value> = groups().into_iter().map(|(group, versions)| one(group, &versions)).collect();
+    let groups: Vec<Value> = groups(served).into_iter().map(|(group, versions)| one(group, &versions)).collect();
     Ok((json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups }), JSON))
 }
 
@@ -76,8 +77,8 @@ fn one(group: &str, versions: &[&str]) -> Value {
 }
 
 /// `/apis/GROUP`
-pub(super) fn group(name: &str) -> Result<Document> {
-    let (group, versions) = groups().into_iter().find(|(g, _)| *g == name).ok_or_else(Failure::no_such_path)?;
+pub(super) fn group(name: &str, served: &Served) -> Result<Document> {
+    let (group, versions) = groups(served).into_iter().find(|(g, _)| *g == name).ok_or_else(Failure::no_such_path)?;
     let mut group = one(group, &versions);
     group["kind"] = "APIGroup".into();
     group["apiVersion"] = "v1".into();
@@ -85,8 +86,8 @@ pub(super) fn group(name: &str) -> Result<Document> {
 }
 
 /// `/api/v1`, `/apis/GROUP/VERSION`
-pub(super) fn resources(group: &str, version: &str) -> Result<Document> {
-    let kinds: Vec<&Kind> = kinds::all().iter().filter(|k| k.group == group && k.version == version).collect();
+pub(super) fn resources(group: &str, version: &str, served: &Served) -> Result<Document> {
+    let kinds: Vec<&Kind> = served.kinds().filter(|k| k.group == group && k.version == version).collect();
     let reviews = || reviews::ALL.iter().filter(|review| review.group == group && version == "v1");
     if kinds.is_empty() && reviews().next().is_none() {
         return Err(Failure::no_such_path());
@@ -133,12 +134,12 @@ fn aggregated(headers: &HeaderMap) -> Option<(&'static str, &'static str)> {
     None
 }
 
-fn aggregate(version: &str, groups: &[(&str, Vec<&str>)]) -> Value {
+fn aggregate(version: &str, groups: &[(&str, Vec<&str>)], all: &Served) -> Value {
     let items: Vec<Value> = groups
         .iter()
         .map(|(group, versions)| {
             let served = |served: &&str| {
-                let kinds = kinds::all().iter().filter(|k| k.group == *group && k.version == *served);
+                let kinds = all.kinds().filter(|k| k.group == *group && k.version == *served);
                 let mut resources: Vec<Value> = kinds.map(described).collect();
                 if *served == "v1" {
                     reviews::ALL.iter().filter(|review| review.group == *group).for_each(|r| asked(&mut resources, r));

@@ -202,6 +202,10 @@ impl Failure {
         Self::new(StatusCode::MISDIRECTED_REQUEST, "Misdirected", message)
     }
 
+    pub fn unavailable(message: &str) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", message)
+    }
+
     pub fn timeout(message: &str) -> Self {
         Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message)
     }

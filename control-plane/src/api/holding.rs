@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Api, Caller, failure::Failure, record};
+use super::{Api, Caller, failure::Failure, front::Token, record};
 use crate::rbac::{Attributes, Grants, User};
 
 /// By what an answer is open.
@@ -40,6 +40,8 @@ pub struct Holding {
     /// `None`: the control plane's own, which needs none.
     pub(super) right: Option<Right>,
     pub(super) stopping: CancellationToken,
+    /// What the request proved itself with, where it was a token.
+    pub(super) token: Option<Token>,
     pub(super) request: Arc<record::Request>,
 }
 
@@ -68,6 +70,12 @@ impl Holding {
             Some(right) => Caller::Known(right.user.clone()),
             None => Caller::Control,
         });
+        if let Some(Token(token)) = &self.token
+            && let Ok(mut value) = http::HeaderValue::try_from(format!("Bearer {token}"))
+        {
+            value.set_sensitive(true);
+            request.headers_mut().insert(http::header::AUTHORIZATION, value);
+        }
         request.headers_mut().insert(http::header::HOST, http::HeaderValue::from_static("localhost"));
         // Boxed: a page is answered within a request of the same kind.
         Box::pin(self.api.handle(request)).await

@@ -12,6 +12,7 @@ mod apply;
 mod discovery;
 mod door;
 mod failure;
+mod front;
 mod holding;
 mod json;
 mod object;
@@ -25,12 +26,14 @@ mod rights;
 mod route;
 mod schema;
 mod selector;
+mod served;
 pub mod server;
 mod table;
 mod watch;
 
 use std::{sync::Arc, time::Duration};
 
+pub use front::Front;
 pub use holding::Holding;
 
 use axum::body::Body;
@@ -48,6 +51,8 @@ pub struct Settings {
     pub service_cidr: String,
     /// Names by which the server may be called besides `localhost` and loopback addresses (`Host`, without port).
     pub hosts: Vec<String>,
+    /// Whether it stands for the API of a Kubernetes cluster, with kinds of one: false. For trying what reads a cluster.
+    pub cluster: bool,
     /// Bytes of a request's body: 3 MiB, as Kubernetes has it.
     pub max_body: usize,
     /// Watches open at once: 1024.
@@ -67,6 +72,7 @@ impl Default for Settings {
         Self {
             service_cidr: "198.18.0.0/16".into(),
             hosts: Vec::new(),
+            cluster: false,
             max_body: 3 << 20,
             max_watches: 1024,
             max_connections: 512,
@@ -127,6 +133,8 @@ pub(crate) struct Inner {
     accounts: std::sync::OnceLock<accounts::Accounts>,
     /// What is written down of requests; without it nothing.
     record: std::sync::OnceLock<Arc<record::Record>>,
+    /// The cluster whose objects are meant, where they are not this API's own.
+    front: std::sync::OnceLock<Front>,
     /// What is counted of requests; without it nothing.
     metrics: std::sync::OnceLock<Arc<crate::metrics::Metrics>>,
     /// Other pages of the same server, under `/weft/`, and `/metrics`.
@@ -151,6 +159,7 @@ impl Api {
             rights: rights::Rights::default(),
             accounts: std::sync::OnceLock::new(),
             record: std::sync::OnceLock::new(),
+            front: std::sync::OnceLock::new(),
             metrics: std::sync::OnceLock::new(),
             pages: std::sync::OnceLock::new(),
         }));
@@ -173,6 +182,16 @@ impl Api {
     /// From now on these are the names by which it may be called, as [`Settings::hosts`] says them.
     pub fn is_called(&self, hosts: Vec<String>) {
         *self.0.hosts.write() = hosts;
+    }
+
+    /// Serves a cluster's objects instead of its own, and believes the cluster's tokens. Only the first call counts.
+    pub fn stand_before(&self, front: Front) {
+        drop(self.0.front.set(front));
+    }
+
+    /// Puts in force what the roles of elsewhere come to.
+    pub fn grant(&self, grants: Arc<crate::rbac::Grants>) {
+        self.0.rights.put(grants);
     }
 
     /// Makes tokens of service accounts, and believes them. Only the first call counts.

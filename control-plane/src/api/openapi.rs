@@ -12,6 +12,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Map, Value, json};
 
 use super::failure::{Failure, Result};
+use super::served::Served;
 use crate::kinds::{self, Kind, metadata_schema};
 
 /// A group's document and the hash that names this content of it.
@@ -21,9 +22,15 @@ struct Described {
 }
 
 /// By path: `api/v1`, `apis/GROUP/VERSION`, `weft/v1`.
-static DOCUMENTS: LazyLock<BTreeMap<String, Described>> = LazyLock::new(|| {
+type Documents = BTreeMap<String, Described>;
+
+static DOCUMENTS: LazyLock<Documents> = LazyLock::new(|| describe(|kind| !kind.of_cluster));
+/// With the kinds of a cluster.
+static OF_CLUSTER: LazyLock<Documents> = LazyLock::new(|| describe(|_| true));
+
+fn describe(served: impl Fn(&Kind) -> bool) -> Documents {
     let mut groups: BTreeMap<String, Vec<&Kind>> = BTreeMap::new();
-    for kind in kinds::all() {
+    for kind in kinds::all().iter().filter(|kind| served(kind)) {
         groups.entry(prefix(kind)).or_default().push(kind);
     }
     for path in reviews::prefixes() {
@@ -41,11 +48,18 @@ static DOCUMENTS: LazyLock<BTreeMap<String, Described>> = LazyLock::new(|| {
             (path, Described { text, hash })
         })
         .collect()
-});
+}
+
+fn documents(served: &Served) -> &'static Documents {
+    match served {
+        Served::Own => &DOCUMENTS,
+        Served::Cluster(_) => &OF_CLUSTER,
+    }
+}
 
 /// `/openapi/v3`
-pub(super) fn index() -> Value {
-    let paths: Map<String, Value> = DOCUMENTS
+pub(super) fn index(served: &Served) -> Value {
+    let paths: Map<String, Value> = documents(served)
         .iter()
         .map(|(path, d)| (path.clone(), json!({ "serverRelativeURL": format!("/openapi/v3/{path}?hash={}", d.hash) })))
         .collect();
@@ -53,8 +67,8 @@ pub(super) fn index() -> Value {
 }
 
 /// `/openapi/v3/PATH`
-pub(super) fn group(path: &str) -> Result<&'static str> {
-    DOCUMENTS.get(path).map(|d| d.text.as_str()).ok_or_else(Failure::no_such_path)
+pub(super) fn group(served: &Served, path: &str) -> Result<&'static str> {
+    documents(served).get(path).map(|d| d.text.as_str()).ok_or_else(Failure::no_such_path)
 }
 
 fn prefix(kind: &Kind) -> String {

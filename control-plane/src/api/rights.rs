@@ -51,6 +51,11 @@ impl Rights {
         self.grants.borrow().clone()
     }
 
+    /// From now on these.
+    pub fn put(&self, grants: Arc<Grants>) {
+        self.grants.send_replace(grants);
+    }
+
     /// Says when they change.
     pub fn subscribe(&self) -> watch::Receiver<Arc<Grants>> {
         self.grants.subscribe()

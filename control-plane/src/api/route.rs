@@ -19,9 +19,12 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Api, Caller, Inner, Source, access, discovery, door,
     failure::{Failure, Result},
+    front::Token,
     holding::{Holding, Right},
     object::Part,
-    openapi, record, resource, reviews, watch,
+    openapi, record, resource, reviews,
+    served::Served,
+    watch,
 };
 use crate::{
     kinds::{self, Kind},
@@ -141,6 +144,17 @@ async fn answer(
         return Ok(page.map(Body::from));
     }
     let user = door::who(api, caller, &parts.headers, record).await?;
+    let token = door::bearer(&parts.headers).map(|token| Token(token.into()));
+    if let Some(front) = api.front.get()
+        && is_of_objects(&path)
+    {
+        let Some(Token(token)) = token else {
+            let why = "the objects are the cluster's: present a token of the cluster, or ask its API server";
+            return Err(Failure::forbidden(why));
+        };
+        let body = read(body.take().unwrap_or_default(), api.settings.max_body).await?;
+        return front.forward(&parts, body, &token).await;
+    }
     let query = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)
         .map_err(|_| Failure::bad_request("the query of the URL cannot be read"))?;
     let query = Query(query.0.into_iter().collect());
@@ -156,7 +170,7 @@ async fn answer(
         admit(asked.clone())?;
         let right = user.clone().map(|user| Right { user, asked, changed: api.rights.subscribe() });
         let stopping = parts.extensions.get::<Stopping>().cloned().unwrap_or_default().0;
-        let holding = Holding { api: Api(api.clone()), right, stopping, request: Arc::new(record.clone()) };
+        let holding = Holding { api: Api(api.clone()), right, stopping, token, request: Arc::new(record.clone()) };
         let mut request = Request::from_parts(parts, body.take().unwrap_or_default());
         request.extensions_mut().insert(holding);
         return page(api, pages.clone(), request, user).await;
@@ -164,7 +178,8 @@ async fn answer(
     if !matches!(&*segments, ["api" | "apis", _, _, ..]) || matches!(&*segments, ["apis", _, _]) {
         admit(Attributes::path(parts.method.as_str().to_ascii_lowercase(), path.as_str()))?;
     }
-    if let Some(document) = document(&parts.method, &segments, &parts.headers) {
+    let served = Served::now(api).await?;
+    if let Some(document) = document(&served, &parts.method, &segments, &parts.headers) {
         return document;
     }
     let late = || Failure::timeout("the request took too long; what it wrote may have been written");
@@ -180,7 +195,7 @@ async fn answer(
         };
         return tokio::time::timeout(api.settings.deadline, work).await.unwrap_or_else(|_| Err(late()));
     }
-    let call = Call { query, headers: parts.headers, user: user.clone(), ..locate(&segments)? };
+    let call = Call { query, headers: parts.headers, user: user.clone(), ..locate(&served, &segments)? };
     let watch = parts.method == Method::GET
         && call.part == Part::Main
         && (call.query.flag("watch")? || is_old_watch(&segments));
@@ -202,6 +217,13 @@ async fn answer(
     result
 }
 
+/// Whether a path is one of an API server's, and no page of the mesh.
+fn is_of_objects(path: &str) -> bool {
+    ["/api", "/apis", "/openapi"]
+        .iter()
+        .any(|own| path.strip_prefix(own).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+}
+
 /// A page under `/weft/`, which is told who asks.
 async fn page(
     api: &Inner,
@@ -218,25 +240,30 @@ async fn page(
 }
 
 /// Documents that are not about objects; `None`: the path is of a resource.
-fn document(method: &Method, segments: &[&str], headers: &HeaderMap) -> Option<Result<Response<Body>>> {
+fn document(
+    served: &Served,
+    method: &Method,
+    segments: &[&str],
+    headers: &HeaderMap,
+) -> Option<Result<Response<Body>>> {
     let found = match segments {
         [] => {
             let mut paths = vec!["/api".to_owned(), "/api/v1".into(), "/apis".into()];
-            for (group, versions) in discovery::groups() {
+            for (group, versions) in discovery::groups(served) {
                 paths.push(format!("/apis/{group}"));
                 paths.extend(versions.iter().map(|version| format!("/apis/{group}/{version}")));
             }
             paths.extend(["/healthz", "/livez", "/metrics", "/openapi/v3", "/readyz", "/version"].map(str::to_owned));
             Ok((serde_json::json!({ "paths": paths }), "application/json"))
         }
-        ["api"] => discovery::core(headers),
-        ["apis"] => discovery::all(headers),
-        ["apis", group] => discovery::group(group),
-        ["api", version] => discovery::resources("", version),
-        ["apis", group, version] => discovery::resources(group, version),
-        ["openapi", "v3"] => Ok((openapi::index(), "application/json")),
+        ["api"] => discovery::core(headers, served),
+        ["apis"] => discovery::all(headers, served),
+        ["apis", group] => discovery::group(group, served),
+        ["api", version] => discovery::resources("", version, served),
+        ["apis", group, version] => discovery::resources(group, version, served),
+        ["openapi", "v3"] => Ok((openapi::index(served), "application/json")),
         ["openapi", "v3", path @ ..] => {
-            let text = openapi::group(&path.join("/"));
+            let text = openapi::group(served, &path.join("/"));
             return Some(
                 text.map(|text| respond(StatusCode::OK, Bytes::from_static(text.as_bytes()), "application/json")),
             );
@@ -283,7 +310,7 @@ fn is_old_watch(segments: &[&str]) -> bool {
 }
 
 /// Which resource a path means.
-fn locate(segments: &[&str]) -> Result<Call> {
+fn locate(served: &Served, segments: &[&str]) -> Result<Call> {
     let (group, version, rest) = match segments {
         ["api", version, rest @ ..] => ("", *version, rest),
         ["apis", group, version, rest @ ..] => (*group, *version, rest),
@@ -298,7 +325,7 @@ fn locate(segments: &[&str]) -> Result<Call> {
         [] => return Err(Failure::no_such_path()),
     };
     let (plural, rest) = rest;
-    let kind = kinds::find(group, version, plural).ok_or_else(Failure::no_such_path)?;
+    let kind = kinds::find(group, version, plural).filter(|kind| served.has(kind)).ok_or_else(Failure::no_such_path)?;
     let (name, part) = match rest {
         [] => (None, Part::Main),
         [name] => (Some((*name).to_owned()), Part::Main),
@@ -342,7 +369,7 @@ mod tests {
 
     fn at(path: &str) -> Option<(String, Option<String>, Option<String>, Part)> {
         let segments = segments(path).ok()?;
-        let call = locate(&segments.iter().map(String::as_str).collect::<Vec<_>>()).ok()?;
+        let call = locate(&Served::Own, &segments.iter().map(String::as_str).collect::<Vec<_>>()).ok()?;
         Some((call.kind.plural.to_owned(), call.namespace, call.name, call.part))
     }
 

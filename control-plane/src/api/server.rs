@@ -1,17 +1,18 @@
-//! The API's front door: TLS, who presented which certificate, and HTTP connections with bounds on everything a peer decides.
+//! The API's front door, and the admission webhook's: TLS, who presented which certificate, and HTTP connections with bounds on everything a peer decides.
 //!
 //! What a request means is none of its business.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::body::Body;
-use http::Request;
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
 };
 use rustls::ServerConfig;
+use rustls_pki_types::CertificateDer;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
@@ -55,12 +56,71 @@ pub async fn serve_as(
     tls: watch::Receiver<Arc<ServerConfig>>,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
+    let door = Door { name: "the resource API", connections: api.0.settings.max_connections, tls };
+    let meet = move |peer: Option<SocketAddr>, certificate: Option<&CertificateDer<'_>>, ending| Known {
+        api: api.clone(),
+        caller: certificate.map_or(Caller::Anonymous, |leaf| access::caller(leaf)),
+        ending: Stopping(ending),
+        source: peer.map(Source),
+    };
+    open(listener, door, meet, shutdown).await
+}
+
+/// Who is at the other end of a connection to the API.
+#[derive(Clone)]
+struct Known {
+    api: Api,
+    caller: Caller,
+    ending: Stopping,
+    source: Option<Source>,
+}
+
+impl Answers for Known {
+    async fn answer(self, request: Request<Incoming>) -> Response<Body> {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(self.caller);
+        request.extensions_mut().insert(self.ending);
+        if let Some(source) = self.source {
+            request.extensions_mut().insert(source);
+        }
+        self.api.handle(request).await
+    }
+}
+
+/// Answers the requests of one connection.
+pub(crate) trait Answers: Clone + Send + Sync + 'static {
+    /// One of them.
+    fn answer(self, request: Request<Incoming>) -> impl Future<Output = Response<Body>> + Send;
+}
+
+/// A listener for HTTP over TLS.
+pub(crate) struct Door {
+    /// What logs call it: `the resource API`.
+    pub name: &'static str,
+    /// Connections open at once.
+    pub connections: usize,
+    /// A connection has the one of its beginning.
+    pub tls: watch::Receiver<Arc<ServerConfig>>,
+}
+
+/// Serves until `shutdown`, then lets requests under way finish for a few seconds. `meet` says who answers on a connection, by the peer's
+/// address and certificate, and is told what is cancelled when the server stops.
+///
+/// # Errors
+/// When the listener breaks.
+pub(crate) async fn open<A: Answers>(
+    listener: TcpListener,
+    door: Door,
+    meet: impl Fn(Option<SocketAddr>, Option<&CertificateDer<'_>>, CancellationToken) -> A + Clone + Send + 'static,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
     let acceptor = || {
-        let mut tls = ServerConfig::clone(&tls.borrow());
+        let mut tls = ServerConfig::clone(&door.tls.borrow());
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         TlsAcceptor::from(Arc::new(tls))
     };
-    let permits = Arc::new(Semaphore::new(api.0.settings.max_connections));
+    let name = door.name;
+    let permits = Arc::new(Semaphore::new(door.connections));
     let stopping = CancellationToken::new();
     let mut connections = JoinSet::new();
     let result = loop {
@@ -71,15 +131,15 @@ pub async fn serve_as(
         };
         match accepted {
             Ok((stream, permit)) => {
-                let (api, tls, stopping) = (api.clone(), acceptor(), stopping.clone());
+                let (meet, tls, stopping) = (meet.clone(), acceptor(), stopping.clone());
                 connections.spawn(async move {
-                    connection(stream, api, tls, stopping).await;
+                    connection(stream, name, meet, tls, stopping).await;
                     drop(permit);
                 });
             }
             // Out of descriptors or memory: what is open goes on, and closing some of it is what helps.
             Err(error) => {
-                tracing::warn!(%error, "the resource API cannot accept a connection");
+                tracing::warn!(%error, "{name} cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
@@ -88,7 +148,7 @@ pub async fn serve_as(
     drop(listener);
     let drained = timeout(DRAIN, async { while connections.join_next().await.is_some() {} }).await;
     if drained.is_err() {
-        tracing::info!(open = connections.len(), "connections to the resource API are cut");
+        tracing::info!(open = connections.len(), "connections to {name} are cut");
         connections.shutdown().await;
     }
     result
@@ -103,32 +163,26 @@ async fn accept(
     Ok((stream, permit))
 }
 
-async fn connection(stream: TcpStream, api: Api, tls: TlsAcceptor, stopping: CancellationToken) {
+async fn connection<A: Answers>(
+    stream: TcpStream,
+    name: &'static str,
+    meet: impl Fn(Option<SocketAddr>, Option<&CertificateDer<'_>>, CancellationToken) -> A,
+    tls: TlsAcceptor,
+    stopping: CancellationToken,
+) {
     let peer = stream.peer_addr();
-    let source = peer.as_ref().ok().map(|address| Source(*address));
     drop(stream.set_nodelay(true));
     drop(socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNREAD)));
     let stream = match timeout(HANDSHAKE, tls.accept(stream)).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return tracing::info!(?peer, %error, "the resource API refused a TLS handshake"),
-        Err(_) => return tracing::info!(?peer, "a TLS handshake with the resource API took too long"),
+        Ok(Err(error)) => return tracing::info!(?peer, %error, "{name} refused a TLS handshake"),
+        Err(_) => return tracing::info!(?peer, "a TLS handshake with {name} took too long"),
     };
-    let caller = match stream.get_ref().1.peer_certificates() {
-        Some([leaf, ..]) => access::caller(leaf),
-        _ => Caller::Anonymous,
-    };
-    let ending = Stopping(stopping.clone());
+    let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let answers = meet(peer.as_ref().ok().copied(), leaf, stopping.clone());
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        let (api, caller, ending) = (api.clone(), caller.clone(), ending.clone());
-        async move {
-            let mut request = request.map(Body::new);
-            request.extensions_mut().insert(caller);
-            request.extensions_mut().insert(ending);
-            if let Some(source) = source {
-                request.extensions_mut().insert(source);
-            }
-            Ok::<_, std::convert::Infallible>(api.handle(request).await)
-        }
+        let answered = answers.clone().answer(request);
+        async move { Ok::<_, std::convert::Infallible>(answered.await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS).max_buf_size(64 << 10);
@@ -153,6 +207,6 @@ async fn connection(stream: TcpStream, api: Api, tls: TlsAcceptor, stopping: Can
         }
     };
     if let Err(error) = result {
-        tracing::debug!(?peer, %error, "a connection to the resource API ended badly");
+        tracing::debug!(?peer, %error, "a connection to {name} ended badly");
     }
 }

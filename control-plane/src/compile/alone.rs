@@ -61,6 +61,7 @@ impl Alone {
         uid: &str,
         workload: &Arc<Workload>,
     ) -> (Self, Messages) {
+        let workload = &members.opened(uid, workload);
         let ports = workload.spec.ports.iter().map(|port| port.port);
         let plaintext = ports.filter(|port| guards.is_plaintext(world, members, uid, workload, *port));
         let mut made = Self {

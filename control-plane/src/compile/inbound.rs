@@ -11,7 +11,7 @@ use super::scope::{Family, Policy, Scope};
 use super::traffic::Policies;
 use super::{Change, authentication, authorization, names, service};
 use crate::kinds::{MeshTls, MeshTlsSpec, TlsMode, WorkloadPort};
-use crate::world::{Workload, World, age};
+use crate::world::{Origin, Workload, World, age};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -86,8 +86,13 @@ impl Guards {
         workload: &Workload,
         number: u16,
     ) -> bool {
-        let port = workload.spec.ports.iter().find(|port| port.port == number);
-        port.is_some_and(|port| self.tls_of(world, members, uid, workload, port).0 == v1::TlsMode::Disabled)
+        let opened;
+        let mut listed = workload.spec.ports.iter().find(|port| port.port == number);
+        if listed.is_none() && workload.origin == Origin::Pod {
+            opened = WorkloadPort { port: number, ..WorkloadPort::default() };
+            listed = Some(&opened);
+        }
+        listed.is_some_and(|port| self.tls_of(world, members, uid, workload, port).0 == v1::TlsMode::Disabled)
     }
 }
 
@@ -136,7 +141,7 @@ pub fn compile(
     traffic: &Policies,
     uid: &str,
 ) -> Option<v1::Inbound> {
-    let workload = world.workloads.get(uid).filter(|w| w.spec.tunnel.is_some())?;
+    let workload = &members.opened(uid, world.workloads.get(uid).filter(|w| w.spec.tunnel.is_some())?);
     let (namespace, own) = (&*workload.namespace, &*workload.name);
     let address: IpAddr = workload.spec.address.parse().ok()?;
     let ports = workload.spec.ports.iter().map(|port| {

@@ -5,8 +5,9 @@
 
 use super::endpoints::protocol;
 use super::names;
-use crate::kinds::Service;
-use crate::world::{Workload, World, own_address};
+use crate::kinds::{Protocol, Service, WorkloadPort};
+use crate::world::{Origin, Workload, World, own_address};
+use k8s_openapi::api::core::v1::ServicePort;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -132,6 +133,26 @@ impl Members {
         self.by_service.get(service).into_iter().flatten().map(|(uid, targets)| (&**uid, &**targets))
     }
 
+    /// The workload with all the ports that it serves: of a pod, those that Services lead to although it does not list them.
+    #[must_use]
+    pub fn opened(&self, uid: &str, workload: &Arc<Workload>) -> Arc<Workload> {
+        if workload.origin != Origin::Pod {
+            return workload.clone();
+        }
+        let mut more: Vec<u16> = self.of_workload(uid).iter().flat_map(|b| b.targets.iter().map(|t| t.port)).collect();
+        more.retain(|number| workload.spec.ports.iter().all(|port| port.port != *number));
+        if more.is_empty() {
+            return workload.clone();
+        }
+        more.sort_unstable();
+        more.dedup();
+        let more =
+            more.into_iter().map(|port| WorkloadPort { name: None, port, protocol: Protocol::Detect, local: None });
+        let mut opened = Workload::clone(workload);
+        opened.spec.ports = opened.spec.ports.iter().cloned().chain(more).collect();
+        Arc::new(opened)
+    }
+
     /// Services of a workload.
     #[must_use]
     pub fn of_workload(&self, uid: &str) -> &[Belongs] {
@@ -231,13 +252,17 @@ pub fn is_member(service: &Service, workload: &Workload) -> bool {
 }
 
 fn targets(service: &Service, workload: &Workload) -> Vec<Target> {
-    let ports = service.spec.as_ref().and_then(|s| s.ports.as_ref());
     let mut out = Vec::new();
-    for port in ports.into_iter().flatten() {
+    for port in super::service::declared(service) {
         let Ok(number) = u16::try_from(port.port) else { continue };
         let by_name = |name: &str| workload.spec.ports.iter().find(|p| p.name.as_deref() == Some(name));
         let by_number = |n: i32| workload.spec.ports.iter().find(|p| i32::from(p.port) == n);
         let found = match &port.target_port {
+            // A slice names its ports as the Service does.
+            _ if workload.origin == Origin::Slice => match port.name.as_deref().filter(|name| !name.is_empty()) {
+                Some(name) => by_name(name),
+                None => workload.spec.ports.iter().find(|p| p.name.is_none()),
+            },
             Some(IntOrString::String(name)) => by_name(name),
             Some(IntOrString::Int(n)) if *n != port.port => by_number(*n),
             // The default, "the same number"; off Kubernetes instances share an address and differ in ports, so that the name serves too.
@@ -245,14 +270,25 @@ fn targets(service: &Service, workload: &Workload) -> Vec<Target> {
         };
         if let Some(found) = found {
             out.push(Target { service_port: number, port: found.port, protocol: protocol(found.protocol) });
-        } else if let (None, Some(IntOrString::Int(n))) = (&workload.spec.tunnel, &port.target_port)
-            && let Ok(port) = u16::try_from(*n)
+        } else if let Some(n) = unlisted(workload, port)
+            && let Ok(port) = u16::try_from(n)
         {
-            // Without a sidecar nobody checks the port: what the Service says is what is called.
             out.push(Target { service_port: number, port, protocol: v1::Protocol::Detect });
         }
     }
     out
+}
+
+/// The port that a Service means although the workload does not list it: of one without a sidecar, where nobody checks, and of a pod, whose
+/// list is for people.
+fn unlisted(workload: &Workload, port: &ServicePort) -> Option<i32> {
+    match (workload.origin, &port.target_port) {
+        (Origin::Slice, _) => None,
+        (Origin::Pod, Some(IntOrString::Int(n))) => Some(*n),
+        (Origin::Pod, None) => Some(port.port),
+        (Origin::Object, Some(IntOrString::Int(n))) if workload.spec.tunnel.is_none() => Some(*n),
+        (Origin::Pod | Origin::Object, _) => None,
+    }
 }
 
 /// Which workloads are alone at an address: a call to that address means them.

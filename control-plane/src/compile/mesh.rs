@@ -24,7 +24,7 @@ pub fn settings(world: &World) -> v1::MeshSettings {
         trust_domain: world.mesh.trust_domain.clone(),
         domain: world.mesh.domain.clone(),
         egress: egress.into(),
-        mesh_cidrs: std::iter::once(world.mesh.service_cidr.clone()).chain(outside(world)).collect(),
+        mesh_cidrs: world.mesh.ranges.iter().cloned().chain(outside(world)).collect(),
         federated_trust_domains: federated(world).into_keys().collect(),
         tracing: world.settings().and_then(|settings| settings.spec.tracing.as_ref()).and_then(tracing),
         access_log: world.settings().and_then(|settings| settings.spec.access_log.as_ref()).map(access_log),

@@ -136,7 +136,8 @@ impl Scope {
     /// Whether it is about any port of this workload.
     fn reaches(&self, world: &World, members: &Members, uid: &str) -> bool {
         let Some(workload) = world.workloads.get(uid) else { return false };
-        workload.spec.ports.iter().any(|port| self.holds(world, members, uid, workload, port))
+        let opened = members.opened(uid, workload);
+        opened.spec.ports.iter().any(|port| self.holds(world, members, uid, workload, port))
     }
 
     /// All workloads that it is about.

@@ -21,7 +21,7 @@ pub(crate) fn world(yaml: &str) -> World {
         mesh: Mesh {
             trust_domain: "weft.local".into(),
             domain: "cluster.local".into(),
-            service_cidr: "198.18.0.0/16".into(),
+            ranges: Arc::new(["198.18.0.0/16".to_owned()]),
             registered_only: false,
             ..Mesh::default()
         },

@@ -9,7 +9,7 @@ use crate::identity::registration::is_registered;
 use crate::identity::{Peer, SYSTEM_NAMESPACE};
 use crate::kinds::{self, Phase};
 use crate::world::reconcile::Compiled;
-use crate::world::{Table, Workload};
+use crate::world::{Origin, Table, Workload};
 use crate::xds::Convergence;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use serde_json::json;
@@ -192,7 +192,7 @@ impl Life {
     }
 
     async fn look(&self, seen: &mut Seen, uid: String, now: Instant) {
-        let workload = seen.workloads.get(&uid).cloned();
+        let workload = seen.workloads.get(&uid).filter(|workload| workload.origin == Origin::Object).cloned();
         let takes_calls = self.fleet.takes_calls(&uid);
         let phase = workload.as_ref().and_then(|w| w.phase);
         // Its readiness may have come before its registration, which begins anew, or could not be written.
@@ -248,6 +248,10 @@ impl Life {
 
     async fn set(&self, uid: &str, phase: Phase, reason: &str, message: &str) {
         let Some((namespace, name)) = uid.split_once('/') else { return };
+        // Of pods Kubernetes says whether they are ready, and when they go.
+        if self.compiled.borrow().world.workloads.get(uid).is_some_and(|workload| workload.origin != Origin::Object) {
+            return;
+        }
         let api: Api<kinds::Workload> = Api::namespaced(self.client.clone(), namespace);
         for _ in 0..TRIES {
             let current = match api.get_opt(name).await {

@@ -21,6 +21,8 @@ pub const SERVICES: &str = "weft.mesh/services";
 const ACCOUNT: &str = "system:serviceaccount:";
 /// Longer texts are no tokens.
 const MAX_TOKEN: usize = 16 << 10;
+/// How long the server may take.
+const DEADLINE: Duration = Duration::from_secs(5);
 /// Reviews under way at once: anybody may ask for one.
 const AT_ONCE: usize = 64;
 
@@ -73,7 +75,9 @@ impl Reviewer {
         let spec = TokenReviewSpec { audiences: Some(vec![AUDIENCE.to_owned()]), token: Some(token.to_owned()) };
         let review = TokenReview { spec, ..TokenReview::default() };
         let api: Api<TokenReview> = Api::all(self.client.clone());
-        let answer = api.create(&PostParams::default(), &review).await.map_err(|error| match error {
+        let asked = tokio::time::timeout(DEADLINE, async { api.create(&PostParams::default(), &review).await }).await;
+        let asked = asked.map_err(|_| Refusal::Away(format!("nothing in {DEADLINE:?}")))?;
+        let answer = asked.map_err(|error| match error {
             kube::Error::Api(status) => Refusal::Away(status.message),
             other => Refusal::Away(other.to_string()),
         })?;

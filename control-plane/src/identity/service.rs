@@ -6,7 +6,7 @@ use super::{Audit, Authority, Limiter, Peer, Reviewer, Revoker, SYSTEM_NAMESPACE
 use super::{registration, review};
 use crate::grpc::Caller;
 use crate::kinds::{Phase, Workload};
-use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -30,7 +30,9 @@ pub struct IdentityService {
     issue: Arc<Issue>,
     client: kube::Client,
     /// Addresses in this range belong to Services: no workload may claim one.
-    reserved: weft_policy::config::Cidr,
+    reserved: Option<weft_policy::config::Cidr>,
+    /// Whether pods are workloads, which need not register.
+    pods: bool,
     /// The longest validity of a workload's certificate, and that of who asks for none.
     lifetime: Duration,
 }
@@ -83,15 +85,21 @@ impl IdentityService {
         authority: Arc<Authority>,
         issue: Arc<Issue>,
         client: kube::Client,
-        reserved: weft_policy::config::Cidr,
+        reserved: Option<weft_policy::config::Cidr>,
     ) -> Self {
-        Self { authority, issue, client, reserved, lifetime: SVID_VALIDITY }
+        Self { authority, issue, client, reserved, pods: false, lifetime: SVID_VALIDITY }
     }
 
     /// The same with certificates that are valid that long.
     #[must_use]
     pub fn lasting(self, lifetime: Duration) -> Self {
         Self { lifetime, ..self }
+    }
+
+    /// The same in a cluster, whose pods are workloads.
+    #[must_use]
+    pub fn with_pods(self, pods: bool) -> Self {
+        Self { pods, ..self }
     }
 
     /// Who asks, as far as it can be said without spending anything.
@@ -222,6 +230,9 @@ impl IdentityService {
     }
 
     async fn register_workload(&self, peer: Peer, request: v1::RegisterRequest) -> Result<String, Status> {
+        if let Some(uid) = self.pod(&peer, &request.name).await? {
+            return Ok(uid);
+        }
         let claims = match request.join_token.as_str() {
             "" => Err(None),
             text => self.issue.tokens.claims(text, SystemTime::now()).await.map_err(Some),
@@ -231,7 +242,7 @@ impl IdentityService {
             good => good,
         };
         if let Ok(address) = request.address.parse::<IpAddr>()
-            && self.reserved.contains(address)
+            && self.reserved.is_some_and(|reserved| reserved.contains(address))
         {
             return Err(Status::invalid_argument(format!("address: {address} is in the range of Services' addresses")));
         }
@@ -290,6 +301,24 @@ impl IdentityService {
 }
 
 impl IdentityService {
+    /// The uid of the pod of this name, where there is one: what it is, Kubernetes says.
+    async fn pod(&self, peer: &Peer, name: &str) -> Result<Option<String>, Status> {
+        if !self.pods || !is_label(name) || peer.namespace == SYSTEM_NAMESPACE {
+            return Ok(None);
+        }
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &peer.namespace);
+        let Some(pod) = api.get_opt(name).await.map_err(unavailable)? else { return Ok(None) };
+        let uid = format!("{}/{name}", peer.namespace);
+        let account = pod.spec.and_then(|spec| spec.service_account_name).unwrap_or_else(|| "default".to_owned());
+        if account == peer.service_account {
+            return Ok(Some(uid));
+        }
+        let text = format!("name: pod {uid} runs as service account {account:?}, not as {:?}", peer.service_account);
+        tracing::warn!(peer = %peer.identity, refusal = %text, "refused a registration");
+        self.issue.audit.refuse("registration", (Some(peer.identity.as_str()), None), None, &text);
+        Err(Status::permission_denied(text))
+    }
+
     /// What the object of the peer's service account lets its workloads register as.
     async fn of_account(&self, peer: &Peer) -> Result<Option<Claims>, Status> {
         let api: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &peer.namespace);

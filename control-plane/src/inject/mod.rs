@@ -7,6 +7,7 @@
 mod annotations;
 mod pod;
 mod probes;
+pub mod webhook;
 mod workload;
 
 pub use annotations::{Interception, Refusal, Settings};

@@ -23,6 +23,7 @@ pub use policies::{
 };
 pub use rbac::{cluster_role, cluster_role_binding, is_segment, role, role_binding};
 pub use text::{is_label, is_label_key, is_label_value, is_subdomain};
+pub(super) use traffic::SPANS;
 pub use traffic::{rate_limit_policy, traffic_policy};
 
 /// One thing that is wrong with an object: a cause of `metav1.Status`.

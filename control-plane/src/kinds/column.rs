@@ -71,6 +71,10 @@ fn condition(object: &Value, kind: &str) -> String {
     found.map_or_else(|| "Unknown".to_owned(), |c| string(&c["status"]))
 }
 
+pub(super) fn age() -> Vec<Column> {
+    vec![AGE]
+}
+
 pub(super) fn namespace() -> Vec<Column> {
     vec![text("Status", |o| string(&o["status"]["phase"])), AGE]
 }

@@ -29,6 +29,7 @@ pub(super) fn kinds() -> Vec<Kind> {
         namespaced: true,
         status: false,
         builtin: true,
+        of_cluster: false,
         naming: Naming::Subdomain,
         schema,
         columns,

@@ -106,7 +106,8 @@ impl JsonSchema for Duration {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": PATTERN })
+        // Four parts of five digits and a unit of two letters: without the bound an API server takes rules about it for too dear.
+        json_schema!({ "type": "string", "pattern": PATTERN, "maxLength": 28 })
     }
 }
 

@@ -33,6 +33,7 @@ pub(super) fn kinds() -> Vec<Kind> {
         namespaced,
         status,
         builtin: false,
+        of_cluster: false,
         naming: Naming::Subdomain,
         schema,
         columns,

@@ -7,8 +7,10 @@
 
 mod balancing;
 pub mod check;
+mod cluster;
 pub mod column;
 pub mod data;
+pub mod definition;
 mod duration;
 mod failure;
 mod gateways;

@@ -41,6 +41,7 @@ pub(super) fn kinds() -> Vec<Kind> {
         namespaced,
         status: false,
         builtin: true,
+        of_cluster: false,
         naming: Naming::Segment,
         schema,
         columns,

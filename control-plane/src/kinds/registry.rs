@@ -49,6 +49,8 @@ pub struct Kind {
     pub status: bool,
     /// A kind of Kubernetes itself: clients send strategic merge patches.
     pub builtin: bool,
+    /// A kind that only the API of a cluster has: served where this one stands for such.
+    pub of_cluster: bool,
     /// Rule for names.
     pub naming: Naming,
     /// Structural OpenAPI v3 schema of the whole object, `metadata` as [`metadata_schema`].
@@ -126,7 +128,8 @@ pub fn metadata_schema() -> &'static Value {
     &SCHEMA
 }
 
-fn nothing(_: &Value, _: &mut Findings) {}
+/// Finds nothing.
+pub(super) fn nothing(_: &Value, _: &mut Findings) {}
 
 fn build() -> Vec<Kind> {
     let core = |kind, plural, singular, short_names, namespaced, status, naming, schema, columns, check| Kind {
@@ -140,6 +143,7 @@ fn build() -> Vec<Kind> {
         namespaced,
         status,
         builtin: true,
+        of_cluster: false,
         naming,
         schema,
         columns,
@@ -156,6 +160,7 @@ fn build() -> Vec<Kind> {
         namespaced: true,
         status: true,
         builtin: false,
+        of_cluster: false,
         naming: Naming::Subdomain,
         schema,
         columns: column::route(),
@@ -172,6 +177,7 @@ fn build() -> Vec<Kind> {
         namespaced: true,
         status: true,
         builtin: false,
+        of_cluster: false,
         naming,
         schema,
         columns,
@@ -348,6 +354,7 @@ fn build() -> Vec<Kind> {
     kinds.extend(super::data::kinds());
     kinds.extend(super::gateways::kinds());
     kinds.extend(super::rbac::kinds());
+    kinds.extend(super::cluster::kinds());
     kinds
 }
 

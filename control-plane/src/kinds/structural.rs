@@ -172,7 +172,7 @@ fn strip(schema: &mut Value, keyword: &str) {
 }
 
 /// Visits schemas, not the names of properties.
-fn walk(schema: &mut Value, visit: &mut dyn FnMut(&mut Map<String, Value>)) {
+pub fn walk(schema: &mut Value, visit: &mut dyn FnMut(&mut Map<String, Value>)) {
     let Value::Object(map) = schema else { return };
     visit(map);
     for (keyword, value) in map.iter_mut() {

@@ -1,12 +1,13 @@
 //! Where objects are kept: a map of JSON documents with one revision for the whole store, compare-and-set writes, and a bounded history
 //! that watches replay.
 //!
-//! [`Store`] is the contract; [`Embedded`] keeps it on this machine, [`Etcd`] where several control planes share it. What an object means
-//! is the API's business.
+//! [`Store`] is the contract; [`Embedded`] keeps it on this machine, [`Etcd`] where several control planes share it, [`Kubernetes`] beside the
+//! objects of a cluster. What an object means is the API's business.
 
 pub mod backup;
 mod embedded;
 mod etcd;
+pub mod kubernetes;
 mod measured;
 mod mirror;
 mod objects;
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use embedded::Embedded;
 pub use etcd::{Etcd, Files as EtcdFiles, Settings as EtcdSettings};
+pub use kubernetes::Kubernetes;
 pub use measured::Measured;
 
 /// How much history a store keeps.
@@ -188,7 +190,7 @@ fn distinct(writes: &[Write]) -> Result<()> {
 pub type Result<T> = std::result::Result<T, StoreError>;
 
 /// Where a replica serves.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     /// Its gRPC listener.
     pub grpc: SocketAddr,

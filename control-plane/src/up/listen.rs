@@ -57,12 +57,16 @@ impl Listeners {
         let remembered = Ports::load(&ports);
         let grpc = bind(settings.grpc, remembered.grpc, "--grpc").await?;
         let api = bind(settings.api, remembered.api, "--api").await?;
-        let place = Place {
+        let mut place = Place {
             grpc: grpc.local_addr().map_err(failed("gRPC listener"))?,
             api: api.local_addr().map_err(failed("API listener"))?,
         };
         Ports { grpc: Some(place.grpc.port()), api: Some(place.api.port()) }.save(&ports)?;
-        let shared = settings.store.is_some();
+        if let Some(address) = settings.kubernetes.as_ref().and_then(|kubernetes| kubernetes.address) {
+            place.grpc.set_ip(address);
+            place.api.set_ip(address);
+        }
+        let shared = settings.store.is_some() || settings.kubernetes.is_some();
         if shared && (place.grpc.ip().is_unspecified() || place.api.ip().is_unspecified()) {
             tracing::warn!(grpc = %place.grpc, api = %place.api, "the other control planes cannot reach this one there: name addresses of this host");
         }

@@ -12,6 +12,9 @@ use tokio_util::sync::CancellationToken;
 use weft_certs::ca::{TokenKey, Vault};
 use weft_certs::{ApiCa, files};
 
+/// The control plane's Service in a cluster.
+const SERVICE: &str = "weft-control";
+
 pub(super) fn vault(settings: &Settings) -> Result<Vault, Error> {
     match &settings.ca_key_passphrase_file {
         Some(path) => Vault::from_file(path).map_err(failed("passphrase of the CA keys")),
@@ -19,11 +22,16 @@ pub(super) fn vault(settings: &Settings) -> Result<Vault, Error> {
     }
 }
 
-/// Under which addresses the API is asked besides those of loopback: its own, and those of the replicas that carry requests to it.
-pub(super) fn names(lead: &Lead, own: IpAddr) -> Vec<String> {
+/// Under which addresses and names the API is asked besides those of loopback: its own, those of the replicas that carry requests to it, and
+/// those of its Service in a cluster.
+pub(super) fn names(lead: &Lead, settings: &Settings) -> Vec<String> {
     let others = lead.replicas.iter().filter_map(|replica| Some(replica.at.as_ref()?.api.ip()));
-    let all: std::collections::BTreeSet<IpAddr> = std::iter::once(own).chain(others).collect();
-    all.into_iter().map(|ip| ip.to_string()).collect()
+    let all: std::collections::BTreeSet<IpAddr> = std::iter::once(settings.api.ip()).chain(others).collect();
+    let service = settings.kubernetes.iter().flat_map(|kubernetes| {
+        let name = format!("{SERVICE}.{}", kubernetes.namespace);
+        [format!("{name}.svc"), format!("{name}.svc.{}", settings.domain), name]
+    });
+    all.into_iter().map(|ip| ip.to_string()).chain(service).collect()
 }
 
 /// The resource API under the names of those that carry requests to it.
@@ -31,7 +39,7 @@ pub(super) struct Named {
     pub store: Arc<dyn Store>,
     pub api: api::Api,
     pub authority: Arc<ApiCa>,
-    pub ip: IpAddr,
+    pub settings: Settings,
 }
 
 impl Named {
@@ -40,7 +48,7 @@ impl Named {
         let mut lead = self.store.lead();
         let mut known = Vec::new();
         loop {
-            let now = names(&lead.borrow_and_update(), self.ip);
+            let now = names(&lead.borrow_and_update(), &self.settings);
             if now != known {
                 match api_tls(&self.authority, &now) {
                     Ok(config) => {
@@ -101,8 +109,9 @@ mod tests {
         };
         let replicas = vec![replica([198, 51, 100, 12]), Replica::default(), replica([198, 51, 100, 10])];
         let lead = Lead { replicas, ..Lead::default() };
-        let all = names(&lead, [198, 51, 100, 10].into());
+        let at = |ip: [u8; 4]| Settings { api: (ip, 15080).into(), ..Settings::default() };
+        let all = names(&lead, &at([198, 51, 100, 10]));
         assert_eq!(all, ["198.51.100.10", "198.51.100.12"]);
-        assert_eq!(names(&Lead::default(), [127, 0, 0, 1].into()), ["127.0.0.1"]);
+        assert_eq!(names(&Lead::default(), &at([127, 0, 0, 1])), ["127.0.0.1"]);
     }
 }

@@ -44,6 +44,10 @@ pub struct Settings {
     pub certificates_per_identity: u32,
     /// Asked for ranges longer than the hour that is kept: none.
     pub prometheus: Option<Arc<Prometheus>>,
+    /// The cluster whose objects are read: none, they are the resource API's own.
+    pub kubernetes: Option<Kubernetes>,
+    /// Whether the resource API stands for that of a Kubernetes cluster, with kinds of one: false.
+    pub as_cluster: bool,
     /// After a start of the control plane no workload is withdrawn for a lost stream during this time: 30 s.
     pub start_grace: Duration,
 }
@@ -67,9 +71,26 @@ impl Default for Settings {
             store: None,
             certificates_per_identity: limiter::DEFAULT,
             prometheus: None,
+            kubernetes: None,
+            as_cluster: false,
             start_grace: Duration::from_secs(30),
         }
     }
+}
+
+/// A control plane of a Kubernetes cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kubernetes {
+    /// How it is reached.
+    pub cluster: Cluster,
+    /// The control plane's own namespace, where its Lease and its Secrets are.
+    pub namespace: String,
+    /// What it calls itself among those that stand for the lead: the name of its pod.
+    pub replica: String,
+    /// Where the others reach it, where it listens on all addresses: that of its pod.
+    pub address: Option<std::net::IpAddr>,
+    /// Ranges of Services' cluster addresses, besides those that the cluster says.
+    pub service_ranges: Vec<String>,
 }
 
 /// A Kubernetes cluster, and how it is reached.
@@ -82,7 +103,19 @@ pub enum Cluster {
 }
 
 impl Cluster {
+    /// With the credentials of this process.
     pub(super) async fn client(&self) -> Result<kube::Client, Error> {
+        kube::Client::try_from(self.config().await?).map_err(failed("Kubernetes client"))
+    }
+
+    /// Without any: for who brings their own.
+    pub(super) async fn bare_client(&self) -> Result<kube::Client, Error> {
+        let mut config = self.config().await?;
+        config.auth_info = kube::config::AuthInfo::default();
+        kube::Client::try_from(config).map_err(failed("Kubernetes client"))
+    }
+
+    async fn config(&self) -> Result<kube::Config, Error> {
         use kube::config::{Config, KubeConfigOptions, Kubeconfig};
         let mut config = match self {
             Self::Own => Config::incluster().map_err(failed("this process is in no pod of a cluster"))?,
@@ -93,10 +126,13 @@ impl Cluster {
             }
         };
         config.connect_timeout = Some(CLUSTER);
-        config.read_timeout = Some(CLUSTER);
-        kube::Client::try_from(config).map_err(failed("Kubernetes client"))
+        // Longer than a watch is silent; who waits for an answer says how long.
+        config.read_timeout = Some(SILENT);
+        Ok(config)
     }
 }
 
-/// How long the API server of a cluster may take to answer.
+/// How long the API server of a cluster may take to accept a connection.
 const CLUSTER: Duration = Duration::from_secs(5);
+/// How long a watch may say nothing: it ends by itself before.
+const SILENT: Duration = Duration::from_secs(295);

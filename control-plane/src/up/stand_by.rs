@@ -3,6 +3,7 @@
 use super::listen::Listeners;
 use super::papers::{api_authority, vault};
 use super::{Endpoints, Error, Settings, failed, relay, write_public};
+use crate::cluster::papers::Papers;
 use crate::store::{Lead, Store};
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -57,6 +58,11 @@ pub(super) async fn until_leading(
                     .parse()
                     .map_err(failed(format!("trust domain {:?}", settings.trust_domain)))?;
                 let endpoints = listeners.endpoints(&trust_domain);
+                if let Some(kubernetes) = &settings.kubernetes {
+                    let client = kubernetes.cluster.client().await?;
+                    let papers = Papers::new(&client, &kubernetes.namespace, &settings.data_dir);
+                    papers.load().await.map_err(failed("keys of the mesh's authorities"))?;
+                }
                 api_authority(&settings.data_dir, &vault(settings)?, &endpoints.api)?;
                 write_public(&settings.data_dir.join("endpoints.json"), &endpoints)?;
                 if let Some(started) = started.take() {

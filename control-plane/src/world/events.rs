@@ -1,6 +1,6 @@
 //! Events: what the control plane decided about an object, written beside it, so that `kubectl describe` and `weft describe` show it.
 //!
-//! [`observe`] says what happened between two compilations and [`ledger`] what of it is written; both are pure. [`run`] writes, and takes
+//! [`observe`] says what happened between two compilations and [`ledger`] what of it is written; both are pure. [`run`] writes; outside a cluster, it takes
 //! away what is older than an hour, whoever wrote it.
 
 pub mod ledger;
@@ -25,8 +25,13 @@ const SWEEP: Duration = Duration::from_secs(60);
 /// Events read at once by a sweep.
 const PAGE: u32 = 500;
 
-/// Writes events of every compilation until `shutdown`.
-pub async fn run(client: kube::Client, mut compiled: watch::Receiver<Compiled>, shutdown: CancellationToken) {
+/// Writes events of every compilation until `shutdown`. Where nobody else does, old ones are taken away: `expires`.
+pub async fn run(
+    client: kube::Client,
+    expires: bool,
+    mut compiled: watch::Receiver<Compiled>,
+    shutdown: CancellationToken,
+) {
     let (mut observer, mut ledger) = (Observer::default(), Ledger::default());
     let started = Instant::now();
     let mut sweep = tokio::time::interval(SWEEP);
@@ -34,7 +39,7 @@ pub async fn run(client: kube::Client, mut compiled: watch::Receiver<Compiled>, 
     loop {
         tokio::select! {
             changed = compiled.changed() => if changed.is_err() { return },
-            _ = sweep.tick() => {
+            _ = sweep.tick(), if expires => {
                 tokio::select! {
                     swept = expire(&client) => if let Err(error) = swept {
                         tracing::warn!(%error, "cannot take old events away");

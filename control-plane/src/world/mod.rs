@@ -4,8 +4,10 @@
 //! ([`table`]), so that the difference between two is found without reading either. [`reconcile`] turns worlds
 //! into what is offered, [`status`] tells objects their fate, [`events`] writes what happened to them, [`jwks`] fetches the keys of issuers. What objects mean for sidecars is decided in [`crate::compile`] alone.
 
+pub mod cluster;
 pub mod events;
 pub mod jwks;
+pub(crate) mod keep;
 pub mod reconcile;
 pub mod status;
 pub mod table;
@@ -15,7 +17,7 @@ mod workload;
 
 pub use table::Table;
 pub use text::Text;
-pub use workload::{Labels, Spec, Workload};
+pub use workload::{Labels, Origin, Spec, Workload};
 
 use crate::compile::Kind;
 use crate::kinds::{
@@ -35,8 +37,8 @@ pub struct Mesh {
     pub trust_domain: String,
     /// `cluster.local`
     pub domain: String,
-    /// Range of Services' cluster addresses.
-    pub service_cidr: String,
+    /// Ranges in which sidecars ask what an address is: of Services' cluster addresses, and of what else is of the mesh.
+    pub ranges: Arc<[String]>,
     /// Whether what is no service of the mesh, and no host registered in it, cannot be called from inside.
     pub registered_only: bool,
     /// Root certificates, DER.

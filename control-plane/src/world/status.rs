@@ -13,6 +13,7 @@ use crate::kinds::{
 use crate::xds::Convergence;
 use crate::xds::convergence::Progress;
 use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -109,24 +110,49 @@ fn policy(verdict: &Verdict, progress: &[Progress], before: &Value, now: &str) -
     json!({ "conditions": conditions(verdict, only, progress, &before["conditions"], now) })
 }
 
-/// Where the objects of a kind are.
-pub(super) fn resource(kind: Kind) -> ApiResource {
-    match kind {
-        Kind::HttpRoute => ApiResource::erase::<HttpRoute>(&()),
-        Kind::GrpcRoute => ApiResource::erase::<GrpcRoute>(&()),
-        Kind::TlsRoute => ApiResource::erase::<TlsRoute>(&()),
-        // The crate's type is of v1alpha2, which has the shape of v1.
-        Kind::TcpRoute => {
-            let version = ApiResource::erase::<HttpRoute>(&());
-            let (api_version, version) = (version.api_version, version.version);
-            ApiResource { api_version, version, ..ApiResource::erase::<TcpRoute>(&()) }
+/// In which versions the API serves kinds of which there are several.
+#[derive(Clone, Debug, Default)]
+pub struct Spoken(Arc<Mutex<HashMap<Kind, ApiResource>>>);
+
+impl Spoken {
+    /// From now on a kind is served in this version, or not at all.
+    pub(super) fn say(&self, kind: Kind, version: Option<&ApiResource>) {
+        match version {
+            Some(resource) => {
+                tracing::info!(kind = %kind.name(), version = %resource.api_version, "routes of this kind are read");
+                self.0.lock().insert(kind, resource.clone());
+            }
+            None => drop(self.0.lock().remove(&kind)),
         }
-        Kind::TrafficPolicy => ApiResource::erase::<TrafficPolicy>(&()),
-        Kind::AuthorizationPolicy => ApiResource::erase::<AuthorizationPolicy>(&()),
-        Kind::MeshTls => ApiResource::erase::<MeshTls>(&()),
-        Kind::RateLimitPolicy => ApiResource::erase::<RateLimitPolicy>(&()),
-        Kind::RequestAuthentication => ApiResource::erase::<RequestAuthentication>(&()),
-        Kind::MeshSettings => ApiResource::erase::<MeshSettings>(&()),
+    }
+
+    fn resource(&self, kind: Kind) -> Option<ApiResource> {
+        self.0.lock().get(&kind).cloned().or_else(|| versions(kind).into_iter().next())
+    }
+}
+
+/// Where the objects of a kind are, in the versions that are understood, the preferred one first.
+pub(super) fn versions(kind: Kind) -> Vec<ApiResource> {
+    let only = |resource| vec![resource];
+    // Of the crate's types the versions differ, the shape does not.
+    let several = |resource: ApiResource, names: &[&str]| {
+        let of = |version: &&str| {
+            let (version, api_version) = ((*version).to_owned(), format!("{}/{version}", resource.group));
+            ApiResource { version, api_version, ..resource.clone() }
+        };
+        names.iter().map(of).collect()
+    };
+    match kind {
+        Kind::HttpRoute => several(ApiResource::erase::<HttpRoute>(&()), &["v1", "v1beta1"]),
+        Kind::GrpcRoute => only(ApiResource::erase::<GrpcRoute>(&())),
+        Kind::TlsRoute => several(ApiResource::erase::<TlsRoute>(&()), &["v1", "v1alpha3", "v1alpha2"]),
+        Kind::TcpRoute => several(ApiResource::erase::<TcpRoute>(&()), &["v1", "v1alpha2"]),
+        Kind::TrafficPolicy => only(ApiResource::erase::<TrafficPolicy>(&())),
+        Kind::AuthorizationPolicy => only(ApiResource::erase::<AuthorizationPolicy>(&())),
+        Kind::MeshTls => only(ApiResource::erase::<MeshTls>(&())),
+        Kind::RateLimitPolicy => only(ApiResource::erase::<RateLimitPolicy>(&())),
+        Kind::RequestAuthentication => only(ApiResource::erase::<RequestAuthentication>(&())),
+        Kind::MeshSettings => only(ApiResource::erase::<MeshSettings>(&())),
     }
 }
 
@@ -143,6 +169,7 @@ struct Told {
 /// Writes statuses until `shutdown`.
 pub async fn run(
     client: kube::Client,
+    spoken: Spoken,
     mut compiled: watch::Receiver<Compiled>,
     convergence: Arc<Convergence>,
     shutdown: CancellationToken,
@@ -171,7 +198,7 @@ pub async fn run(
         }
         (seen, verdicts) = (newest, latest.verdicts().to_vec());
         let failed = tokio::select! {
-            failed = write_all(&client, &latest, &convergence, &mut written) => failed,
+            failed = write_all(&client, &spoken, &latest, &convergence, &mut written) => failed,
             () = shutdown.cancelled() => return,
         };
         if failed {
@@ -189,6 +216,7 @@ pub async fn run(
 /// Writes every status that differs; true when a write failed and should be tried again.
 async fn write_all(
     client: &kube::Client,
+    spoken: &Spoken,
     latest: &Compiled,
     convergence: &Convergence,
     written: &mut HashMap<Object, Told>,
@@ -223,7 +251,7 @@ async fn write_all(
             seen.insert(object, told);
             continue;
         }
-        match write(client, verdict, &wanted).await {
+        match write(client, spoken, verdict, &wanted).await {
             Ok(()) => {
                 seen.insert(object, told);
             }
@@ -237,8 +265,8 @@ async fn write_all(
     failed
 }
 
-async fn write(client: &kube::Client, verdict: &Verdict, status: &Value) -> Result<(), kube::Error> {
-    let resource = resource(verdict.kind);
+async fn write(client: &kube::Client, spoken: &Spoken, verdict: &Verdict, status: &Value) -> Result<(), kube::Error> {
+    let Some(resource) = spoken.resource(verdict.kind) else { return Ok(()) };
     let api: Api<DynamicObject> = match verdict.namespace.as_str() {
         "" => Api::all_with(client.clone(), &resource),
         namespace => Api::namespaced_with(client.clone(), namespace, &resource),

@@ -3,54 +3,31 @@
 //! [`Reflectors`] owns the watch tasks and the caches they fill, and gives a [`World`] on request: copies of the caches, which share what
 //! they hold. Until every kind was listed once there is no world: a half-known one would withdraw what the other half holds.
 
-use super::jwks;
-use super::{Mesh, Route, Table, Text, Workload, World, created, status};
+use super::cluster::{self, ranges::Ranges, slice::Slice};
+use super::keep::{Cache, Place, Shared, Watched, follow};
+use super::status::{self, Spoken};
+use super::{Mesh, Origin, Route, Table, Text, Workload, World, created, jwks};
 use crate::compile::Kind;
 use crate::kinds::{
-    self, AuthorizationPolicy, FederatedTrustDomain, MeshSettings, MeshTls, ROLLOUT, RateLimitPolicy,
+    self, AuthorizationPolicy, EndpointSlice, FederatedTrustDomain, MeshSettings, MeshTls, ROLLOUT, RateLimitPolicy,
     RequestAuthentication, Service, TrafficPolicy,
 };
-use futures_util::StreamExt;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::networking::v1::ServiceCIDR;
+use kube::Resource;
 use kube::api::{Api, DynamicObject};
-use kube::runtime::watcher::Event;
-use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Resource, ResourceExt};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use weft_policy::config::Cidr;
 
-/// A watch has ended before its kind was listed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a watch task has ended")]
-pub struct Ended;
+pub use super::keep::Ended;
 
-/// What is known of one kind, by "namespace/name".
-struct Cache<V> {
-    now: Mutex<Table<V>>,
-    /// Whether it was listed once; its watch task is the one who says so.
-    listed: watch::Receiver<bool>,
-}
-
-impl<V> Cache<V> {
-    fn new() -> (Arc<Self>, watch::Sender<bool>) {
-        let (say, listed) = watch::channel(false);
-        (Arc::new(Self { now: Mutex::default(), listed }), say)
-    }
-
-    fn copy(&self) -> Table<V>
-    where
-        V: Clone,
-    {
-        self.now.lock().clone()
-    }
-
-    async fn ready(&self) -> Result<(), Ended> {
-        self.listed.clone().wait_for(|listed| *listed).await.map(drop).map_err(|_| Ended)
-    }
-}
+/// Label of nodes: the zone that they are in.
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// The caches and the tasks that fill them; dropping it ends the tasks.
 pub struct Reflectors {
@@ -68,50 +45,50 @@ pub struct Reflectors {
     authentication: Arc<Cache<Arc<RequestAuthentication>>>,
     settings: Arc<Cache<Arc<MeshSettings>>>,
     jwks: jwks::Shared,
+    /// Ranges of a cluster's addresses; `None`: they are the mesh's own.
+    ranges: Option<(Arc<Cache<Arc<[Cidr]>>>, Mutex<Ranges>)>,
     changed: watch::Receiver<u64>,
-    tasks: JoinSet<()>,
+    tasks: Tasks,
 }
 
 impl Reflectors {
-    /// Starts watching every kind, and fetching the keys of issuers.
+    /// Starts watching every kind, and fetching the keys of issuers. In a cluster, its pods are workloads too. `spoken` learns which versions there are.
     #[must_use]
-    pub fn start(client: &kube::Client, keys: jwks::Settings) -> Self {
-        let mut tasks = JoinSet::new();
+    pub fn start(client: &kube::Client, keys: jwks::Settings, spoken: &Spoken, in_cluster: bool) -> Self {
         let (dirty, changed) = watch::channel(0);
-        let dirty = Arc::new(dirty);
-        let authentication: Arc<Cache<Arc<RequestAuthentication>>> = typed(client, &mut tasks, &dirty);
+        let mut tasks =
+            Tasks { client: client.clone(), dirty: Arc::new(dirty), set: JoinSet::new(), listed: Vec::new() };
+        let authentication: Arc<Cache<Arc<RequestAuthentication>>> = tasks.typed();
         let jwks = jwks::Shared::default();
-        let (cache, shared, changes, news) = (authentication.clone(), jwks.clone(), changed.clone(), dirty.clone());
-        tasks.spawn(async move {
-            let wanted = || jwks::addresses(cache.now.lock().iter().map(|(_, policy)| policy.as_ref()));
+        let (cache, shared, changes) = (authentication.clone(), jwks.clone(), changed.clone());
+        let news = tasks.dirty.clone();
+        tasks.set.spawn(async move {
+            let wanted = || jwks::addresses(cache.copy().iter().map(|(_, policy)| policy.as_ref()));
             jwks::follow(keys, wanted, shared, changes, || news.send_modify(|n| *n += 1)).await;
         });
+        let workloads = Arc::new(Cache::default());
+        tasks.workloads(&workloads);
+        tasks.slices(&workloads);
+        let ranges = in_cluster.then(|| {
+            tasks.pods(&workloads);
+            (tasks.service_ranges(), Mutex::default())
+        });
         Self {
-            services: typed(client, &mut tasks, &dirty),
-            workloads: kept::<kinds::Workload, _>(
-                client,
-                &mut tasks,
-                &dirty,
-                |object, near: Option<&Arc<Workload>>| {
-                    let workload = Workload::from(object);
-                    Arc::new(match near {
-                        Some(near) => workload.like(near),
-                        None => workload,
-                    })
-                },
-            ),
-            http: routes(client, Kind::HttpRoute, &mut tasks, &dirty),
-            grpc: routes(client, Kind::GrpcRoute, &mut tasks, &dirty),
-            tls: routes(client, Kind::TlsRoute, &mut tasks, &dirty),
-            tcp: routes(client, Kind::TcpRoute, &mut tasks, &dirty),
-            traffic: typed(client, &mut tasks, &dirty),
-            authorization: typed(client, &mut tasks, &dirty),
-            federated: typed(client, &mut tasks, &dirty),
-            mesh_tls: typed(client, &mut tasks, &dirty),
-            limits: typed(client, &mut tasks, &dirty),
+            services: tasks.typed(),
+            workloads,
+            http: tasks.routes(Kind::HttpRoute, spoken),
+            grpc: tasks.routes(Kind::GrpcRoute, spoken),
+            tls: tasks.routes(Kind::TlsRoute, spoken),
+            tcp: tasks.routes(Kind::TcpRoute, spoken),
+            traffic: tasks.typed(),
+            authorization: tasks.typed(),
+            federated: tasks.typed(),
+            mesh_tls: tasks.typed(),
+            limits: tasks.typed(),
             authentication,
-            settings: typed(client, &mut tasks, &dirty),
+            settings: tasks.typed(),
             jwks,
+            ranges,
             changed,
             tasks,
         }
@@ -123,39 +100,37 @@ impl Reflectors {
         self.changed.clone()
     }
 
-    /// Waits until every kind was listed once.
+    /// Waits until every kind was listed once, or is known not to be served.
     ///
     /// # Errors
     /// When a watch task has ended.
     pub async fn ready(&self) -> Result<(), Ended> {
-        self.services.ready().await?;
-        self.workloads.ready().await?;
-        self.http.ready().await?;
-        self.grpc.ready().await?;
-        self.tls.ready().await?;
-        self.tcp.ready().await?;
-        self.traffic.ready().await?;
-        self.authorization.ready().await?;
-        self.federated.ready().await?;
-        self.mesh_tls.ready().await?;
-        self.limits.ready().await?;
-        self.authentication.ready().await?;
-        self.settings.ready().await
+        for listed in &self.tasks.listed {
+            listed.clone().wait_for(|listed| *listed).await.map_err(|_| Ended)?;
+        }
+        Ok(())
     }
 
     /// How many watch tasks are alive: all of them, or something is badly wrong.
     #[must_use]
     pub fn watching(&self) -> usize {
-        self.tasks.len()
+        self.tasks.set.len()
     }
 
     /// The world as it is known now.
     #[must_use]
     pub fn world(&self, mesh: &Mesh) -> World {
+        let (mut mesh, services, workloads) = (mesh.clone(), self.services.copy(), self.workloads.copy());
+        if let Some((declared, ranges)) = &self.ranges {
+            let said = declared.copy().values().flat_map(|ranges| ranges.iter().copied()).collect();
+            let own = mesh.ranges.iter().filter_map(|range| range.parse().ok());
+            let declared: Vec<Cidr> = own.chain(Vec::into_iter(said)).collect();
+            mesh.ranges = ranges.lock().update(declared, &workloads, &services);
+        }
         World {
-            mesh: mesh.clone(),
-            services: self.services.copy(),
-            workloads: self.workloads.copy(),
+            mesh,
+            services,
+            workloads,
             http_routes: self.http.copy(),
             grpc_routes: self.grpc.copy(),
             tls_routes: self.tls.copy(),
@@ -189,90 +164,148 @@ pub(crate) fn route(kind: Kind, mut object: DynamicObject) -> Arc<Route> {
     })
 }
 
-type Dirty = Arc<watch::Sender<u64>>;
+/// The watches, as they are begun.
+struct Tasks {
+    client: kube::Client,
+    dirty: Arc<watch::Sender<u64>>,
+    set: JoinSet<()>,
+    listed: Vec<watch::Receiver<bool>>,
+}
 
-fn typed<K>(client: &kube::Client, tasks: &mut JoinSet<()>, dirty: &Dirty) -> Arc<Cache<Arc<K>>>
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + PartialEq + Send + Sync + 'static,
-{
-    kept(client, tasks, dirty, |mut object: K, _| {
-        // Who wrote what is most of an object, and nothing to the mesh.
-        object.meta_mut().managed_fields = None;
-        Arc::new(object)
+impl Tasks {
+    fn watched<K>(&mut self, kind: &str, versions: Vec<Api<K>>) -> Watched<K> {
+        let (listed, is_listed) = watch::channel(false);
+        self.listed.push(is_listed);
+        Watched { kind: kind.to_owned(), versions, spoken: Box::new(|_| {}), dirty: self.dirty.clone(), listed }
+    }
+
+    /// Every object of a kind that has one version.
+    fn follow<K, V>(
+        &mut self,
+        place: impl Place<V> + 'static,
+        made: impl Fn(K, Option<&V>) -> Option<V> + Send + Sync + 'static,
+    ) where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+        V: PartialEq + Clone + Send + Sync + 'static,
+    {
+        let watched = self.watched(&K::kind(&()), vec![Api::<K>::all(self.client.clone())]);
+        self.set.spawn(follow(watched, place, made));
+    }
+
+    fn typed<K>(&mut self) -> Arc<Cache<Arc<K>>>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + PartialEq + Send + Sync + 'static,
+    {
+        let cache = Arc::new(Cache::default());
+        self.follow(cache.clone(), |mut object: K, _: Option<&Arc<K>>| {
+            // Who wrote what is most of an object, and nothing to the mesh.
+            object.meta_mut().managed_fields = None;
+            Some(Arc::new(object))
+        });
+        cache
+    }
+
+    fn routes(&mut self, kind: Kind, spoken: &Spoken) -> Arc<Cache<Arc<Route>>> {
+        let cache = Arc::new(Cache::default());
+        let versions = status::versions(kind);
+        let apis = versions.iter().map(|resource| Api::all_with(self.client.clone(), resource)).collect();
+        let (said, to) = (versions, spoken.clone());
+        let spoken = Box::new(move |version: Option<usize>| to.say(kind, version.and_then(|at| said.get(at))));
+        let watched = Watched { spoken, ..self.watched::<DynamicObject>(kind.name(), apis) };
+        self.set.spawn(follow(watched, cache.clone(), move |object, _: Option<&Arc<Route>>| Some(route(kind, object))));
+        cache
+    }
+
+    fn workloads(&mut self, all: &Arc<Cache<Arc<Workload>>>) {
+        let place = Shared { cache: all.clone(), owns: |workload: &Arc<Workload>| workload.origin == Origin::Object };
+        self.follow(place, |object: kinds::Workload, near| Some(like(Workload::from(object), near)));
+    }
+
+    fn pods(&mut self, all: &Arc<Cache<Arc<Workload>>>) {
+        let nodes: Arc<Cache<Arc<str>>> = Arc::new(Cache::default());
+        self.follow(nodes.clone(), |node: Node, _| {
+            node.metadata.labels.and_then(|mut labels| labels.remove(ZONE)).map(Into::into)
+        });
+        let place = Shared { cache: all.clone(), owns: |workload: &Arc<Workload>| workload.origin == Origin::Pod };
+        let known = self.listed.last().cloned();
+        let watched = self.watched(&Pod::kind(&()), vec![Api::<Pod>::all(self.client.clone())]);
+        self.set.spawn(async move {
+            // Where nodes are comes first: a pod stays on the one that it was given to.
+            if let Some(mut known) = known {
+                let _ = known.wait_for(|listed| *listed).await;
+            }
+            let zone = move |node: &str| nodes.get(&format!("/{node}"));
+            follow(watched, place, move |pod: Pod, near| {
+                cluster::pod::workload(pod, &zone).map(|workload| like(workload, near))
+            })
+            .await;
+        });
+    }
+
+    fn slices(&mut self, all: &Arc<Cache<Arc<Workload>>>) {
+        let into = Shared { cache: all.clone(), owns: |workload: &Arc<Workload>| workload.origin == Origin::Slice };
+        self.follow(Spread { slices: Table::default(), into }, |slice: EndpointSlice, _| {
+            Some(Arc::new(cluster::slice::workloads(slice)))
+        });
+    }
+
+    fn service_ranges(&mut self) -> Arc<Cache<Arc<[Cidr]>>> {
+        let cache = Arc::new(Cache::default());
+        self.follow(cache.clone(), |range: ServiceCIDR, _| {
+            let texts = range.spec.and_then(|spec| spec.cidrs).unwrap_or_default();
+            Some(texts.iter().filter_map(|text| text.parse().ok()).collect())
+        });
+        cache
+    }
+}
+
+fn like(workload: Workload, near: Option<&Arc<Workload>>) -> Arc<Workload> {
+    Arc::new(match near {
+        Some(near) => workload.like(near),
+        None => workload,
     })
 }
 
-/// What is `made` of the objects of a kind, each with what it was before, or with another that is like it.
-fn kept<K, V>(
-    client: &kube::Client,
-    tasks: &mut JoinSet<()>,
-    dirty: &Dirty,
-    made: impl Fn(K, Option<&Arc<V>>) -> Arc<V> + Send + 'static,
-) -> Arc<Cache<Arc<V>>>
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
-    V: PartialEq + Send + Sync + 'static,
-{
-    let (cache, listed) = Cache::new();
-    let (api, kind) = (Api::<K>::all(client.clone()), K::kind(&()).into_owned());
-    tasks.spawn(follow(api, cache.clone(), listed, made, dirty.clone(), kind));
-    cache
+/// Slices, each of which is several workloads.
+struct Spread {
+    slices: Table<Arc<Slice>>,
+    into: Shared<Arc<Workload>>,
 }
 
-fn routes(client: &kube::Client, kind: Kind, tasks: &mut JoinSet<()>, dirty: &Dirty) -> Arc<Cache<Arc<Route>>> {
-    let (cache, listed) = Cache::new();
-    let resource = status::resource(kind);
-    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
-    let made = move |object, _: Option<&Arc<Route>>| route(kind, object);
-    tasks.spawn(follow(api, cache.clone(), listed, made, dirty.clone(), resource.kind));
-    cache
-}
-
-/// Keeps a cache as the API is. A list that tells nothing new of an object leaves it as it was, so that nothing follows from it.
-async fn follow<K, V>(
-    api: Api<K>,
-    cache: Arc<Cache<Arc<V>>>,
-    listed: watch::Sender<bool>,
-    made: impl Fn(K, Option<&Arc<V>>) -> Arc<V>,
-    dirty: Dirty,
-    kind: String,
-) where
-    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
-    V: PartialEq,
-{
-    let name = |object: &K| format!("{}/{}", object.namespace().unwrap_or_default(), object.name_any());
-    let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
-    let mut listing: Table<Arc<V>> = Table::default();
-    let mut last: Option<Arc<V>> = None;
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(Event::Init) => listing = Table::default(),
-            Ok(Event::InitApply(object)) => {
-                let key = name(&object);
-                let known = cache.now.lock().get(&key).cloned();
-                let is = made(object, known.as_ref().or(last.as_ref()));
-                let is = known.filter(|was| *was == is).unwrap_or(is);
-                last = Some(is.clone());
-                listing.insert(key, is);
+impl Spread {
+    fn spread(&mut self, was: Option<Arc<Slice>>, is: Option<&Arc<Slice>>) {
+        let is = is.map(|slice| slice.0.as_slice()).unwrap_or_default();
+        for (uid, _) in was.iter().flat_map(|slice| &slice.0) {
+            if !is.iter().any(|(kept, _)| kept == uid) {
+                self.into.put(uid.clone(), None);
             }
-            Ok(Event::InitDone) => {
-                *cache.now.lock() = std::mem::take(&mut listing);
-                listed.send_replace(true);
-                dirty.send_modify(|n| *n += 1);
-            }
-            Ok(Event::Apply(object)) => {
-                let key = name(&object);
-                let known = cache.now.lock().get(&key).cloned();
-                let is = made(object, known.as_ref().or(last.as_ref()));
-                last = Some(is.clone());
-                drop(cache.now.lock().insert(key, is));
-                dirty.send_modify(|n| *n += 1);
-            }
-            Ok(Event::Delete(object)) => {
-                drop(cache.now.lock().remove(&name(&object)));
-                dirty.send_modify(|n| *n += 1);
-            }
-            Err(error) => tracing::warn!(%kind, %error, "a watch failed and will be tried again"),
         }
+        is.iter().for_each(|(uid, workload)| self.into.put(uid.clone(), Some(workload.clone())));
+    }
+}
+
+impl Place<Arc<Slice>> for Spread {
+    fn get(&self, key: &str) -> Option<Arc<Slice>> {
+        self.slices.get(key).cloned()
+    }
+
+    fn put(&mut self, key: String, value: Option<Arc<Slice>>) {
+        let was = match value.clone() {
+            Some(value) => self.slices.insert(key, value),
+            None => self.slices.remove(&key),
+        };
+        self.spread(was, value.as_ref());
+    }
+
+    fn replace(&mut self, all: Table<Arc<Slice>>) {
+        let was = std::mem::replace(&mut self.slices, all.clone());
+        let gone = was.iter().filter(|(key, _)| !all.contains_key(key));
+        let gone: Vec<Arc<Slice>> = gone.map(|(_, slice)| slice.clone()).collect();
+        gone.into_iter().for_each(|slice| self.spread(Some(slice), None));
+        all.iter().for_each(|(key, slice)| self.spread(was.get(key).cloned(), Some(slice)));
+    }
+
+    fn is_empty(&self) -> bool {
+        self.slices.is_empty()
     }
 }

@@ -29,6 +29,18 @@ impl FromIterator<(String, String)> for Labels {
     }
 }
 
+/// What tells of a workload.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// An object of the kind `Workload`, whose status is the mesh's to write.
+    #[default]
+    Object,
+    /// A pod of a cluster: Kubernetes watches over its life.
+    Pod,
+    /// An endpoint of an EndpointSlice that is no pod.
+    Slice,
+}
+
 /// See the module's text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Workload {
@@ -48,6 +60,8 @@ pub struct Workload {
     pub spec: Spec,
     /// `status.phase`
     pub phase: Option<Phase>,
+    /// What tells of it.
+    pub origin: Origin,
 }
 
 /// [`kinds::WorkloadSpec`], field by field.
@@ -100,6 +114,7 @@ impl From<kinds::Workload> for Workload {
             annotations: metadata.annotations.into_iter().flatten().filter(own).collect(),
             spec: spec.into(),
             phase: status.and_then(|status| status.phase),
+            origin: Origin::Object,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! An application that the test plays itself: it counts what reaches it, and answers as the test says. HTTP/1.1 with keep-alive.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -35,6 +35,7 @@ impl Request {
 pub struct Upstream {
     /// Where it listens.
     pub port: u16,
+    at: SocketAddr,
     seen: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -43,8 +44,13 @@ pub struct Upstream {
 impl Upstream {
     /// Answers every request with what `respond` says: status and body.
     pub fn start(respond: impl Fn(&Request) -> (u16, String) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
+        Self::start_at("127.0.0.1:0", respond)
+    }
+
+    /// The same at an address of loopback.
+    pub fn start_at(address: &str, respond: impl Fn(&Request) -> (u16, String) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
+        let at = listener.local_addr().unwrap();
         let (seen, stop) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
         let (count, over) = (Arc::clone(&seen), Arc::clone(&stop));
         let respond: Arc<Respond> = Arc::new(respond);
@@ -62,7 +68,7 @@ impl Upstream {
                 let _ = connection.join();
             }
         });
-        Self { port, seen, stop, thread: Some(thread) }
+        Self { port: at.port(), at, seen, stop, thread: Some(thread) }
     }
 
     /// Requests that reached it.
@@ -140,7 +146,7 @@ impl Drop for Upstream {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
         // Wakes the accept loop.
-        let _ = TcpStream::connect(("127.0.0.1", self.port));
+        let _ = TcpStream::connect(self.at);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

@@ -214,6 +214,16 @@ fn a_forecast_is_what_is_measured_once_the_change_is_made() {
     assert_eq!((&known["objects"][0]["change"], &known["unknown"]), (&"created".into(), &Value::Array(Vec::new())));
     // Nothing was written.
     assert_eq!(mesh.weft(&["get", "authorizationpolicy", "guard", "-n", "shop"]).code, 1);
+    // Once it is, it is in force and none of them notices.
+    apply(&mesh, &guard("/admin*"));
+    assert_eq!(Line::open(&orders).call("/admin/keys").0, 403, "the rule is in force");
+    assert_near("hit by a rule for others", share(&known, "shop/orders", "deniedShare"), 1.0 - load.share(500, 200));
+    mesh.weft(&["delete", "authorizationpolicy", "guard", "-n", "shop"]).ok();
+    let line = Mutex::new(Line::open(&orders));
+    wait_for("the rule is gone", || match line.lock().unwrap().call("/admin/keys") {
+        (403, _) => Err("denied".to_owned()),
+        _ => Ok(()),
+    });
 
     // One that hits orders → payments.
     let (denies, code) = plan(&mesh, &guard("/charges/*"));

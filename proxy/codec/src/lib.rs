@@ -18,6 +18,7 @@ pub mod h1;
 pub mod h2;
 mod headers;
 mod io;
+mod leave;
 pub mod spare;
 mod timers;
 pub mod tls;
@@ -26,6 +27,7 @@ pub use asked::{Grpc, WEBSOCKET, Web, is_websocket};
 pub use error::{Error, Kind, Sent, explanation};
 pub use headers::{ByteStr, Field, Headers, Known, Set, Value, is_hop_by_hop};
 pub use io::{Hold, Io, Stream};
+pub use leave::Leave;
 pub use timers::Timers;
 
 use bytes::Bytes;

@@ -6,7 +6,7 @@ use super::{AppError, Process, start};
 use crate::config::{ControlPlane, Workload};
 use crate::discovery::control::Control;
 use crate::discovery::{Directory, Keep, Publisher, link, metrics, xds};
-use crate::identity::{Enrolment, Followed, Issuer, Registrar, Renewal, Standing};
+use crate::identity::{Enrolment, Followed, IdentityError, Issuer, Registrar, Renewal, Standing};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -84,14 +84,19 @@ impl Process {
             trust_domain: live.id().trust_domain().to_string(),
             idle: IDLE,
             keep: Some(Keep::new(&state_dir, kept_as(&uid, &live))),
+            turn: self.turn.clone(),
         };
         let bundles = publisher.bundles();
-        let drain = self.drain.clone();
+        let (drain, turn) = (self.drain.clone(), self.turn.clone());
         let (told, registrations) = watch::channel(0);
+        if !self.turn.is_now() {
+            self.register_in_turn(registrar.clone(), told.clone());
+        }
         let prepare: xds::Prepare = Box::new(move || {
             let (registrar, told) = (registrar.clone(), told.clone());
-            // For the first stream it was just done; and once the drain has begun it would take back the withdrawal.
-            let done = registered.swap(false, Ordering::Relaxed) || drain.begun();
+            // For the first stream it was just done; once the drain has begun it would take back the withdrawal; and before or after its
+            // turn this process does not speak for the workload.
+            let done = registered.swap(false, Ordering::Relaxed) || drain.begun() || !turn.is_now();
             Box::pin(async move {
                 if !done {
                     registrar.register().await.map_err(|e| e.to_string())?;
@@ -116,7 +121,15 @@ impl Process {
         match keeper {
             Keeper::Issuer(issuer) => {
                 let (live, watched) = (live.clone(), standing.clone());
-                let renewal = Renewal::new(issuer, live, channel.clone(), bundles, watched, &self.telemetry.registry);
+                let renewal = Renewal::new(
+                    issuer,
+                    live,
+                    channel.clone(),
+                    bundles,
+                    watched,
+                    &self.telemetry.registry,
+                    self.turn.clone(),
+                );
                 self.tasks.spawn(async move {
                     renewal.run().await;
                     "certificate renewal"
@@ -143,6 +156,7 @@ impl Process {
             live,
             standing,
             set_log: self.set_log.clone(),
+            turn: self.turn.clone(),
         };
         self.tasks.spawn(async move {
             if !head_start.is_zero() {
@@ -152,5 +166,29 @@ impl Process {
             "control stream"
         });
         Ok(())
+    }
+
+    /// Registers once this process has taken over: until then the control plane goes by what its predecessor said.
+    fn register_in_turn(&mut self, registrar: Registrar, told: watch::Sender<u64>) {
+        let turn = self.turn.clone();
+        self.tasks.spawn(async move {
+            turn.begun().await;
+            let mut backoff = link::Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+            loop {
+                match registrar.register().await {
+                    Ok(()) => {
+                        told.send_modify(|n| *n += 1);
+                        return "";
+                    }
+                    Err(IdentityError::Refused(reason)) => {
+                        tracing::error!("the workload is not registered anew: {reason}");
+                        return "";
+                    }
+                    Err(IdentityError::Unavailable(_) | IdentityError::Limited(..)) => {
+                        tokio::time::sleep(backoff.wait()).await;
+                    }
+                }
+            }
+        });
     }
 }

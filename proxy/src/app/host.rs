@@ -3,6 +3,7 @@
 use super::{AppError, start};
 use crate::config::Settings;
 use crate::identity::{Enrolment, JoinToken, ServiceAccount};
+use crate::takeover::Inherited;
 use crate::telemetry::access_log;
 use std::path::{Path, PathBuf};
 use weft_certs::files;
@@ -30,6 +31,8 @@ pub(super) fn enrolment(settings: &Settings) -> Result<Option<Enrolment>, AppErr
 /// The join token of the file or the environment, if there is one.
 fn join_token(settings: &Settings) -> Result<Option<JoinToken>, AppError> {
     let (text, field) = match &settings.join_token_file {
+        // Of the process that is to be relieved; it was for joining, and is removed where that is done.
+        Some(path) if settings.take_over.at_start && !path.exists() => (None, "joinTokenFile"),
         Some(path) => (
             Some(files::read(path).map_err(|e| crate::config::refuse("joinTokenFile", e.to_string()))?),
             "joinTokenFile",
@@ -46,17 +49,22 @@ fn join_token(settings: &Settings) -> Result<Option<JoinToken>, AppError> {
 }
 
 /// Makes the state directory and claims it for this process until the value is dropped.
-pub(super) fn own_state_dir(dir: &Path) -> Result<std::fs::File, AppError> {
+/// A predecessor passes its claim on.
+pub(super) fn own_state_dir(dir: &Path, inherited: &mut Inherited) -> Result<std::fs::File, AppError> {
     files::private_dir(dir).map_err(start)?;
     let path: PathBuf = dir.join("lock");
+    if let Some(lock) = inherited.lock(&path) {
+        return Ok(lock);
+    }
     let file = std::fs::OpenOptions::new()
         .create(true)
         .truncate(false)
         .write(true)
         .open(&path)
         .map_err(|e| start(format!("{}: {e}", path.display())))?;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-        .map_err(|_| start(format!("stateDir: another weft-proxy uses {}", dir.display())))?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+        start(format!("stateDir: another weft-proxy uses {}; to take its place, say --take-over", dir.display()))
+    })?;
     Ok(file)
 }
 

@@ -3,20 +3,42 @@
 use crate::config::{Settings, TcpOutbound};
 use crate::intercept::Mode;
 use crate::listen::{self, Binding};
-use serde_json::json;
+use crate::takeover::Inherited;
+use serde_json::{Value, json};
+use std::cell::RefCell;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-/// A listener of the data path: one socket a worker.
+/// A listener of the data path.
 #[derive(Debug)]
 pub struct Bound {
+    /// The setting that it is for, by which a successor knows it.
+    pub setting: String,
     /// The address, with the port that was given.
     pub address: SocketAddr,
-    /// As many as there are workers.
+    /// One a worker; of a predecessor, as many as it had.
     pub listeners: Vec<TcpListener>,
+}
+
+impl Bound {
+    /// The listeners of each worker: at least one, and all have somebody who accepts.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
+    pub fn spread(self, workers: usize) -> io::Result<Vec<Vec<TcpListener>>> {
+        let mut all: Vec<Vec<TcpListener>> = (0..workers).map(|_| Vec::new()).collect();
+        // A predecessor had fewer workers: some share a queue.
+        for (n, worker) in all.iter_mut().enumerate().skip(self.listeners.len()) {
+            worker.push(self.listeners[n % self.listeners.len()].try_clone()?);
+        }
+        for (n, listener) in self.listeners.into_iter().enumerate() {
+            all[n % workers].push(listener);
+        }
+        Ok(all)
+    }
 }
 
 /// All of them.
@@ -41,17 +63,21 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    /// Binds everything that the settings ask for.
+    /// Binds everything that the settings ask for and a predecessor has not.
     ///
     /// # Errors
     /// The setting, the address and the system's reason.
-    pub fn bind(settings: &Settings, tunnel: bool) -> Result<Self, String> {
+    pub fn bind(settings: &Settings, tunnel: bool, inherited: &mut Inherited) -> Result<Self, String> {
+        let inherited = RefCell::new(inherited);
         let workers = usize::from(settings.workers.0);
-        let bind = |field: &str, address: SocketAddr, how: Binding| {
-            listen::bind(address, how)
-                .map(|(address, listeners)| Bound { address, listeners })
+        let listen = |setting: &str, field: &str, address: SocketAddr, how: Binding| {
+            let found = inherited.borrow_mut().tcp(setting, address);
+            let bound = found.map_or_else(|| listen::bind(address, how), Ok);
+            bound
+                .map(|(address, listeners)| Bound { setting: setting.to_owned(), address, listeners })
                 .map_err(|e| cannot(field, address, &e))
         };
+        let bind = |field: &str, address: SocketAddr, how: Binding| listen(field, field, address, how);
         let one = Binding { workers, ..Binding::one() };
         let both = |field: &str, address: SocketAddr, how: Binding| -> Result<Vec<Bound>, String> {
             let first = bind(field, address, how)?;
@@ -63,7 +89,9 @@ impl Sockets {
         let outbound = both("outbound.listen", settings.outbound.listen, one)?;
         let mut tcp = Vec::new();
         for (i, named) in settings.outbound.tcp.iter().enumerate() {
-            tcp.push((named.clone(), bind(&format!("outbound.tcp[{i}].listen"), named.listen, one)?));
+            let field = format!("outbound.tcp[{i}].listen");
+            let setting = format!("outbound.tcp {}", named.host);
+            tcp.push((named.clone(), listen(&setting, &field, named.listen, one)?));
         }
         let tunnel = tunnel.then(|| bind("inbound.tunnel", settings.inbound.tunnel, one)).transpose()?;
         let transparent = settings.interception.inbound_mode == Mode::Tproxy;
@@ -71,18 +99,23 @@ impl Sockets {
             Some(address) => both("inbound.plaintext", address, Binding { transparent, ..one })?,
             None => Vec::new(),
         };
-        let (address, mut listeners) = listen::bind(settings.admin.listen, Binding::one())
-            .map_err(|e| cannot("admin.listen", settings.admin.listen, &e))?;
-        let admin = (address, listeners.pop().ok_or("admin.listen: no socket")?);
+        let mut admin = listen("admin.listen", "admin.listen", settings.admin.listen, Binding::one())?;
+        let admin = (admin.address, admin.listeners.pop().ok_or("admin.listen: no socket")?);
         let socket = match settings.socket() {
             Some(path) => {
-                let listener = unix(&path).map_err(|e| format!("admin.socket: cannot bind {}: {e}", path.display()))?;
+                let found = inherited.borrow_mut().unix();
+                let listener = found.map_or_else(|| unix(&path), Ok);
+                let listener = listener.map_err(|e| format!("admin.socket: cannot bind {}: {e}", path.display()))?;
                 Some((path, listener))
             }
             None => None,
         };
         let dns: Vec<_> = match settings.dns.listen {
             Some(address) => {
+                let dns = |address| match inherited.borrow_mut().dns(address) {
+                    Some(found) => Ok(found),
+                    None => dns(address),
+                };
                 let first = dns(address).map_err(|e| cannot("dns.listen", address, &e))?;
                 let twin = twin(first.0).filter(|_| settings.transparent);
                 let second = twin.and_then(|twin| {
@@ -107,14 +140,12 @@ impl Sockets {
         own
     }
 
-    /// Writes `ready.json`, atomically: whoever waits for it knows where to go.
-    ///
-    /// # Errors
-    /// The file system's.
-    pub fn announce(&self, path: &Path) -> Result<(), String> {
+    /// What `ready.json` says: whoever waits for it knows where to go.
+    #[must_use]
+    pub fn announcement(&self) -> Value {
         let tcp: Vec<_> =
             self.tcp.iter().map(|(named, bound)| json!({ "listen": bound.address, "host": named.host })).collect();
-        let text = json!({
+        json!({
             "pid": std::process::id(),
             "outbound": self.outbound.first().map(|b| b.address),
             "tunnel": self.tunnel.as_ref().map(|b| b.address),
@@ -123,17 +154,23 @@ impl Sockets {
             "dns": self.dns_addresses.first(),
             "socket": self.socket.as_ref().map(|(path, _)| path),
             "tcp": tcp,
-        });
-        // Not synced: it is about this process, and no truth after a crash of the machine.
-        let beside = path.with_extension("json.new");
-        let written = (|| {
-            let mut file =
-                std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-            file.write_all(format!("{text:#}\n").as_bytes())?;
-            std::fs::rename(&beside, path)
-        })();
-        written.map_err(|e| format!("{}: {e}", path.display()))
+        })
     }
+}
+
+/// Writes `ready.json`, atomically.
+///
+/// # Errors
+/// The file system's.
+pub fn announce(announcement: &Value, path: &Path) -> Result<(), String> {
+    // Not synced: it is about this process, and no truth after a crash of the machine.
+    let beside = path.with_extension("json.new");
+    let written = (|| {
+        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        file.write_all(format!("{announcement:#}\n").as_bytes())?;
+        std::fs::rename(&beside, path)
+    })();
+    written.map_err(|e| format!("{}: {e}", path.display()))
 }
 
 fn cannot(field: &str, address: SocketAddr, error: &io::Error) -> String {
@@ -205,9 +242,9 @@ mod tests {
     #[test]
     fn ready_json_names_the_ports_that_were_given_and_the_socket_is_private() {
         let dir = tempfile::tempdir().unwrap();
-        let sockets = Sockets::bind(&ephemeral(dir.path()), true).unwrap();
+        let sockets = Sockets::bind(&ephemeral(dir.path()), true, &mut Inherited::default()).unwrap();
         let ready = dir.path().join("ready.json");
-        sockets.announce(&ready).unwrap();
+        announce(&sockets.announcement(), &ready).unwrap();
         let read: serde_json::Value = serde_json::from_slice(&std::fs::read(ready).unwrap()).unwrap();
         assert_eq!(read["outbound"], sockets.outbound[0].address.to_string());
         assert_ne!(sockets.outbound[0].address.port(), 0);
@@ -218,12 +255,30 @@ mod tests {
     }
 
     #[test]
+    fn every_worker_has_a_listener_and_every_listener_a_worker() {
+        for (listeners, workers) in [(1, 1), (1, 4), (4, 1), (3, 2), (2, 5)] {
+            let bound = Bound {
+                setting: String::new(),
+                address: "127.0.0.1:0".parse().unwrap(),
+                listeners: (0..listeners).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect(),
+            };
+            let ports: Vec<u16> = bound.listeners.iter().map(|l| l.local_addr().unwrap().port()).collect();
+            let spread = bound.spread(workers).unwrap();
+            assert_eq!(spread.len(), workers);
+            assert!(spread.iter().all(|worker| !worker.is_empty()));
+            assert_eq!(spread.iter().map(Vec::len).sum::<usize>(), listeners.max(workers));
+            let heard: Vec<u16> = spread.iter().flatten().map(|l| l.local_addr().unwrap().port()).collect();
+            assert!(ports.iter().all(|port| heard.contains(port)), "{listeners} {workers}");
+        }
+    }
+
+    #[test]
     fn a_port_that_is_taken_is_an_error_that_names_the_setting() {
         let dir = tempfile::tempdir().unwrap();
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut settings = ephemeral(dir.path());
         settings.admin.listen = taken.local_addr().unwrap();
-        let error = Sockets::bind(&settings, true).unwrap_err();
+        let error = Sockets::bind(&settings, true, &mut Inherited::default()).unwrap_err();
         assert!(error.starts_with("admin.listen: cannot bind"), "{error}");
     }
 }

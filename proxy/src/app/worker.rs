@@ -13,8 +13,11 @@ use crate::inbound::{self, Inbound};
 use crate::intercept::{Mode, StandIns};
 use crate::listen::{self, Dealer, Gate};
 use crate::outbound::{self, Outbound};
+use crate::takeover::message::Kind;
+use crate::takeover::{Shelf, Turn};
 use crate::telemetry::{Direction, Telemetry};
 use std::future::Future;
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -41,6 +44,10 @@ pub(super) struct Shared {
     arrival: inbound::Arrival,
     /// What the application's DNS gives for hosts outside.
     pub(super) stand_ins: Arc<StandIns>,
+    /// When connections are accepted.
+    pub(super) turn: Turn,
+    /// Where listeners are found by a successor.
+    pub(super) shelf: Shelf,
 }
 
 /// Ports that interception rules must know.
@@ -87,6 +94,8 @@ impl Shared {
             settings: Arc::new(settings.clone()),
             arrival: inbound::Arrival::Direct,
             stand_ins: Arc::default(),
+            turn: Turn::new(),
+            shelf: Shelf::default(),
         }
     }
 
@@ -109,6 +118,14 @@ impl Shared {
         };
         let (drain, telemetry) = (self.drain.clone(), self.telemetry.clone());
         Gate { direction, kind, permits: permits.clone(), drain, telemetry }
+    }
+
+    /// Makes it the runtime's, to be found by a successor as long as it is open.
+    fn adopt(&self, placed: Placed) -> Result<Arc<tokio::net::TcpListener>, String> {
+        let Placed { setting, address, listener } = placed;
+        let listener = Arc::new(tokio::net::TcpListener::from_std(listener).map_err(|e| e.to_string())?);
+        self.shelf.put(Kind::Tcp, &setting, &address, &listener);
+        Ok(listener)
     }
 
     /// The accept loops of one worker. Called on its thread: connections and pools belong to its runtime.
@@ -151,7 +168,7 @@ impl Shared {
                 stand_ins: Arc::clone(&self.stand_ins),
                 limits: Limits::default(),
             },
-            self.drain.graceful(Side::Outbound),
+            self.drain.leave(Side::Outbound),
         );
         let inbound = Inbound::new(
             exchange.clone(),
@@ -163,7 +180,7 @@ impl Shared {
                 limits: Limits::default(),
                 grace: self.settings.drain.expired_grace.0,
             },
-            self.drain.graceful(Side::Inbound),
+            self.drain.leave(Side::Inbound),
         )
         .map_err(|e| e.to_string())?;
 
@@ -174,7 +191,8 @@ impl Shared {
             loops.push(Box::pin(async move { probe::run(directory, connector, end.cancelled_owned()).await }));
         }
         for listener in sockets.outbound {
-            let (listener, outbound, transparent) = (adopt(listener)?, outbound.clone(), self.settings.transparent);
+            let (listener, outbound, transparent) =
+                (self.adopt(listener)?, outbound.clone(), self.settings.transparent);
             let gate = self.gate(Side::Outbound, if transparent { "transparent" } else { "explicit" });
             loops.push(Box::pin(async move {
                 gate.serve(listener, None, |accepted| {
@@ -192,21 +210,21 @@ impl Shared {
             }));
         }
         for (listener, host, port) in sockets.tcp {
-            let (listener, outbound) = (adopt(listener)?, outbound.clone());
+            let (listener, outbound) = (self.adopt(listener)?, outbound.clone());
             let gate = self.gate(Side::Outbound, "named");
             loops.push(Box::pin(async move {
                 gate.serve(listener, None, |accepted| outbound.clone().named(accepted, host.clone(), port)).await;
             }));
         }
-        if let Some((listener, dealer)) = sockets.tunnel {
-            let (listener, inbound) = (adopt(listener)?, inbound.clone());
+        for (listener, dealer) in sockets.tunnel {
+            let (listener, inbound) = (self.adopt(listener)?, inbound.clone());
             let gate = self.gate(Side::Inbound, "tunnel");
             loops.push(Box::pin(async move {
                 gate.serve(listener, dealer, |accepted| inbound.clone().tunnel(accepted)).await;
             }));
         }
         for listener in sockets.plaintext {
-            let (listener, inbound) = (adopt(listener)?, inbound.clone());
+            let (listener, inbound) = (self.adopt(listener)?, inbound.clone());
             let gate = self.gate(Side::Inbound, "plaintext");
             loops.push(Box::pin(async move {
                 gate.serve(listener, None, |accepted| inbound.clone().plaintext(accepted)).await;
@@ -216,17 +234,20 @@ impl Shared {
     }
 }
 
-fn adopt(listener: TcpListener) -> Result<tokio::net::TcpListener, String> {
-    tokio::net::TcpListener::from_std(listener).map_err(|e| e.to_string())
+/// A listener, and what it was bound for.
+struct Placed {
+    setting: Arc<str>,
+    address: SocketAddr,
+    listener: TcpListener,
 }
 
 /// The sockets of one worker.
 #[derive(Default)]
 struct WorkerSockets {
-    outbound: Vec<TcpListener>,
-    tcp: Vec<(TcpListener, Arc<str>, u16)>,
-    tunnel: Option<(TcpListener, Option<Dealer>)>,
-    plaintext: Vec<TcpListener>,
+    outbound: Vec<Placed>,
+    tcp: Vec<(Placed, Arc<str>, u16)>,
+    tunnel: Vec<(Placed, Option<Dealer>)>,
+    plaintext: Vec<Placed>,
 }
 
 impl Workers {
@@ -245,19 +266,28 @@ impl Workers {
         };
         let (report, ended) = mpsc::unbounded_channel();
         let mut threads = Vec::new();
-        for (n, sockets) in divide(sockets, usize::from(shared.settings.workers.0)).into_iter().enumerate() {
+        let divided = divide(sockets, usize::from(shared.settings.workers.0)).map_err(|e| e.to_string())?;
+        for (n, sockets) in divided.into_iter().enumerate() {
             let (shared, report) = (shared.clone(), report.clone());
             let thread = std::thread::Builder::new().name(format!("weft-worker-{n}")).spawn(move || {
                 // Reported by its drop, so that a panic is as well.
-                let mut end = Ended { report, reason: format!("worker {n} panicked") };
-                end.reason = work(&shared, sockets, n == 0).err().unwrap_or_else(|| format!("worker {n} ended"));
+                let mut end = Ended { report, reason: Some(format!("worker {n} panicked")) };
+                let worked = work(&shared, sockets, n == 0);
+                // Asked to end, one has nothing left to do before the others.
+                let is_asked =
+                    [Side::Inbound, Side::Outbound].iter().all(|side| shared.drain.graceful(*side).is_cancelled());
+                end.reason = match worked {
+                    Ok(()) if is_asked => None,
+                    Ok(()) => Some(format!("worker {n} ended")),
+                    Err(error) => Some(error),
+                };
             });
             threads.push(thread.map_err(|e| format!("worker {n}: {e}"))?);
         }
         Ok(Self { threads, ended, ports })
     }
 
-    /// The first worker that ended. Before the drain is over, none should. Pending for ever once all of them have.
+    /// The first worker that ended without having been asked to. Pending for ever once all have ended.
     pub(super) async fn died(&mut self) -> String {
         match self.ended.recv().await {
             Some(reason) => reason,
@@ -280,12 +310,14 @@ impl Workers {
 
 struct Ended {
     report: mpsc::UnboundedSender<String>,
-    reason: String,
+    reason: Option<String>,
 }
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        let _ = self.report.send(std::mem::take(&mut self.reason));
+        if let Some(reason) = self.reason.take() {
+            let _ = self.report.send(reason);
+        }
     }
 }
 
@@ -295,7 +327,11 @@ fn work(shared: &Shared, sockets: WorkerSockets, first: bool) -> Result<(), Stri
         let loops = shared.loops(sockets, first)?;
         let mut running = tokio::task::JoinSet::new();
         for one in loops {
-            running.spawn(one);
+            let turn = shared.turn.clone();
+            running.spawn(async move {
+                turn.begun().await;
+                one.await;
+            });
         }
         while let Some(ended) = running.join_next().await {
             ended.map_err(|e| e.to_string())?;
@@ -304,28 +340,38 @@ fn work(shared: &Shared, sockets: WorkerSockets, first: bool) -> Result<(), Stri
     })
 }
 
-fn divide(sockets: Sockets, workers: usize) -> Vec<WorkerSockets> {
+fn divide(sockets: Sockets, workers: usize) -> io::Result<Vec<WorkerSockets>> {
     let mut all: Vec<WorkerSockets> = (0..workers.max(1)).map(|_| WorkerSockets::default()).collect();
-    let mut deal = |bound: Bound, place: &mut dyn FnMut(&mut WorkerSockets, TcpListener)| {
-        for (worker, listener) in all.iter_mut().zip(bound.listeners) {
-            place(worker, listener);
+    let mut deal = |bound: Bound, place: &mut dyn FnMut(&mut WorkerSockets, Placed)| {
+        let (setting, address): (Arc<str>, _) = (bound.setting.as_str().into(), bound.address);
+        for (worker, listeners) in all.iter_mut().zip(bound.spread(workers.max(1))?) {
+            for listener in listeners {
+                place(worker, Placed { setting: setting.clone(), address, listener });
+            }
         }
+        io::Result::Ok(())
     };
     for bound in sockets.outbound {
-        deal(bound, &mut |worker, listener| worker.outbound.push(listener));
+        deal(bound, &mut |worker, placed| worker.outbound.push(placed))?;
     }
     for (named, bound) in sockets.tcp {
         // Settings were validated: a host without a port does not come here.
         let Some((host, port)) = named.target() else { continue };
         let host: Arc<str> = host.into();
-        deal(bound, &mut |worker, listener| worker.tcp.push((listener, host.clone(), port)));
+        deal(bound, &mut |worker, placed| worker.tcp.push((placed, host.clone(), port)))?;
     }
     if let Some(bound) = sockets.tunnel {
         let mut dealers = if workers > 1 { Dealer::all(workers) } else { Vec::new() };
-        deal(bound, &mut |worker, listener| worker.tunnel = Some((listener, dealers.pop())));
+        deal(bound, &mut |worker, placed| {
+            let dealer = match worker.tunnel.first() {
+                Some((_, first)) => first.as_ref().map(Dealer::beside),
+                None => dealers.pop(),
+            };
+            worker.tunnel.push((placed, dealer));
+        })?;
     }
     for bound in sockets.plaintext {
-        deal(bound, &mut |worker, listener| worker.plaintext.push(listener));
+        deal(bound, &mut |worker, placed| worker.plaintext.push(placed))?;
     }
-    all
+    Ok(all)
 }

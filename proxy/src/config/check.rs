@@ -85,6 +85,15 @@ impl Settings {
         if self.drain.deadline.0 > Duration::from_secs(3600) {
             return Err(refuse("drain.deadline", "must be at most 1h"));
         }
+        if self.take_over.deadline.0 > Duration::from_secs(24 * 3600) {
+            return Err(refuse("takeOver.deadline", "must be at most 24h"));
+        }
+        if !(Duration::from_millis(100)..=Duration::from_secs(3600)).contains(&self.take_over.patience.0) {
+            return Err(refuse("takeOver.patience", "must be 100ms to 1h"));
+        }
+        if self.take_over.at_start && self.socket().is_none() {
+            return Err(refuse("takeOver.atStart", "needs the private socket: stateDir or admin.socket"));
+        }
         if !(0.0..=1.0).contains(&self.access_log.sample) {
             return Err(refuse("accessLog.sample", "must be 0 to 1"));
         }
@@ -260,6 +269,9 @@ stateDir: /var/lib/weft
             ("resources: a.yaml\ncontrolPlane: {address: '127.0.0.1:1'}", "resources"),
             ("controlPlane: {address: '127.0.0.1:1'}", "stateDir"),
             ("resources: a.yaml\nworkers: 0", "workers"),
+            ("resources: a.yaml\ntakeOver: {deadline: 25h}", "takeOver.deadline"),
+            ("resources: a.yaml\ntakeOver: {patience: 0ms}", "takeOver.patience"),
+            ("resources: a.yaml\ntakeOver: {atStart: true}", "takeOver.atStart"),
             ("resources: a.yaml\nworkload: {namespace: Shop, name: a}", "workload.namespace"),
             ("resources: a.yaml\noutbound: {tcp: [{listen: '127.0.0.1:0', host: db}]}", "outbound.tcp[0].host"),
         ] {

@@ -7,6 +7,7 @@ use super::{Directory, DumpRequest};
 use crate::drain::{Drain, Stage};
 use crate::identity::Standing;
 use crate::inbound::Leases;
+use crate::takeover::Turn;
 use crate::telemetry::report::Reporter;
 use crate::telemetry::{Telemetry, metrics};
 use arc_swap::Guard;
@@ -72,6 +73,9 @@ pub struct Control {
     pub standing: Arc<Standing>,
     /// Sets the process's log filter.
     pub set_log: crate::admin::SetLog,
+    /// The stream is opened in the turn of this process: the newest one speaks for the workload. After it the stream stays as long as it
+    /// does, for reports.
+    pub turn: Turn,
 }
 
 fn up(message: control_up::Message) -> ControlUp {
@@ -107,7 +111,11 @@ impl Control {
     pub async fn run(mut self) {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         let mut reporter = Reporter::default();
+        self.turn.begun().await;
         loop {
+            if self.turn.is_over() {
+                return std::future::pending().await;
+            }
             let began = Instant::now();
             let ended = self.stream(&mut reporter).await;
             self.telemetry.watch.close();
@@ -237,7 +245,8 @@ impl Control {
     }
 
     fn readiness(&self) -> ControlUp {
-        let withdraw = self.drain.stage() >= Stage::Withdrawing;
+        // Who was relieved takes nothing away: the workload is its successor's.
+        let withdraw = self.drain.stage() >= Stage::Withdrawing && !self.drain.is_relieved();
         up(control_up::Message::Readiness(Readiness { ready: *self.ready.borrow() && !withdraw, withdraw }))
     }
 

@@ -7,6 +7,7 @@ use super::keep::Keep;
 use super::publish::Publisher;
 use super::state::{Delta, State, TYPES};
 use super::{Alias, Backoff};
+use crate::takeover::Turn;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::time::Duration;
@@ -43,6 +44,8 @@ pub struct Options {
     pub idle: Duration,
     /// Where last-known-good is kept.
     pub keep: Option<Keep>,
+    /// When it is this process's to keep.
+    pub turn: Turn,
 }
 
 /// What the stream does, counted; read by metrics and dumps.
@@ -361,7 +364,8 @@ impl Client {
                     self.state.sweep(now.into_std());
                 }
                 if self.persist_at.is_some_and(|at| now >= at) {
-                    self.persist_at = None;
+                    let early = !self.options.turn.is_now() && !self.options.turn.is_over();
+                    self.persist_at = early.then(|| now + PERSIST);
                     self.persist();
                 }
                 self.settle();
@@ -370,7 +374,8 @@ impl Client {
     }
 
     fn persist(&self) {
-        let Some(keep) = &self.options.keep else { return };
+        // The file belongs to the process that serves.
+        let Some(keep) = self.options.keep.as_ref().filter(|_| self.options.turn.is_now()) else { return };
         let (deltas, aliases) = self.state.remember();
         if let Err(error) = keep.store(&deltas, &aliases) {
             tracing::warn!(%error, "last-known-good could not be written");

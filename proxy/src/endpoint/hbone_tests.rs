@@ -38,7 +38,7 @@ impl Tunnels for Sidecar {
         let _open = Open::new(&self.streams);
         match port.as_str() {
             "80" => {
-                let _ = h1::serve(io, &self.limits, &Timers::default(), &self.drain, self).await;
+                let _ = h1::serve(io, &self.limits, &Timers::default(), &self.drain.clone().into(), self).await;
             }
             "7" => {
                 let (mut read, mut write) = tokio::io::split(&mut io);

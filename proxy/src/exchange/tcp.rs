@@ -47,6 +47,9 @@ struct Seen {
     began: Instant,
     source: Arc<str>,
     source_identity: Option<Arc<str>>,
+    /// Whom it was addressed to.
+    service: Arc<str>,
+    /// Whom a route gave it to.
     source_address: Option<IpAddr>,
     destination: Arc<str>,
     destination_identity: Option<Arc<str>>,
@@ -89,6 +92,7 @@ impl Exchange {
             source,
             mtls: source_identity.is_some() && plan.direction() == Direction::Inbound,
             source_identity,
+            service: Arc::clone(plan.service()),
             source_address: plan.peer().and_then(|peer| peer.address),
             destination: Arc::clone(plan.service()),
             destination_identity: (plan.direction() == Direction::Inbound).then(|| Arc::clone(&self.identity)),
@@ -121,6 +125,7 @@ impl Exchange {
             began: now(),
             source: Arc::clone(&self.source),
             source_identity: None,
+            service: Arc::default(),
             source_address: None,
             destination: Arc::default(),
             destination_identity: None,
@@ -264,6 +269,7 @@ impl Exchange {
         self.telemetry.series(&Key {
             direction: seen.direction,
             source: &seen.source,
+            addressed: if seen.service == seen.destination { "" } else { &seen.service },
             destination: &seen.destination,
             endpoint: if seen.direction == Direction::Outbound { &seen.endpoint } else { "" },
             route: &seen.route,

@@ -5,6 +5,7 @@ use super::issue::IdentityError;
 use super::{Issuer, bundle};
 use crate::discovery::Bundles;
 use crate::discovery::link::Backoff;
+use crate::takeover::Turn;
 use crate::telemetry::metrics::{Counter, Family, Gauge, Registry};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,6 +21,8 @@ const LOOK: Duration = Duration::from_secs(60);
 
 /// The shortest wait after a failure.
 const LEAST: Duration = Duration::from_millis(250);
+/// How often a relieved process looks whether its successor has a new certificate, once its own is due.
+const HEIR: Duration = Duration::from_secs(5);
 /// What the control plane was heard to say of this sidecar's certificate, beside what bundles say.
 #[derive(Debug, Default)]
 pub struct Standing {
@@ -54,6 +57,8 @@ pub struct Renewal {
     failed: Counter,
     /// The latest demand to reissue that the current certificate meets.
     met: u64,
+    /// When the identity is this process's to renew.
+    turn: Turn,
 }
 
 impl Renewal {
@@ -66,6 +71,7 @@ impl Renewal {
         bundles: watch::Receiver<Bundles>,
         standing: Arc<Standing>,
         registry: &Registry,
+        turn: Turn,
     ) -> Self {
         let renewals = renewals(registry);
         let met = live.current().svid.not_before().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -87,14 +93,16 @@ impl Renewal {
             channel,
             bundles,
             met,
+            turn,
         };
         // What is remembered counts before the first connection is made.
         renewal.take_bundles();
         renewal
     }
 
-    /// Runs until the future is dropped.
+    /// Runs until the future is dropped. A process that was relieved asks for nothing any more: it goes on with what its successor gets.
     pub async fn run(mut self) {
+        self.turn.begun().await;
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(300));
         let mut not_before = Instant::now();
         let mut spread = rand::random_range(-1.0..=1.0);
@@ -105,7 +113,10 @@ impl Renewal {
             let revoked = self.look();
             let demanded = self.demand().filter(|demand| *demand > self.met);
             let due = revoked || demanded.is_some() || SystemTime::now() >= svid.renew_at(spread);
-            if due && Instant::now() >= not_before {
+            if due && self.turn.is_over() {
+                not_before = Instant::now() + HEIR;
+                self.follow_successor();
+            } else if due && Instant::now() >= not_before {
                 match self.issuer.renew(&self.live, self.channel.clone()).await {
                     Ok(identity) => {
                         self.met = self.met.max(demanded.unwrap_or_default());
@@ -199,7 +210,21 @@ impl Renewal {
         }
     }
 
+    /// Takes the certificate that the successor has saved, if it is another.
+    fn follow_successor(&self) {
+        let Ok(Some(saved)) = self.issuer.remembered() else { return };
+        if saved.svid.chain() != self.live.current().svid.chain()
+            && let Some(svid) = Arc::into_inner(saved.svid)
+            && let Err(error) = self.live.replace_svid(svid)
+        {
+            tracing::warn!(%error, "the successor's certificate cannot be used");
+        }
+    }
+
     fn save(&self) {
+        if self.turn.is_over() {
+            return;
+        }
         if let Err(error) = self.issuer.save(&self.live.current()) {
             tracing::warn!(%error, "the identity could not be kept for the next start");
         }

@@ -14,7 +14,7 @@ mod tunnel;
 
 pub use ports::{Leases, Ports};
 
-use crate::codec::{self, Handler, Io, Limits, Reply, RequestBody, RequestHead, Version};
+use crate::codec::{self, Handler, Io, Leave, Limits, Reply, RequestBody, RequestHead, Version};
 use crate::endpoint::connect::is_same_listener;
 use crate::endpoint::{Cluster, Origin};
 use crate::error::{Kind, ProxyError};
@@ -30,7 +30,6 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio_util::sync::CancellationToken;
 use weft_certs::{CertificateDer, LiveIdentity};
 use weft_policy::config::{InboundPort, TlsMode};
 use weft_policy::route::HeaderEdit;
@@ -67,7 +66,7 @@ pub struct Inbound {
     tls: Option<Arc<rustls::ServerConfig>>,
     identity: Option<Arc<LiveIdentity>>,
     settings: Settings,
-    drain: CancellationToken,
+    leave: Leave,
 }
 
 /// Who made a connection to the mTLS listener.
@@ -106,10 +105,10 @@ impl Inbound {
         ports: Arc<Ports>,
         identity: Option<&Arc<LiveIdentity>>,
         settings: Settings,
-        drain: CancellationToken,
+        leave: Leave,
     ) -> Result<Arc<Self>, weft_certs::Error> {
         let tls = identity.map(tunnel::server_config).transpose()?;
-        Ok(Arc::new(Self { exchange, ports, tls, identity: identity.cloned(), settings, drain }))
+        Ok(Arc::new(Self { exchange, ports, tls, identity: identity.cloned(), settings, leave }))
     }
 
     /// Ends the connection when its peer must no longer be spoken with.
@@ -153,7 +152,7 @@ impl Inbound {
         if port.tls == TlsMode::Strict {
             return self.insist(io, &port, peer).await;
         }
-        self.serve(io, &key, &port, &anyone, &peer, &self.drain).await;
+        self.serve(io, &key, &port, &anyone, &peer, &self.leave).await;
     }
 
     /// As whom the application is called for a peer: as the peer where packets are diverted, and so an answer to it comes back here.
@@ -181,7 +180,7 @@ impl Inbound {
             Some(First::Http(io, version)) => {
                 self.exchange.telemetry.refuse(Direction::Inbound, &error, &peer);
                 let refusal = Refusal { inbound: self, error: &error };
-                self.http(io, version, &self.drain, &refusal).await;
+                self.http(io, version, &self.leave, &refusal).await;
             }
             Some(First::Opaque(io) | First::Silent(io)) => self.refuse(io, &error, &peer),
             None => self.exchange.telemetry.refuse(Direction::Inbound, &error, &peer),
@@ -217,7 +216,7 @@ impl Inbound {
         port: &Arc<InboundPort>,
         peer: &Peer,
         address: &dyn PeerAddress,
-        leaving: &CancellationToken,
+        leave: &Leave,
     ) {
         let way = Way::of(port.protocol, &[port.port, port.local.port()]);
         let first = detect::first(io, way, Direction::Inbound, &self.exchange.telemetry).await;
@@ -235,7 +234,7 @@ impl Inbound {
                 return self.refuse(io, &error, address);
             }
             let calls = Calls::new(self, key, peer);
-            let served = pin!(self.http(io, version, leaving, &calls));
+            let served = pin!(self.http(io, version, leave, &calls));
             if let Some(error) = self.while_admitted(key, peer, served).await {
                 self.exchange.telemetry.refuse(Direction::Inbound, &error, &address.shown());
             }
@@ -282,12 +281,12 @@ impl Inbound {
     }
 
     /// Serves calls until the connection ends; told to leave, with those that are under way.
-    async fn http<H: Handler>(&self, io: Io, version: Version, leaving: &CancellationToken, handler: &H) {
+    async fn http<H: Handler>(&self, io: Io, version: Version, leave: &Leave, handler: &H) {
         let served = match version {
             // Boxed: it needs more room than a connection of the other kinds.
-            Version::Http2 => Box::pin(codec::h2::serve(io, &self.settings.limits, leaving, handler)).await,
+            Version::Http2 => Box::pin(codec::h2::serve(io, &self.settings.limits, &leave.after_calls, handler)).await,
             Version::Http10 | Version::Http11 => {
-                codec::h1::serve(io, &self.settings.limits, &self.exchange.quiet, leaving, handler).await
+                codec::h1::serve(io, &self.settings.limits, &self.exchange.quiet, leave, handler).await
             }
         };
         if let Err(error) = served {

@@ -4,7 +4,7 @@
 
 use super::calls::Calls;
 use super::{Caller, Inbound, Key};
-use crate::codec::{self, Handler, Io, Known, Reply, RequestBody, RequestHead, ResponseHead, Version};
+use crate::codec::{self, Handler, Io, Known, Leave, Reply, RequestBody, RequestHead, ResponseHead, Version};
 use crate::endpoint::hbone::SOURCE;
 use crate::endpoint::term::Term;
 use crate::endpoint::tls_io;
@@ -18,7 +18,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use weft_certs::tls::{ALPN_HBONE, ALPN_NATIVE, ClientAuth};
 use weft_certs::{LiveIdentity, SpiffeId};
 
@@ -48,16 +47,16 @@ pub(super) async fn serve(inbound: &Inbound, io: Io, caller: Caller) {
     telemetry.handshakes.done(Direction::Inbound, handshake.agreed);
     let (peer, cut) = (weft_certs::tls::expiry_of(&handshake.peer), telemetry.handshakes.expired(Direction::Inbound));
     let term = Term::new(own, peer, inbound.settings.grace, cut);
-    let leaving = inbound.drain.child_token();
+    let leaving = Leave { after_calls: inbound.leave.after_calls.child_token(), idle: inbound.leave.idle.clone() };
     let served = pin!(speak(inbound, io, handshake, caller, &leaving));
     match term {
-        Some(term) => term.limit(served, || leaving.cancel()).await,
+        Some(term) => term.limit(served, || leaving.after_calls.cancel()).await,
         None => served.await,
     }
 }
 
 /// Serves a connection whose handshake is over, until it ends or has been told to leave.
-async fn speak(inbound: &Inbound, io: Io, handshake: tls_io::Handshake, caller: Caller, leaving: &CancellationToken) {
+async fn speak(inbound: &Inbound, io: Io, handshake: tls_io::Handshake, caller: Caller, leaving: &Leave) {
     let address = caller.address;
     let Some(identity) = weft_certs::tls::peer_identity_of(&handshake.peer) else {
         let error = ProxyError::because(Kind::PlaintextRefused, "peer presented no certificate with a SPIFFE id");
@@ -71,7 +70,7 @@ async fn speak(inbound: &Inbound, io: Io, handshake: tls_io::Handshake, caller: 
         Some(alpn) if alpn == ALPN_HBONE => {
             let server_name = handshake.server_name.map(lower);
             let hbone = Hbone { inbound, identity, caller, server_name, leaving };
-            if let Err(error) = codec::h2::serve(io, &inbound.settings.limits, leaving, &hbone).await {
+            if let Err(error) = codec::h2::serve(io, &inbound.settings.limits, &leaving.after_calls, &hbone).await {
                 tracing::debug!(peer = %address, "tunnel ended: {error}");
             }
         }
@@ -145,7 +144,7 @@ async fn native(
     io: Io,
     sni: Option<String>,
     (identity, Caller { address, origin }): (&SpiffeId, Caller),
-    leaving: &CancellationToken,
+    leaving: &Leave,
 ) {
     let server_name = sni.map(lower);
     let key = Key::ServerName(server_name.as_deref().unwrap_or_default().into());
@@ -174,7 +173,7 @@ struct Hbone<'i> {
     caller: Caller,
     server_name: Option<Arc<str>>,
     /// Cancelled when the connection is to end with what is open on it.
-    leaving: &'i CancellationToken,
+    leaving: &'i Leave,
 }
 
 impl Handler for Hbone<'_> {

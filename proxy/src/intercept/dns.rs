@@ -6,6 +6,7 @@
 
 use super::StandIns;
 use crate::discovery::{Alias, Directory, Resolution};
+use crate::takeover::Turn;
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, RData, Record, RecordType};
 use std::io;
@@ -62,12 +63,13 @@ impl Resolver {
         Arc::new(Self { directory, upstream, stand_ins, permits: Arc::new(Semaphore::new(IN_FLIGHT)) })
     }
 
-    /// Serves both sockets until the future is dropped.
-    pub async fn serve(self: Arc<Self>, udp: UdpSocket, tcp: TcpListener) {
-        tokio::join!(self.clone().serve_udp(Arc::new(udp)), self.serve_tcp(tcp));
+    /// Serves both sockets during the turn of this process; what was asked then is answered.
+    pub async fn serve(self: Arc<Self>, udp: Arc<UdpSocket>, tcp: Arc<TcpListener>, turn: Turn) {
+        turn.begun().await;
+        tokio::join!(self.clone().serve_udp(udp, &turn), self.serve_tcp(tcp, &turn));
     }
 
-    async fn serve_udp(self: Arc<Self>, socket: Arc<UdpSocket>) {
+    async fn serve_udp(self: Arc<Self>, socket: Arc<UdpSocket>, turn: &Turn) {
         let mut tasks = JoinSet::new();
         let mut buffer = vec![0; 4096];
         loop {
@@ -82,6 +84,7 @@ impl Resolver {
                     }
                 },
                 Some(_) = tasks.join_next() => continue,
+                () = turn.over() => break,
             };
             let question = buffer[..length].to_vec();
             let Ok(permit) = self.permits.clone().try_acquire_owned() else {
@@ -100,9 +103,10 @@ impl Resolver {
                 }
             });
         }
+        while tasks.join_next().await.is_some() {}
     }
 
-    async fn serve_tcp(self: Arc<Self>, listener: TcpListener) {
+    async fn serve_tcp(self: Arc<Self>, listener: Arc<TcpListener>, turn: &Turn) {
         let mut tasks = JoinSet::new();
         loop {
             tokio::select! {
@@ -117,8 +121,11 @@ impl Resolver {
                     }
                 },
                 Some(_) = tasks.join_next() => {}
+                () = turn.over() => break,
             }
         }
+        drop(listener);
+        while tasks.join_next().await.is_some() {}
     }
 
     async fn converse(self: Arc<Self>, mut stream: TcpStream) {

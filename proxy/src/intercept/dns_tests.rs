@@ -3,6 +3,7 @@
 use super::*;
 use crate::discovery::Publisher;
 use crate::discovery::file::FileSource;
+use crate::takeover::Turn;
 use hickory_proto::rr::Name;
 use std::str::FromStr as _;
 use tokio::sync::mpsc;
@@ -43,7 +44,7 @@ async fn server() -> Server {
     let given = Arc::clone(&stand_ins);
     tasks.spawn(async move {
         let _source = source;
-        Resolver::new(directory, vec![upstream_address], given).serve(udp, tcp).await;
+        Resolver::new(directory, vec![upstream_address], given).serve(udp.into(), tcp.into(), Turn::now()).await;
     });
     Server { address, stand_ins, _tasks: tasks, _dir: dir }
 }

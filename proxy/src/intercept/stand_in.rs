@@ -51,6 +51,24 @@ impl StandIns {
         Some(number)
     }
 
+    /// All of them by their IPv4 addresses, for a process that takes this one's place: the application may keep addresses for long.
+    #[must_use]
+    pub fn all(&self) -> Vec<(String, Ipv4Addr)> {
+        let address = |number: &u16| Ipv4Addr::from(NETWORK | u32::from(*number));
+        self.0.lock().numbers.iter().map(|(name, number)| (name.to_string(), address(number))).collect()
+    }
+
+    /// What another process gave, before this one gives any. What is none of these addresses is left out.
+    pub fn remember(&self, all: impl IntoIterator<Item = (String, Ipv4Addr)>) {
+        let mut table = self.0.lock();
+        for (name, address) in all {
+            let Ok(number) = u16::try_from(u32::from(address) ^ NETWORK) else { continue };
+            let name: Arc<str> = name.into();
+            table.numbers.insert(Arc::clone(&name), number);
+            table.names.insert(number, name);
+        }
+    }
+
     /// The name that an address stands in for.
     pub fn name(&self, address: IpAddr) -> Option<Arc<str>> {
         let number = match address {
@@ -80,6 +98,21 @@ mod tests {
         assert_eq!(StandIns::default().addresses(&names[0]), Some(given[0]));
         assert!(given[0][0].to_string().starts_with("240.240."), "{given:?}");
         assert!(given[0][1].to_string().starts_with("2001:2:0:f0f0::"), "{given:?}");
+    }
+
+    #[test]
+    fn another_process_goes_on_with_the_same_addresses() {
+        let (before, after) = (StandIns::default(), StandIns::default());
+        // Both draw the same address: the second gets another one, which its name alone does not tell.
+        let names: Vec<String> = (0..3000).map(|n| format!("host-{n}.example.com")).collect();
+        let given: Vec<[IpAddr; 2]> = names.iter().map(|name| before.addresses(name).unwrap()).collect();
+        after.remember(before.all());
+        after.remember([("elsewhere".to_owned(), Ipv4Addr::LOCALHOST)]);
+        for (name, addresses) in names.iter().zip(given).rev() {
+            assert!(addresses.iter().all(|address| after.name(*address).as_deref() == Some(name.as_str())));
+            assert_eq!(after.addresses(name), Some(addresses));
+        }
+        assert_eq!(after.all().len(), names.len());
     }
 
     #[test]

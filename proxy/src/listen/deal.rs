@@ -63,6 +63,12 @@ impl Dealer {
         inboxes.into_iter().enumerate().map(dealer).collect()
     }
 
+    /// For another listener of the same worker: it deals likewise, and what is handed to the worker comes to the first.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        Self { seats: self.seats.clone(), own: self.own, inbox: mpsc::channel(1).1 }
+    }
+
     /// Keeps an accepted connection, or hands it to the worker that holds the fewest where that is fewer than this one's; `None` then.
     pub(super) fn deal(&self, stream: TcpStream, peer: SocketAddr) -> Option<(TcpStream, SocketAddr, Place)> {
         let open = |worker: usize| self.seats[worker].open.load(Ordering::Relaxed);
@@ -84,7 +90,7 @@ impl Dealer {
     pub(super) async fn handed(&mut self) -> (std::io::Result<TcpStream>, SocketAddr, Place) {
         match self.inbox.recv().await {
             Some((stream, peer, place)) => (TcpStream::from_std(stream), peer, place),
-            // The seats hold a sender each: the channel does not close before they do.
+            // The seats hold a sender each, so that the channel does not close before they do; beside it nothing is handed over.
             None => std::future::pending().await,
         }
     }

@@ -166,10 +166,15 @@ impl Gate {
 
     /// Accepts until the drain asks this direction to end, then waits for what is open, and cuts it at the drain's deadline.
     /// Runs `handler` once for each connection, on this thread; with a `dealer` that is the thread with the fewest connections.
-    pub async fn serve<F>(&self, listener: TcpListener, mut dealer: Option<Dealer>, handler: impl Fn(Accepted) -> F)
-    where
+    pub async fn serve<F>(
+        &self,
+        listener: impl Into<Arc<TcpListener>>,
+        mut dealer: Option<Dealer>,
+        handler: impl Fn(Accepted) -> F,
+    ) where
         F: Future<Output = ()> + Send + 'static,
     {
+        let listener: Arc<TcpListener> = listener.into();
         let (graceful, cut) = (self.drain.graceful(self.side()), self.drain.cut(self.side()));
         let gauge = self.telemetry.connections.with(&[self.direction.name(), self.kind]);
         let mut open = JoinSet::new();

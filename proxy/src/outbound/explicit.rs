@@ -25,17 +25,17 @@ pub(super) async fn serve(outbound: &Outbound, mut io: Io, peer: SocketAddr) {
     let detected = detect::detect(&mut io, &mut buffer, FIRST_BYTE).await;
     let io = io.with_prefix(buffer.freeze());
     let handler = Explicit { outbound, peer, last: Mutex::default() };
-    let (limits, drain) = (&outbound.settings.limits, &outbound.drain);
+    let (limits, leave) = (&outbound.settings.limits, &outbound.leave);
     let served = match detected {
         // Boxed: it needs more room than a connection of the other kind.
-        Ok(Detected::Is(Protocol::Http2)) => Box::pin(codec::h2::serve(io, limits, drain, &handler)).await,
+        Ok(Detected::Is(Protocol::Http2)) => Box::pin(codec::h2::serve(io, limits, &leave.after_calls, &handler)).await,
         Ok(Detected::Is(Protocol::Tls)) => {
             let why = "the explicit listener takes HTTP; TLS belongs inside CONNECT";
             return outbound.refuse(io, &ProxyError::because(Kind::BadRequest, why), &peer);
         }
         // What is not HTTP is answered 400 by the codec, which says more than a broken connection.
         Ok(Detected::Is(Protocol::Http1 | Protocol::Opaque)) => {
-            codec::h1::serve(io, limits, &outbound.exchange.quiet, drain, &handler).await
+            codec::h1::serve(io, limits, &outbound.exchange.quiet, leave, &handler).await
         }
         Ok(Detected::Silent | Detected::Closed) | Err(_) => return,
     };

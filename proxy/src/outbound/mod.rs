@@ -9,7 +9,7 @@ mod explicit;
 
 pub use authority::{Authority, Host};
 
-use crate::codec::{self, Handler, Io, Limits, Reply, RequestBody, RequestHead, Version};
+use crate::codec::{self, Handler, Io, Leave, Limits, Reply, RequestBody, RequestHead, Version};
 use crate::discovery::{Alias, Resolution, Snapshot};
 use crate::endpoint::external;
 use crate::error::{Kind, ProxyError};
@@ -26,7 +26,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
-use tokio_util::sync::CancellationToken;
 use weft_policy::config::{Egress, Service};
 use weft_policy::route;
 
@@ -89,7 +88,7 @@ pub struct Settings {
 pub struct Outbound {
     exchange: Arc<Exchange>,
     settings: Settings,
-    drain: CancellationToken,
+    leave: Leave,
 }
 
 /// A port of a service, and the name by which it was addressed.
@@ -100,10 +99,10 @@ pub(crate) struct Destination {
 }
 
 impl Outbound {
-    /// `drain` is cancelled when open connections are to end after their current call.
+    /// `leave`: how open connections are asked to end.
     #[must_use]
-    pub fn new(exchange: Arc<Exchange>, settings: Settings, drain: CancellationToken) -> Arc<Self> {
-        Arc::new(Self { exchange, settings, drain })
+    pub fn new(exchange: Arc<Exchange>, settings: Settings, leave: Leave) -> Arc<Self> {
+        Arc::new(Self { exchange, settings, leave })
     }
 
     /// A connection to the explicit listener.
@@ -293,9 +292,11 @@ impl Outbound {
         let calls = Calls { outbound: self, destination };
         let served = match version {
             // Boxed: it needs more room than a connection of the other kinds.
-            Version::Http2 => Box::pin(codec::h2::serve(io, &self.settings.limits, &self.drain, &calls)).await,
+            Version::Http2 => {
+                Box::pin(codec::h2::serve(io, &self.settings.limits, &self.leave.after_calls, &calls)).await
+            }
             Version::Http10 | Version::Http11 => {
-                codec::h1::serve(io, &self.settings.limits, &self.exchange.quiet, &self.drain, &calls).await
+                codec::h1::serve(io, &self.settings.limits, &self.exchange.quiet, &self.leave, &calls).await
             }
         };
         if let Err(error) = served {

@@ -150,14 +150,14 @@ impl Mesh {
         let outbound = Outbound::new(
             Arc::clone(&exchange),
             outbound::Settings { credentials, own: own.clone(), ..Default::default() },
-            drain.graceful(Side::Outbound),
+            drain.leave(Side::Outbound),
         );
         let inbound = Inbound::new(
             exchange,
             Ports::new(),
             Some(&identity),
             inbound::Settings { own, grace: self.grace, ..Default::default() },
-            drain.graceful(Side::Inbound),
+            drain.leave(Side::Inbound),
         )
         .unwrap();
         let gate = |direction, kind| Gate {

@@ -1,9 +1,10 @@
 //! `weft check`: whether the mesh is well, fact by fact, and what to do where it is not. Exit code 1 when something is an error.
 //!
 //! A fact is phrased as it is where all is well. What the control plane knows it judges itself; [`reach`] judges the way there,
-//! [`policies`] what objects say of themselves, [`preflight`] this machine, and [`render`] shows all of it. The book's page of checks
+//! [`policies`] what objects say of themselves, [`preflight`] this machine, [`cluster`] the cluster to be, and [`render`] shows all of it. The book's page of checks
 //! (`docs/src/reference/checks.md`) has every fact.
 
+mod cluster;
 mod policies;
 pub mod preflight;
 mod reach;
@@ -19,10 +20,10 @@ use serde_json::{Value, json};
 /// Flags of `weft check`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Look at this machine instead: whether a control plane and sidecars can run here
+    /// Look before there is a mesh: whether it can run on this machine, and be installed in the cluster of the kubeconfig
     #[arg(long)]
     pre: bool,
-    /// Only facts of these categories: control-plane, store, identity, sidecars, services, policies
+    /// Only facts of these categories: control-plane, store, identity, sidecars, services, policies; with --pre: pre-flight, cluster
     #[arg(value_name = "CATEGORY")]
     categories: Vec<String>,
     /// How to print
@@ -139,7 +140,8 @@ impl Health {
 
 /// Asks, prints, and exits accordingly.
 pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
-    let mut health = if args.pre { Health::of(preflight::facts()) } else { look(&Client::new(global)?).await? };
+    let mut health =
+        if args.pre { before(global, &args.categories).await } else { look(&Client::new(global)?).await? };
     let reached = health.reached();
     if !args.categories.is_empty() {
         health = Health::of(chosen(health.checks, &args.categories)?);
@@ -155,6 +157,14 @@ pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
         (true, false) => Exit::NotWell.code(),
         (true, true) => 0,
     })
+}
+
+/// What can be looked at before there is a mesh.
+async fn before(global: &Global, categories: &[String]) -> Health {
+    let asked = categories.iter().any(|name| name == cluster::CATEGORY);
+    let mut facts = preflight::facts();
+    facts.extend(cluster::facts(global, asked).await);
+    Health::of(facts)
 }
 
 fn chosen(mut facts: Vec<Fact>, categories: &[String]) -> Result<Vec<Fact>, Failure> {

@@ -181,10 +181,15 @@ fn stat() -> Value {
         &[
             ("windowSeconds", is("number", "Seconds that services and routes cover.")),
             ("detailSeconds", is("number", "Seconds that edges and endpoints cover.")),
-            ("services", rows("By destination.")),
-            ("edges", rows("By source and destination.")),
+            (
+                "services",
+                rows(
+                    "By service: calls addressed to it, or given to it by a route of another; such a call stands under both.",
+                ),
+            ),
+            ("edges", rows("By source and the service that answered.")),
             ("endpoints", rows("By endpoint.")),
-            ("routes", rows("By route.")),
+            ("routes", rows("By the service that answered, and route.")),
             ("breakers", many(reference("mesh.weft.pages.Breaker"), "Those that sidecars list.")),
             ("dropped", is("integer", "Reports that were not kept because there were too many rows.")),
         ],
@@ -361,11 +366,12 @@ fn plan() -> Value {
 mod tests {
     use super::super::{group, index};
     use super::*;
+    use crate::api::served::Served;
 
     #[test]
     fn every_page_is_described_and_every_reference_leads_somewhere() {
-        assert!(index()["paths"][PATH].is_object());
-        let text = group(PATH).ok().unwrap();
+        assert!(index(&Served::Own)["paths"][PATH].is_object());
+        let text = group(&Served::Own, PATH).ok().unwrap();
         let document: Value = serde_json::from_str(text).unwrap();
         for page in ["stat", "series", "problems", "live", "controlplane", "tap"] {
             assert!(document["paths"][format!("/weft/v1/{page}")]["get"]["operationId"].is_string(), "{page}");

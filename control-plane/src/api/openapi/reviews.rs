@@ -78,14 +78,15 @@ pub(super) fn describe(document: &str, schemas: &mut Map<String, Value>, paths: 
 mod tests {
     use super::super::{group, index};
     use super::*;
+    use crate::api::served::Served;
 
     #[test]
     fn every_question_is_described_at_its_place() {
-        let index = index();
+        let index = index(&Served::Own);
         for review in &ALL {
             let document = prefix(review);
             assert!(index["paths"][&document].is_object(), "{document} is not in the index");
-            let document: Value = serde_json::from_str(group(&document).ok().unwrap()).unwrap();
+            let document: Value = serde_json::from_str(group(&Served::Own, &document).ok().unwrap()).unwrap();
             let paths = document["paths"].as_object().unwrap();
             let id = format!("create{}{}", if review.namespaced { "Namespaced" } else { "" }, review.kind);
             let operation = paths.values().find(|path| path["post"]["operationId"] == id.as_str()).expect(review.kind);
@@ -94,7 +95,7 @@ mod tests {
             let body = &operation["post"]["requestBody"]["content"]["application/json"]["schema"];
             assert_eq!(*body, reference(&component(review)));
         }
-        let core: Value = serde_json::from_str(group("api/v1").ok().unwrap()).unwrap();
+        let core: Value = serde_json::from_str(group(&Served::Own, "api/v1").ok().unwrap()).unwrap();
         assert!(core["paths"]["/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"]["post"].is_object());
         assert!(core["paths"]["/api/v1/namespaces/{namespace}/services"]["get"].is_object());
     }

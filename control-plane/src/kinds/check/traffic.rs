@@ -14,7 +14,7 @@ use super::{
 use crate::kinds::{Duration, GROUP};
 
 /// What the sidecar accepts (`weft_policy::config` refuses the rest): section, field, least, most.
-const SPANS: &[(&str, &str, &str, &str)] = &[
+pub const SPANS: &[(&str, &str, &str, &str)] = &[
     ("circuitBreaker", "window", "1s", "1h"),
     ("circuitBreaker", "baseOpen", "10ms", "24h"),
     ("circuitBreaker", "maxOpen", "10ms", "24h"),

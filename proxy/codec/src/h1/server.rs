@@ -9,7 +9,8 @@ use super::parse::{self, Decoder, RequestFraming};
 use super::wire::{Conn, End, HeadError, Reader, Wire};
 use crate::{Error, Kind};
 use crate::{
-    Handler, Headers, Incoming, Io, Limits, Reply, ReplyKind, RequestBody, RequestHead, ResponseHead, Timers, Version,
+    Handler, Headers, Incoming, Io, Leave, Limits, Reply, ReplyKind, RequestBody, RequestHead, ResponseHead, Timers,
+    Version,
 };
 use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderName, HeaderValue};
@@ -30,8 +31,8 @@ const LINGER: Duration = Duration::from_secs(2);
 /// 64 of them is one in 64 ms): giving room back costs a wake-up, and taking it again a timer and an allocation.
 const QUIET: Duration = Duration::from_millis(500);
 
-/// Serves calls on `io` until either side closes. When `drain` is cancelled, the response under way says `Connection: close` and
-/// an idle connection is closed; streams inside HBONE are left to the GOAWAY of the connection around them.
+/// Serves calls on `io` until either side closes. When it is asked to [`Leave`], the next response says `Connection: close`, and where that
+/// is wanted an idle connection is closed; streams inside HBONE are left to the GOAWAY of the connection around them.
 ///
 /// `timers`: armed timers of connections of this worker.
 ///
@@ -44,20 +45,20 @@ pub async fn serve<H: Handler>(
     io: Io,
     limits: &Limits,
     timers: &Timers,
-    drain: &CancellationToken,
+    leave: &Leave,
     handler: &H,
 ) -> Result<(), Error> {
     let tunnelled = io.is_tunnel();
     let mut conn = Conn::new(io, End::Server, limits.clone());
     let mut timer = Timer::new(timers, limits.header_timeout);
-    let mut drained = pin!(drain.cancelled());
+    let mut drained = pin!(leave.idle.cancelled());
     let mut patience = limits.header_timeout;
     loop {
         let mut idle = Idle { timer: &mut timer, drained: drained.as_mut(), tunnelled };
         if !stir(conn.get_mut(), &mut idle, patience).await {
             return close(conn.get_mut()).await;
         }
-        if let Some(ended) = Box::pin(burst(&mut conn, &mut idle, drain, handler)).await {
+        if let Some(ended) = Box::pin(burst(&mut conn, &mut idle, &leave.after_calls, handler)).await {
             return ended;
         }
         patience = limits.idle_timeout.saturating_sub(QUIET);

@@ -62,22 +62,25 @@ impl Handler for App {
 
 struct Server {
     address: std::net::SocketAddr,
-    drain: CancellationToken,
+    drain: Leave,
     _task: tokio_util::task::AbortOnDropHandle<()>,
 }
 
 async fn server(limits: Limits) -> Server {
+    server_that_leaves(limits, CancellationToken::new().into()).await
+}
+
+async fn server_that_leaves(limits: Limits, drain: Leave) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
     let address = listener.local_addr().expect("an address");
-    let drain = CancellationToken::new();
-    let token = drain.clone();
+    let leave = drain.clone();
     let limits = Arc::new(limits);
     let task = tokio::spawn(async move {
         let mut connections = tokio::task::JoinSet::new();
         while let Ok((tcp, _)) = listener.accept().await {
-            let (limits, token) = (limits.clone(), token.clone());
+            let (limits, leave) = (limits.clone(), leave.clone());
             connections.spawn(async move {
-                let _ = serve(Io::from(tcp), &limits, &Timers::default(), &token, &App).await;
+                let _ = serve(Io::from(tcp), &limits, &Timers::default(), &leave, &App).await;
             });
         }
     });
@@ -213,6 +216,21 @@ async fn a_slow_head_is_cut_off() {
 }
 
 #[tokio::test]
+async fn an_idle_connection_may_make_one_more_call_where_only_calls_end_it() {
+    let server = server_that_leaves(Limits::default(), Leave::default()).await;
+    let mut tcp = connect(&server).await;
+    tcp.write_all(b"GET /1 HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").await.expect("written");
+    let first = until(&mut tcp, "\r\n\r\n").await;
+    server.drain.after_calls.cancel();
+    // Whatever the server would do of its own accord it has done when the answer of another connection is here.
+    ask(&server, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    tcp.write_all(b"GET /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").await.expect("written");
+    let second = rest(&mut tcp).await;
+    assert!(!first.contains("connection: close"), "{first}");
+    assert!(second.contains("x-path: /2") && second.contains("connection: close"), "{second}");
+}
+
+#[tokio::test]
 async fn an_idle_connection_is_closed_by_a_drain_and_a_busy_one_after_its_answer() {
     let server = server(Limits::default()).await;
     let mut idle = connect(&server).await;
@@ -221,7 +239,7 @@ async fn an_idle_connection_is_closed_by_a_drain_and_a_busy_one_after_its_answer
     let mut busy = connect(&server).await;
     busy.write_all(b"POST /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\na").await.expect("written");
     until(&mut busy, "content-length: 2\r\n\r\na").await;
-    server.drain.cancel();
+    server.drain.after_calls.cancel();
     assert_eq!(rest(&mut idle).await, "");
     busy.write_all(b"b").await.expect("written");
     until(&mut busy, "b").await;

@@ -131,6 +131,21 @@ impl Cidr {
     }
 }
 
+impl std::fmt::Display for Cidr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.network, self.length)
+    }
+}
+
+impl std::str::FromStr for Cidr {
+    type Err = Refusal;
+
+    /// `192.0.2.0/24`, host bits zero.
+    fn from_str(text: &str) -> Result<Self, Refusal> {
+        cidr("range", text)
+    }
+}
+
 pub(super) fn cidr(field: &str, text: &str) -> Result<Cidr, Refusal> {
     let refuse = || Refusal::new(field, format!("{text:?} is no address range such as 192.0.2.0/24"));
     let (network, length) = text.split_once('/').ok_or_else(refuse)?;
