@@ -87,6 +87,10 @@ impl Lab {
         }
         ip(&lab.world.space, "route add default via 203.0.113.1");
         ip(&lab.world.space, "-6 route add default via 2001:db8:2::1");
+        // As strict as distributions have it: packets must come by the way that answers take.
+        for machine in [&lab.caller, &lab.visitor, &lab.cart, &lab.legacy, &lab.world] {
+            sysctl(&machine.space, "net.ipv4.conf.all.rp_filter=1");
+        }
         sysctl(second, "net.ipv4.ip_forward=1");
         sysctl(second, "net.ipv6.conf.all.forwarding=1");
         lab

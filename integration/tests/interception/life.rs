@@ -115,6 +115,36 @@ fn a_pod_that_calls_its_own_service_reaches_itself_and_no_way_leads_in_circles()
     });
 }
 
+#[test]
+fn authorization_by_address_goes_by_the_callers_own() {
+    modes(|mode| {
+        let lab = Lab::new();
+        let mesh = Mesh::new(mode);
+        let _servers = servers::Servers::start(&lab.cart);
+        // Port 8080 is for the visitor, and by mTLS for the caller; the pod beside the cart is nobody's friend.
+        let admits = |machine: &Machine| {
+            let source = format!("{{ipBlocks: ['{}/32', '{}/128']}}", machine.v4, machine.v6);
+            format!("[{{name: shop/friends, action: ACTION_ALLOW, rules: [{{from: [{source}]}}]}}]")
+        };
+        let [visitor, caller] = [&lab.visitor, &lab.caller].map(admits);
+        let resources = cart_resources(&lab)
+            .replace("{port: 8080, ", &format!("{{port: 8080, authorization: {visitor}, "))
+            .replace("{port: 18080, ", &format!("{{port: 18080, authorization: {caller}, "));
+        let _cart = mesh.join(&lab.cart, "cart", &resources);
+        let _caller = mesh.join(&lab.caller, "caller", &caller_resources(&lab));
+        for (index, v4) in [(0, true), (1, false)] {
+            let direct = SocketAddr::new(lab.cart.ip(v4), HTTP1);
+            let vip = SocketAddr::new(CART_VIPS[index].parse().unwrap(), HTTP1);
+            promptly(&lab, &lab.visitor, direct, Protocol::Http1).unwrap();
+            promptly(&lab, &lab.caller, vip, Protocol::Http1).unwrap();
+            for from in [&lab.legacy, &lab.caller] {
+                let why = promptly(&lab, from, direct, Protocol::Http1).unwrap_err();
+                assert!(why.starts_with("status 403") && why.contains("shop/friends"), "{mode:?}: {why}");
+            }
+        }
+    });
+}
+
 /// Connections that the sidecar says are open, but for those between sidecars, which stay for the next call.
 fn open(space: &Namespace) -> f64 {
     let text = get(space, "http://127.0.0.1:15021/metrics").unwrap();
