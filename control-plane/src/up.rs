@@ -142,7 +142,7 @@ async fn open(settings: &Settings) -> Result<(Arc<dyn Store>, Listeners), Error>
         let own = store::kubernetes::Settings {
             namespace: kubernetes.namespace.clone(),
             replica: kubernetes.replica.clone(),
-            serves: Some(listeners.place.clone()),
+            serves: Some(listeners.place),
             options: Options::default(),
         };
         return Ok((Arc::new(store::Kubernetes::open(&client, own)), listeners));
@@ -153,7 +153,7 @@ async fn open(settings: &Settings) -> Result<(Arc<dyn Store>, Listeners), Error>
         return Ok((store, Listeners::bind(settings).await?));
     };
     let listeners = Listeners::bind(settings).await?;
-    let place = listeners.place.clone();
+    let place = listeners.place;
     let etcd = EtcdSettings {
         replica: format!("{} {}", etcd.replica, place.grpc).trim().to_owned(),
         serves: Some(place),

@@ -37,13 +37,17 @@ impl fmt::Debug for Token {
     }
 }
 
+/// Whose a token is, and until when that is believed.
+type Known = (Instant, Arc<User>);
+
 /// See the module's text.
 pub struct Front {
     /// The control plane's own credentials.
     reviewer: kube::Client,
     /// None at all.
     objects: kube::Client,
-    known: Mutex<HashMap<[u8; 32], (Instant, Arc<User>)>>,
+    /// By the digest of their tokens.
+    known: Mutex<HashMap<[u8; 32], Known>>,
 }
 
 impl Front {

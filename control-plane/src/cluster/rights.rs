@@ -23,7 +23,7 @@ const AT_MOST: Duration = Duration::from_millis(500);
 pub async fn run(client: kube::Client, tell: impl Fn(Arc<Grants>) + Send, shutdown: CancellationToken) {
     let (dirty, mut changed) = watch::channel(0);
     let (mut tasks, mut listed, dirty) = (JoinSet::new(), Vec::new(), Arc::new(dirty));
-    let mut kind = |reader: &dyn Fn(Arc<watch::Sender<u64>>, &mut JoinSet<()>) -> Read| {
+    let mut kind = |reader: &Reader<'_>| {
         let (cache, is_listed) = reader(dirty.clone(), &mut tasks);
         listed.push(is_listed);
         cache
@@ -58,6 +58,9 @@ pub async fn run(client: kube::Client, tell: impl Fn(Arc<Grants>) + Send, shutdo
         () = shutdown.cancelled() => {}
     }
 }
+
+/// Begins to read a kind.
+type Reader<'r> = dyn Fn(Arc<watch::Sender<u64>>, &mut JoinSet<()>) -> Read + 'r;
 
 /// What is read of a kind, and whether it was listed.
 type Read = (Arc<Cache<Arc<Value>>>, watch::Receiver<bool>);

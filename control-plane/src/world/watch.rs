@@ -29,6 +29,9 @@ pub use super::keep::Ended;
 /// Label of nodes: the zone that they are in.
 const ZONE: &str = "topology.kubernetes.io/zone";
 
+/// Ranges of Services' addresses as a cluster says them.
+type Declared = Arc<Cache<Arc<[Cidr]>>>;
+
 /// The caches and the tasks that fill them; dropping it ends the tasks.
 pub struct Reflectors {
     services: Arc<Cache<Arc<Service>>>,
@@ -46,7 +49,7 @@ pub struct Reflectors {
     settings: Arc<Cache<Arc<MeshSettings>>>,
     jwks: jwks::Shared,
     /// Ranges of a cluster's addresses; `None`: they are the mesh's own.
-    ranges: Option<(Arc<Cache<Arc<[Cidr]>>>, Mutex<Ranges>)>,
+    ranges: Option<(Declared, Mutex<Ranges>)>,
     changed: watch::Receiver<u64>,
     tasks: Tasks,
 }
@@ -249,7 +252,7 @@ impl Tasks {
         });
     }
 
-    fn service_ranges(&mut self) -> Arc<Cache<Arc<[Cidr]>>> {
+    fn service_ranges(&mut self) -> Declared {
         let cache = Arc::new(Cache::default());
         self.follow(cache.clone(), |range: ServiceCIDR, _| {
             let texts = range.spec.and_then(|spec| spec.cidrs).unwrap_or_default();

@@ -14,9 +14,12 @@ use std::sync::{Arc, Weak};
 /// The setting of both sockets of DNS.
 pub const DNS: &str = "dns.listen";
 
+/// A socket, for as long as somebody serves it, and what it is passed as.
+type Put = (Passed, Weak<dyn AsFd + Send + Sync>);
+
 /// The sockets in use. It does not keep them open: one that is closed is not there any more.
 #[derive(Clone, Default)]
-pub struct Shelf(Arc<Mutex<Vec<(Passed, Weak<dyn AsFd + Send + Sync>)>>>);
+pub struct Shelf(Arc<Mutex<Vec<Put>>>);
 
 impl Shelf {
     /// Puts one on it.

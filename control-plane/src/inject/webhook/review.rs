@@ -34,7 +34,7 @@ pub(super) fn answer(body: &[u8], settings: &Settings) -> Result<Value, String> 
     if uid.is_empty() || uid.len() > 256 {
         return Err("request.uid: is missing, or longer than 256 bytes".into());
     }
-    let verdict = if text("/request/operation") != "CREATE" || text("/request/subResource") != "" {
+    let verdict = if text("/request/operation") != "CREATE" || !text("/request/subResource").is_empty() {
         Verdict::Admitted(None, Vec::new())
     } else if (text("/request/kind/group"), text("/request/kind/kind")) != ("", "Pod") {
         let why = format!("weft: {} is no Pod: it is left as it is", text("/request/kind/kind"));

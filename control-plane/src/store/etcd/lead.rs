@@ -67,7 +67,7 @@ impl Candidate {
     ) -> (Self, watch::Receiver<Lead>) {
         let (lead, seen) = watch::channel(Lead::default());
         let serves = settings.serves.is_some();
-        let me = Replica { name: settings.replica.clone(), at: settings.serves.clone() };
+        let me = Replica { name: settings.replica.clone(), at: settings.serves };
         (Self { link, names: names.clone(), me, serves, lead, leaving }, seen)
     }
 

@@ -40,7 +40,7 @@ struct Seen {
 
 impl Candidate {
     pub fn new(client: &kube::Client, settings: &Settings, lead: watch::Sender<Lead>) -> Self {
-        let own = Replica { name: settings.replica.clone(), at: settings.serves.clone() };
+        let own = Replica { name: settings.replica.clone(), at: settings.serves };
         Self { leases: Api::namespaced(client.clone(), &settings.namespace), own, lead }
     }
 

@@ -52,8 +52,11 @@ pub(super) fn shard_of(key: &Key) -> usize {
     ((hash ^ (hash >> 32)) as usize) % SHARDS
 }
 
+/// Which Secret it is, and what is in it.
+pub(super) type Found = (usize, Shard, Vec<Arc<Record>>);
+
 /// What a Secret holds; `None`: it is none of ours.
-pub(super) fn read(secret: &Secret) -> Result<Option<(usize, Shard, Vec<Arc<Record>>)>> {
+pub(super) fn read(secret: &Secret) -> Result<Option<Found>> {
     let name = secret.metadata.name.as_deref().unwrap_or_default();
     let Some(at) = name.strip_prefix(NAME).and_then(|n| n.parse::<usize>().ok()).filter(|n| *n < SHARDS) else {
         return Ok(None);
