@@ -5,6 +5,7 @@
 
 mod alone;
 mod app;
+mod intercepted;
 mod meshed;
 mod traffic;
 

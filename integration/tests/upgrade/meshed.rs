@@ -14,7 +14,7 @@ fn process(sidecar: &Sidecar) -> Result<Value, String> {
 }
 
 /// Installs another file and asks the process that serves to make place for it; its id before and after.
-fn upgrade(sidecar: &Sidecar, installed: &Path) -> (u64, u64) {
+pub fn upgrade(sidecar: &Sidecar, installed: &Path) -> (u64, u64) {
     install(&binary("weft-proxy"), installed);
     let before = process(sidecar).unwrap()["pid"].as_u64().unwrap();
     let pid = sidecar.sidecar_pid().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw).unwrap();
