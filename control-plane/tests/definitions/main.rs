@@ -178,7 +178,8 @@ fn the_judge_of_definitions_sees_what_is_wrong_with_one() {
         change(definition.pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties").unwrap());
         judge(&[definition], &[])["definitions"]["TrafficPolicy"].clone()
     };
-    let refused: [(&dyn Fn(&mut Value), &str); 7] = [
+    type Spoiled<'s> = (&'s dyn Fn(&mut Value), &'s str);
+    let refused: [Spoiled<'_>; 7] = [
         (&|spec| spec["retry"]["$ref"] = "#/a".into(), "$ref"),
         (&|spec| drop(spec["retry"].as_object_mut().unwrap().remove("type")), "a type is needed"),
         (&|spec| spec["retry"]["additionalProperties"] = json!({"type": "string"}), "exclude each other"),
