@@ -36,10 +36,11 @@ test: tools
 	$(CARGO) test --workspace --locked --doc
 	WEFT_KUBECTL=$$(integration/setup kubectls) $(CARGO) test --workspace --locked --lib --bins --tests --no-fail-fast
 
-# An API server is enough: no kubelet, scheduler or controller is needed.
+# An API server is enough: no kubelet, scheduler or controller is needed. In a real one the tests run one after the other: each control plane tells
+# every namespace whom to trust. No mesh may be installed there.
 test-kubernetes: tools
 	$(CARGO) build --workspace --bins --locked
-	WEFT_KUBECTL=$$(integration/setup kubectls) WEFT_TEST_CLUSTER="$${KUBECONFIG-}" $(CARGO) test --workspace --locked --test kubernetes
+	WEFT_KUBECTL=$$(integration/setup kubectls) WEFT_TEST_CLUSTER="$${KUBECONFIG-}" $(CARGO) test --workspace --locked --test kubernetes -- $${KUBECONFIG:+--test-threads=1}
 
 # The sidecar and its core alone: no Kubernetes client, no store, no root.
 unit:

@@ -32,6 +32,10 @@ impl Cluster {
         let tag = format!("{:x}-{}", std::process::id(), NTH.fetch_add(1, Relaxed));
         let folder = tempfile::Builder::new().prefix("weft-cluster-").tempdir().unwrap();
         let cluster = Self { kubeconfig, embedded, folder, tag };
+        if cluster.is_real() {
+            let installed = cluster.object("lease", "weft-system", "weft-control");
+            assert!(installed.is_err(), "a mesh is installed in this cluster: the tests would tell its pods to trust others");
+        }
         for namespace in [cluster.system(), cluster.shop()] {
             cluster.kubectl(&["create", "namespace", &namespace]).ok();
         }
@@ -225,6 +229,10 @@ impl Drop for Cluster {
         if self.is_real() && !std::thread::panicking() {
             for namespace in [self.system(), self.shop()] {
                 let _ = self.kubectl(&["delete", "namespace", &namespace, "--wait=false"]);
+            }
+            let named = ["weft-control", "weft-test", "node"].map(|name| format!("{name}-{}", self.tag));
+            for (kind, name) in [("clusterrole", 0), ("clusterrolebinding", 0), ("clusterrole", 1), ("clusterrolebinding", 1), ("node", 2)] {
+                let _ = self.kubectl(&["delete", kind, &named[name], "--ignore-not-found"]);
             }
         }
     }
