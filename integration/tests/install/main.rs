@@ -31,12 +31,27 @@ fn objects(text: &str) -> BTreeMap<String, Value> {
     named.collect()
 }
 
-/// A text that is YAML itself counts by what it says.
+/// What the objects say: a text that is YAML itself counts by what it says, an empty list is none, and of definitions only Helm is told that
+/// they stay.
 fn read(mut all: BTreeMap<String, Value>) -> BTreeMap<String, Value> {
-    for object in all.values_mut().filter(|object| object["kind"] == "ConfigMap") {
-        for text in object["data"].as_object_mut().unwrap().values_mut() {
-            *text = serde_saphyr::from_str(text.as_str().unwrap()).unwrap();
+    fn without_empty(value: &mut Value) {
+        if let Value::Object(fields) = value {
+            fields.retain(|_, field| !field.is_null() && *field != json!([]));
+            fields.values_mut().for_each(without_empty);
+        } else if let Value::Array(items) = value {
+            items.iter_mut().for_each(without_empty);
         }
+    }
+    for object in all.values_mut() {
+        if object["kind"] == "ConfigMap" {
+            for text in object["data"].as_object_mut().unwrap().values_mut() {
+                *text = serde_saphyr::from_str(text.as_str().unwrap()).unwrap();
+            }
+        }
+        if object["kind"] == "CustomResourceDefinition" {
+            object["metadata"].as_object_mut().unwrap().remove("annotations");
+        }
+        without_empty(object);
     }
     all
 }

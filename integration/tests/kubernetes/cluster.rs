@@ -34,7 +34,10 @@ impl Cluster {
         let cluster = Self { kubeconfig, embedded, folder, tag };
         if cluster.is_real() {
             let installed = cluster.object("lease", "weft-system", "weft-control");
-            assert!(installed.is_err(), "a mesh is installed in this cluster: the tests would tell its pods to trust others");
+            assert!(
+                installed.is_err(),
+                "a mesh is installed in this cluster: the tests would tell its pods to trust others"
+            );
         }
         for namespace in [cluster.system(), cluster.shop()] {
             cluster.kubectl(&["create", "namespace", &namespace]).ok();
@@ -231,7 +234,13 @@ impl Drop for Cluster {
                 let _ = self.kubectl(&["delete", "namespace", &namespace, "--wait=false"]);
             }
             let named = ["weft-control", "weft-test", "node"].map(|name| format!("{name}-{}", self.tag));
-            for (kind, name) in [("clusterrole", 0), ("clusterrolebinding", 0), ("clusterrole", 1), ("clusterrolebinding", 1), ("node", 2)] {
+            for (kind, name) in [
+                ("clusterrole", 0),
+                ("clusterrolebinding", 0),
+                ("clusterrole", 1),
+                ("clusterrolebinding", 1),
+                ("node", 2),
+            ] {
                 let _ = self.kubectl(&["delete", kind, &named[name], "--ignore-not-found"]);
             }
         }
