@@ -263,10 +263,10 @@ fn the_root_of_an_image_holds_all_that_its_programs_load_and_no_shell() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../images/rootfs");
     let programs = [binary("weft"), binary("weft-proxy"), "/usr/sbin/nft".into()];
     run(Command::new(script).arg(&root).args(&programs)).ok();
-    for (program, argument) in programs.iter().zip(["version", "--version", "--version"]) {
+    for program in &programs {
         let mut inside = Command::new("chroot");
         // As the image's user, who may write nowhere.
-        inside.arg("--userspec=65532:65532").arg(&root).arg(program).arg(argument).env_clear();
+        inside.arg("--userspec=65532:65532").arg(&root).arg(program).arg("--version").env_clear();
         let said = run(&mut inside);
         let said = said.ok();
         assert!(said.contains(char::is_numeric), "{}: {said}", program.display());
