@@ -292,7 +292,7 @@ async fn a_mistake_is_refused_where_the_pod_asks_and_said_where_its_namespace_do
 async fn what_is_no_review_is_answered_by_what_is_wrong_with_it() {
     let rig = Rig::start(Duration::from_secs(3600), None).await;
     rig.leads.send_replace(true);
-    let mut api_server = rig.connected(&rig.once_believed(|bundle| !bundle.is_empty()).await).await;
+    let bundle = rig.once_believed(|bundle| !bundle.is_empty()).await;
     let json = "application/json";
     let mut old = review(&json!({"spec": {}}));
     old["apiVersion"] = "admission.k8s.io/v1beta1".into();
@@ -311,10 +311,12 @@ async fn what_is_no_review_is_answered_by_what_is_wrong_with_it() {
         ("GET", "/livez", json, Vec::new(), 200, "ok"),
         ("GET", "/readyz", json, Vec::new(), 200, "ok"),
     ] {
-        let said = api_server.call(method, path, kind, &body).await;
+        // One that is refused unread ends its connection.
+        let said = rig.connected(&bundle).await.call(method, path, kind, &body).await;
         assert!(said.0 == status && said.1.contains(why), "{method} {path}: {said:?}");
     }
-    let (status, _) = api_server.call("POST", "/inject", json, &vec![b' '; 9 << 20]).await;
+    let long = vec![b' '; (8 << 20) + 1];
+    let (status, _) = rig.connected(&bundle).await.call("POST", "/inject", json, &long).await;
     assert_eq!(status, 413);
     rig.stop().await;
 }

@@ -77,6 +77,9 @@ fn values() -> Result<String, String> {
         let value = serde_json::to_string(&default).map_err(|error| error.to_string())?;
         let (parent, name) = key.split_once('.').unwrap_or(("", &key));
         if !parent.is_empty() && parent != group {
+            if parent == "injection" {
+                text.push_str("# How sidecars are made. Annotations of pods (config.weft.mesh/…) go before this.\n");
+            }
             text.push_str(&format!("{parent}:\n"));
         }
         group = parent.to_owned();

@@ -82,13 +82,13 @@ pub(super) fn known() -> Vec<Known> {
         sidecars.as_object().into_iter().flatten().filter(|(name, _)| !DERIVED.contains(&name.as_str()))
     {
         let about = match name.as_str() {
-            "image" => {
-                "How sidecars are made; annotations of pods (config.weft.mesh/…) go before this. The image with weft-proxy and nft."
-            }
+            "image" => "The image with weft-proxy and nft.",
+            "interceptionMode" => "REDIRECT, or TPROXY: the application sees its caller's address.",
             "proxyUid" => "The user that sidecars run as, which no container of an application may have.",
             _ => "",
         };
-        all.push(known(&format!("injection.{name}"), default.clone(), about));
+        let one_of: &[&str] = if name == "interceptionMode" { &["REDIRECT", "TPROXY"] } else { &[] };
+        all.push(Known { one_of, ..known(&format!("injection.{name}"), default.clone(), about) });
     }
     all
 }

@@ -3,7 +3,7 @@
 use super::weft;
 use serde_json::Value;
 use std::process::Command;
-use weft_integration::rig::{Mesh, kubectls, run};
+use weft_integration::rig::{Mesh, Process, binary, kubectls, run, wait_for};
 
 fn facts(kubeconfig: &str, code: u8) -> Vec<(String, String, String)> {
     let said = weft(&["check", "--pre", "cluster", "-o", "json", "--kubeconfig", kubeconfig]);
@@ -84,4 +84,67 @@ fn a_cluster_that_does_not_answer_is_an_error_only_for_who_asks_of_it() {
     let own = mesh.data().join("kubeconfig");
     let own = facts(own.to_str().unwrap(), 0);
     assert!(of(&own, "API server answers").1.contains("no cluster's"), "{own:?}");
+}
+
+/// A kubeconfig that reaches where another does, as the bearer of a token.
+fn as_bearer(kubeconfig: &str, token: &str) -> String {
+    let mut config: Value = serde_saphyr::from_str(&std::fs::read_to_string(kubeconfig).unwrap()).unwrap();
+    config["users"][0]["user"] = serde_json::json!({ "token": token });
+    config.to_string()
+}
+
+#[test]
+fn the_rights_that_the_control_plane_is_given_are_all_that_it_asks_for() {
+    let mesh = Mesh::start_with(&["--as-cluster"]);
+    let kubeconfig = mesh.data().join("kubeconfig");
+    let kubeconfig = kubeconfig.to_str().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let install = folder.path().join("install.yaml");
+    std::fs::write(&install, weft(&["install"]).ok()).unwrap();
+    let kubectl = |arguments: &[&str]| {
+        let program = &kubectls()[1];
+        run(Command::new(program).args(arguments).args(["--kubeconfig", kubeconfig]).env_remove("KUBECONFIG")).ok()
+    };
+    kubectl(&["apply", "-f", install.to_str().unwrap()]);
+    let token = kubectl(&["create", "token", "weft-control", "--namespace", "weft-system"]);
+    let own = folder.path().join("kubeconfig");
+    std::fs::write(&own, as_bearer(kubeconfig, token.trim())).unwrap();
+    let settings = folder.path().join("settings.yaml");
+    let jsonpath = "jsonpath={.data.settings\\.yaml}";
+    std::fs::write(&settings, kubectl(&["get", "configmap", "weft-injection", "-n", "weft-system", "-o", jsonpath]))
+        .unwrap();
+    let mut up = Command::new(binary("weft"));
+    up.args([
+        "up",
+        "--grpc=127.0.0.1:0",
+        "--api=127.0.0.1:0",
+        "--webhook=127.0.0.1:0",
+        "--replica-name=weft-control-0",
+    ]);
+    up.arg(format!("--kubernetes={}", own.display())).arg(format!("--injection-settings={}", settings.display()));
+    up.arg("--data-dir").arg(folder.path().join("state")).env_remove("KUBECONFIG");
+    let mut control = Process::start(folder.path(), "control-plane", &mut up);
+    wait_for("the webhook's authority is believed, and pods are told the roots", || {
+        control.assert_running();
+        let path = "jsonpath={.webhooks[*].clientConfig.caBundle}";
+        let believed = kubectl(&["get", "mutatingwebhookconfiguration", "weft-injector", "-o", path]);
+        let roots =
+            kubectl(&["get", "configmap", "weft-roots", "--namespace", "default", "--ignore-not-found", "-o", "name"]);
+        (believed.split_whitespace().count() == 4 && !roots.is_empty())
+            .then_some(())
+            .ok_or(format!("{believed} {roots}"))
+    });
+    // A policy learns its fate: status is written with the same rights.
+    let policy = folder.path().join("policy.yaml");
+    let text = "{apiVersion: weft.mesh/v1alpha1, kind: MeshTLS, metadata: {name: strict, namespace: default}, spec: {mode: Strict}}";
+    std::fs::write(&policy, text).unwrap();
+    kubectl(&["apply", "-f", policy.to_str().unwrap()]);
+    wait_for("the policy's status", || {
+        let path = "jsonpath={.status.conditions[?(@.type==\"Accepted\")].status}";
+        let said = kubectl(&["get", "meshtls", "strict", "-o", path]);
+        (said == "True").then_some(()).ok_or(said)
+    });
+    let log = control.log();
+    assert!(!log.to_lowercase().contains("forbidden"), "{log}");
+    assert_eq!(control.stop(), 0, "{}", control.log());
 }

@@ -31,12 +31,27 @@ fn objects(text: &str) -> BTreeMap<String, Value> {
     named.collect()
 }
 
-/// A text that is YAML itself counts by what it says.
+/// What the objects say: a text that is YAML itself counts by what it says, an empty list is none, and of definitions only Helm is told that
+/// they stay.
 fn read(mut all: BTreeMap<String, Value>) -> BTreeMap<String, Value> {
-    for object in all.values_mut().filter(|object| object["kind"] == "ConfigMap") {
-        for text in object["data"].as_object_mut().unwrap().values_mut() {
-            *text = serde_saphyr::from_str(text.as_str().unwrap()).unwrap();
+    fn without_empty(value: &mut Value) {
+        if let Value::Object(fields) = value {
+            fields.retain(|_, field| !field.is_null() && *field != json!([]));
+            fields.values_mut().for_each(without_empty);
+        } else if let Value::Array(items) = value {
+            items.iter_mut().for_each(without_empty);
         }
+    }
+    for object in all.values_mut() {
+        if object["kind"] == "ConfigMap" {
+            for text in object["data"].as_object_mut().unwrap().values_mut() {
+                *text = serde_saphyr::from_str(text.as_str().unwrap()).unwrap();
+            }
+        }
+        if object["kind"] == "CustomResourceDefinition" {
+            object["metadata"].as_object_mut().unwrap().remove("annotations");
+        }
+        without_empty(object);
     }
     all
 }
@@ -248,10 +263,10 @@ fn the_root_of_an_image_holds_all_that_its_programs_load_and_no_shell() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../images/rootfs");
     let programs = [binary("weft"), binary("weft-proxy"), "/usr/sbin/nft".into()];
     run(Command::new(script).arg(&root).args(&programs)).ok();
-    for (program, argument) in programs.iter().zip(["version", "--version", "--version"]) {
+    for program in &programs {
         let mut inside = Command::new("chroot");
         // As the image's user, who may write nowhere.
-        inside.arg("--userspec=65532:65532").arg(&root).arg(program).arg(argument).env_clear();
+        inside.arg("--userspec=65532:65532").arg(&root).arg(program).arg("--version").env_clear();
         let said = run(&mut inside);
         let said = said.ok();
         assert!(said.contains(char::is_numeric), "{}: {said}", program.display());
