@@ -16,7 +16,10 @@ pub const DNS: &str = "dns.listen";
 
 /// The sockets in use. It does not keep them open: one that is closed is not there any more.
 #[derive(Clone, Default)]
-pub struct Shelf(Arc<Mutex<Vec<(Passed, Weak<dyn AsFd + Send + Sync>)>>>);
+pub struct Shelf(Arc<Mutex<Vec<(Passed, Socket)>>>);
+
+/// One that is open as long as somebody else holds it.
+type Socket = Weak<dyn AsFd + Send + Sync>;
 
 impl Shelf {
     /// Puts one on it.
