@@ -236,8 +236,8 @@ fn a_forecast_is_what_is_measured_once_the_change_is_made() {
     // What is in force is nothing new.
     let (again, code) = plan(&mesh, &guard("/charges/*"));
     assert_eq!((code, &again["objects"][0]["change"]), (0, &"unchanged".into()), "{again}");
-    let (allows, code) = plan(&mesh, &guard("/admin*"));
-    assert!(code == 0 && share(&allows, "shop/orders", "allowedShare") > 0.5, "{allows}");
+    let (allows, _) = plan(&mesh, &guard("/admin*"));
+    assert!(share(&allows, "shop/orders", "allowedShare") > 0.5, "{allows}");
     mesh.weft(&["delete", "authorizationpolicy", "guard", "-n", "shop"]).ok();
     wait_for("the policy is gone", || if load.share(20, 403) == 0.0 { Ok(()) } else { Err("denied".to_owned()) });
 
