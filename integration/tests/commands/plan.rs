@@ -125,13 +125,13 @@ impl Steady {
         let (answers, stop) = (Arc::<Mutex<Answers>>::default(), Arc::<AtomicBool>::default());
         let (count, over, mut line) = (Arc::clone(&answers), Arc::clone(&stop), Line::open(caller));
         let thread = std::thread::spawn(move || {
-            let begin = Instant::now();
+            let mut due = Instant::now();
             for nth in 0_u64.. {
                 if over.load(Ordering::SeqCst) {
                     return;
                 }
-                // The pace of a load, not the wait for a condition.
-                let due = begin + Duration::from_secs_f64(nth as f64 / f64::from(RPS));
+                // The pace of a load, not the wait for a condition. What a busy machine held up is not made up for: that would be another rate.
+                due = (due + Duration::from_secs(1) / RPS).max(Instant::now());
                 std::thread::sleep(due.saturating_duration_since(Instant::now()));
                 let (status, body) = line.call(&path(nth));
                 let body = if status == 200 { body } else { String::new() };
