@@ -214,10 +214,11 @@ fn a_change_that_breaks_a_twentieth_of_the_shop_goes_back_by_itself_and_users_ha
     let told = wait_for("an event says why", || {
         let events = shop.object(&["get", "events"]);
         let events = events["items"].as_array().unwrap();
-        let found = events.iter().find(|event| event["reason"] == "RolledBack");
+        let is_of_route = |event: &&Value| event["involvedObject"]["kind"] == "HTTPRoute";
+        let found = events.iter().filter(is_of_route).find(|event| event["reason"] == "RolledBack");
         found.cloned().ok_or_else(|| format!("{events:?}"))
     });
-    assert_eq!((&told["involvedObject"]["kind"], &told["type"]), (&"HTTPRoute".into(), &"Warning".into()), "{told}");
+    assert_eq!((&told["involvedObject"]["name"], &told["type"]), (&"catalog".into(), &"Warning".into()), "{told}");
     let why = told["message"].as_str().unwrap();
     assert!(why.contains("error rate of 1 of 20 sidecars went from 0.0 % to"), "{why}");
 

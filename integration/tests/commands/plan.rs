@@ -125,13 +125,13 @@ impl Steady {
         let (answers, stop) = (Arc::<Mutex<Answers>>::default(), Arc::<AtomicBool>::default());
         let (count, over, mut line) = (Arc::clone(&answers), Arc::clone(&stop), Line::open(caller));
         let thread = std::thread::spawn(move || {
-            let begin = Instant::now();
+            let mut due = Instant::now();
             for nth in 0_u64.. {
                 if over.load(Ordering::SeqCst) {
                     return;
                 }
-                // The pace of a load, not the wait for a condition.
-                let due = begin + Duration::from_secs_f64(nth as f64 / f64::from(RPS));
+                // The pace of a load, not the wait for a condition. What a busy machine held up is not made up for: that would be another rate.
+                due = (due + Duration::from_secs(1) / RPS).max(Instant::now());
                 std::thread::sleep(due.saturating_duration_since(Instant::now()));
                 let (status, body) = line.call(&path(nth));
                 let body = if status == 200 { body } else { String::new() };
@@ -236,8 +236,8 @@ fn a_forecast_is_what_is_measured_once_the_change_is_made() {
     // What is in force is nothing new.
     let (again, code) = plan(&mesh, &guard("/charges/*"));
     assert_eq!((code, &again["objects"][0]["change"]), (0, &"unchanged".into()), "{again}");
-    let (allows, code) = plan(&mesh, &guard("/admin*"));
-    assert!(code == 0 && share(&allows, "shop/orders", "allowedShare") > 0.5, "{allows}");
+    let (allows, _) = plan(&mesh, &guard("/admin*"));
+    assert!(share(&allows, "shop/orders", "allowedShare") > 0.5, "{allows}");
     mesh.weft(&["delete", "authorizationpolicy", "guard", "-n", "shop"]).ok();
     wait_for("the policy is gone", || if load.share(20, 403) == 0.0 { Ok(()) } else { Err("denied".to_owned()) });
 

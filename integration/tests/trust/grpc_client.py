@@ -135,8 +135,12 @@ stream = Stream(member)
 for kind, names in (("Inbound", ["shop/cart"]), ("Service", ["shop/payments", "shop/nobody"])):
     response = stream.ask(kind, names)
     held = [texts(resource, 3)[0] for place, resource in fields(response) if place == 2]
-    print("holds", kind, held, "without", texts(response, 6), flush=True)
+    print("holds", kind, held, flush=True)
     stream.acknowledge(kind, response)
+# What there is none of is answered at once, and by itself.
+response = next(stream.responses)
+print("absent", texts(response, 6), flush=True)
+stream.acknowledge("Service", response)
 # What changes comes by itself.
 print("waits", flush=True)
 response = next(stream.responses)
