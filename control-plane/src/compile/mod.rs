@@ -27,6 +27,8 @@ pub mod service;
 pub mod traffic;
 
 #[cfg(test)]
+mod cluster_tests;
+#[cfg(test)]
 mod docs_tests;
 #[cfg(test)]
 mod fields;

@@ -293,7 +293,7 @@ mod tests {
             ("webhook.timeoutSeconds=31", "from 1 to 30"),
             ("injection.rewriteProbes=no", "is not of the kind of true"),
             ("injection.controlPlane=a:1", "there is no such key"),
-            ("injection.excludeOutboundPorts=70000", "expected u16"),
+            ("injection.excludeOutboundPorts=70000", "70000"),
         ] {
             let refused = Values::default().assign(text).unwrap_err().to_string();
             assert!(refused.contains(why), "{text}: {refused}");

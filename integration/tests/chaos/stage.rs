@@ -55,7 +55,7 @@ fn policy() -> String {
              ---\napiVersion: weft.mesh/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: {name}, namespace: shop}}\n\
              spec:\n  targetRefs: [{{group: \"\", kind: Service, name: {name}}}]\n  \
              retry: {{attempts: 2, methods: [POST], grpcCodes: [4]}}\n  \
-             timeouts: {{request: {request}, backendRequest: {backend}, connect: 250ms}}\n  \
+             timeouts: {{request: {request}, backendRequest: {backend}, connect: 500ms}}\n  \
              circuitBreaker: {{consecutiveFailures: 3, baseOpen: 1s, maxOpen: 4s}}\n"
         )
         .unwrap();
@@ -137,7 +137,7 @@ impl Stage {
         let network = format!("--net=/proc/{}/ns/net", self.user.sidecar_pid().unwrap());
         let mut dig = Command::new(program("nsenter"));
         dig.arg(network).arg("--").arg(program("dig"));
-        let output = run(dig.args([&format!("@{GATEWAY}"), "+short", "+time=9", "+tries=1", name]));
+        let output = run(dig.args([&format!("@{GATEWAY}"), "+short", "+time=5", "+tries=1", name]));
         // Comments say why there is no answer.
         output.out.lines().filter(|line| !line.starts_with(';')).collect()
     }
@@ -198,6 +198,54 @@ impl Stage {
         let beside = self.clock.with_extension("new");
         std::fs::write(&beside, format!("{step}\n")).unwrap();
         std::fs::rename(&beside, &self.clock).unwrap();
+    }
+
+    /// How much longer the sidecar whose clock is set takes its certificate for valid, in seconds.
+    fn certificate_lasts(&self) -> Result<i64, String> {
+        let said: serde_json::Value =
+            serde_json::from_str(&self.clocked().admin("/certificate")?).map_err(|e| e.to_string())?;
+        said["expiresInSeconds"].as_i64().ok_or_else(|| said.to_string())
+    }
+
+    fn clocked(&self) -> &Sidecar {
+        self.pods.iter().find(|(name, _)| name == CLOCK).map(|(_, sidecar)| sidecar).expect("it is one of them")
+    }
+
+    /// Sets the clock, and waits until the sidecar lives by it.
+    pub fn step_clock(&self, seconds: i64) {
+        let before = self.certificate_lasts().unwrap();
+        self.set_clock(&format!("{seconds:+}"));
+        let expected = (before - seconds).max(0);
+        wait_for("the sidecar's clock is another", || match self.certificate_lasts()? {
+            lasts if (lasts - expected).abs() < 60 => Ok(()),
+            lasts => Err(format!("its certificate lasts {lasts} s, {before} s before")),
+        });
+    }
+
+    /// Charges that the users make themselves, who have not spoken with `payments` yet; how many were well, and how many handshakes the
+    /// sidecar whose clock is set refused meanwhile.
+    pub fn charge(&self, count: usize) -> (usize, f64) {
+        let service = self.mesh.object("service", "shop", "payments");
+        let url = format!("http://{}/charges", service["spec"]["clusterIP"].as_str().unwrap());
+        let network = format!("--net=/proc/{}/ns/net", self.user.sidecar_pid().unwrap());
+        let refused = || {
+            let failed = self.clocked().metric("weft_tls_handshakes_total", &["direction=\"inbound\""]);
+            failed - self.clocked().metric("weft_tls_handshakes_total", &["direction=\"inbound\"", "result=\"ok\""])
+        };
+        let before = refused();
+        let well = (0..count).filter(|_| {
+            let mut curl = Command::new(program("nsenter"));
+            curl.args([&network, "--"]).arg(program("curl")).args([
+                "-sS",
+                "--fail",
+                "--noproxy",
+                "*",
+                "--max-time",
+                "5",
+            ]);
+            run(curl.args(["-H", "idempotency-key: chaos", "-d", "", &url])).code == 0
+        });
+        (well.count(), refused() - before)
     }
 
     /// Whether calls reach either storefront.

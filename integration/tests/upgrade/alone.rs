@@ -246,6 +246,20 @@ fn when_the_successor_leaves_the_older_process_leaves_too() {
 }
 
 #[test]
+fn a_process_whose_parent_stays_for_it_ends_in_order_when_that_is_killed() {
+    let place = Place::new("");
+    let mut first = place.serving("first", &[]);
+    let pid = u64::from(first.pid());
+    first.signal(Signal::USR2);
+    let second = place.wait_for_another_than(pid);
+    first.wait_for_log("this process passes signals on and ends with it");
+    first.signal(Signal::KILL);
+    first.wait();
+    ended("it ends too", second);
+    assert!(first.log().contains("drained") && !place.socket().exists(), "{}", first.log());
+}
+
+#[test]
 fn another_version_of_the_conversation_is_refused_on_either_side() {
     let place = Place::new("");
     let first = place.serving("first", &[]);

@@ -55,13 +55,4 @@ impl Turn {
     pub async fn over(&self) {
         self.over.cancelled().await;
     }
-
-    /// Does `work` during the turn: from its beginning, until it is over or the work is done.
-    pub async fn during(self, work: impl Future<Output = ()>) {
-        self.begun().await;
-        tokio::select! {
-            () = work => {}
-            () = self.over() => {}
-        }
-    }
 }
