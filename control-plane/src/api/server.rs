@@ -59,7 +59,7 @@ pub async fn serve_as(
     let door = Door { name: "the resource API", connections: api.0.settings.max_connections, tls };
     let meet = move |peer: Option<SocketAddr>, certificate: Option<&CertificateDer<'_>>, ending| Known {
         api: api.clone(),
-        caller: certificate.map_or(Caller::Anonymous, |leaf| access::caller(leaf)),
+        caller: certificate.map_or(Caller::Anonymous, access::caller),
         ending: Stopping(ending),
         source: peer.map(Source),
     };

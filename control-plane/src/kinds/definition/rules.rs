@@ -77,7 +77,10 @@ fn authorization_patterns() -> Vec<(&'static str, String)> {
     let block = "^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$".to_owned();
     let host = r"^[-A-Za-z0-9._*:\[\]]+$".to_owned();
     let path = r"^[/*][^?#]*$".to_owned();
-    let key = r"^(source\.(ip|namespace|principal)|destination\.port|connection\.sni|request\.headers\[[^\[\]]+\]|request\.auth\.(principal|audiences|presenter|claims(\[[^\[\]]+\])+))$";
+    let named = r"request\.headers\[[^\[\]]+\]";
+    let of_token = r"request\.auth\.(principal|audiences|presenter|claims(\[[^\[\]]+\])+)";
+    let plain = r"source\.(ip|namespace|principal)|destination\.port|connection\.sni";
+    let key = format!("^({plain}|{named}|{of_token})$");
     vec![
         ("spec.rules[].from[].identities[]", identity.clone()),
         ("spec.rules[].from[].notIdentities[]", identity),
@@ -95,7 +98,7 @@ fn authorization_patterns() -> Vec<(&'static str, String)> {
         ("spec.rules[].to[].notMethods[]", TOKEN.to_owned()),
         ("spec.rules[].to[].paths[]", path.clone()),
         ("spec.rules[].to[].notPaths[]", path),
-        ("spec.rules[].when[].key", key.to_owned()),
+        ("spec.rules[].when[].key", key),
         ("spec.rules[].when[].values[]", TEXT.to_owned()),
         ("spec.rules[].when[].notValues[]", TEXT.to_owned()),
     ]
