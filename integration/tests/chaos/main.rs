@@ -1,6 +1,7 @@
-//! The shop over two nodes, with users who keep calling, and one fault after the other: a node that is cut off, a control plane that cannot be
-//! reached, DNS that does not answer, packets that are lost, clocks that jump. What users saw of each is printed, and written to
-//! `target/chaos.md`; what Weft promises of it is asserted. In network namespaces; needs root.
+//! The shop over two nodes, with users who keep calling, and one fault after the other: a node that is cut off, a
+//! control plane that cannot be reached, DNS that does not answer, packets that are lost, clocks that jump. What users
+//! saw of each is printed, and written to `target/chaos.md`; what Weft promises of it is asserted. In network
+//! namespaces; needs root.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test says what is wrong")]
 

@@ -1,5 +1,6 @@
-//! The stage: two nodes with an instance of every service each, a third place with the control plane and the users, and what can go wrong
-//! with it. A node is a network namespace with a bridge to which its programs' own namespaces are attached, and a cable to the others.
+//! The stage: two nodes with an instance of every service each, a third place with the control plane and the users, and
+//! what can go wrong with it. A node is a network namespace with a bridge to which its programs' own namespaces are
+//! attached, and a cable to the others.
 
 use crate::users::inside;
 use std::fmt::Write as _;
@@ -37,8 +38,8 @@ pub struct Stage {
     mesh: Mesh,
 }
 
-/// What an operator says of the shop: how long a try may take, the closer to the users the longer; orders and charges carry keys, so they
-/// may be sent again; three failures in a row leave an instance out.
+/// What an operator says of the shop: how long a try may take, the closer to the users the longer; orders and charges
+/// carry keys, so they may be sent again; three failures in a row leave an instance out.
 fn policy() -> String {
     let mut yaml = String::from("apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n");
     for (name, grpc) in SERVICES {
@@ -222,8 +223,8 @@ impl Stage {
         });
     }
 
-    /// Charges that the users make themselves, who have not spoken with `payments` yet; how many were well, and how many handshakes the
-    /// sidecar whose clock is set refused meanwhile.
+    /// Charges that the users make themselves, who have not spoken with `payments` yet; how many were well, and how
+    /// many handshakes the sidecar whose clock is set refused meanwhile.
     pub fn charge(&self, count: usize) -> (usize, f64) {
         let service = self.mesh.object("service", "shop", "payments");
         let url = format!("http://{}/charges", service["spec"]["clusterIP"].as_str().unwrap());

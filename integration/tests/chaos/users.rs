@@ -1,5 +1,5 @@
-//! Users: a program in a network namespace of the mesh that knows nothing of it, and calls the storefront at a steady rate. Seven of ten look
-//! at the page, three check out; each call is on a connection of its own and made once.
+//! Users: a program in a network namespace of the mesh that knows nothing of it, and calls the storefront at a steady
+//! rate. Seven of ten look at the page, three check out; each call is on a connection of its own and made once.
 
 use crate::report::Calls;
 use std::collections::BTreeSet;

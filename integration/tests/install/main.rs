@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use weft_integration::rig::{binary, program, python_env, run};
+use weft_integration::rig::{binary, python_env, run};
 
 fn chart() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/weft")
@@ -264,7 +264,7 @@ fn the_root_of_an_image_holds_all_that_its_programs_load_and_no_shell() {
     let programs = [binary("weft"), binary("weft-proxy"), "/usr/sbin/nft".into()];
     run(Command::new(script).arg(&root).args(&programs)).ok();
     for program in &programs {
-        let mut inside = Command::new(program("chroot"));
+        let mut inside = Command::new(weft_integration::rig::program("chroot"));
         // As the image's user, who may write nowhere.
         inside
             .arg("--userspec=65532:65532")

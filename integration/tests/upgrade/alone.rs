@@ -1,4 +1,5 @@
-//! One sidecar without a control plane: programs that cannot take its place, a second process that is told to, the end of what is left.
+//! One sidecar without a control plane: programs that cannot take its place, a second process that is told to, the end
+//! of what is left.
 
 use crate::app;
 use crate::traffic::{Door, Traffic, echo, websocket};

@@ -1,4 +1,5 @@
-//! Where connections are intercepted: the rules stay in force, and names and addresses stay what they are. In network namespaces; needs root.
+//! Where connections are intercepted: the rules stay in force, and names and addresses stay what they are. In network
+//! namespaces; needs root.
 
 use crate::install;
 use crate::meshed::upgrade;

@@ -1,5 +1,6 @@
-//! A new binary takes a running sidecar's place: calls on new and on kept connections go on, nothing is refused or reset, and what was open
-//! lives on in the older process. Real processes and sockets; the callers are the test itself, and never try twice.
+//! A new binary takes a running sidecar's place: calls on new and on kept connections go on, nothing is refused or
+//! reset, and what was open lives on in the older process. Real processes and sockets; the callers are the test itself,
+//! and never try twice.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test says what is wrong")]
 
@@ -13,8 +14,8 @@ use std::path::Path;
 use std::process::Command;
 use weft_integration::rig::run;
 
-/// Puts another file at `path`, as an installation does: written beside it and renamed. By a process of its own: what this one has open for
-/// writing while another test starts a program could not be executed (ETXTBSY).
+/// Puts another file at `path`, as an installation does: written beside it and renamed. By a process of its own: what
+/// this one has open for writing while another test starts a program could not be executed (ETXTBSY).
 fn install(program: &Path, path: &Path) {
     let beside = path.with_extension("new");
     run(Command::new("cp").arg(program).arg(&beside)).ok();

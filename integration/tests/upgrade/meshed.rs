@@ -1,4 +1,5 @@
-//! In a mesh, on both sides of the calls: a thousand a second and a hundred websockets, through three upgrades in a row.
+//! In a mesh, on both sides of the calls: a thousand a second and a hundred websockets, through three upgrades in a
+//! row.
 
 use crate::app;
 use crate::traffic::{Door, Traffic};

@@ -1,5 +1,5 @@
-//! Callers: calls at a steady rate, half of them on connections of their own and half on kept ones, and websockets that echo. A call that
-//! fails is a failure; a kept connection is given up only where an answer says `Connection: close`.
+//! Callers: calls at a steady rate, half of them on connections of their own and half on kept ones, and websockets that
+//! echo. A call that fails is a failure; a kept connection is given up only where an answer says `Connection: close`.
 
 use crate::app::{self, KEY};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -14,7 +14,8 @@ use weft_integration::rig::wait_for;
 
 /// Kept connections that the calls take in turn.
 const KEPT: usize = 32;
-/// Calls under way at once: where a busy machine stands still for a moment, what has piled up is not the sidecar's to carry.
+/// Calls under way at once: where a busy machine stands still for a moment, what has piled up is not the sidecar's to
+/// carry.
 const UNDER_WAY: usize = 400;
 /// One call, or one echo.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -2,7 +2,8 @@
 
 use tokio_util::sync::CancellationToken;
 
-/// Tells the connections of a listener to end. The two are cancelled together, unless nobody would miss an idle connection for a while.
+/// Tells the connections of a listener to end. The two are cancelled together, unless nobody would miss an idle
+/// connection for a while.
 #[derive(Clone, Debug, Default)]
 pub struct Leave {
     /// With the calls under way, which say so: `Connection: close`, GOAWAY. No call meets a closed connection.

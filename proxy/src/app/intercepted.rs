@@ -1,4 +1,5 @@
-//! What a sidecar does for a workload whose traffic is intercepted: DNS, and the rules themselves where they are its own to install.
+//! What a sidecar does for a workload whose traffic is intercepted: DNS, and the rules themselves where they are its
+//! own to install.
 
 use super::sockets::Sockets;
 use super::{AppError, Process, start, worker};

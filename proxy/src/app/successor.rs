@@ -1,9 +1,11 @@
-//! Starting a successor (SIGUSR2), and staying for it: whoever started this process watches its id, and not the successor's.
+//! Starting a successor (SIGUSR2), and staying for it: whoever started this process watches its id, and not the
+//! successor's.
 //!
-//! The successor is the program that stands at the path by which this one was called, with the same arguments and environment. What becomes
-//! of it is seen at the private socket: whoever answers there serves. A process that started its successor outlives it: it passes signals
-//! on, starts the next one too, and ends with the exit code of the last. So a service manager, a container whose first process this is, and
-//! `weft run` see one process over any number of versions.
+//! The successor is the program that stands at the path by which this one was called, with the same arguments and
+//! environment. What becomes of it is seen at the private socket: whoever answers there serves. A process that started
+//! its successor outlives it: it passes signals on, starts the next one too, and ends with the exit code of the last.
+//! So a service manager, a container whose first process this is, and `weft run` see one process over any number of
+//! versions.
 
 use crate::drain::Drain;
 use crate::takeover::{Giver, Turn};

@@ -1,4 +1,5 @@
-//! The turn of this process: how it begins, with or without a predecessor; the signals meanwhile; how it ends where a successor goes on.
+//! The turn of this process: how it begins, with or without a predecessor; the signals meanwhile; how it ends where a
+//! successor goes on.
 
 use super::successor::{self, Program, Serving, Successors};
 use super::worker::Workers;
@@ -38,7 +39,8 @@ impl Process {
         Ok(())
     }
 
-    /// Takes the place of a predecessor once this process can serve; the rules that it has put in force then. `None`: asked to end before.
+    /// Takes the place of a predecessor once this process can serve; the rules that it has put in force then. `None`:
+    /// asked to end before.
     pub(super) async fn take_over(
         &mut self,
         mut conversation: Conversation,
@@ -138,7 +140,8 @@ impl Process {
         }
         if self.settings.until_stdin_closes {
             let drain = self.drain.clone();
-            // A thread of its own: standard input may be anything, and reading it can block for ever. It dies with the process.
+            // A thread of its own: standard input may be anything, and reading it can block for ever. It dies with the
+            // process.
             std::thread::Builder::new()
                 .name("weft-stdin".into())
                 .spawn(move || {

@@ -1,4 +1,5 @@
-//! Descriptors over a Unix socket (SCM_RIGHTS, unix(7)): each message is one byte of no meaning and as many descriptors as it may carry.
+//! Descriptors over a Unix socket (SCM_RIGHTS, unix(7)): each message is one byte of no meaning and as many descriptors
+//! as it may carry.
 
 use super::message::MOST_SOCKETS;
 use rustix::net::{

@@ -1,6 +1,8 @@
-//! What two processes say to each other, and how it is framed: four bytes of length, most significant first, and as many of JSON.
+//! What two processes say to each other, and how it is framed: four bytes of length, most significant first, and as
+//! many of JSON.
 //!
-//! The version of all of it is in the `Upgrade` token ([`super::PROTOCOL`]): a change that an older process would misread needs another.
+//! The version of all of it is in the `Upgrade` token ([`super::PROTOCOL`]): a change that an older process would
+//! misread needs another.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -8,8 +10,8 @@ use std::io;
 use std::net::Ipv4Addr;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-/// Nothing longer is written or read. The largest message is an offer: some thousand sockets, and at most 65,536 names that addresses stand
-/// in for.
+/// Nothing longer is written or read. The largest message is an offer: some thousand sockets, and at most 65,536 names
+/// that addresses stand in for.
 pub const MOST: usize = 16 << 20;
 /// Sockets of one offer, at most.
 pub const MOST_SOCKETS: usize = 4096;

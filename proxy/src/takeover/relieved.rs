@@ -1,5 +1,6 @@
-//! Processes that were relieved and still serve what they have. Whoever serves now follows all of them: what is open there counts as its own,
-//! and they leave when it leaves. A successor goes on with their conversations, so that nobody stays for the sake of another.
+//! Processes that were relieved and still serve what they have. Whoever serves now follows all of them: what is open
+//! there counts as its own, and they leave when it leaves. A successor goes on with their conversations, so that nobody
+//! stays for the sake of another.
 
 use super::Turn;
 use super::message::{Earlier, Given, Messages, Taken, encode};
@@ -71,7 +72,8 @@ impl Conversation {
         Ok(Self { earlier, messages: Messages::new(UnixStream::from_std(stream)?) })
     }
 
-    /// Follows the process to its end, or to that of this one's turn. When this process leaves, the other is told to, `within` that time.
+    /// Follows the process to its end, or to that of this one's turn. When this process leaves, the other is told to,
+    /// `within` that time.
     pub async fn follow(mut self, drain: Drain, within: Duration, relieved: Relieved, turn: Turn) {
         let pid = self.earlier.pid;
         let conversation = match self.messages.io.as_fd().try_clone_to_owned() {

@@ -1,4 +1,5 @@
-//! Every listening socket of a process, to be copied for a successor; and what a successor got, until each finds its place.
+//! Every listening socket of a process, to be copied for a successor; and what a successor got, until each finds its
+//! place.
 
 use super::message::{Earlier, Kind, Offer, Passed};
 use parking_lot::Mutex;

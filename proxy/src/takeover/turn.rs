@@ -2,7 +2,8 @@
 
 use tokio_util::sync::CancellationToken;
 
-/// The time in which a process has the listeners, and in which it speaks for the workload: registers it, keeps its state directory.
+/// The time in which a process has the listeners, and in which it speaks for the workload: registers it, keeps its
+/// state directory.
 #[derive(Clone, Debug, Default)]
 pub struct Turn {
     begun: CancellationToken,
