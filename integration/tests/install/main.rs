@@ -266,13 +266,7 @@ fn the_root_of_an_image_holds_all_that_its_programs_load_and_no_shell() {
     for program in &programs {
         let mut inside = Command::new(weft_integration::rig::program("chroot"));
         // As the image's user, who may write nowhere.
-        inside
-            .arg("--userspec=65532:65532")
-            .arg(&root)
-            .arg(program)
-            .arg("--version")
-            .env_clear()
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        inside.arg("--userspec=65532:65532").arg(&root).arg(program).arg("--version").env_clear();
         let said = run(&mut inside);
         let said = said.ok();
         assert!(said.contains(char::is_numeric), "{}: {said}", program.display());
