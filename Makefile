@@ -37,7 +37,7 @@ test: tools
 
 # The sidecar and its core alone: no Kubernetes client, no store, no root.
 unit:
-	$(CARGO) test --locked -p weft-proto -p weft-certs -p weft-codec -p weft-policy -p weft-proxy
+	$(CARGO) test --locked -p weft-proto -p weft-certs -p weft-codec -p weft-resident -p weft-policy -p weft-proxy
 
 # The loads that the profile is taken under are the benchmark's own.
 dist:

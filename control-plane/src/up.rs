@@ -32,9 +32,11 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use weft_certs::ca::Vault;
 use weft_certs::{ApiCa, TrustDomain, files};
 use weft_proto::v1::identity_server::IdentityServer;
+use weft_resident::Quiet;
 
 /// How long parts may take to end once they are told to.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -42,6 +44,15 @@ const DRAIN: Duration = Duration::from_secs(10);
 const SWEEP: Duration = Duration::from_secs(3600);
 /// How long the kubeconfig's client certificate is valid; a new one is written with every start.
 const ADMIN: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// When pages of the program that only a start needs are given back: most of what follows runs a small part of it, however many sidecars
+/// there are. The allocator gives back by itself.
+const QUIET: Quiet = Quiet {
+    look: Duration::from_secs(1),
+    busy: Duration::from_millis(250),
+    pause: (Duration::from_secs(2), Duration::from_secs(64)),
+    trim: || {},
+};
 
 /// Why the control plane did not start, or ended badly. The text says what to do next.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +117,7 @@ pub async fn run_until(
     started: impl FnOnce(&Endpoints),
 ) -> Result<(), Error> {
     let metrics = Arc::new(Metrics::default());
+    let _gives_back = AbortOnDropHandle::new(tokio::spawn(weft_resident::give_back(QUIET)));
     let (store, mut listeners) = open(&settings).await?;
     let store: Arc<dyn Store> = Arc::new(Measured::new(store, metrics.clone()));
     let mut started = Some(started);

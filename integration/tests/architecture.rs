@@ -13,8 +13,9 @@ const DOORS: &[(&str, &[&str])] = &[
     ("weft-certs", &[]),
     ("weft-policy", &["weft-proto"]),
     ("weft-codec", &[]),
-    ("weft-proxy", &["weft-codec", "weft-policy", "weft-certs", "weft-proto"]),
-    ("weft-control", &["weft-codec", "weft-policy", "weft-certs", "weft-proto"]),
+    ("weft-resident", &[]),
+    ("weft-proxy", &["weft-codec", "weft-resident", "weft-policy", "weft-certs", "weft-proto"]),
+    ("weft-control", &["weft-codec", "weft-resident", "weft-policy", "weft-certs", "weft-proto"]),
     ("weft-cli", &["weft-control", "weft-policy", "weft-certs", "weft-proto"]),
     ("weft-integration", &["weft-cli", "weft-control", "weft-proxy", "weft-policy", "weft-certs", "weft-proto"]),
     // What measures the mesh shares nothing with it.
