@@ -34,6 +34,8 @@ const OPENING: usize = 128;
 const CHANGES: u32 = 10;
 /// How often a sidecar with calls reports, unless the control plane wants another pace.
 const REPORT: Duration = Duration::from_secs(2);
+/// How often it sends summaries of its calls, by which plans are made.
+const SUMMARY: Duration = Duration::from_secs(5);
 /// What an endpoint that was changed weighs; all others weigh 1.
 const CHANGED: u32 = 7;
 
@@ -298,13 +300,22 @@ async fn reporting(
         ..Default::default()
     });
     let mut report = v1::Report { interval_ms: 2000, calls: calls.collect(), breakers: Vec::new() };
+    let summary = summary(&uid, number, size);
     Some(async move {
         // Not all at the same time.
         let offset = REPORT.mul_f64((number % 997) as f64 / 997.0);
         let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + offset, REPORT);
+        let mut summed = tokio::time::Instant::now();
         loop {
             tokio::select! {
                 _ = ticks.tick() => {
+                    if summed.elapsed() >= SUMMARY {
+                        summed = tokio::time::Instant::now();
+                        let message = v1::control_up::Message::Traffic(summary.clone());
+                        if up.send(v1::ControlUp { message: Some(message) }).await.is_err() {
+                            return;
+                        }
+                    }
                     let message = v1::control_up::Message::Report(report.clone());
                     if up.send(v1::ControlUp { message: Some(message) }).await.is_err() {
                         return;
@@ -329,6 +340,29 @@ async fn reporting(
             }
         }
     })
+}
+
+/// Its calls in summary: of each service a list and a single thing, by their path's template.
+fn summary(uid: &str, number: usize, size: Size) -> v1::TrafficReport {
+    let namespace = uid.split('/').next().unwrap_or_default();
+    let series = uses(size, number).into_iter().flat_map(|i| {
+        ["/items", "/items/{number}"].map(|path| v1::TrafficSeries {
+            direction: v1::Direction::Outbound.into(),
+            source: size.service(number % size.services),
+            source_identity: format!("spiffe://weft.local/ns/{namespace}/sa/default"),
+            destination: size.service(i),
+            port: 80,
+            protocol: "http1".into(),
+            method: "GET".into(),
+            authority: format!("item-{i}.{}", size.namespace(i)),
+            path: path.into(),
+            calls: 10,
+            first_ms: 4900,
+            last_ms: 100,
+            ..Default::default()
+        })
+    });
+    v1::TrafficReport { series: series.collect(), overflow: Vec::new() }
 }
 
 /// The fleet, and what is known of it.

@@ -117,7 +117,8 @@ pub(super) fn stored(mut object: Value) -> Bytes {
     if let Some(metadata) = object["metadata"].as_object_mut() {
         metadata.remove("resourceVersion");
     }
-    Bytes::from(object.to_string())
+    // Not with the room that a growing text has: it is kept for long.
+    Bytes::from(object.to_string().into_boxed_str().into_boxed_bytes())
 }
 
 /// Whether the request is to be judged only; there is one value, `All`.

@@ -101,6 +101,7 @@ impl Live {
     }
 
     async fn message(&mut self, message: Option<Up>) {
+        // What takes longer is boxed: a stream does not keep the room for it.
         match message {
             Some(Up::Report(report)) => self.membership.report(report),
             Some(Up::Certificate(status)) => self.membership.certificate(status),
@@ -122,7 +123,7 @@ impl Live {
             Some(Up::Readiness(readiness)) => {
                 // Who asked to be withdrawn does not come back on the same stream.
                 if self.membership.readiness(readiness) == Some(false) {
-                    self.life.ready(&self.uid, readiness.ready).await;
+                    Box::pin(self.life.ready(&self.uid, readiness.ready)).await;
                 }
             }
             // A second Hello says nothing new; an empty message neither.

@@ -241,7 +241,8 @@ impl Discovery {
         let client = Client { identity: peer.identity.clone(), namespace: peer.namespace.clone() };
         self.hub.totals.streams.fetch_add(1, Ordering::Relaxed);
         tracing::debug!(peer = %client.identity, "xDS stream opened");
-        let live = Live {
+        // Boxed: the stream has room for what it is between two messages, and for what it does meanwhile.
+        let live = Box::new(Live {
             session: Session::new(client.clone()),
             workload: None,
             is_own: false,
@@ -251,7 +252,7 @@ impl Discovery {
             hub: self.hub.clone(),
             shutdown: self.shutdown.clone(),
             spoken: false,
-        };
+        });
         // An error ends the stream: after it there is no state to go on with.
         let stream = futures_util::stream::unfold(Some(live), |live| async {
             let mut live = live?;

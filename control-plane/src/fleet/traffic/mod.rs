@@ -6,7 +6,7 @@
 
 pub mod names;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use weft_proto::v1;
 
@@ -27,7 +27,7 @@ const SLOT: Duration = Duration::from_secs(WINDOW.as_secs() / SLOTS as u64);
 const GAP: Duration = Duration::from_secs(12);
 
 /// What calls of a series have in common, besides their edge.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Common {
     /// SPIFFE id of the caller; empty: it has none.
     pub identity: Box<str>,
@@ -105,7 +105,8 @@ impl Counts {
 
 #[derive(Debug, Default)]
 struct Edge {
-    series: HashMap<Common, Counts>,
+    /// By what they have in common, in order: most edges have a few, and a table of few is mostly empty.
+    series: Vec<(Common, Counts)>,
     overflow: u64,
 }
 
@@ -209,15 +210,18 @@ impl Traffic {
         let names = told.source.len() + told.destination.len() <= KEY;
         let Some(edge) = edge(&mut self.edges, (told.source, told.destination)).filter(|_| names) else { return };
         let of_edge = edge.series.len();
-        match edge.series.get_mut(&common) {
-            Some(counts) => counts.add(slot, told.calls, first, last),
-            None if is_room && of_edge < OF_EDGE => {
+        match edge.series.binary_search_by(|(own, _)| own.cmp(&common)) {
+            Ok(at) => edge.series[at].1.add(slot, told.calls, first, last),
+            Err(at) if is_room && of_edge < OF_EDGE => {
                 let mut counts = Counts::new(slot);
                 counts.add(slot, told.calls, first, last);
-                edge.series.insert(common, counts);
+                if of_edge == edge.series.capacity() {
+                    edge.series.reserve_exact(1 + of_edge / 4);
+                }
+                edge.series.insert(at, (common, counts));
                 self.series += 1;
             }
-            None => edge.overflow = edge.overflow.saturating_add(told.calls),
+            Err(_) => edge.overflow = edge.overflow.saturating_add(told.calls),
         }
     }
 
@@ -229,7 +233,7 @@ impl Traffic {
         self.swept = slot;
         self.series = 0;
         self.edges.retain(|_, edge| {
-            edge.series.retain(|_, counts| {
+            edge.series.retain_mut(|(_, counts)| {
                 counts.turn(slot);
                 counts.calls() > 0
             });

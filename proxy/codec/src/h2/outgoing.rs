@@ -16,6 +16,8 @@ use tokio::io::AsyncWrite;
 const COPY: usize = 2 * 1024;
 /// Pieces of one write.
 const SLICES: usize = 64;
+/// Pieces that a connection keeps room for between two writes.
+const KEPT: usize = 8;
 /// Bytes from which on streams wait. A stream that has sent nothing in this turn may go on to twice as many.
 pub(super) const HIGH: usize = spare::BROAD;
 
@@ -185,7 +187,7 @@ impl Outgoing {
         if self.written >= self.bytes.len() {
             self.written = 0;
             spare::give_back(std::mem::take(&mut self.bytes));
-            if self.pieces.capacity() > SLICES {
+            if self.pieces.capacity() > KEPT {
                 self.pieces = VecDeque::new();
             }
         }
