@@ -79,7 +79,7 @@ struct Document<'e> {
 pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
     let client = Client::new(global)?;
     let namespace = args.namespace.as_deref().map(|name| format!("&namespace={}", encode(name))).unwrap_or_default();
-    let path = format!("/weft/v1/stat?window={}ms{namespace}", args.window.as_millis());
+    let path = format!("/weft/v1/stat?window={}{namespace}", output::written(args.window));
     let live = args.watch && args.output == Format::Table && std::io::stdout().is_terminal();
     loop {
         let page: Page = client.read(&path).await.map_err(|error| error.into_failure("read statistics"))?;

@@ -141,6 +141,16 @@ pub fn now() -> i64 {
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
+/// A duration as the API reads it (GEP-2257): seconds, and milliseconds where there are any, since no part may have more than five digits.
+#[must_use]
+pub fn written(duration: std::time::Duration) -> String {
+    match (duration.as_secs(), duration.subsec_millis()) {
+        (0, millis) => format!("{millis}ms"),
+        (seconds, 0) => format!("{seconds}s"),
+        (seconds, millis) => format!("{seconds}s{millis}ms"),
+    }
+}
+
 /// A duration as Kubernetes and Gateway API write it: "1h30m", "10s", "250ms"; a bare number is seconds.
 pub fn duration(text: &str) -> Result<std::time::Duration, String> {
     let bad = || format!("'{text}' is no duration; write 10s, 1m30s or 24h");
@@ -203,6 +213,9 @@ mod tests {
         assert_eq!(duration("90").unwrap().as_secs(), 90);
         assert_eq!(duration("1m30s").unwrap().as_secs(), 90);
         assert_eq!(duration("250ms").unwrap().as_millis(), 250);
+        for text in ["0ms", "250ms", "10s", "300s", "86400s", "1s500ms"] {
+            assert_eq!(written(duration(text).unwrap()), text);
+        }
         assert!(duration("soon").is_err());
         assert!(duration("").is_err());
         assert!(duration("5x").is_err());

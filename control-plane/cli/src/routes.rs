@@ -87,7 +87,7 @@ pub async fn page(
     names: &[String],
     window: Duration,
 ) -> Result<Value, Failure> {
-    let mut path = format!("/weft/v1/{page}?window={}ms", window.as_millis());
+    let mut path = format!("/weft/v1/{page}?window={}", output::written(window));
     // One name in one namespace is found by the control plane, and takes a role in that one alone.
     let (namespace, name) = match names {
         [one] => match one.split_once('/') {

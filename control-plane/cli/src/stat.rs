@@ -31,7 +31,7 @@ pub struct Args {
 /// Shows the table, or goes on showing it.
 pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
     let client = Client::new(global)?;
-    let window = format!("{}ms", args.window.as_millis());
+    let window = output::written(args.window);
     let live = args.watch && args.output == Format::Table && std::io::stdout().is_terminal();
     loop {
         let stat = fleet::stat(&client, &window, args.namespace.as_deref()).await;

@@ -45,7 +45,7 @@ type Question = Pin<Box<dyn Future<Output = Result<Answer, Error>>>>;
 pub async fn run(global: &Global, args: Args) -> Result<u8, Failure> {
     let client = Client::new(global)?;
     let namespace = args.namespace.as_ref().map(|name| format!("&namespace={}", encode(name))).unwrap_or_default();
-    let path = format!("/weft/v1/stat?window={}ms{namespace}", args.window.as_millis());
+    let path = format!("/weft/v1/stat?window={}{namespace}", output::written(args.window));
     // What fails at once is said as by any other command.
     let first: Answer = client.read(&path).await.map_err(|error| error.into_failure("read statistics"))?;
     let mut model = Model::new(&client.context.server);
