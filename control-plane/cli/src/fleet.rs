@@ -45,6 +45,8 @@ pub struct Service {
     pub p99_ms: Option<f64>,
     /// Share of calls over mutually authenticated hops, 0 to 1.
     pub mtls: Option<f64>,
+    /// Calls in the window that were sent to no peer: aborted by a fault, refused by the caller's sidecar, without an endpoint.
+    pub unsent: u64,
     /// Breakers of callers that are not closed.
     pub open_breakers: u32,
     /// Endpoints that get calls.

@@ -34,7 +34,8 @@ const LEAST_KEPT: (u64, u64) = (3, 2);
 /// Longer names are no names of services, workloads or routes.
 const MAX_NAME: usize = 512;
 
-/// What a row is about, besides its destination. A service's own numbers are the sums of its routes'.
+/// What a row is about, besides its destination. A service's own numbers are the sums of its routes', of what they gave to others, and of what others'
+/// gave to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum About {
     /// By source.
@@ -43,6 +44,9 @@ enum About {
     Endpoint,
     /// By route.
     Route,
+    /// By route, where it gave calls to another service: the destination is the one that they were addressed to, the rest that other's name, a
+    /// space, and the route's.
+    Given,
 }
 
 impl About {
@@ -59,6 +63,14 @@ struct Key {
     destination: Arc<str>,
     /// Source, endpoint or route.
     other: Arc<str>,
+}
+
+impl Key {
+    /// The service that answered, and the rest of what the row is about.
+    fn answered(&self) -> (&str, &str) {
+        let given = self.other.split_once(' ').filter(|_| self.about == About::Given);
+        given.unwrap_or((&self.destination, &self.other))
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -85,6 +97,7 @@ impl Known {
             for (is, name) in names.into_iter().zip(&of.names) {
                 name.as_ref().clone_into(is);
             }
+            of.addressed.as_deref().unwrap_or_default().clone_into(&mut stats.addressed);
         }
     }
 
@@ -128,10 +141,16 @@ struct Of {
     inbound: bool,
     /// Destination, endpoint, source, route.
     names: [Arc<str>; 4],
-    rows: [Option<u32>; 3],
-    /// Of the rows; `None`: they have not been looked up yet.
-    epoch: Option<u32>,
+    /// The service that calls were addressed to, where it is not the destination.
+    addressed: Option<Arc<str>>,
+    /// Places of rows, [`NOWHERE`] for those that found no room.
+    rows: [u32; 3],
+    /// Of the rows; 0: they have not been looked up yet.
+    epoch: u32,
 }
+
+/// No row has this place.
+const NOWHERE: u32 = u32::MAX;
 
 /// All rows.
 #[derive(Debug)]
@@ -142,14 +161,16 @@ pub struct Golden {
     hasher: RandomState,
     rows: Vec<Option<Series>>,
     free: Vec<u32>,
-    /// Grows when rows go: then nobody may rely on what is known of theirs.
+    /// Grows when rows go: then nobody may rely on what is known of theirs. Never 0.
     epoch: u32,
     /// Every name in use, once.
     names: HashSet<Arc<str>>,
     /// Source → sidecars that report calls of it: whose breakers belong to an edge.
     speakers: BTreeMap<String, BTreeSet<String>>,
-    /// Destination → an edge towards it, of which a caller's sidecar reports.
+    /// Destination → a row of it, of which a caller's sidecar reports.
     called: HashMap<Arc<str>, u32>,
+    /// Workload → a row of calls to it, of which a caller's sidecar reports, whichever of its services they were for.
+    met: HashMap<Arc<str>, u32>,
     /// Samples of edges and endpoints, and how many there may be.
     samples: usize,
     most: usize,
@@ -168,10 +189,11 @@ impl Default for Golden {
             hasher: RandomState::new(),
             rows: Vec::new(),
             free: Vec::new(),
-            epoch: 0,
+            epoch: 1,
             names: HashSet::new(),
             speakers: BTreeMap::new(),
             called: HashMap::new(),
+            met: HashMap::new(),
             samples: 0,
             most: MAX_SAMPLES,
             depth: 0,
@@ -243,6 +265,19 @@ pub struct Row {
     pub breaker_openings: u64,
 }
 
+/// Calls by whom they were addressed to, and who answered.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Addressed {
+    /// "namespace/name" of the service that they were addressed to.
+    pub service: String,
+    /// Of the one that answered: another where a route or a fallback gave them away.
+    pub by: String,
+    /// Route.
+    pub route: String,
+    /// What was measured.
+    pub numbers: Numbers,
+}
+
 /// The answer to `weft stat`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -251,8 +286,12 @@ pub struct Stat {
     pub window_seconds: f64,
     /// Seconds that the numbers of edges and endpoints cover: fewer where there are so many that not all of the window is kept.
     pub detail_seconds: f64,
-    /// By destination, as callers' sidecars saw it (as its own sidecar did, where no caller has one).
+    /// Calls addressed to a service or given to it by a route of another, as callers' sidecars saw them (as its own sidecar did, where no caller has
+    /// one). What a route gives to another service stands under both.
     pub services: Vec<Row>,
+    /// By the service that was addressed, the one that answered, and route.
+    #[serde(skip)]
+    pub addressed: Vec<Addressed>,
     /// By source and destination.
     pub edges: Vec<Row>,
     /// By endpoint.
@@ -298,13 +337,14 @@ impl Golden {
                 self.dropped += 1;
                 continue;
             };
-            // A call is in the report of its caller and in that of its callee: the caller's word counts, where there is one.
-            if inbound && self.is_called(&of.names[0], fine) {
+            // A call is in the report of its caller and in that of its callee: the caller's word counts, where there is one. A callee tells of all calls
+            // under its first service.
+            if inbound && (self.is_told(&self.called, &of.names[0], fine) || self.is_told(&self.met, sidecar, fine)) {
                 continue;
             }
-            if of.epoch != Some(self.epoch) {
+            if of.epoch != self.epoch {
                 of.rows = self.rows_of(sidecar, of);
-                of.epoch = Some(self.epoch);
+                of.epoch = self.epoch;
             }
             let packed = Packed::of(stats);
             for row in of.rows {
@@ -317,34 +357,51 @@ impl Golden {
         }
     }
 
-    /// Whether a caller's sidecar reports calls of this destination.
-    fn is_called(&self, destination: &str, fine: u64) -> bool {
-        let row = self.called.get(destination).and_then(|row| self.rows.get(*row as usize)?.as_ref());
+    /// Whether a caller's sidecar reports calls to this destination, or this workload.
+    fn is_told(&self, of: &HashMap<Arc<str>, u32>, name: &str, fine: u64) -> bool {
+        let row = of.get(name).and_then(|row| self.rows.get(*row as usize)?.as_ref());
         row.and_then(|row| row.samples.last()).is_some_and(|last| last + FINE_KEPT > fine)
     }
 
     /// What a sidecar names; `None`: its names are no names.
     fn named(&mut self, stats: &v1::CallStats, inbound: bool) -> Option<Of> {
         let names = [&stats.destination, &stats.endpoint, &stats.source, &stats.route];
-        if names.iter().any(|n| n.len() > MAX_NAME) {
+        if names.iter().chain([&&stats.addressed]).any(|n| n.len() > MAX_NAME) {
             return None;
         }
-        Some(Of { inbound, names: names.map(|text| self.name(text)), rows: [None; 3], epoch: None })
+        let is_given = !inbound && !stats.addressed.is_empty() && stats.addressed != stats.destination;
+        Some(Of {
+            inbound,
+            addressed: is_given.then(|| self.name(&stats.addressed)),
+            names: names.map(|text| self.name(text)),
+            rows: [NOWHERE; 3],
+            epoch: 0,
+        })
     }
 
-    fn rows_of(&mut self, sidecar: &str, of: &Of) -> [Option<u32>; 3] {
+    fn rows_of(&mut self, sidecar: &str, of: &Of) -> [u32; 3] {
         let inbound = of.inbound;
         let [destination, endpoint, source, route] = &of.names;
         let endpoint = if inbound { self.name(sidecar) } else { endpoint.clone() };
-        let rows = [(About::Edge, source.clone()), (About::Endpoint, endpoint), (About::Route, route.clone())];
-        let rows = rows.map(|(about, other)| self.row(Key { about, inbound, destination: destination.clone(), other }));
+        let by_route = match &of.addressed {
+            Some(service) => (About::Given, service.clone(), self.name(&format!("{destination} {route}"))),
+            None => (About::Route, destination.clone(), route.clone()),
+        };
+        let rows = [
+            (About::Edge, destination.clone(), source.clone()),
+            (About::Endpoint, destination.clone(), endpoint.clone()),
+            by_route,
+        ];
+        let rows = rows.map(|(about, destination, other)| self.row(Key { about, inbound, destination, other }));
         if !inbound {
-            if let Some(edge) = rows[0] {
-                self.called.insert(destination.clone(), edge);
-            }
+            let [edge, met, given] = rows;
+            let tells = [(Some(destination), edge), (of.addressed.as_ref(), given)];
+            let tells = tells.into_iter().filter_map(|(name, row)| Some((name?.clone(), row?)));
+            self.called.extend(tells);
+            self.met.extend(met.filter(|_| !endpoint.is_empty()).map(|row| (endpoint, row)));
             self.speaks(source, sidecar);
         }
-        rows
+        rows.map(|row| row.unwrap_or(NOWHERE))
     }
 
     fn row(&mut self, key: Key) -> Option<u32> {
@@ -377,9 +434,9 @@ impl Golden {
         self.index.find(self.hasher.hash_one(key), is).copied()
     }
 
-    fn count(&mut self, row: Option<u32>, fine: u64, packed: &Packed) {
+    fn count(&mut self, row: u32, fine: u64, packed: &Packed) {
         let kept = [About::Edge, About::Route].map(|about| self.kept(about));
-        let Some(series) = row.and_then(|row| self.rows.get_mut(row as usize)?.as_mut()) else {
+        let Some(series) = self.rows.get_mut(row as usize).and_then(Option::as_mut) else {
             self.dropped += 1;
             return;
         };
@@ -442,7 +499,7 @@ impl Golden {
                 }
                 *place = None;
                 self.free.push(row);
-                self.epoch = self.epoch.wrapping_add(1);
+                self.epoch = self.epoch.wrapping_add(1).max(1);
             }
         }
         self.samples = samples;
@@ -450,6 +507,7 @@ impl Golden {
         let of = |row: &u32| rows.get(*row as usize)?.as_ref().map(|series| &series.key);
         self.called
             .retain(|destination, row| of(row).is_some_and(|key| key.destination == *destination && !key.inbound));
+        self.met.retain(|workload, row| of(row).is_some_and(|key| key.other == *workload && !key.inbound));
         // Whatever a row holds has a second owner.
         self.names.retain(|name| Arc::strong_count(name) > 1);
         let edges: HashSet<&str> = self
@@ -490,7 +548,7 @@ impl Golden {
                 continue;
             }
             if !key.inbound {
-                called.insert(&key.destination);
+                called.extend([&*key.destination, key.answered().0]);
             }
             sums.push((key, counts));
         }
@@ -501,7 +559,7 @@ impl Golden {
             let concerns = |b: &&&Breaker| match key.about {
                 About::Endpoint => b.endpoint == *key.other,
                 About::Edge => self.speakers.get(key.other.as_ref()).is_some_and(|s| s.contains(&b.sidecar)),
-                About::Route => true,
+                About::Route | About::Given => true,
             };
             let of_it = breakers_of.get(key.destination.as_ref()).map(Vec::as_slice).unwrap_or_default();
             let other = |about| (key.about == about).then(|| key.other.to_string());
@@ -515,18 +573,35 @@ impl Golden {
                 breaker_openings: of_it.iter().filter(concerns).map(|b| b.opened).sum(),
             }
         };
-        let mut services: BTreeMap<&str, (&Key, Counts)> = BTreeMap::new();
-        for (key, counts) in sums.iter().filter(|(key, _)| key.about == About::Route) {
-            services.entry(&key.destination).or_insert_with(|| (key, Counts::default())).1.add(counts);
+        let (mut services, mut routes) = (BTreeMap::<Arc<str>, Counts>::new(), BTreeMap::<Key, Counts>::new());
+        let of_routes = || sums.iter().filter(|(key, _)| matches!(key.about, About::Route | About::Given));
+        for (key, counts) in of_routes() {
+            let (answered, route) = key.answered();
+            let own =
+                Key { about: About::Route, destination: answered.into(), other: route.into(), inbound: key.inbound };
+            for service in BTreeSet::from([&key.destination, &own.destination]) {
+                services.entry(service.clone()).or_default().add(counts);
+            }
+            routes.entry(own).or_default().add(counts);
         }
+        let of_service = |(service, counts): (Arc<str>, Counts)| {
+            let key = Key { about: About::Given, inbound: false, destination: service, other: "".into() };
+            row(&key, &counts)
+        };
+        let addressed = |(key, counts): &(&Key, Counts)| {
+            let (by, route) = key.answered();
+            let numbers = counts.numbers(reach(key.about).1);
+            Addressed { service: key.destination.to_string(), by: by.to_owned(), route: route.to_owned(), numbers }
+        };
         let table = |about| sums.iter().filter(|(k, _)| k.about == about).map(|(k, c)| row(k, c)).collect();
         Stat {
             window_seconds: reach(About::Route).1,
             detail_seconds: reach(About::Edge).1,
-            services: services.values().map(|(key, counts)| Row { route: None, ..row(key, counts) }).collect(),
+            addressed: of_routes().map(addressed).collect(),
+            services: services.into_iter().map(of_service).collect(),
             edges: table(About::Edge),
             endpoints: table(About::Endpoint),
-            routes: table(About::Route),
+            routes: routes.iter().map(|(key, counts)| row(key, counts)).collect(),
             breakers: breakers.to_vec(),
             dropped: self.dropped,
         }

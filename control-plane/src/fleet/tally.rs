@@ -47,7 +47,7 @@ impl Sub for Count {
 /// What is counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Subject {
-    /// Calls to these services, by the sidecar that makes them.
+    /// Calls that are addressed to these services, or given to them by a route, by the sidecar that makes them.
     pub services: BTreeSet<String>,
     /// Calls to these workloads, as their own sidecars and as those of their callers tell of them.
     pub workloads: BTreeSet<String>,
@@ -57,8 +57,8 @@ pub struct Subject {
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     subject: Subject,
-    /// By caller's sidecar, then by service.
-    made: BTreeMap<String, BTreeMap<String, Count>>,
+    /// By caller's sidecar, then by the service that was addressed and the one that calls went to.
+    made: BTreeMap<String, BTreeMap<[String; 2], Count>>,
     /// By workload: what its own sidecar tells.
     taken: BTreeMap<String, Count>,
     /// By workload: what callers tell of it.
@@ -105,9 +105,11 @@ impl Tally {
                 }
                 continue;
             }
-            if self.subject.services.contains(&stats.destination) {
+            let addressed = if stats.addressed.is_empty() { &stats.destination } else { &stats.addressed };
+            let both = [addressed, &stats.destination];
+            if both.iter().any(|service| self.subject.services.contains(*service)) {
                 let of_sidecar = self.made.entry(sidecar.to_owned()).or_default();
-                *of_sidecar.entry(stats.destination.clone()).or_default() += count;
+                *of_sidecar.entry(both.map(Clone::clone)).or_default() += count;
             }
             if self.subject.workloads.contains(&stats.endpoint) {
                 *self.met.entry(stats.endpoint.clone()).or_default() += count;
@@ -125,7 +127,8 @@ impl Tally {
             *side += count;
         };
         for (sidecar, services) in &self.made {
-            for (_, count) in services.iter().filter(|(service, _)| part.services.contains(*service)) {
+            let of_part = |both: &[String; 2]| both.iter().any(|service| part.services.contains(service));
+            for (_, count) in services.iter().filter(|(both, _)| of_part(both)) {
                 add(0, sidecar, *count);
             }
         }
@@ -178,6 +181,14 @@ mod tests {
         assert_eq!((taken.sample.calls, taken.sample.failures, taken.others.calls), (10, 3, 0));
         assert_eq!((met.sample.failures, met.others.failures), (4, 1));
         assert_eq!((tally.calls("shop/web-1"), tally.calls("shop/cart-1"), tally.calls("shop/other")), (10, 10, 0));
+        // What a route gives to another service is about both, once.
+        tally.add(
+            "shop/web-1",
+            &[v1::CallStats { addressed: "shop/cart".into(), ..stats(false, "shop/cart-next", "", 7, 7) }],
+        );
+        assert_eq!(tally.halves(&subject, sample)[0].sample.calls, 17);
+        let both = Subject { services: ["shop/cart".to_owned(), "shop/cart-next".to_owned()].into(), ..subject };
+        assert_eq!(tally.halves(&both, sample)[0].sample.calls, 17);
         let nothing = tally.halves(&Subject::default(), sample);
         assert_eq!(nothing, [Halves::default(); 3]);
     }

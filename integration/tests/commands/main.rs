@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test says what is wrong")]
 
+mod addressed;
 mod check;
 mod dashboard;
 mod diagnose;

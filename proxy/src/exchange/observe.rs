@@ -27,6 +27,8 @@ pub struct Observation<'e> {
     direction: Direction,
     source: Arc<str>,
     source_identity: Option<Arc<str>>,
+    /// Where a route or a fallback gave the call to another than it was addressed to.
+    addressed: Option<Arc<str>>,
     destination: Arc<str>,
     route: Arc<str>,
     protocol: &'static str,
@@ -92,6 +94,7 @@ impl<'e> Observation<'e> {
             direction,
             source: if outbound { Arc::clone(&exchange.source) } else { Arc::default() },
             source_identity: outbound.then(|| Arc::clone(&exchange.identity)),
+            addressed: None,
             destination: Arc::default(),
             route: Arc::default(),
             protocol,
@@ -143,12 +146,19 @@ impl<'e> Observation<'e> {
     /// A route was found, and a backend of it drawn.
     pub(super) fn routed(&mut self, rule: &Rule, destination: &Arc<str>) {
         self.route = Arc::clone(&rule.route);
-        self.destination = Arc::clone(destination);
+        self.given_to(destination);
     }
 
     /// Another backend stands in for the one that was drawn.
     pub(super) fn stood_in(&mut self, destination: &Arc<str>) {
-        self.destination = Arc::clone(destination);
+        self.given_to(destination);
+    }
+
+    fn given_to(&mut self, destination: &Arc<str>) {
+        if *self.destination != **destination {
+            let before = std::mem::replace(&mut self.destination, Arc::clone(destination));
+            self.addressed.get_or_insert(before);
+        }
     }
 
     /// The answer is that of a second attempt at this endpoint.
@@ -249,7 +259,7 @@ impl<'e> Observation<'e> {
 
     /// Whom the call is to. One that is turned away is addressed to nobody in metrics, whose labels a caller must not choose; to people who read
     /// of it, it is to the port's service.
-    fn addressed(&self) -> &str {
+    fn called(&self) -> &str {
         match self.ruling.service {
             Some(service) if self.destination.is_empty() => service,
             _ => &self.destination,
@@ -260,7 +270,7 @@ impl<'e> Observation<'e> {
     #[cold]
     fn show(&self, draft: Draft, ended: Instant) {
         let Ruling { verdict, policy, rule, .. } = self.ruling;
-        let destination = self.addressed();
+        let destination = self.called();
         let parties = Parties {
             source: &self.source,
             source_identity: self.source_identity.as_deref().unwrap_or_default(),
@@ -315,6 +325,8 @@ impl Drop for Observation<'_> {
         let key = Key {
             direction: self.direction,
             source: &self.source,
+            // A fallback may give it back.
+            addressed: self.addressed.as_deref().filter(|service| **service != *self.destination).unwrap_or_default(),
             destination: &self.destination,
             endpoint: if self.direction == Direction::Outbound { endpoint } else { "" },
             route: &self.route,
@@ -343,12 +355,12 @@ impl Observation<'_> {
         let trace = weft_policy::trace::trace_id_text(self.trace_id);
         self.exchange.telemetry.log.write(&Record {
             kind: "call",
-            setting: if self.addressed() == &*self.destination { series.setting_of(key) } else { b"" },
+            setting: if self.called() == &*self.destination { series.setting_of(key) } else { b"" },
             direction: self.direction.name(),
             trace_id: if self.trace_id == 0 { b"" } else { trace.as_bytes() },
             request_id: self.request_id.as_bytes(),
             source: &self.source,
-            destination: self.addressed(),
+            destination: self.called(),
             endpoint: self.endpoint.as_deref().unwrap_or_default(),
             source_identity: self.source_identity.as_deref().unwrap_or_default(),
             destination_identity: match self.direction {

@@ -47,6 +47,9 @@ struct Seen {
     began: Instant,
     source: Arc<str>,
     source_identity: Option<Arc<str>>,
+    /// Whom it was addressed to.
+    service: Arc<str>,
+    /// Whom a route gave it to.
     destination: Arc<str>,
     destination_identity: Option<Arc<str>>,
     endpoint: Arc<str>,
@@ -88,6 +91,7 @@ impl Exchange {
             source,
             mtls: source_identity.is_some() && plan.direction() == Direction::Inbound,
             source_identity,
+            service: Arc::clone(plan.service()),
             destination: Arc::clone(plan.service()),
             destination_identity: (plan.direction() == Direction::Inbound).then(|| Arc::clone(&self.identity)),
             endpoint: Arc::default(),
@@ -119,6 +123,7 @@ impl Exchange {
             began: now(),
             source: Arc::clone(&self.source),
             source_identity: None,
+            service: Arc::default(),
             destination: Arc::default(),
             destination_identity: None,
             endpoint: Arc::default(),
@@ -257,6 +262,7 @@ impl Exchange {
         self.telemetry.series(&Key {
             direction: seen.direction,
             source: &seen.source,
+            addressed: if seen.service == seen.destination { "" } else { &seen.service },
             destination: &seen.destination,
             endpoint: if seen.direction == Direction::Outbound { &seen.endpoint } else { "" },
             route: &seen.route,

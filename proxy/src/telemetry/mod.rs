@@ -62,6 +62,9 @@ pub struct Key<'a> {
     pub direction: Direction,
     /// "namespace/name" of the caller; empty: unknown.
     pub source: &'a str,
+    /// "namespace/name" of the service that the call was addressed to, where a route or a fallback gave it to another, the destination. Empty: to
+    /// the destination itself.
+    pub addressed: &'a str,
     /// "namespace/name" of the service; empty: unknown.
     pub destination: &'a str,
     /// Workload uid of the endpoint of the last attempt; empty: none was reached.

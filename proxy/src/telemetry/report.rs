@@ -1,4 +1,4 @@
-//! Deltas for the control stream: what happened since the last report, by (direction, source, destination, endpoint, route).
+//! Deltas for the control stream: what happened since the last report, by (direction, source, addressed, destination, endpoint, route).
 //!
 //! The reporter remembers what it told; the data path only ever adds. Sending, and what to do when nobody listens, is discovery's.
 
@@ -136,6 +136,7 @@ fn delta(series: &Series, told: &mut Told, numbered: &mut u32) -> Option<v1::Cal
         }
         .into(),
         source: name(&series.source),
+        addressed: name(&series.addressed),
         destination: name(&series.destination),
         endpoint: name(&series.endpoint),
         route: name(&series.route),
@@ -166,6 +167,7 @@ mod tests {
         let series = telemetry.series(&Key {
             direction: Direction::Outbound,
             source: "shop/storefront",
+            addressed: "shop/billing",
             destination: "shop/payments",
             endpoint: "shop/payments-1",
             route: "",
@@ -191,12 +193,16 @@ mod tests {
         assert_eq!((second.interval_ms, second.calls[0].calls, second.calls[0].failures), (1000, 1, 1));
         assert!(reporter.take(&telemetry, std::iter::empty(), now + Duration::from_secs(2)).calls.is_empty());
         // Names are told once in the life of a stream.
-        let told = |report: &v1::Report| (report.calls[0].series, report.calls[0].destination.clone());
-        assert_eq!((told(&first), told(&second)), ((1, "shop/payments".into()), (1, String::new())));
+        let told = |report: &v1::Report| {
+            let stats = &report.calls[0];
+            (stats.series, stats.addressed.clone(), stats.destination.clone())
+        };
+        let named = (1, "shop/billing".to_owned(), "shop/payments".to_owned());
+        assert_eq!((told(&first), told(&second)), (named.clone(), (1, String::new(), String::new())));
         reporter.begin();
         series.call(&outcome);
         let anew = reporter.take(&telemetry, std::iter::empty(), now + Duration::from_secs(3));
-        assert_eq!((told(&anew), anew.calls[0].calls), ((1, "shop/payments".into()), 1));
+        assert_eq!((told(&anew), anew.calls[0].calls), (named, 1));
     }
 
     #[test]
@@ -206,6 +212,7 @@ mod tests {
             let key = Key {
                 direction: Direction::Outbound,
                 source: "shop/orders",
+                addressed: "",
                 destination: "shop/payments",
                 endpoint,
                 route: "",
@@ -234,6 +241,7 @@ mod tests {
         let series = telemetry.series(&Key {
             direction: Direction::Inbound,
             source: "shop/storefront",
+            addressed: "",
             destination: "shop/payments",
             endpoint: "",
             route: "",

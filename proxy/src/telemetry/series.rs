@@ -33,6 +33,7 @@ pub(super) struct Tally {
 pub struct Series {
     pub(super) direction: Direction,
     pub(super) source: Box<str>,
+    pub(super) addressed: Box<str>,
     pub(super) destination: Box<str>,
     pub(super) endpoint: Box<str>,
     pub(super) route: Box<str>,
@@ -79,6 +80,7 @@ impl Series {
         Key {
             direction: self.direction,
             source: &self.source,
+            addressed: &self.addressed,
             destination: &self.destination,
             endpoint: &self.endpoint,
             route: &self.route,
@@ -222,7 +224,7 @@ impl Telemetry {
         let mut all = self.series.write();
         // Counted in buckets of one hash: two that share one are next to never.
         let full = if key.is_folded() { CALL_SERIES + FOLDED_SERIES } else { CALL_SERIES };
-        let folded = Key { endpoint: "", route: OTHER, source: "", ..*key };
+        let folded = Key { endpoint: "", route: OTHER, source: "", addressed: "", ..*key };
         let folded = if key.is_folded() { Key { destination: OTHER, ..folded } } else { folded };
         if all.len() >= full && folded != *key {
             drop(all);
@@ -254,6 +256,7 @@ impl Telemetry {
             setting: common.rendered_setting(),
             direction: key.direction,
             source: key.source.into(),
+            addressed: key.addressed.into(),
             destination: key.destination.into(),
             endpoint: key.endpoint.into(),
             route: key.route.into(),

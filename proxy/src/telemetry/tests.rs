@@ -6,6 +6,7 @@ use super::*;
 const KEY: Key<'static> = Key {
     direction: Direction::Outbound,
     source: "shop/storefront",
+    addressed: "",
     destination: "shop/catalog",
     endpoint: "shop/catalog-1",
     route: "shop/catalog",

@@ -18,6 +18,8 @@ pub struct Totals {
     pub mutual: f64,
     /// Calls that were answered over a hop that was not.
     pub plaintext: f64,
+    /// Calls that were sent to nobody.
+    pub unsent: f64,
     /// Upper bound in seconds (as written) → calls at most that long, cumulative.
     pub buckets: BTreeMap<Bound, f64>,
 }
@@ -54,6 +56,7 @@ impl Scrape {
                     match (label("tls"), label("reason")) {
                         ("mutual", _) => totals.mutual += value,
                         // What ended before it reached anybody went over no wire.
+                        ("", _) => totals.unsent += value,
                         (_, "") => totals.plaintext += value,
                         _ => {}
                     }
@@ -119,6 +122,7 @@ impl Scrape {
                 p95_ms: quantile(&buckets, 0.95).map(rounded),
                 p99_ms: quantile(&buckets, 0.99).map(rounded),
                 mtls: share(unencrypted, delta(|t| t.mutual) + unencrypted),
+                unsent: whole(delta(|t| t.unsent)),
                 open_breakers: count(endpoints.len() - closed),
                 ready_endpoints: Some(count(closed)),
                 endpoints: Some(count(endpoints.len())),
@@ -238,7 +242,7 @@ mod tests {
     const TEXT: &str = "\
 # TYPE weft_requests_total counter
 weft_requests_total{direction=\"outbound\",source=\"shop/orders\",destination=\"shop/payments\",route=\"\",protocol=\"http1\",code=\"200\",grpc_code=\"\",tls=\"mutual\",reason=\"\"} 99
-weft_requests_total{direction=\"outbound\",source=\"shop/orders\",destination=\"shop/payments\",route=\"\",protocol=\"http1\",code=\"503\",grpc_code=\"\",tls=\"none\",reason=\"no_endpoint\"} 1
+weft_requests_total{direction=\"outbound\",source=\"shop/orders\",destination=\"shop/payments\",route=\"\",protocol=\"http1\",code=\"503\",grpc_code=\"\",tls=\"\",reason=\"no_endpoint\"} 1
 weft_requests_total{direction=\"inbound\",source=\"shop/storefront\",destination=\"shop/orders\",code=\"200\",grpc_code=\"\",tls=\"mutual\",reason=\"\"} 7
 weft_retries_total{destination=\"shop/payments\",route=\"\",reason=\"503\"} 5
 weft_request_duration_seconds_bucket{direction=\"outbound\",destination=\"shop/payments\",le=\"0.001\"} 50
@@ -257,7 +261,7 @@ weft_breaker_state{destination=\"shop/inventory\",port=\"80\",endpoint=\"shop/in
         assert_eq!((payments.rps, payments.calls, payments.attempts), (10.0, 100, 105));
         assert_eq!(payments.success, Some(0.99));
         assert!((payments.success_before_retries.unwrap() - 99.0 / 105.0).abs() < 1e-9);
-        assert_eq!(payments.mtls, Some(1.0), "a call that reached nobody went over no wire");
+        assert_eq!((payments.mtls, payments.unsent), (Some(1.0), 1), "a call that reached nobody went over no wire");
         assert_eq!(payments.p50_ms, Some(1.0));
         assert!((payments.p99_ms.unwrap() - 9.82).abs() < 0.01);
         assert_eq!(stat.services[1].open_breakers, 1);

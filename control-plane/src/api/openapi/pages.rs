@@ -181,10 +181,15 @@ fn stat() -> Value {
         &[
             ("windowSeconds", is("number", "Seconds that services and routes cover.")),
             ("detailSeconds", is("number", "Seconds that edges and endpoints cover.")),
-            ("services", rows("By destination.")),
-            ("edges", rows("By source and destination.")),
+            (
+                "services",
+                rows(
+                    "By service: calls addressed to it, or given to it by a route of another; such a call stands under both.",
+                ),
+            ),
+            ("edges", rows("By source and the service that answered.")),
             ("endpoints", rows("By endpoint.")),
-            ("routes", rows("By route.")),
+            ("routes", rows("By the service that answered, and route.")),
             ("breakers", many(reference("mesh.weft.pages.Breaker"), "Those that sidecars list.")),
             ("dropped", is("integer", "Reports that were not kept because there were too many rows.")),
         ],

@@ -28,13 +28,25 @@ pub enum Subject {
 }
 
 impl Subject {
-    /// A service's own numbers are the sums of its routes'.
+    /// What rows are kept of it. A service's own numbers are the sums of its routes'.
     const fn rows(self) -> About {
         match self {
             Self::Edge => About::Edge,
             Self::Endpoint => About::Endpoint,
             Self::Service | Self::Route => About::Route,
         }
+    }
+
+    fn has(self, about: About) -> bool {
+        about == self.rows() || about == About::Given && self.rows() == About::Route
+    }
+
+    /// The lines in which a row counts: service, and caller, endpoint or route. What a route gives to another service counts for both.
+    fn lines(self, key: &Key) -> impl Iterator<Item = (&str, &str)> {
+        let (answered, other) = key.answered();
+        let other = if self == Self::Service { "" } else { other };
+        let addressed = (self == Self::Service && *key.destination != *answered).then_some((&*key.destination, ""));
+        std::iter::once((answered, other)).chain(addressed)
     }
 }
 
@@ -148,9 +160,10 @@ impl Golden {
         let steps = Steps::of(since, window);
         let mut lines: BTreeMap<(&str, &str), (u64, Vec<&Key>)> = BTreeMap::new();
         let mut called: HashSet<&str> = HashSet::new();
-        for series in self.rows.iter().flatten().filter(|series| series.key.about == subject.rows()) {
+        for series in self.rows.iter().flatten().filter(|series| subject.has(series.key.about)) {
             let key = &series.key;
-            if !wanted(&key.destination, &key.other) {
+            let of_row: Vec<_> = subject.lines(key).filter(|(service, _)| wanted(service, key.answered().1)).collect();
+            if of_row.is_empty() {
                 continue;
             }
             let mut sum = Counts::default();
@@ -159,12 +172,13 @@ impl Golden {
                 continue;
             }
             if !key.inbound {
-                called.insert(&key.destination);
+                called.extend([&*key.destination, key.answered().0]);
             }
-            let other = if subject == Subject::Service { "" } else { &key.other };
-            let line = lines.entry((&key.destination, other)).or_default();
-            line.0 = line.0.saturating_add(sum.calls());
-            line.1.push(key);
+            for place in of_row {
+                let line = lines.entry(place).or_default();
+                line.0 = line.0.saturating_add(sum.calls());
+                line.1.push(key);
+            }
         }
         // A callee's word counts where no caller has one.
         for (_, keys) in lines.values_mut() {

@@ -90,6 +90,69 @@ fn a_call_that_both_sides_report_counts_once() {
 }
 
 #[test]
+fn what_a_route_gives_to_another_service_stands_under_both_and_counts_once_elsewhere() {
+    let mut golden = Golden::default();
+    let now = golden.began + Duration::from_secs(1);
+    let given = v1::CallStats {
+        addressed: "shop/cart".into(),
+        route: "shop/canary".into(),
+        ..stats("shop/web", "shop/cart-next", "shop/cart-9", 4, 1)
+    };
+    let kept = v1::CallStats { route: "shop/canary".into(), ..stats("shop/web", "shop/cart", "shop/cart-1", 6, 0) };
+    let own = v1::CallStats { route: "default".into(), ..stats("shop/admin", "shop/cart-next", "shop/cart-9", 2, 0) };
+    add(&mut golden, now, "shop/web-1", report(vec![given, kept]));
+    add(&mut golden, now, "shop/admin-1", report(vec![own]));
+    let stat = golden.stat(now, Duration::from_secs(10), &[]);
+    let calls = |rows: &[Row]| rows.iter().map(|row| (row.service.clone(), row.numbers.calls)).collect::<Vec<_>>();
+    let both = [("shop/cart".to_owned(), 10), ("shop/cart-next".to_owned(), 6)];
+    assert_eq!(calls(&stat.services), both);
+    let edges: Vec<_> =
+        stat.edges.iter().map(|e| (e.source.as_deref().unwrap(), &*e.service, e.numbers.calls)).collect();
+    let wanted = [("shop/admin", "shop/cart-next", 2), ("shop/web", "shop/cart", 6), ("shop/web", "shop/cart-next", 4)];
+    assert_eq!(edges.iter().collect::<BTreeSet<_>>(), wanted.iter().collect());
+    let routes: Vec<_> =
+        stat.routes.iter().map(|r| (&*r.service, r.route.as_deref().unwrap(), r.numbers.calls)).collect();
+    assert_eq!(
+        routes,
+        [("shop/cart", "shop/canary", 6), ("shop/cart-next", "default", 2), ("shop/cart-next", "shop/canary", 4)]
+    );
+    let addressed: BTreeSet<_> =
+        stat.addressed.iter().map(|a| (&*a.service, &*a.by, &*a.route, a.numbers.calls)).collect();
+    let wanted = [
+        ("shop/cart", "shop/cart", "shop/canary", 6),
+        ("shop/cart", "shop/cart-next", "shop/canary", 4),
+        ("shop/cart-next", "shop/cart-next", "default", 2),
+    ];
+    assert_eq!(addressed, wanted.into());
+    let of = |subject, service: &str| {
+        let later = now + Duration::from_secs(6);
+        let lines = golden.history(later, Duration::from_secs(60), subject, |name, _| name == service).items;
+        let calls = |line: &history::Line| line.rps.iter().flatten().sum::<f64>() * 5.0;
+        lines.iter().map(calls).collect::<Vec<_>>()
+    };
+    use history::Subject;
+    assert_eq!((of(Subject::Service, "shop/cart"), of(Subject::Service, "shop/cart-next")), (vec![10.0], vec![6.0]));
+    assert_eq!((of(Subject::Route, "shop/cart"), of(Subject::Route, "shop/cart-next")), (vec![6.0], vec![4.0, 2.0]));
+}
+
+#[test]
+fn calls_to_one_of_two_services_of_a_workload_are_none_to_the_other() {
+    let mut golden = Golden::default();
+    let now = golden.began + Duration::from_secs(1);
+    // The workload's own sidecar knows but the first of its services.
+    let mut inbound = stats("shop/web", "shop/cart", "", 10, 0);
+    inbound.direction = v1::Direction::Inbound.into();
+    add(&mut golden, now, "shop/web-1", report(vec![stats("shop/web", "shop/basket", "shop/cart-1", 10, 0)]));
+    add(&mut golden, now, "shop/cart-1", report(vec![inbound.clone()]));
+    // Another instance that nobody with a sidecar calls.
+    add(&mut golden, now, "shop/cart-2", report(vec![v1::CallStats { source: String::new(), calls: 3, ..inbound }]));
+    let stat = golden.stat(now, Duration::from_secs(10), &[]);
+    let services: Vec<_> = stat.services.iter().map(|row| (&*row.service, row.numbers.calls)).collect();
+    assert_eq!(services, [("shop/basket", 10), ("shop/cart", 3)]);
+    assert_eq!(stat.endpoints.len(), 2);
+}
+
+#[test]
 fn open_breakers_are_counted_by_service_and_endpoint() {
     let mut golden = Golden::default();
     let now = golden.began;

@@ -2,7 +2,7 @@
 //! somebody asks about. The pages `stat`, `live` and `problems` are made of it.
 
 use super::super::Breaker;
-use super::super::golden::{Row, Stat};
+use super::super::golden::{Addressed, Row, Stat};
 use super::{Failure, Params, Sources, instances, is_of, live, problems};
 use axum::extract::State;
 use axum::{Extension, Json};
@@ -30,6 +30,8 @@ pub(super) struct Document {
     pub window_seconds: f64,
     pub detail_seconds: f64,
     pub services: Vec<ServiceRow>,
+    #[serde(skip)]
+    pub addressed: Vec<Addressed>,
     pub edges: Vec<Row>,
     pub endpoints: Vec<Row>,
     pub routes: Vec<Row>,
@@ -66,6 +68,7 @@ impl Document {
             window_seconds: stat.window_seconds,
             detail_seconds: stat.detail_seconds,
             services,
+            addressed: stat.addressed,
             edges: stat.edges,
             endpoints: stat.endpoints,
             routes: stat.routes,

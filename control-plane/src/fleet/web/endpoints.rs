@@ -33,7 +33,8 @@ struct Item {
     mtls: bool,
     /// Breakers of callers that are open or half-open for it now.
     open_breakers: usize,
-    /// What callers' sidecars measured, on all ports; null: nothing.
+    /// What callers' sidecars measured, on all ports; where none of it was for this service, of the calls for one that a route of it gives calls to.
+    /// Null: nothing.
     traffic: Option<Numbers>,
 }
 
@@ -54,7 +55,10 @@ fn items(compiled: &Compiled, stat: &Stat, query: &Window) -> Vec<Item> {
             let Some(backend) = &port.backend else { continue };
             let slices = backend.slices.iter().filter_map(|slice| compiled.output.endpoints.get(slice));
             for endpoint in slices.flat_map(|slice| slice.read().endpoints) {
-                found.push(item(name, port.port, &endpoint, reported.get(&(&**name, endpoint.uid.as_str()))));
+                let of = |service| reported.get(&(service, endpoint.uid.as_str()));
+                let given = || stat.addressed.iter().filter(|calls| calls.service == **name);
+                let row = of(&**name).or_else(|| given().find_map(|calls| of(calls.by.as_str())));
+                found.push(item(name, port.port, &endpoint, row));
             }
             found.extend(backend.external.as_ref().map(|host| Item {
                 service: name.to_string(),

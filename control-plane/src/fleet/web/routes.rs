@@ -1,10 +1,11 @@
 //! The page of `weft routes`: by which rules calls of each service go, as they were compiled, and what sidecars report of each route.
 //!
-//! Sidecars count by route and by the service that answered, not by rule: the figures stand beside the rules of a route, not in them.
+//! Sidecars count by route, by the service that was addressed and the one that answered, not by rule: the figures stand beside the rules of a route,
+//! not in them.
 
 mod words;
 
-use super::super::golden::{Numbers, Row, Stat};
+use super::super::golden::{Numbers, Stat};
 use super::{Failure, Sources, Window};
 use crate::compile::Variants;
 use axum::Json;
@@ -18,6 +19,11 @@ use weft_proto::v1;
 
 /// The name under which calls of a port without routes are counted.
 const IMPLICIT: &str = "default";
+
+/// Whether a name stands for no route; a callee's own sidecar names none.
+fn is_implicit(route: &str) -> bool {
+    matches!(route, IMPLICIT | "")
+}
 
 /// A route on a port of a service, for some callers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -35,7 +41,7 @@ struct Item {
     /// "namespace/name"; null: the port has no route.
     route: Option<String>,
     rules: Vec<Rule>,
-    /// What callers' sidecars measured, by the service that answered. Of all ports and callers of the route; empty: nothing.
+    /// What callers' sidecars measured, by the service that answered. Of all ports of the service and all callers; empty: nothing.
     traffic: Vec<Traffic>,
 }
 
@@ -131,7 +137,7 @@ fn of_port(
     let routes = port.frontend.as_ref().map(|frontend| frontend.routes.as_slice()).unwrap_or_default();
     if routes.is_empty() {
         let rules = read.frontend.routes.rules().iter().map(|rule| shown(rule, None, read.protocol)).collect();
-        return vec![Item { rules, traffic: traffic(stat, |row| is_implicit(row, &service.name)), ..base }];
+        return vec![Item { rules, traffic: traffic(stat, &service.name, is_implicit), ..base }];
     }
     let of_route = |route: &v1::Route| {
         let rules = read.frontend.routes.rules().iter().filter(|rule| *rule.route == *route.name);
@@ -139,21 +145,17 @@ fn of_port(
             kind: words::kind(route.kind()),
             route: Some(route.name.clone()),
             rules: rules.map(|rule| shown(rule, route.rules.get(rule.index), read.protocol)).collect(),
-            traffic: traffic(stat, |row| row.route.as_deref() == Some(&route.name)),
+            traffic: traffic(stat, &service.name, |name| name == route.name),
             ..base.clone()
         }
     };
     routes.iter().map(of_route).collect()
 }
 
-/// Whether a row is of the calls of a service that no route has to do with; its own sidecars, too, name none.
-fn is_implicit(row: &Row, service: &str) -> bool {
-    row.service == service && matches!(row.route.as_deref(), Some(IMPLICIT | ""))
-}
-
-fn traffic(stat: &Stat, of_it: impl Fn(&Row) -> bool) -> Vec<Traffic> {
-    let rows = stat.routes.iter().filter(|row| of_it(row));
-    rows.map(|row| Traffic { service: row.service.clone(), numbers: row.numbers.clone() }).collect()
+/// Calls addressed to a service that a route has to do with, by who answered.
+fn traffic(stat: &Stat, service: &str, is_route: impl Fn(&str) -> bool) -> Vec<Traffic> {
+    let calls = stat.addressed.iter().filter(|calls| calls.service == service && is_route(&calls.route));
+    calls.map(|calls| Traffic { service: calls.by.clone(), numbers: calls.numbers.clone() }).collect()
 }
 
 /// A rule, defaults applied; `wire` has its matches and filters, the implicit one has none.

@@ -42,6 +42,8 @@ struct Graph<'d> {
     services: BTreeMap<&'d str, Calls>,
     /// By destination, then by source.
     edges: BTreeMap<&'d str, BTreeMap<&'d str, Calls>>,
+    /// What routes gave away: by the service that was addressed, then by the one that answered.
+    given: BTreeMap<&'d str, BTreeMap<&'d str, Calls>>,
 }
 
 impl<'d> Graph<'d> {
@@ -56,7 +58,13 @@ impl<'d> Graph<'d> {
             let calls = Calls { all: row.numbers.calls, failed: row.numbers.failures };
             edges.entry(&row.service).or_default().insert(source, calls);
         }
-        Self { services: services.collect(), edges }
+        let mut given: BTreeMap<&str, BTreeMap<&str, Calls>> = BTreeMap::new();
+        for calls in document.addressed.iter().filter(|calls| calls.service != calls.by) {
+            let sum = given.entry(&calls.service).or_default().entry(&calls.by).or_default();
+            sum.all += calls.numbers.calls;
+            sum.failed += calls.numbers.failures;
+        }
+        Self { services: services.collect(), edges, given }
     }
 
     /// Failing services, each with those of its own callees by which its failures are explained.
@@ -66,7 +74,9 @@ impl<'d> Graph<'d> {
         let names: Vec<&str> = found.keys().copied().collect();
         for name in names {
             let onward = self.edges.iter().filter_map(|(callee, callers)| Some((*callee, *callers.get(name)?)));
+            let given = self.given.get(name).into_iter().flatten().map(|(by, calls)| (*by, *calls));
             let onward: Vec<_> = onward
+                .chain(given)
                 .filter(|(callee, calls)| *callee != name && calls.is_notable() && found.contains_key(callee))
                 .collect();
             let failed: u64 = onward.iter().map(|(_, calls)| calls.failed).sum();
@@ -310,6 +320,20 @@ mod tests {
         assert_eq!(told[0].fact, "34 % of calls to shop/payments fail");
         assert_eq!((told[0].severity, told[0].since), (Severity::Error, Some(7)));
         assert_eq!(told[0].command, "weft endpoints payments -n shop");
+    }
+
+    #[test]
+    fn a_service_whose_route_gives_calls_to_one_that_fails_is_no_cause() {
+        let mut document = mesh(&[("shop/web", "shop/catalog-v1", 300, 90), ("shop/web", "shop/catalog", 10, 0)]);
+        let row = document.services.iter_mut().find(|row| row.row.service == "shop/catalog").unwrap();
+        row.row.numbers = numbers(310, 90);
+        document.addressed = vec![super::super::super::super::golden::Addressed {
+            service: "shop/catalog".into(),
+            by: "shop/catalog-v1".into(),
+            route: "shop/catalog".into(),
+            numbers: numbers(300, 90),
+        }];
+        assert_eq!(found(&document), [told(Kind::Service, "shop/catalog-v1", &["shop/web"])]);
     }
 
     #[test]

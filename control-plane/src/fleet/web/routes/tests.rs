@@ -1,5 +1,6 @@
 //! Routes are shown as they were compiled, with the figures that are theirs.
 
+use super::super::super::golden::Addressed;
 use super::*;
 use crate::compile::Packed;
 use std::collections::BTreeMap;
@@ -48,19 +49,20 @@ fn canary() -> v1::Route {
     }
 }
 
-fn row(route: &str, service: &str, calls: u64) -> Row {
-    Row {
-        service: service.into(),
-        route: Some(route.into()),
-        numbers: Numbers { calls, ..Numbers::default() },
-        ..Row::default()
-    }
+fn calls(service: &str, by: &str, route: &str, calls: u64) -> Addressed {
+    let numbers = Numbers { calls, ..Numbers::default() };
+    Addressed { service: service.into(), by: by.into(), route: route.into(), numbers }
 }
 
 #[test]
 fn a_route_is_shown_rule_by_rule_with_what_was_measured_of_it() {
     let stat = Stat {
-        routes: vec![row("shop/canary", "shop/catalog-v2", 7), row("default", "shop/catalog", 9)],
+        addressed: vec![
+            calls("shop/catalog", "shop/catalog-v2", "shop/canary", 7),
+            calls("shop/catalog", "shop/catalog", "default", 9),
+            // The same route, on another service.
+            calls("shop/wares", "shop/catalog-v2", "shop/canary", 5),
+        ],
         ..Stat::default()
     };
     let shown = items(&Variants { default: wire(vec![canary()]), by_namespace: BTreeMap::new() }, &stat);
@@ -83,8 +85,8 @@ fn a_route_is_shown_rule_by_rule_with_what_was_measured_of_it() {
 
 #[test]
 fn a_port_without_routes_has_the_rule_that_is_implied() {
-    let stat =
-        Stat { routes: vec![row("default", "shop/catalog", 9), row("default", "shop/cart", 5)], ..Stat::default() };
+    let addressed = ["shop/catalog", "shop/cart"].map(|service| calls(service, service, "default", 9));
+    let stat = Stat { addressed: addressed.into(), ..Stat::default() };
     let shown = items(&Variants { default: wire(Vec::new()), by_namespace: BTreeMap::new() }, &stat);
     assert_eq!((shown[0].route.as_ref(), shown[0].rules.len()), (None, 1));
     assert_eq!(shown[0].rules[0].backends[0].service.as_deref(), Some("shop/catalog"));
