@@ -10,6 +10,7 @@ mod certificates;
 mod clients;
 mod discovery;
 mod frames;
+mod grpc_client;
 mod impostor;
 mod matrix;
 mod modes;
