@@ -103,6 +103,27 @@ mod tests {
         (listener, address)
     }
 
+    /// Ends with a complaint where a relay that does not do its part would have the test wait for ever.
+    async fn soon<T>(what: impl Future<Output = T>) -> T {
+        tokio::time::timeout(Duration::from_secs(20), what).await.expect("in time")
+    }
+
+    async fn ended(client: &mut TcpStream) -> bool {
+        matches!(soon(client.read(&mut [0])).await, Ok(0) | Err(_))
+    }
+
+    /// What is said at one side is heard at the other, both ways.
+    async fn carries(client: &mut TcpStream, peer: &mut TcpStream) {
+        for text in [b"ping", b"pong"] {
+            let mut heard = [0; 4];
+            client.write_all(text).await.unwrap();
+            soon(peer.read_exact(&mut heard)).await.unwrap();
+            peer.write_all(&heard).await.unwrap();
+            soon(client.read_exact(&mut heard)).await.unwrap();
+            assert_eq!(&heard, text);
+        }
+    }
+
     #[tokio::test]
     async fn a_connection_is_carried_to_the_one_that_leads_and_ends_when_another_does() {
         let ((first, first_at), (second, second_at), (own, own_at)) = (bound().await, bound().await, bound().await);
@@ -111,44 +132,77 @@ mod tests {
         let relay = tokio::spawn(run(own, own_at, |place| place.grpc, seen, stop.clone()));
 
         let mut client = TcpStream::connect(own_at).await.unwrap();
-        client.write_all(b"ping").await.unwrap();
-        let (mut peer, _) = first.accept().await.unwrap();
-        let mut buffer = [0; 4];
-        peer.read_exact(&mut buffer).await.unwrap();
-        peer.write_all(&buffer).await.unwrap();
-        client.read_exact(&mut buffer).await.unwrap();
-        assert_eq!(&buffer, b"ping");
-
+        let (mut peer, _) = soon(first.accept()).await.unwrap();
+        carries(&mut client, &mut peer).await;
         // What else changes changes nothing.
         lead.send_modify(|lead| lead.replicas.push(Replica::default()));
-        client.write_all(b"more").await.unwrap();
-        peer.read_exact(&mut buffer).await.unwrap();
+        carries(&mut client, &mut peer).await;
 
         lead.send_replace(led_from(second_at));
-        assert!(matches!(client.read(&mut buffer).await, Ok(0) | Err(_)));
+        assert!(ended(&mut client).await && ended(&mut peer).await);
         let mut client = TcpStream::connect(own_at).await.unwrap();
-        client.write_all(b"pong").await.unwrap();
-        let (mut peer, _) = second.accept().await.unwrap();
-        peer.read_exact(&mut buffer).await.unwrap();
-        assert_eq!(&buffer, b"pong");
+        let (mut peer, _) = soon(second.accept()).await.unwrap();
+        carries(&mut client, &mut peer).await;
+        // The end of one side is the end of the other.
+        drop(peer);
+        assert!(ended(&mut client).await);
 
+        let mut client = TcpStream::connect(own_at).await.unwrap();
+        let (mut peer, _) = soon(second.accept()).await.unwrap();
+        carries(&mut client, &mut peer).await;
         stop.cancel();
-        relay.await.unwrap();
-        assert!(matches!(client.read(&mut buffer).await, Ok(0) | Err(_)));
+        soon(relay).await.unwrap();
+        assert!(ended(&mut client).await && ended(&mut peer).await);
+    }
+
+    #[tokio::test]
+    async fn each_listener_has_its_own_door_at_the_one_that_leads() {
+        let ((grpc, grpc_at), (api, api_at)) = (bound().await, bound().await);
+        let place = Place { grpc: grpc_at, api: api_at };
+        let lead = Lead { leader: Some(Replica { name: "one".into(), at: Some(place) }), ..Lead::default() };
+        let (_lead, seen) = watch::channel(lead);
+        let doors: [(&TcpListener, Door); 2] = [(&grpc, |place| place.grpc), (&api, |place| place.api)];
+        for (listener, door) in doors {
+            let (own, own_at) = bound().await;
+            let relay = tokio::spawn(run(own, own_at, door, seen.clone(), CancellationToken::new()));
+            let mut client = TcpStream::connect(own_at).await.unwrap();
+            let (mut peer, _) = soon(listener.accept()).await.unwrap();
+            carries(&mut client, &mut peer).await;
+            relay.abort();
+        }
     }
 
     #[tokio::test]
     async fn where_nobody_leads_or_it_would_come_back_here_the_connection_is_closed() {
-        let (own, own_at) = bound().await;
-        for lead in [Lead::default(), led_from(own_at), led_from(SocketAddr::from(([0, 0, 0, 0], 15010)))] {
+        let ((own, own_at), (_other, other_at)) = (bound().await, bound().await);
+        let mine = Lead { mine: true, ..led_from(other_at) };
+        let nowhere = led_from(SocketAddr::from(([0, 0, 0, 0], 15010)));
+        for lead in [Lead::default(), led_from(own_at), nowhere, mine.clone()] {
             assert_eq!(target(&lead, own_at, |place| place.grpc), None, "{lead:?}");
         }
-        let (_lead, seen) = watch::channel(Lead::default());
+        assert_eq!(target(&led_from(other_at), own_at, |place| place.grpc), Some(other_at));
+        let (lead, seen) = watch::channel(Lead::default());
         let stop = CancellationToken::new();
         let relay = tokio::spawn(run(own, own_at, |place| place.grpc, seen, stop.clone()));
-        let mut client = TcpStream::connect(own_at).await.unwrap();
-        assert!(matches!(client.read(&mut [0]).await, Ok(0) | Err(_)));
+        for now in [Lead::default(), mine] {
+            lead.send_replace(now);
+            assert!(ended(&mut TcpStream::connect(own_at).await.unwrap()).await);
+        }
         stop.cancel();
-        relay.await.unwrap();
+        soon(relay).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn one_that_leads_and_is_gone_ends_the_connection_and_not_the_relay() {
+        let ((own, own_at), (gone, gone_at), (next, next_at)) = (bound().await, bound().await, bound().await);
+        drop(gone);
+        let (lead, seen) = watch::channel(led_from(gone_at));
+        let relay = tokio::spawn(run(own, own_at, |place| place.grpc, seen, CancellationToken::new()));
+        assert!(ended(&mut TcpStream::connect(own_at).await.unwrap()).await);
+        lead.send_replace(led_from(next_at));
+        let mut client = TcpStream::connect(own_at).await.unwrap();
+        let (mut peer, _) = soon(next.accept()).await.unwrap();
+        carries(&mut client, &mut peer).await;
+        relay.abort();
     }
 }
