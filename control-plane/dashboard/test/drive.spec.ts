@@ -22,7 +22,9 @@ test("the keyboard finds services, goes to pages and lists the keys", async ({ p
   await page.keyboard.press("Tab");
   await expect(page.getByRole("link", { name: "Skip to the page" })).toBeFocused();
   await page.keyboard.press("/");
+  await expect(page.getByRole("combobox", { name: "Search services and pages" })).toBeFocused();
   await page.keyboard.type("paym");
+  await expect(page.getByRole("option", { name: /shop\/payments/, selected: true })).toBeVisible();
   await page.keyboard.press("Enter");
   await expect(page.getByRole("heading", { level: 1, name: "shop/payments" })).toBeFocused();
   await page.keyboard.press("g");
