@@ -145,15 +145,25 @@ async fn answer(
     }
     let user = door::who(api, caller, &parts.headers, record).await?;
     let token = door::bearer(&parts.headers).map(|token| Token(token.into()));
-    if let Some(front) = api.front.get()
-        && is_of_objects(&path)
-    {
-        let Some(Token(token)) = token else {
-            let why = "the objects are the cluster's: present a token of the cluster, or ask its API server";
-            return Err(Failure::forbidden(why));
-        };
-        let body = read(body.take().unwrap_or_default(), api.settings.max_body).await?;
-        return front.forward(&parts, body, &token).await;
+    if let Some(front) = api.front.get() {
+        if is_of_objects(&path) {
+            let Some(Token(token)) = token else {
+                let why = "the objects are the cluster's: present a token of the cluster, or ask its API server";
+                return Err(Failure::forbidden(why));
+            };
+            let work = async {
+                let body = read(body.take().unwrap_or_default(), api.settings.max_body).await?;
+                front.forward(&parts, body, &token).await
+            };
+            // Of a watch this is until it begins.
+            let answered = tokio::time::timeout(api.settings.deadline, work).await;
+            return answered.unwrap_or_else(|_| Err(Failure::timeout("the cluster's API server took too long")));
+        }
+        if token.is_some() && parts.headers.keys().any(|name| name.as_str().starts_with("impersonate-")) {
+            return Err(Failure::forbidden(
+                "pages of the mesh are shown to whose token it is, and to nobody in their name",
+            ));
+        }
     }
     let query = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(&parts.uri)
         .map_err(|_| Failure::bad_request("the query of the URL cannot be read"))?;
